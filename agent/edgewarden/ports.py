@@ -1,0 +1,118 @@
+"""Everything the outside world can do, on one page.
+
+Each Protocol states four things: whether it blocks, who may call it, what it raises, what close means. Real
+adapters live in kernel/, sense/, act/, trust/, record/ and link/; fakes live in tests/fakes/ and are held to the same
+contract suite as the real thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgewarden.wire.facts import Event, Reading
+
+FactSink = Callable[[Event | Reading], None]
+"""Takes one fact. Never blocks, never raises, called on the event loop's thread only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One look at all clocks.
+
+    Attributes:
+        boot_ns: CLOCK_BOOTTIME, nanoseconds since boot, counts through suspend.
+        wall_ns: CLOCK_REALTIME, nanoseconds since 1970.
+        uncertainty_ms: how far wall_ns may be off, or None when nothing vouches for it.
+        state: unsynced, ntp, gps or signed.
+    """
+
+    boot_ns: int
+    wall_ns: int
+    uncertainty_ms: int | None
+    state: str
+
+
+class Clock(Protocol):
+    """Time. Does not block; callable from any thread; raises nothing; nothing to close."""
+
+    def now(self) -> Instant:
+        """All clocks at one moment."""
+
+    def boot_id(self) -> bytes:
+        """16 bytes, new at every boot (the kernel's random boot id)."""
+
+
+class Randomness(Protocol):
+    """Entropy. Does not block after boot; any thread; raises nothing; nothing to close."""
+
+    def token_bytes(self, count: int) -> bytes:
+        """Unpredictable bytes for secrets and nonces."""
+
+    def uniform(self, low: float, high: float) -> float:
+        """A float in [low, high) for jitter; not for secrets."""
+
+
+class Signer(Protocol):
+    """A private key that never leaves its holder.
+
+    sign() may block for as long as the key's holder takes (a TPM: a second); callable from the
+    storage thread and executors, never from the event loop. Raises HardwareFault when the
+    holder refuses. Nothing to close.
+    """
+
+    kid: bytes
+    """First 8 bytes of the COSE key thumbprint (RFC 9679)."""
+
+    def sign(self, message: bytes) -> bytes:
+        """ES256 over message: 64 bytes, r || s."""
+
+    def public_key(self) -> bytes:
+        """The deterministic CBOR encoding of the COSE_Key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One durable record as the drain sees it: class number, sequence, the exact bytes to publish."""
+
+    record_class: int
+    seq: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClassState:
+    """State of one class in the spool; durable is what survives a power cut at this moment."""
+
+    next: int
+    durable: int
+    acked: int
+    bytes: int
+    evicted: int
+
+
+class Spool(Protocol):
+    """Durable records. Every method blocks on the disk and is called from the storage thread only.
+
+    Raises HardwareFault (EW-SPL-...) when the disk refuses; never loses what it reported durable.
+    close() commits nothing new and leaves every file consistent.
+    """
+
+    def heads(self) -> dict[int, tuple[int, bytes]]:
+        """class -> (highest sequence ever written, SHA-256 of that record or 32 zero bytes)."""
+
+    def put(self, records: Sequence[Stored]) -> None:
+        """Make the records durable, all or none. Returns after fsync."""
+
+    def peek(self, record_class: int, after_seq: int, count: int, max_bytes: int) -> list[Stored]:
+        """The oldest unacknowledged records of a class with seq > after_seq, in order."""
+
+    def ack(self, record_class: int, upto_seq: int) -> None:
+        """Remember that everything up to and including upto_seq was accepted; may free space."""
+
+    def state(self) -> dict[int, ClassState]:
+        """Counters per class."""
+
+    def close(self) -> None:
+        """Close every file."""

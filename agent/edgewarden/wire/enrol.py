@@ -1,0 +1,193 @@
+"""Enrolment: the token a person carries, and the two messages around one certificate signing request.
+
+Token, one line of text: ``ew1.<device>.<secret>.<fingerprint>`` with 32 random bytes in unpadded base64url and the
+SHA-256 of the root certificate's DER in hex. The fleet keeps only the secret's hash.
+
+    POST /v1/enroll   request  {"schema": "edgewarden.enroll/1", "token": ..., "device": ..., "csr": PEM}
+                      answer   {"schema": "edgewarden.enrolled/1", "tenant": ..., "certificate": PEM chain, "ca": PEM,
+                                "verifier_key": hex COSE_Key, "broker": {"host": ..., "port": ...}}
+                      refusal  {"schema": "edgewarden.refusal/1", "error": NAME, "text": ..., "next": ...}
+    GET  /v1/ca       the root certificate, PEM: fetched before anything is trusted, compared with the fingerprint
+
+Refusal names (both sides print them): token_malformed, token_unknown, token_used, token_expired,
+token_foreign_device, token_foreign_ca, csr_invalid, device_exists, rate_limited.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+
+from edgewarden.errors import WireRefusal
+from edgewarden.wire.record import is_identifier
+
+SECRET_BYTES = 32
+MAX_MESSAGE_BYTES = 32 * 1024
+"""A CSR is 0.5 kB, a chain of two certificates 1.5 kB; 32 kB leaves room for foreign CA chains."""
+REQUEST_SCHEMA = "edgewarden.enroll/1"
+ANSWER_SCHEMA = "edgewarden.enrolled/1"
+REFUSAL_SCHEMA = "edgewarden.refusal/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One enrolment token; the secret is shown once and stored nowhere."""
+
+    device: str
+    secret: bytes
+    ca_sha256: bytes
+
+    def __str__(self) -> str:
+        secret = base64.urlsafe_b64encode(self.secret).rstrip(b"=").decode()
+        return f"ew1.{self.device}.{secret}.{self.ca_sha256.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolRequest:
+    """What the gateway sends."""
+
+    token: str
+    device: str
+    csr_pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolAnswer:
+    """What the gateway gets."""
+
+    tenant: str
+    certificate_pem: str
+    ca_pem: str
+    verifier_key: bytes
+    broker_host: str
+    broker_port: int
+
+
+def parse_token(text: str) -> Token:
+    """Read a token; raises WireRefusal("token_malformed")."""
+    parts = text.strip().split(".")
+    if len(parts) != 4 or parts[0] != "ew1" or not is_identifier(parts[1]):
+        raise WireRefusal("token_malformed", "not ew1.<device>.<secret>.<fingerprint>")
+    try:
+        secret = base64.b64decode(parts[2] + "=", altchars=b"-_", validate=True)
+        fingerprint = bytes.fromhex(parts[3])
+    except (ValueError, binascii.Error):
+        raise WireRefusal("token_malformed", "secret or fingerprint is not readable") from None
+    if len(secret) != SECRET_BYTES or len(fingerprint) != 32:
+        raise WireRefusal("token_malformed", "secret or fingerprint has the wrong length")
+    return Token(parts[1], secret, fingerprint)
+
+
+def encode_request(request: EnrolRequest) -> bytes:
+    """The body of POST /v1/enroll."""
+    return _dump(
+        {
+            "schema": REQUEST_SCHEMA,
+            "token": request.token,
+            "device": request.device,
+            "csr": request.csr_pem,
+        }
+    )
+
+
+def parse_request(data: bytes) -> EnrolRequest:
+    """Read a request; raises WireRefusal("bad_request")."""
+    body = _load(data, REQUEST_SCHEMA, {"token", "device", "csr"})
+    device = _text(body, "device")
+    if not is_identifier(device):
+        raise WireRefusal("bad_request", "device is not a device id")
+    return EnrolRequest(_text(body, "token"), device, _text(body, "csr"))
+
+
+def encode_answer(answer: EnrolAnswer) -> bytes:
+    """The body of a successful answer."""
+    return _dump(
+        {
+            "schema": ANSWER_SCHEMA,
+            "tenant": answer.tenant,
+            "certificate": answer.certificate_pem,
+            "ca": answer.ca_pem,
+            "verifier_key": answer.verifier_key.hex(),
+            "broker": {"host": answer.broker_host, "port": answer.broker_port},
+        }
+    )
+
+
+def parse_answer(data: bytes) -> EnrolAnswer:
+    """Read an answer.
+
+    Raises:
+        WireRefusal: under the server's own name when it refused, ``bad_request`` when it is garbled.
+    """
+    refusal = _refusal(data)
+    if refusal is not None:
+        raise refusal
+    keys = {"tenant", "certificate", "ca", "verifier_key", "broker"}
+    body = _load(data, ANSWER_SCHEMA, keys)
+    broker = body["broker"]
+    if not isinstance(broker, dict) or set(broker) != {"host", "port"}:
+        raise WireRefusal("bad_request", "broker is not host and port")
+    host, port = broker["host"], broker["port"]
+    if not isinstance(host, str) or not isinstance(port, int) or not 0 < port < 65536:
+        raise WireRefusal("bad_request", "broker is not host and port")
+    try:
+        key = bytes.fromhex(_text(body, "verifier_key"))
+    except ValueError:
+        raise WireRefusal("bad_request", "verifier_key is not hex") from None
+    tenant = _text(body, "tenant")
+    if not is_identifier(tenant):
+        raise WireRefusal("bad_request", "tenant is not an identifier")
+    return EnrolAnswer(tenant, _text(body, "certificate"), _text(body, "ca"), key, host, port)
+
+
+def encode_refusal(name: str, text: str, next_step: str) -> bytes:
+    """The body of a refusal."""
+    return _dump({"schema": REFUSAL_SCHEMA, "error": name, "text": text, "next": next_step})
+
+
+def _refusal(data: bytes) -> WireRefusal | None:
+    try:
+        body = json.loads(data[:MAX_MESSAGE_BYTES])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict) or body.get("schema") != REFUSAL_SCHEMA:
+        return None
+    name, text = str(body.get("error", "refused"))[:40], str(body.get("text", ""))[:200]
+    refusal = WireRefusal(name, text)
+    refusal.next_step = str(body.get("next", ""))[:200]
+    refusal.code = "EW-ID-002"
+    return refusal
+
+
+def _dump(body: dict[str, object]) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    body = dict(pairs)
+    if len(body) != len(pairs):
+        raise WireRefusal("bad_request", "a key stands twice")
+    return body
+
+
+def _load(data: bytes, schema: str, keys: set[str]) -> dict[str, object]:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise WireRefusal("too_long", f"{len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
+    try:
+        body = json.loads(data, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        raise WireRefusal("bad_request", "not JSON") from None
+    if not isinstance(body, dict) or body.get("schema") != schema:
+        raise WireRefusal("bad_request", f"schema is not {schema}")
+    if set(body) != keys | {"schema"}:
+        raise WireRefusal("bad_request", "not exactly the fields of this message")
+    return body
+
+
+def _text(body: dict[str, object], key: str) -> str:
+    value = body[key]
+    if not isinstance(value, str):
+        raise WireRefusal("bad_request", f"{key} is not text")
+    return value

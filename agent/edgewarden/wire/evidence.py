@@ -1,0 +1,360 @@
+"""Challenge, evidence, attestation result, session status: the four messages around appraisal (RFC 9334).
+
+    verifier -> gateway   nonce     Challenge   signed by the verifier's key, pinned at enrolment
+    gateway -> verifier   evidence  Evidence    EAT claims (RFC 9711), signed by the identity key, with x5chain
+    verifier -> gateway   result    Result      signed; a tier per facet (AR4SI), policy hash, expiry
+    gateway -> verifier   status    Status      signed by the identity key, with x5chain, at connect; a hint, never evidence
+
+Shapes only: nobody in this file compares a digest or looks at a clock. Refusal: ``bad_challenge``,
+``bad_evidence``, ``bad_result``, ``bad_status``, each naming the first field at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from edgewarden.errors import WireRefusal
+from edgewarden.wire import cbor
+from edgewarden.wire.record import RecordClass, is_identifier
+
+FORMAT = 1
+NONCE_BYTES = 32
+MAX_EVIDENCE_BYTES = 8 * 1024
+"""Digest form is about 1.5 kB with a two-certificate chain; the budget of the whole is 2 kB at G0."""
+EAT_PROFILE = "urn:edgewarden:evidence:1"
+FACETS = ("identity", "freshness", "executables", "settings", "policy", "boot")
+MEASUREMENTS = ("code", "interpreter", "settings", "policy", "cmdline")
+GRADES = ("G0", "G0+", "G1", "G2", "G3")
+
+Heads = dict[RecordClass, tuple[int, bytes]]
+"""class -> (highest sequence, SHA-256 of that record)."""
+
+
+class Tier(IntEnum):
+    """AR4SI trustworthiness tiers (draft-ietf-rats-ar4si)."""
+
+    NONE = 0
+    AFFIRMING = 2
+    WARNING = 32
+    CONTRAINDICATED = 96
+
+    @property
+    def label(self) -> str:
+        """``none``, ``affirming``, ``warning``, ``contraindicated``."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A nonce for one gateway; valid until expires_utc_s, once."""
+
+    tenant: str
+    device: str
+    nonce: bytes
+    issued_utc_s: int
+    expires_utc_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a gateway says of itself.
+
+    Attributes:
+        measurements: name (MEASUREMENTS) -> SHA-256, or b"" when it could not be taken.
+        bytecode: "match" when every cached .pyc is what its source compiles to, else what differs.
+        report_key: COSE_Key of the key that signs this start's records.
+    """
+
+    tenant: str
+    device: str
+    nonce: bytes
+    issued_utc_s: int
+    uptime_s: int
+    boot_id: bytes
+    version: str
+    report_key: bytes
+    grade: str
+    measurements: Mapping[str, bytes]
+    bytecode: str
+    heads: Heads
+    exec_tier: str
+    exec_mode: str
+    clock_state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A verifier's verdict on one piece of evidence.
+
+    Attributes:
+        overall: worst required facet.
+        facets: facet -> tier.
+        reasons: facet -> one line, only where there is something to say.
+        policy_hash: SHA-256 of the appraisal policy and reference set used.
+    """
+
+    tenant: str
+    device: str
+    nonce: bytes
+    issued_utc_s: int
+    expires_utc_s: int
+    grade: str
+    overall: Tier
+    facets: Mapping[str, Tier]
+    reasons: Mapping[str, str]
+    policy_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One session of the uplink, or its end (the last will, made at connect).
+
+    Attributes:
+        session_ns: CLOCK_BOOTTIME at connect: strictly growing within a boot, names the session.
+        online: False only in the last will.
+        heads: class -> highest durable sequence at connect.
+        acked: class -> highest sequence the broker had accepted at connect.
+    """
+
+    tenant: str
+    device: str
+    boot_id: bytes
+    session_ns: int
+    online: bool
+    heads: Mapping[RecordClass, int]
+    acked: Mapping[RecordClass, int]
+
+
+class _Fields:
+    """The typed gate: takes one decoded map apart and names the field that does not fit."""
+
+    def __init__(self, payload: bytes, refusal: str, keys: set[int]) -> None:
+        self.refusal = refusal
+        body = cbor.decode(payload, MAX_EVIDENCE_BYTES)
+        if not isinstance(body, dict) or set(body) != keys:
+            raise WireRefusal(refusal, "not exactly the fields of this message")
+        self.body = body
+
+    def no(self, key: int, why: str) -> WireRefusal:
+        return WireRefusal(self.refusal, f"field {key} {why}")
+
+    def uint(self, key: int) -> int:
+        value = self.body[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.no(key, "is not an unsigned integer")
+        return value
+
+    def text(self, key: int, limit: int = 128) -> str:
+        value = self.body[key]
+        if not isinstance(value, str) or len(value) > limit:
+            raise self.no(key, f"is not text of at most {limit} characters")
+        return value
+
+    def identifier(self, key: int) -> str:
+        value = self.text(key)
+        if not is_identifier(value):
+            raise self.no(key, "is not an identifier")
+        return value
+
+    def blob(self, key: int, *lengths: int) -> bytes:
+        value = self.body[key]
+        if not isinstance(value, bytes) or (lengths and len(value) not in lengths):
+            raise self.no(key, f"is not a byte string of {lengths}")
+        return value
+
+    def truth(self, key: int) -> bool:
+        value = self.body[key]
+        if not isinstance(value, bool):
+            raise self.no(key, "is not true or false")
+        return value
+
+    def items(self, key: int) -> list[tuple[object, object]]:
+        value = self.body[key]
+        if not isinstance(value, dict) or len(value) > 16:
+            raise self.no(key, "is not a map of at most 16 entries")
+        return list(value.items())
+
+    def names(self, key: int, allowed: tuple[str, ...]) -> dict[str, object]:
+        out: dict[str, object] = {}
+        for name, value in self.items(key):
+            if not isinstance(name, str) or name not in allowed:
+                raise self.no(key, "has an unknown name")
+            out[name] = value
+        return out
+
+    def classes(self, key: int) -> dict[RecordClass, object]:
+        out: dict[RecordClass, object] = {}
+        for number, value in self.items(key):
+            if number not in (1, 2, 3) or not isinstance(number, int):
+                raise self.no(key, "has an unknown class")
+            out[RecordClass(number)] = value
+        return out
+
+    def sequences(self, key: int) -> dict[RecordClass, int]:
+        out: dict[RecordClass, int] = {}
+        for record_class, value in self.classes(key).items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise self.no(key, "has a sequence that is not an unsigned integer")
+            out[record_class] = value
+        return out
+
+    def constant(self, key: int, value: int | str) -> None:
+        if self.body[key] != value or isinstance(self.body[key], bool):
+            raise self.no(key, f"is not {value}")
+
+
+def encode_challenge(c: Challenge) -> bytes:
+    """Payload of e/nonce."""
+    return cbor.encode(
+        {0: FORMAT, 1: c.tenant, 2: c.device, 3: c.nonce, 4: c.issued_utc_s, 5: c.expires_utc_s}
+    )
+
+
+def decode_challenge(payload: bytes) -> Challenge:
+    """Read a verified e/nonce payload; raises WireRefusal("bad_challenge")."""
+    f = _Fields(payload, "bad_challenge", set(range(6)))
+    f.constant(0, FORMAT)
+    return Challenge(
+        f.identifier(1), f.identifier(2), f.blob(3, NONCE_BYTES), f.uint(4), f.uint(5)
+    )
+
+
+# RFC 8392 §4 (sub, iat), RFC 8747 §3 (cnf), RFC 9711 §4 (the rest). Ours are below -65536 (private use).
+_SUB, _IAT, _CNF, _NONCE = 2, 6, 8, 10
+_UPTIME, _PROFILE, _BOOTSEED, _SWNAME, _SWVERSION = 261, 265, 268, 270, 271
+_GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT = range(-70001, -70008, -1)
+_SOFTWARE = "edgewarden"
+
+
+def encode_evidence(e: Evidence) -> bytes:
+    """Payload of e/evidence: EAT claims."""
+    return cbor.encode(
+        {
+            _SUB: e.device,
+            _IAT: e.issued_utc_s,
+            _CNF: e.report_key,
+            _NONCE: e.nonce,
+            _UPTIME: e.uptime_s,
+            _PROFILE: EAT_PROFILE,
+            _BOOTSEED: e.boot_id,
+            _SWNAME: _SOFTWARE,
+            _SWVERSION: e.version,
+            _GRADE: e.grade,
+            _MEASUREMENTS: dict(e.measurements),
+            _HEADS: {int(c): [seq, digest] for c, (seq, digest) in e.heads.items()},
+            _EXEC: {"tier": e.exec_tier, "mode": e.exec_mode},
+            _CLOCK: e.clock_state,
+            _BYTECODE: e.bytecode,
+            _TENANT: e.tenant,
+        }
+    )
+
+
+_EVIDENCE_KEYS = {
+    _SUB, _IAT, _CNF, _NONCE, _UPTIME, _PROFILE, _BOOTSEED, _SWNAME, _SWVERSION,
+    _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT,
+}  # fmt: skip
+
+
+def decode_evidence(payload: bytes) -> Evidence:
+    """Read a verified e/evidence payload; raises WireRefusal("bad_evidence")."""
+    f = _Fields(payload, "bad_evidence", _EVIDENCE_KEYS)
+    f.constant(_PROFILE, EAT_PROFILE)
+    f.constant(_SWNAME, _SOFTWARE)
+    measurements: dict[str, bytes] = {}
+    for name, digest in f.names(_MEASUREMENTS, MEASUREMENTS).items():
+        if not isinstance(digest, bytes) or len(digest) not in (0, 32):
+            raise f.no(_MEASUREMENTS, f"{name} is not a SHA-256")
+        measurements[name] = digest
+    heads: Heads = {}
+    for record_class, head in f.classes(_HEADS).items():
+        if (
+            not isinstance(head, list)
+            or len(head) != 2
+            or not isinstance(head[0], int)
+            or not isinstance(head[1], bytes)
+            or len(head[1]) != 32
+        ):
+            raise f.no(_HEADS, "is not [sequence, SHA-256]")
+        heads[record_class] = (head[0], head[1])
+    control = f.names(_EXEC, ("tier", "mode"))
+    tier, mode = control.get("tier"), control.get("mode")
+    if not isinstance(tier, str) or not isinstance(mode, str):
+        raise f.no(_EXEC, "is not tier and mode")
+    grade = f.text(_GRADE)
+    if grade not in GRADES:
+        raise f.no(_GRADE, "is not a grade")
+    return Evidence(
+        tenant=f.identifier(_TENANT),
+        device=f.identifier(_SUB),
+        nonce=f.blob(_NONCE, NONCE_BYTES),
+        issued_utc_s=f.uint(_IAT),
+        uptime_s=f.uint(_UPTIME),
+        boot_id=f.blob(_BOOTSEED, 16),
+        version=f.text(_SWVERSION),
+        report_key=f.blob(_CNF),
+        grade=grade,
+        measurements=measurements,
+        bytecode=f.text(_BYTECODE, 512),
+        heads=heads,
+        exec_tier=tier,
+        exec_mode=mode,
+        clock_state=f.text(_CLOCK),
+    )
+
+
+def encode_result(r: Result) -> bytes:
+    """Payload of e/result."""
+    return cbor.encode(
+        {
+            0: FORMAT, 1: r.tenant, 2: r.device, 3: r.nonce, 4: r.issued_utc_s, 5: r.expires_utc_s,
+            6: r.grade, 7: int(r.overall), 8: {k: int(v) for k, v in r.facets.items()},
+            9: dict(r.reasons), 10: r.policy_hash,
+        }
+    )  # fmt: skip
+
+
+def decode_result(payload: bytes) -> Result:
+    """Read a verified e/result payload; raises WireRefusal("bad_result")."""
+    f = _Fields(payload, "bad_result", set(range(11)))
+    f.constant(0, FORMAT)
+    facets: dict[str, Tier] = {}
+    for name, tier in f.names(8, FACETS).items():
+        facets[name] = _tier(f, 8, tier)
+    reasons: dict[str, str] = {}
+    for name, reason in f.names(9, FACETS).items():
+        if not isinstance(reason, str):
+            raise f.no(9, f"{name} is not text")
+        reasons[name] = reason
+    return Result(
+        f.identifier(1), f.identifier(2), f.blob(3, NONCE_BYTES), f.uint(4), f.uint(5),
+        f.text(6), _tier(f, 7, f.body[7]), facets, reasons, f.blob(10, 32),
+    )  # fmt: skip
+
+
+def _tier(f: _Fields, key: int, value: object) -> Tier:
+    if not isinstance(value, int) or isinstance(value, bool) or value not in set(Tier):
+        raise f.no(key, "is not a trustworthiness tier")
+    return Tier(value)
+
+
+def encode_status(s: Status) -> bytes:
+    """Payload of s/status."""
+    return cbor.encode(
+        {
+            0: FORMAT, 1: s.tenant, 2: s.device, 3: s.boot_id, 4: s.session_ns, 5: s.online,
+            6: {int(c): n for c, n in s.heads.items()}, 7: {int(c): n for c, n in s.acked.items()},
+        }
+    )  # fmt: skip
+
+
+def decode_status(payload: bytes) -> Status:
+    """Read a verified s/status payload; raises WireRefusal("bad_status")."""
+    f = _Fields(payload, "bad_status", set(range(8)))
+    f.constant(0, FORMAT)
+    return Status(
+        f.identifier(1), f.identifier(2), f.blob(3, 16), f.uint(4), f.truth(5),
+        f.sequences(6), f.sequences(7),
+    )  # fmt: skip

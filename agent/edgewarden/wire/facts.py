@@ -1,0 +1,189 @@
+"""Facts: what was seen, frozen when it is made, in the field's own words.
+
+Two families leave the sensors:
+
+* ``Reading``: one measured value of one channel (SenML, RFC 8428: name, unit, value).
+* ``Event``: something that happened, named after an OCSF class (class_uid, activity_id, severity_id) with
+  the class's own attribute names inside ``detail``.
+
+A fact knows when it was seen by the monotonic boot clock only (``CLOCK_BOOTTIME``, nanoseconds): a board without an
+RTC cannot promise more. Wall time is added once per record, with its uncertainty, by the journal.
+
+What this module leaves to others: deciding what a fact means (judge/), storing it (record/).
+
+    Reading("gps", "lat", "lat", 48.1173, seen_mono_ns)
+    Event(OCSF.PROCESS_ACTIVITY, activity_id=1, severity_id=1, seen_mono_ns=t, detail={"process": {"pid": 7}})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+from edgewarden.errors import WireRefusal
+
+Plain = None | bool | int | float | str | bytes | list["Plain"] | dict[str, "Plain"]
+"""What a fact may hold: the JSON-like subset of CBOR."""
+
+
+class OCSF(IntEnum):
+    """OCSF 1.8 class uids that this agent speaks (uid = category * 1000 + class)."""
+
+    PROCESS_ACTIVITY = 1007
+    PERIPHERAL_ACTIVITY = 1010
+    DEVICE_POWER_STATE = 1011
+    DETECTION_FINDING = 2004
+    NETWORK_ACTIVITY = 4001
+    CONFIG_STATE = 5002
+    EVENT_LOG_ACTIVITY = 1008
+    HEALTH = 6002
+    """application_lifecycle: start, stop and health of the agent's own parts."""
+
+
+class Severity(IntEnum):
+    """OCSF severity_id."""
+
+    INFORMATIONAL = 1
+    LOW = 2
+    MEDIUM = 3
+    HIGH = 4
+    CRITICAL = 5
+
+
+class Quality(StrEnum):
+    """How far a reading can be believed, as far as the sensor's own room can tell."""
+
+    GOOD = "good"
+    SUSPECT = "suspect"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value of one channel.
+
+    Attributes:
+        source: name of the sensor in the settings (``gps``).
+        name: channel within the sensor (``lat``, ``temperature``).
+        unit: SenML unit (RFC 8428 §12.1: ``Cel``, ``lat``, ``m/s``, ``%RH``) or "" for none.
+        value: number, text or truth value.
+        seen_mono_ns: CLOCK_BOOTTIME in nanoseconds.
+    """
+
+    source: str
+    name: str
+    unit: str
+    value: float | str | bool
+    seen_mono_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        class_uid: OCSF class.
+        activity_id: OCSF activity within the class (process_activity: 1 launch, 2 terminate, ...).
+        severity_id: OCSF severity.
+        seen_mono_ns: CLOCK_BOOTTIME in nanoseconds.
+        detail: the class's attributes, plain values only.
+        code: EW code when the event is one that ``explain`` knows, else "".
+    """
+
+    class_uid: OCSF
+    activity_id: int
+    severity_id: Severity
+    seen_mono_ns: int
+    detail: Mapping[str, Plain] = field(default_factory=dict)
+    code: str = ""
+
+
+def event_to_map(event: Event) -> dict[str, Plain]:
+    """Return the event as the map that goes on the wire (docs/wire-format.md, "event")."""
+    body: dict[str, Plain] = {
+        "class_uid": int(event.class_uid),
+        "activity_id": event.activity_id,
+        "severity_id": int(event.severity_id),
+        "seen_mono_ns": event.seen_mono_ns,
+        "detail": dict(event.detail),
+    }
+    if event.code:
+        body["code"] = event.code
+    return body
+
+
+def event_from_map(body: object, path: str = "event") -> Event:
+    """Read an event map; raises WireRefusal("bad_fact") naming the path of the first fault."""
+    if not isinstance(body, dict):
+        raise WireRefusal("bad_fact", f"{path} is not a map")
+    allowed = {"class_uid", "activity_id", "severity_id", "seen_mono_ns", "detail", "code"}
+    unknown = [str(k) for k in body if k not in allowed]
+    if unknown:
+        raise WireRefusal("bad_fact", f"{path}.{unknown[0]} is not known")
+    for key in ("class_uid", "activity_id", "severity_id", "seen_mono_ns"):
+        value = body.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise WireRefusal("bad_fact", f"{path}.{key} is not an unsigned integer")
+    detail, code = body.get("detail"), body.get("code", "")
+    if not isinstance(detail, dict) or not all(isinstance(k, str) for k in detail):
+        raise WireRefusal("bad_fact", f"{path}.detail is not a map of names")
+    if not isinstance(code, str):
+        raise WireRefusal("bad_fact", f"{path}.code is not text")
+    try:
+        class_uid, severity = OCSF(body["class_uid"]), Severity(body["severity_id"])
+    except ValueError as fault:
+        raise WireRefusal("bad_fact", f"{path}: {fault}") from None
+    return Event(class_uid, body["activity_id"], severity, body["seen_mono_ns"], detail, code)
+
+
+# SenML CBOR labels, RFC 8428 §6 table 4.
+_BN, _BV, _N, _U, _V, _VS, _VB, _T = -2, -5, 0, 1, 2, 3, 4, 6
+
+
+def readings_to_senml(readings: Iterable[Reading], anchor_mono_ns: int) -> list[dict[int, Plain]]:
+    """Return a SenML pack (RFC 8428, CBOR labels) in which every time is relative.
+
+    Times are seconds before the record that carries the pack (never positive): RFC 8428 §4.5.3 reads
+    values below 2**28 as relative to now, and "now" is the record's own time.
+    """
+    pack: list[dict[int, Plain]] = []
+    base = None
+    for r in readings:
+        entry: dict[int, Plain] = {}
+        if r.source != base:
+            base = r.source
+            entry[_BN] = f"{base}/"
+        entry[_N] = r.name
+        if r.unit:
+            entry[_U] = r.unit
+        label = _VB if isinstance(r.value, bool) else _VS if isinstance(r.value, str) else _V
+        entry[label] = r.value
+        entry[_T] = min(0.0, round((r.seen_mono_ns - anchor_mono_ns) / 1e9, 6))
+        pack.append(entry)
+    return pack
+
+
+def readings_from_senml(pack: object, anchor_mono_ns: int) -> list[Reading]:
+    """Read a pack made by ``readings_to_senml``; raises WireRefusal("bad_fact")."""
+    if not isinstance(pack, list):
+        raise WireRefusal("bad_fact", "readings is not a list")
+    out: list[Reading] = []
+    base = ""
+    for i, entry in enumerate(pack):
+        if not isinstance(entry, dict) or set(entry) - {_BN, _N, _U, _V, _VS, _VB, _T}:
+            raise WireRefusal("bad_fact", f"readings[{i}] is not a SenML record of ours")
+        bn = entry.get(_BN)
+        if isinstance(bn, str):
+            base = bn.removesuffix("/")
+        values = [entry[label] for label in (_V, _VS, _VB) if label in entry]
+        name, unit, offset_s = entry.get(_N), entry.get(_U, ""), entry.get(_T)
+        if len(values) != 1 or not isinstance(values[0], (int, float, str, bool)):
+            raise WireRefusal("bad_fact", f"readings[{i}] has not exactly one value")
+        if not base or not isinstance(name, str) or not isinstance(unit, str):
+            raise WireRefusal("bad_fact", f"readings[{i}] has no name")
+        if not isinstance(offset_s, (int, float)) or isinstance(offset_s, bool) or offset_s > 0:
+            raise WireRefusal("bad_fact", f"readings[{i}] has no time")
+        if not -1e9 < offset_s:  # also refuses NaN and -inf
+            raise WireRefusal("bad_fact", f"readings[{i}] time is out of range")
+        out.append(Reading(base, name, unit, values[0], anchor_mono_ns + round(offset_s * 1e9)))
+    return out

@@ -1,0 +1,54 @@
+"""Topics: ``ew/1/<tenant>/<device>/<class>/<name>`` and nothing else.
+
+    r/{alarm,audit,bulk}   records                          gateway -> fleet
+    e/evidence             signed evidence                  gateway -> fleet
+    e/nonce  e/result      signed challenge and appraisal   fleet -> gateway
+    s/status               signed session status, retained; the last will stands on the same topic
+
+    parse("ew/1/main/gw-demo/r/alarm") == Topic("main", "gw-demo", "r", "alarm")
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgewarden.errors import WireRefusal
+from edgewarden.wire.record import RecordClass, is_identifier
+
+PREFIX = "ew/1"
+_NAMES = {
+    "r": frozenset(c.label for c in RecordClass),
+    "e": frozenset({"evidence", "nonce", "result"}),
+    "s": frozenset({"status"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic of one gateway."""
+
+    tenant: str
+    device: str
+    group: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{PREFIX}/{self.tenant}/{self.device}/{self.group}/{self.name}"
+
+
+def parse(text: str) -> Topic:
+    """Read a topic; raises WireRefusal("bad_topic")."""
+    parts = text.split("/")
+    if len(parts) != 6 or "/".join(parts[:2]) != PREFIX:
+        raise WireRefusal("bad_topic", f"{text[:80]!r} is not {PREFIX}/tenant/device/class/name")
+    tenant, device, group, name = parts[2:]
+    if not (is_identifier(tenant) and is_identifier(device)):
+        raise WireRefusal("bad_topic", "tenant or device is not an identifier")
+    if name not in _NAMES.get(group, ()):
+        raise WireRefusal("bad_topic", f"{group}/{name} is not a topic of this version"[:100])
+    return Topic(tenant, device, group, name)
+
+
+def record_topic(tenant: str, device: str, record_class: RecordClass) -> str:
+    """Topic of a gateway's records of one class."""
+    return str(Topic(tenant, device, "r", record_class.label))
