@@ -1,0 +1,63 @@
+"""What every test is held to, wherever it lives.
+
+* Nothing is left running: after each test the process has the children, threads, mounts, nft
+  tables, fanotify groups and listening sockets that it had before (``tests/settled.py``). Wider
+  fixtures count as "before", and are held to the same at the end of the session.
+* A test that this machine cannot run says which feature is missing, in one form:
+  ``skip_missing("proc-connector")`` or ``@pytest.mark.needs("root", "mosquitto")``.
+  ``tests/ledger.py`` holds every skip against tests/allowed-skips.txt.
+* Repetitions come from ``--runs N`` through the ``runs`` fixture, never from the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests import features, settled
+
+pytest_plugins = ["tests.ledger"]
+
+DEFAULT_RUNS = 20
+"""How often a repeated test repeats by default: what issue 2 asks of the power-cut harness."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runs", type=int, default=DEFAULT_RUNS, help="repetitions of repeated tests")
+
+
+@pytest.fixture(scope="session")
+def runs(request: pytest.FixtureRequest) -> int:
+    """How often a repeated test repeats: ``--runs N``."""
+    return int(request.config.getoption("--runs"))
+
+
+@pytest.fixture(scope="session")
+def skip_missing() -> Callable[[str], None]:
+    """A loud skip: ``skip_missing("feature")`` when a test finds out by itself."""
+    return features.skip_missing
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for feature in marker.args:
+            if not features.present(feature):
+                features.skip_missing(feature)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_leaves_nothing() -> Iterator[None]:
+    """The whole run leaves the machine as it found it."""
+    settled.adopt_orphans()
+    before = settled.look()
+    yield
+    settled.check(before)
+
+
+@pytest.fixture(autouse=True)
+def test_leaves_nothing(session_leaves_nothing: None) -> Iterator[None]:
+    """Each test leaves the machine as it found it."""
+    before = settled.look()
+    yield
+    settled.check(before)

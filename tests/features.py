@@ -1,0 +1,106 @@
+"""What this machine can do, each found out by doing it once, never by a version number.
+
+A listed feature is not a working feature (an LSM can be listed and refuse to load), so every probe
+really tries.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+# <linux/fanotify.h>
+FAN_CLOEXEC, FAN_NONBLOCK, FAN_CLASS_CONTENT = 0x1, 0x2, 0x4
+FAN_MARK_ADD, FAN_MARK_FILESYSTEM = 0x1, 0x100
+FAN_OPEN_EXEC_PERM = 0x40000
+AT_FDCWD = -100  # <fcntl.h>
+NETLINK_CONNECTOR = 11  # <linux/netlink.h>
+CN_IDX_PROC = 1  # <linux/connector.h>
+
+
+def skip_missing(feature: str) -> NoReturn:
+    """Skip the test and say what is missing, in the one form that tests/ledger.py reads."""
+    pytest.skip(f"missing: {feature}")
+
+
+@functools.cache
+def present(feature: str) -> bool:
+    """Whether the feature works here.
+
+    Raises:
+        KeyError: no such feature; add a probe to PROBES.
+    """
+    return PROBES[feature]()
+
+
+def _root() -> bool:
+    return os.geteuid() == 0
+
+
+def _fanotify_permission() -> bool:
+    """A permission mark on a tmpfs of our own that nobody else uses."""
+    if not _root():
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    where = tempfile.mkdtemp(prefix="ew-probe-")
+    group = -1
+    try:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "ew-probe", where]
+        if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+            return False
+        group = libc.fanotify_init(FAN_CLOEXEC | FAN_NONBLOCK | FAN_CLASS_CONTENT, os.O_RDONLY)
+        if group < 0:
+            return False
+        flags = ctypes.c_uint(FAN_MARK_ADD | FAN_MARK_FILESYSTEM)
+        mask = ctypes.c_uint64(FAN_OPEN_EXEC_PERM)
+        return bool(libc.fanotify_mark(group, flags, mask, AT_FDCWD, where.encode()) == 0)
+    finally:
+        if group >= 0:
+            os.close(group)
+        subprocess.run(["umount", where], capture_output=True, check=False)
+        os.rmdir(where)
+
+
+def _proc_connector() -> bool:
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_CONNECTOR) as s:
+            s.bind((0, CN_IDX_PROC))
+    except OSError:
+        return False
+    return True
+
+
+def _loop_mount() -> bool:
+    return _root() and Path("/dev/loop-control").exists() and shutil.which("mkfs.ext4") is not None
+
+
+def _unshare_net() -> bool:
+    done = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _program(name: str) -> Callable[[], bool]:
+    return lambda: shutil.which(name, path=f"{os.defpath}:/usr/sbin:/sbin") is not None
+
+
+PROBES: dict[str, Callable[[], bool]] = {
+    "root": _root,
+    "fanotify-permission": _fanotify_permission,
+    "proc-connector": _proc_connector,
+    "loop-mount": _loop_mount,
+    "unshare-net": _unshare_net,
+    "mosquitto": _program("mosquitto"),
+    "openssl": _program("openssl"),
+    "systemd-analyze": _program("systemd-analyze"),
+    "nft": _program("nft"),
+}

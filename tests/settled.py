@@ -1,0 +1,168 @@
+"""What a test may not leave behind, after cockpit's habit of asserting it once for all tests.
+
+``look()`` takes a picture of this process and the machine; ``check(before)`` waits a bounded
+moment for whatever is still on its way out, then raises with the name of everything that is new.
+Orphans count: the test process adopts its grandchildren (PR_SET_CHILD_SUBREAPER), so a daemon that
+outlives its parent is seen as a child of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import shutil
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.waiting import wait_until
+
+SETTLE_S = 3.0
+"""How long something may take to go away: guard's trip time (2 s) and a margin."""
+
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+TCP_LISTEN = "0A"  # include/net/tcp_states.h, as /proc/net/tcp prints it
+UNIX_ACCEPTING = 0x10000  # __SO_ACCEPTCON in /proc/net/unix's flags column
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Everything that must be the same after a test as before it."""
+
+    children: frozenset[str]
+    threads: frozenset[str]
+    mounts: frozenset[str]
+    nft_tables: frozenset[str]
+    fanotify_groups: frozenset[str]
+    listening: frozenset[str]
+
+    def new_since(self, before: Picture) -> list[str]:
+        """Names of what is here and was not before."""
+        found = []
+        for kind in self.__slots__:
+            for name in sorted(getattr(self, kind) - getattr(before, kind)):
+                found.append(f"{kind}: {name}")
+        return found
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of every orphan among its descendants."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def look() -> Picture:
+    """The picture of this moment."""
+    return Picture(
+        children=frozenset(_children()),
+        threads=frozenset(
+            f"{t.name} ({t.native_id})"
+            for t in threading.enumerate()
+            if t is not threading.current_thread() and t.is_alive()
+        ),
+        mounts=frozenset(
+            line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        ),
+        nft_tables=frozenset(_nft_tables()),
+        fanotify_groups=frozenset(_fanotify_groups()),
+        listening=frozenset(_listening()),
+    )
+
+
+def check(before: Picture) -> None:
+    """Raise AssertionError naming all that is left over after SETTLE_S."""
+    latest = look()
+
+    def gone() -> bool:
+        nonlocal latest
+        latest = look()
+        return not latest.new_since(before)
+
+    if not gone():
+        with contextlib.suppress(TimeoutError):
+            wait_until(gone, timeout_s=SETTLE_S)
+    left = latest.new_since(before)
+    assert not left, "left behind by the test:\n  " + "\n  ".join(left)
+
+
+def _children() -> list[str]:
+    """Living children as "pid command"; dead ones that nobody waits for are reaped here."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            pids = (task / "children").read_text().split()
+        except OSError:  # the thread ended while we looked
+            continue
+        for pid in pids:
+            try:
+                status = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:
+                continue
+            if status.rpartition(")")[2].split()[0] == "Z":
+                _reap_orphan(int(pid))
+                continue
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue
+            found.append(f"{pid} {command.replace(bytes(1), b' ').decode(errors='replace')[:100]}")
+    return found
+
+
+def _reap_orphan(pid: int) -> None:
+    """Collect a dead child, unless a Popen object of this process still wants its status."""
+    if any(p.pid == pid for p in _open_popens()):
+        return
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _open_popens() -> list[subprocess.Popen[bytes]]:
+    everything = gc.get_objects()
+    return [o for o in everything if isinstance(o, subprocess.Popen) and o.returncode is None]
+
+
+def _nft_tables() -> list[str]:
+    """Tables of this network namespace; without nft or root no test can have made one."""
+    nft = shutil.which("nft")
+    if nft is None or os.geteuid() != 0:
+        return []
+    listed = subprocess.run([nft, "list", "tables"], capture_output=True, text=True, check=False)
+    return listed.stdout.splitlines()
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def _fanotify_groups() -> list[str]:
+    return [f"fd {n}" for n, target in _descriptors().items() if "fanotify" in target]
+
+
+def _listening() -> list[str]:
+    """Listening TCP and unix sockets of this process."""
+    ours = {
+        target[len("socket:[") : -1]
+        for target in _descriptors().values()
+        if target.startswith("socket:[")
+    }
+    found = []
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                columns = line.split()
+                if columns[3] == TCP_LISTEN and columns[9] in ours:
+                    found.append(f"{table} {columns[1]} (inode {columns[9]})")
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        columns = line.split()
+        if int(columns[3], 16) & UNIX_ACCEPTING and columns[6] in ours:
+            found.append(f"unix {columns[7] if len(columns) > 7 else ''} (inode {columns[6]})")
+    return found
