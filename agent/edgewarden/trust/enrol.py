@@ -1,0 +1,189 @@
+"""Enrolment, the gateway's side: a key made here, a certificate fetched over TLS pinned to the token's fingerprint.
+
+1. read the token; it names the device and the root certificate's SHA-256
+2. GET /v1/ca over TLS that proves nothing yet; the answer counts only when its SHA-256 is the token's
+3. POST the signing request over TLS that trusts that root alone and checks the host name
+4. believe the answer only when the certificate holds our key, names our device and was issued under the root
+5. store key and certificate whole (trust/identity.py)
+
+Nothing secret crosses step 2: an impostor there can hand out bytes, and bytes with another fingerprint end it
+(``token_foreign_ca``). Blocks on the network; used by the command, never by the daemon (it needs the X.509 parser).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ssl
+import urllib.parse
+from datetime import UTC
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from edgewarden.errors import OperatorFault, PeerUnavailable, TrustFault, WireRefusal
+from edgewarden.trust import identity as store
+from edgewarden.trust.identity import Identity
+from edgewarden.trust.keys import FileSigner, public_cose_key
+from edgewarden.trust.tls import pinned_context
+from edgewarden.wire import cose, enrol
+
+TIMEOUT_S = 15.0
+"""A CA answers in milliseconds; a cellular link with a slow start needs a few seconds."""
+MAX_CA_BYTES = 16 * 1024
+GRADE = "G0"
+
+
+def enroll(state_dir: Path, url: str, token_text: str) -> Identity:
+    """Get this gateway its first identity.
+
+    Args:
+        state_dir: the agent's state folder.
+        url: ``https://host:port`` of the fleet's enrolment service.
+        token_text: one line as printed by ``edgewarden-fleet token new``.
+
+    Raises:
+        OperatorFault: already enrolled, or the URL cannot be used.
+        WireRefusal: token or answer refused; ``name`` is the same on both sides.
+        TrustFault: the service is not the one the token was made for.
+        PeerUnavailable: no answer; the same command may be run again with the same token.
+    """
+    token = enrol.parse_token(token_text)
+    if (state_dir / store.FOLDER / store.CURRENT).exists():
+        raise OperatorFault(
+            "this gateway already has an identity",
+            code="EW-ID-007",
+            next_step="see `edgewarden identity show`; a new identity starts from an empty state folder",
+        )
+    host, port = _split(url)
+    ca_pem = _fetch_root(host, port, token.ca_sha256)
+    signer = store.pending_signer(state_dir)
+    request = enrol.EnrolRequest(token_text.strip(), token.device, _signing_request(signer, token))
+    body = _post(host, port, ca_pem, enrol.encode_request(request))
+    answer = enrol.parse_answer(body)
+    leaf = _check_answer(answer, signer, token, ca_pem)
+    not_after = leaf.not_valid_after_utc.astimezone(UTC)
+    return store.store(
+        state_dir,
+        signer,
+        {
+            "device": token.device,
+            "tenant": answer.tenant,
+            "grade": GRADE,
+            "serial": f"{leaf.serial_number:x}",
+            "not_after_utc": not_after.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "broker": {"host": answer.broker_host, "port": answer.broker_port},
+            "verifier_key": answer.verifier_key.hex(),
+        },
+        answer.certificate_pem,
+        ca_pem,
+    )
+
+
+def _split(url: str) -> tuple[str, int]:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname:
+        raise OperatorFault(
+            f"{url!r} is not https://host:port",
+            code="EW-ID-008",
+            next_step="use the URL that `edgewarden-fleet serve` prints",
+        )
+    try:
+        return parts.hostname, parts.port or 443
+    except ValueError as fault:
+        raise OperatorFault(
+            f"{url!r}: {fault}", code="EW-ID-008", next_step="give a port from 1 to 65535"
+        ) from fault
+
+
+def _fetch_root(host: str, port: int, fingerprint: bytes) -> str:
+    """Fetch the root certificate; nothing is believed but its fingerprint."""
+    unproven = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unproven.check_hostname = False
+    unproven.verify_mode = ssl.CERT_NONE
+    body = _ask(host, port, unproven, "GET", "/v1/ca", None)
+    text = body[:MAX_CA_BYTES].decode("ascii", "replace")
+    certificates = store.pem_to_der(text)
+    if len(certificates) != 1 or hashlib.sha256(certificates[0]).digest() != fingerprint:
+        raise TrustFault(
+            "token_foreign_ca: the service's root certificate is not the one the token names",
+            code="EW-ID-009",
+            next_step="check the URL; if it is right, somebody answers in the fleet's place: stop and report",
+        )
+    return ssl.DER_cert_to_PEM_cert(certificates[0])
+
+
+def _signing_request(signer: FileSigner, token: enrol.Token) -> str:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, token.device)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    request = builder.sign(signer.private_key(), hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _post(host: str, port: int, ca_pem: str, body: bytes) -> bytes:
+    return _ask(host, port, pinned_context(ca_pem), "POST", "/v1/enroll", body)
+
+
+def _ask(
+    host: str, port: int, context: ssl.SSLContext, method: str, path: str, body: bytes | None
+) -> bytes:
+    """One bounded HTTPS exchange; returns the body of any answer."""
+    connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        return connection.getresponse().read(enrol.MAX_MESSAGE_BYTES + 1)
+    except ssl.SSLCertVerificationError as fault:
+        raise TrustFault(
+            f"the service's certificate does not hold: {fault.verify_message}",
+            code="EW-ID-009",
+            next_step="check host name and clock; if both are right, stop and report it",
+        ) from fault
+    except (OSError, http.client.HTTPException) as fault:
+        raise PeerUnavailable(
+            f"{host}:{port} does not answer: {fault}",
+            code="EW-ID-010",
+            next_step="check the network (`edgewarden doctor network`), then run the same command again",
+        ) from fault
+    finally:
+        connection.close()
+
+
+def _check_answer(
+    answer: enrol.EnrolAnswer, signer: FileSigner, token: enrol.Token, ca_pem: str
+) -> x509.Certificate:
+    """Return the leaf if it is ours under the pinned root; raises TrustFault otherwise."""
+    try:
+        cose.decode_key(answer.verifier_key)
+        chain = x509.load_pem_x509_certificates(answer.certificate_pem.encode())
+        chain.append(x509.load_pem_x509_certificate(ca_pem.encode()))
+        for child, parent in zip(chain, chain[1:], strict=False):
+            child.verify_directly_issued_by(parent)
+        key = chain[0].public_key()
+        uris = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = uris.value.get_values_for_type(x509.UniformResourceIdentifier)
+    except (ValueError, TypeError, InvalidSignature, WireRefusal, x509.ExtensionNotFound) as fault:
+        raise _bad_answer(f"it cannot be checked ({fault or type(fault).__name__})") from fault
+    if not isinstance(key, ec.EllipticCurvePublicKey) or public_cose_key(key) != (
+        signer.public_key()
+    ):
+        raise _bad_answer("it is for another key")
+    if names != [device_urn(answer.tenant, token.device)]:
+        raise _bad_answer("it names another device")
+    return chain[0]
+
+
+def device_urn(tenant: str, device: str) -> str:
+    """The SAN URI that names a gateway."""
+    return f"urn:edgewarden:device:{tenant}:{device}"
+
+
+def _bad_answer(why: str) -> TrustFault:
+    return TrustFault(
+        f"the certificate in the answer is not ours: {why}",
+        code="EW-ID-011",
+        next_step="report it to the fleet's operator; nothing was stored",
+    )

@@ -1,0 +1,212 @@
+"""The gateway's identity on disk: one folder, swapped whole.
+
+    state/identity/current -> identity-3/
+        key.pem        PKCS#8, 0600, made here, never leaves
+        cert.pem       leaf, then issuing CA
+        ca.pem         the root, pinned at enrolment
+        identity.json  device, tenant, grade, serial, end of validity, broker, verifier's key
+
+``current`` is a symlink that ``rename(2)`` replaces, so a power cut leaves the old identity or the new one, never half of
+each: every file and folder is fsynced before the swap. A key made for an enrolment that got no answer is kept as
+``pending.pem`` and used by the next try.
+
+Loading needs no X.509 parser: what the daemon must know of its certificate was written beside it at enrolment.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewarden.errors import HardwareFault, TrustFault
+from edgewarden.trust.keys import FileSigner
+
+FOLDER = "identity"
+CURRENT = "current"
+PENDING = "pending.pem"
+SCHEMA = "edgewarden.identity/1"
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this gateway is and whom it trusts.
+
+    Attributes:
+        folder: where key.pem, cert.pem and ca.pem lie (resolved, so a later swap does not mix pairs).
+        not_after_utc: RFC 3339, seconds, ``Z``.
+        verifier_key: COSE_Key of the fleet's verifier.
+    """
+
+    folder: Path
+    device: str
+    tenant: str
+    grade: str
+    serial: str
+    not_after_utc: str
+    broker_host: str
+    broker_port: int
+    verifier_key: bytes
+
+    @property
+    def key_path(self) -> Path:
+        """The private key's file."""
+        return self.folder / "key.pem"
+
+    @property
+    def cert_path(self) -> Path:
+        """Leaf and issuing certificate."""
+        return self.folder / "cert.pem"
+
+    @property
+    def ca_path(self) -> Path:
+        """The pinned root."""
+        return self.folder / "ca.pem"
+
+    def signer(self) -> FileSigner:
+        """Load the private key; raises TrustFault."""
+        return FileSigner.from_pem(_read(self.key_path))
+
+    def x5chain(self) -> tuple[bytes, ...]:
+        """DER of leaf and issuing certificate, leaf first."""
+        return tuple(pem_to_der(_read(self.cert_path).decode("ascii", "replace")))
+
+
+def load(state_dir: Path) -> Identity:
+    """Read the current identity.
+
+    Raises:
+        TrustFault: EW-ID-004 when the gateway is not enrolled, EW-ID-005 when the folder is damaged or
+            the key can be read by others.
+    """
+    link = state_dir / FOLDER / CURRENT
+    if not link.exists():
+        raise TrustFault(
+            "this gateway has no identity yet",
+            code="EW-ID-004",
+            next_step="get a token from the fleet and run `edgewarden enroll --ca URL --token-file F`",
+        )
+    folder = link.resolve()
+    try:
+        mode = (folder / "key.pem").stat().st_mode
+        body = json.loads((folder / "identity.json").read_text())
+    except (OSError, ValueError) as fault:
+        raise _damaged(str(fault)) from fault
+    if stat.S_IMODE(mode) & 0o077:
+        raise TrustFault(
+            f"{folder.name}/key.pem can be read by other users (mode {stat.S_IMODE(mode):04o})",
+            code="EW-ID-005",
+            next_step="treat the key as copied: revoke this identity and enrol again",
+        )
+    try:
+        return Identity(
+            folder=folder,
+            device=str(body["device"]),
+            tenant=str(body["tenant"]),
+            grade=str(body["grade"]),
+            serial=str(body["serial"]),
+            not_after_utc=str(body["not_after_utc"]),
+            broker_host=str(body["broker"]["host"]),
+            broker_port=int(body["broker"]["port"]),
+            verifier_key=bytes.fromhex(body["verifier_key"]),
+        )
+    except (KeyError, TypeError, ValueError) as fault:
+        raise _damaged(f"identity.json: {fault!r}") from fault
+
+
+def pending_signer(state_dir: Path) -> FileSigner:
+    """The key of an enrolment under way: the one kept from a try without an answer, or a new one."""
+    folder = state_dir / FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / PENDING
+    if path.exists():
+        return FileSigner.from_pem(_read(path))
+    signer = FileSigner.generate()
+    _write(path, signer.to_pem(), 0o600)
+    _sync_folder(folder)
+    return signer
+
+
+def store(state_dir: Path, signer: FileSigner, identity_json: dict[str, object],
+          cert_pem: str, ca_pem: str) -> Identity:  # fmt: skip
+    """Write a new identity folder and make it current, whole or not at all.
+
+    Raises:
+        HardwareFault: EW-ID-006 when the disk refuses; the old identity stays current.
+    """
+    parent = state_dir / FOLDER
+    try:
+        number = 1 + max(
+            (int(p.name[9:]) for p in parent.glob("identity-*") if p.name[9:].isdigit()), default=0
+        )
+        fresh, building = parent / f"identity-{number}", parent / f".building-{number}"
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(mode=0o700)
+        _write(building / "key.pem", signer.to_pem(), 0o600)
+        _write(building / "cert.pem", cert_pem.encode(), 0o644)
+        _write(building / "ca.pem", ca_pem.encode(), 0o644)
+        body = {"schema": SCHEMA, **identity_json}
+        _write(building / "identity.json", json.dumps(body, indent=1).encode(), 0o644)
+        _sync_folder(building)
+        building.rename(fresh)
+        pointer = parent / ".current"
+        pointer.unlink(missing_ok=True)
+        pointer.symlink_to(fresh.name)
+        pointer.rename(parent / CURRENT)
+        (parent / PENDING).unlink(missing_ok=True)
+        _sync_folder(parent)
+    except OSError as fault:
+        raise HardwareFault(
+            f"the identity cannot be stored: {fault}",
+            code="EW-ID-006",
+            next_step="free space or repair the state folder, then run `edgewarden enroll` again",
+        ) from fault
+    return load(state_dir)
+
+
+def pem_to_der(text: str) -> list[bytes]:
+    """Every certificate of a PEM text as DER; raises TrustFault when one is garbled."""
+    out: list[bytes] = []
+    for block in text.split(_BEGIN)[1:]:
+        try:
+            out.append(base64.b64decode(block.split(_END)[0], validate=False))
+        except ValueError as fault:
+            raise _damaged("cert.pem is garbled") from fault
+    return out
+
+
+def _damaged(why: str) -> TrustFault:
+    return TrustFault(
+        f"the identity folder is damaged: {why}",
+        code="EW-ID-005",
+        next_step="restore state/identity from a backup of this very device, or enrol again",
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as fault:
+        raise _damaged(f"{path.name}: {fault.strerror}") from fault
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

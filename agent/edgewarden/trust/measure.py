@@ -1,0 +1,157 @@
+"""Self-measurement: digests of what this agent runs from.
+
+A report by the thing measured: signed, it proves which device asserted it and that nobody changed it on the way; it
+does not prove the kernel below told the truth (grade G0 says so, docs/threat-model.md).
+
+* ``code``: every file below the installed package except ``*.pyc``, as wire/manifest.py.
+* bytecode: Python runs the ``.pyc``, not the source, so each ``.pyc`` that the interpreter would load is
+  compared with what its source compiles to. Code objects are compared, not bytes: marshal writes equal code
+  in unequal ways. A stale one (other size or time than its source) is never loaded and not looked at.
+* ``interpreter``, ``settings``, ``policy``, ``cmdline``: SHA-256 of the files; b"" when one cannot be read.
+
+Blocks on the disk and the compiler: call it from an executor. A file already seen with the same inode, size and
+times is not hashed or compiled again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import marshal
+import os
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgewarden.wire.manifest import files_digest, is_measured, manifest_digest
+
+MATCH = "match"
+_PACKAGE = Path(__file__).resolve().parent.parent
+_HEADER_BYTES = 16
+"""PEP 552: magic, flags, then mtime and size or a hash of the source."""
+_CHUNK_BYTES = 256 * 1024
+
+Identity = tuple[int, int, int, int, int]
+
+
+@dataclass
+class Measurer:
+    """Takes the measurements of one installed agent; remembers digests of unchanged files.
+
+    Attributes:
+        settings_files: in load order.
+        policy_files: the policy sources gate's table was compiled from.
+        package: the installed package folder.
+    """
+
+    settings_files: Sequence[Path]
+    policy_files: Sequence[Path]
+    package: Path = _PACKAGE
+    cmdline: Path = Path("/proc/cmdline")
+    _digests: dict[Path, tuple[Identity, bytes]] = field(default_factory=dict)
+    _compiled: dict[Path, tuple[Identity, Identity, bool]] = field(default_factory=dict)
+
+    def take(self) -> tuple[dict[str, bytes], str]:
+        """Return (measurements by name, bytecode verdict)."""
+        return {
+            "code": self._code(),
+            "interpreter": self._digest_of(Path(os.path.realpath(sys.executable))),
+            "settings": self._set_digest(self.settings_files),
+            "policy": self._set_digest(self.policy_files),
+            "cmdline": self._digest_of(self.cmdline),
+        }, self._bytecode()
+
+    def _code(self) -> bytes:
+        entries = []
+        for path, relative in self._walk():
+            if is_measured(relative):
+                entries.append((relative, self._digest_of(path)))
+        return manifest_digest(entries)
+
+    def _walk(self) -> Iterator[tuple[Path, str]]:
+        root = self.package.parent
+        for folder, folders, files in os.walk(self.package):
+            folders.sort()
+            for name in sorted(files):
+                path = Path(folder) / name
+                yield path, path.relative_to(root).as_posix()
+
+    def _digest_of(self, path: Path) -> bytes:
+        try:
+            with path.open("rb") as file:
+                identity = _identity(os.fstat(file.fileno()))
+                known = self._digests.get(path)
+                # Files of /proc have no times that move: never from memory.
+                if known is not None and known[0] == identity and identity[2]:
+                    return known[1]
+                digest = hashlib.sha256()
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+        except OSError:
+            return b""
+        self._digests[path] = (identity, digest.digest())
+        return digest.digest()
+
+    def _set_digest(self, files: Sequence[Path]) -> bytes:
+        if not files:
+            return b""
+        try:
+            return files_digest(path.read_bytes() for path in files)
+        except OSError:
+            return b""
+
+    def _bytecode(self) -> str:
+        """"match", or the first compiled file that is not what its source compiles to."""
+        for path, relative in self._walk():
+            if path.suffix != ".py":
+                continue
+            for level in ("", 1, 2):
+                compiled = Path(
+                    importlib.util.cache_from_source(str(path), optimization=level)
+                )
+                if not self._same(path, compiled, int(level or 0)):
+                    return f"differs: {compiled.name} is not compiled from {relative}"[:512]
+        return MATCH
+
+    def _same(self, source: Path, compiled: Path, level: int) -> bool:
+        try:
+            seen = (_identity(source.stat()), _identity(compiled.stat()))
+        except OSError:
+            return True  # no compiled file, nothing but the source can be loaded
+        known = self._compiled.get(compiled)
+        if known is not None and known[:2] == seen:
+            return known[2]
+        verdict = _compiles_to(source, compiled, level)
+        self._compiled[compiled] = (*seen, verdict)
+        return verdict
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
+def _compiles_to(source: Path, compiled: Path, level: int) -> bool:
+    try:
+        text, data, status = source.read_bytes(), compiled.read_bytes(), source.stat()
+    except OSError:
+        return False
+    if len(data) < _HEADER_BYTES or data[:4] != importlib.util.MAGIC_NUMBER:
+        return True  # another interpreter's, or cut short: this one never loads it
+    flags, mtime, size = struct.unpack("<III", data[4:_HEADER_BYTES])
+    stale = mtime != int(status.st_mtime) & 0xFFFFFFFF or size != status.st_size & 0xFFFFFFFF
+    if flags == 0 and stale:
+        return True
+    try:
+        found = marshal.loads(data[_HEADER_BYTES:])  # noqa: S302 - the interpreter would load it too
+        expected = compile(text, str(source), "exec", dont_inherit=True, optimize=level)
+    except (ValueError, EOFError, TypeError, SyntaxError):
+        return False
+    return bool(found == expected)

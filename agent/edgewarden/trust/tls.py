@@ -1,0 +1,52 @@
+"""TLS contexts. One way to be a client, and no argument that loosens it.
+
+Both sides prove who they are: the server against the pinned root and its host name, the gateway with its own
+certificate. TLS 1.2 with AEAD suites is the floor, 1.3 what everybody speaks today.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from edgewarden.errors import TrustFault
+from edgewarden.trust.identity import Identity
+
+# RFC 9325 §4.2: ECDHE with AEAD only, for the 1.2 fallback.
+_TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+def pinned_context(ca_pem: str) -> ssl.SSLContext:
+    """A client context that trusts exactly one root and checks the host name; no own certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_TLS12_CIPHERS)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(cadata=ca_pem)
+    except ssl.SSLError as fault:
+        raise TrustFault(
+            f"the pinned root cannot be read: {fault.reason}",
+            code="EW-ID-005",
+            next_step="restore state/identity from a backup of this very device, or enrol again",
+        ) from fault
+    return context
+
+
+def client_context(identity: Identity) -> ssl.SSLContext:
+    """The context of the uplink: pinned root, host name checked, our certificate shown.
+
+    Raises:
+        TrustFault: EW-ID-005 when a file of the identity does not fit the others.
+    """
+    try:
+        context = pinned_context(identity.ca_path.read_text())
+        context.load_cert_chain(identity.cert_path, identity.key_path)
+    except (OSError, ssl.SSLError) as fault:
+        if isinstance(fault, TrustFault):
+            raise
+        raise TrustFault(
+            f"key and certificate do not load: {fault}",
+            code="EW-ID-005",
+            next_step="run `edgewarden identity selftest`; enrol again if it stays so",
+        ) from fault
+    return context
