@@ -1,0 +1,49 @@
+"""Rules between keys: settings that are well-formed each and wrong together.
+
+Each rule yields (path below the table, text, code). They run only on tables whose own keys are in
+order, so that one mistake is named once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgewarden.settings.faults import CONTRADICTION, MISSING
+from edgewarden.settings.schema import ModbusRegister, Serial, Settings
+
+Broken = tuple[tuple[str, ...], str, str]
+
+_REGISTERS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "f32": 2}
+
+
+def register_rules(register: ModbusRegister) -> Iterator[Broken]:
+    """What one Modbus register must keep."""
+    needed = _REGISTERS[register.type]
+    if register.count != needed:
+        yield ("count",), f"type {register.type} needs count = {needed}", CONTRADICTION
+    if register.address + register.count > 65536:
+        yield ("address",), "the last register lies beyond 65535", CONTRADICTION
+
+
+def serial_rules(serial: Serial) -> Iterator[Broken]:
+    """What one serial port must keep."""
+    if serial.format == "modbus-rtu" and not serial.modbus:
+        yield (), "format modbus-rtu needs at least one [[serial.modbus]]", MISSING
+    if serial.format != "modbus-rtu" and serial.modbus:
+        yield ("modbus",), f"format {serial.format} has no registers to read", CONTRADICTION
+
+
+def settings_rules(settings: Settings) -> Iterator[Broken]:
+    """What the whole tree must keep; paths start at the root, a port is named by its name."""
+    up = settings.uplink
+    if up.reconnect_base_s > up.reconnect_cap_s:
+        text = f"{up.reconnect_base_s:g} is above reconnect_cap_s = {up.reconnect_cap_s:g}"
+        yield ("uplink", "reconnect_base_s"), text, CONTRADICTION
+    if settings.paths.state == settings.paths.run:
+        text = "the same directory as paths.state, which must survive a boot"
+        yield ("paths", "run"), text, CONTRADICTION
+    owner: dict[str, str] = {}
+    for serial in settings.serial:
+        first = owner.setdefault(serial.port, serial.name)
+        if first != serial.name:
+            yield ("serial", serial.name, "port"), f"already used by {first}", CONTRADICTION

@@ -1,0 +1,229 @@
+"""The settings: every key, its unit, limits, default and meaning, as one frozen tree.
+
+This file is the single source. docs/settings.md is printed from it (a test holds them together),
+the validator checks against it, and every process takes its part of the tree as a parameter: no
+module reads a file or the environment.
+
+What it leaves to others: the limits that concern two keys at once (validate.py), the files
+(probe/settings_files.py).
+
+    Settings().host.period_s == 10
+"""
+
+# ruff: noqa: RUF009 - section() returns dataclasses.field, which makes a new default per instance
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from edgewarden.settings.fields import choice, number, path, paths, section, tables, text, whole
+
+# RFC 1123 §2.1 host names and RFC 4291 §2.2 addresses, written without brackets.
+_HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9.:])?|::[0-9A-Fa-f:.]*")
+_USER_FORM = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_UNIT_FORM = re.compile(r"[A-Za-z0-9%/().*-]{0,16}")
+
+# Modbus Application Protocol V1.1b3 §6.3: function 3 reads at most 125 registers.
+_MODBUS_MAX_REGISTERS = 125
+# Modbus over Serial Line V1.02 §2.2: slave addresses 1 to 247.
+_MODBUS_MAX_UNIT = 247
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Who this gateway is."""
+
+    id: str | None = text(
+        absent="the identity's",
+        help="The gateway's id. When given, it must be the id in its certificate.",
+        example='"gw-demo"',
+    )
+    tenant: str = text("main", help="The operator's part of the fleet; the certificate's O.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """Where state and sockets live; moved by tests and demos that have no root."""
+
+    state: str = path("/var/lib/edgewarden", help="Identity, spool, compiled policy.")
+    run: str = path("/run/edgewarden", help="Sockets; emptied at boot.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uplink:
+    """The session with the broker."""
+
+    host: str | None = text(
+        absent="the enrolment's",
+        help="The broker's name or address.",
+        form=_HOST_FORM,
+        rule="a host name or an IP address",
+        example='"broker.example.org"',
+    )
+    port: int | None = whole(
+        low=1,
+        high=65535,
+        absent="the enrolment's",
+        help="The broker's TCP port for MQTT over TLS.",
+        example="8883",
+    )
+    start_spread_s: float = number(
+        10,
+        low=0,
+        high=600,
+        help="The first connection waits a random part of this, so that a fleet does not connect "
+        "in the same second after a power cut.",
+    )
+    keepalive_s: int = whole(30, low=5, high=1200, help="MQTT keep-alive interval, seconds.")
+    window: int = whole(
+        20, low=1, high=20, help="Messages sent and not yet acknowledged by the broker."
+    )
+    reconnect_base_s: float = number(
+        1, low=0.1, high=60, help="Reconnect waits a random time below this, doubled each failure."
+    )
+    reconnect_cap_s: float = number(120, low=1, high=3600, help="The longest such wait.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exec:
+    """What may be executed, and where."""
+
+    filesystems: tuple[str, ...] = paths(
+        most=16,
+        help="Mount points whose whole filesystem is watched. Empty: nothing is.",
+        example='["/mnt/apps"]',
+    )
+    mode: str = choice(
+        "learn",
+        of=("learn", "observe"),
+        help="The mode gate starts in before a person has chosen one. Enforcing is never a "
+        "setting: a person arms it on the host with `edgewarden policy enforce`.",
+    )
+    policy: str = path("/etc/edgewarden/policy.toml", help="The allowlist, as a file.")
+    link_user: str = text(
+        "edgewarden",
+        form=_USER_FORM,
+        rule="a Unix user name",
+        help="The user link runs as: gate hands facts to this user and root alone.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModbusRegister:
+    """One value read from a Modbus RTU device with function 3."""
+
+    name: str = text(help="The channel's name in readings.", example='"temperature"')
+    unit: int = whole(low=1, high=_MODBUS_MAX_UNIT, help="Device address.", example="1")
+    function: int = choice(3, of=(3,), help="Read Holding Registers is the one function used.")
+    address: int = whole(low=0, high=65535, help="First register, counted from 0.", example="0")
+    count: int = whole(
+        1, low=1, high=_MODBUS_MAX_REGISTERS, help="Registers: 1 for u16 and s16, otherwise 2."
+    )
+    type: str = choice(
+        "u16",
+        of=("u16", "s16", "u32", "s32", "f32"),
+        help="How the registers are read; two registers: high word first.",
+    )
+    scale: float = number(1, low=-1e6, high=1e6, help="The value is multiplied by this.")
+    senml_unit: str = text(
+        "",
+        form=_UNIT_FORM,
+        rule="a SenML unit (RFC 8428 section 12.1), at most 16 characters",
+        help="Unit of the scaled value.",
+        example='"Cel"',
+    )
+    period_s: float = number(1, low=0.05, high=3600, help="Seconds between two reads.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serial:
+    """One serial port and what speaks on it."""
+
+    name: str = text(help="The sensor's name in readings and in status.", example='"gps"')
+    port: str = path(
+        help="Device file; prefer /dev/serial/by-path, which does not change at boot.",
+        example='"/dev/serial/by-path/platform-fd500000.pcie-usb-0:1.2:1.0-port0"',
+    )
+    baud: int = choice(
+        9600,
+        of=(1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600),
+        help="Speed in baud; 8 data bits, no parity, 1 stop bit.",
+    )
+    format: str = choice(of=("nmea", "jsonlines", "modbus-rtu"), help="How bytes become readings.")
+    silent_s: float = number(
+        10, low=1, high=86400, help="After this time without a good frame the sensor is silent."
+    )
+    modbus: tuple[ModbusRegister, ...] = tables(
+        ModbusRegister, most=64, help="The registers to read; with format modbus-rtu only."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Health of the board."""
+
+    period_s: float = number(10, low=1, high=3600, help="Seconds between two looks.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """The inventory of processes."""
+
+    sweep_s: float = number(
+        2, low=0.5, high=300, help="Seconds between two sweeps of /proc for what events missed."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spool:
+    """Records on disk, kept until the broker has acknowledged them."""
+
+    bulk_commit_s: float = number(
+        10, low=0.1, high=300, help="The longest time a reading waits before it is durable."
+    )
+    bulk_commit_bytes: int = whole(
+        65536, low=1024, high=262144, help="A batch that reaches this size is committed at once."
+    )
+    cap_bytes: int = whole(
+        268435456,
+        low=4194304,
+        high=68719476736,
+        help="Disk the spool may use; beyond it the oldest bulk segment is evicted.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """Evidence for the verifier."""
+
+    period_s: float = number(
+        300, low=5, high=86400, help="Seconds between two answers to the verifier's nonce."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indicator:
+    """One LED."""
+
+    pin: int | None = whole(
+        low=0, high=27, absent="none", help="BCM number of the pin that the LED hangs on."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything, as one tree; the parts are passed down to those who need them."""
+
+    device: Device = section(Device, help="Who this gateway is.")
+    paths: Paths = section(Paths, help="Where state and sockets live.")
+    uplink: Uplink = section(Uplink, help="The session with the broker.")
+    exec: Exec = section(Exec, help="What may be executed, and where.")
+    serial: tuple[Serial, ...] = tables(
+        Serial, most=16, help="One table for each port; a later file replaces a port by its name."
+    )
+    host: Host = section(Host, help="Health of the board.")
+    processes: Processes = section(Processes, help="The inventory of processes.")
+    spool: Spool = section(Spool, help="Records on disk until they are acknowledged.")
+    attestation: Attestation = section(Attestation, help="Evidence for the verifier.")
+    indicator: Indicator = section(Indicator, help="One LED.")
