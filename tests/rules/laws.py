@@ -1,0 +1,246 @@
+"""The laws of the house that an import graph cannot see: functions from a tree to its violations.
+
+A tree is the root of a checkout or of a copy of one (tests/rules/test_laws.py plants violations in
+copies). A violation reads ``FILE:LINE: what``. Every exception to a law is a line in a table below,
+with its reason: adding one is a review, not an edit of the code that breaks the law.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+GATEWAY = Path("agent/edgewarden")
+FLEET = Path("agent/edgewarden_fleet")
+
+PURE_ROOMS = ("wire", "settings", "judge")
+FILE_CALLS = frozenset({"read_text", "read_bytes", "write_text", "write_bytes", "iterdir", "glob"})
+
+SPAWNING = re.compile(r"^(system|popen|fork|forkpty|posix_spawnp?|exec[lv]p?e?|spawn[lv]p?e?)$")
+SPAWN_DOORS: dict[str, str] = {}
+"""Files that may start a program through os or asyncio instead of subprocess (law 3)."""
+
+CLOCK_DOORS = {
+    "agent/edgewarden/daemon/": "the constructors: they make the adapters behind ports.Clock",
+    "agent/edgewarden/kernel/": "the foreign ABI, which speaks in the kernel's own clocks",
+}
+"""Where time, randomness and environment may enter (law 7): files, or rooms ending in a slash."""
+
+ENVIRONMENT = frozenset(
+    {
+        "NO_COLOR",  # no-color.org: output only
+        "NOTIFY_SOCKET",  # sd_notify(3)
+        "WATCHDOG_USEC",  # sd_watchdog_enabled(3)
+        "LISTEN_FDS",  # sd_listen_fds(3)
+        "LISTEN_PID",  # sd_listen_fds(3)
+        "CREDENTIALS_DIRECTORY",  # systemd.exec(5), LoadCredential=
+    }
+)
+"""Every environment variable that is read anywhere. None of them loosens a check (law 8)."""
+
+LOOSE_NAMES = re.compile(
+    r"insecure|(skip|no|disable|without|ignore)_?(verify|verification|check|validation)"
+    r"|unsafe_|test_?mode|debug_?mode|fake|mock|stub",
+    re.IGNORECASE,
+)
+LOOSE_ATTRIBUTES = frozenset({"CERT_NONE", "CERT_OPTIONAL", "tls_insecure_set"})
+_BOOTSTRAP = "fetches the root certificate once and believes only its pinned SHA-256"
+LOOSE_DOORS = {
+    "agent/edgewarden/trust/enrol.py:CERT_NONE": _BOOTSTRAP,
+    "agent/edgewarden/trust/enrol.py:check_hostname = False": _BOOTSTRAP,
+}
+"""``FILE:NAME`` of each name that law 8 takes for a test switch and a reviewer does not."""
+
+FILE_LINES = 400
+FUNCTION_LINES = 80
+ROOM_FILES = 14  # "full at about twelve": two for the way there
+SIZE_DOORS: dict[str, str] = {}
+"""``FILE`` or ``FILE:FUNCTION`` of each exemption from the size budget (law 10)."""
+
+
+def modules(tree: Path, *packages: Path) -> Iterator[tuple[str, ast.Module]]:
+    """(path from the tree's root, parsed module) of every Python file of the packages."""
+    for package in packages or (GATEWAY, FLEET):
+        for path in sorted((tree / package).rglob("*.py")):
+            yield path.relative_to(tree).as_posix(), ast.parse(path.read_text(), str(path))
+
+
+def has_door(name: str, doors: dict[str, str]) -> bool:
+    return any(name == door or (door.endswith("/") and name.startswith(door)) for door in doors)
+
+
+def law_2_no_files(tree: Path) -> list[str]:
+    """wire, settings and judge open nothing and print nothing."""
+    found = []
+    for name, module in modules(tree, *(GATEWAY / room for room in PURE_ROOMS)):
+        for node in ast.walk(module):
+            if not isinstance(node, ast.Call):
+                continue
+            called = dotted(node.func)
+            if called in ("open", "print", "input", "exec", "eval", "__import__"):
+                found.append(f"{name}:{node.lineno}: calls {called}()")
+            elif called.rpartition(".")[2] in FILE_CALLS and "." in called:
+                found.append(f"{name}:{node.lineno}: calls .{called.rpartition('.')[2]}()")
+    return found
+
+
+def law_3_no_spawning(tree: Path) -> list[str]:
+    """No program is started through os or asyncio behind subprocess's back."""
+    found = []
+    for name, module in modules(tree):
+        if has_door(name, SPAWN_DOORS):
+            continue
+        for node in ast.walk(module):
+            owner, _, verb = dotted(node).rpartition(".")
+            if (owner == "os" and SPAWNING.match(verb)) or verb.startswith("create_subprocess_"):
+                found.append(f"{name}:{node.lineno}: starts a program through {owner}.{verb}")
+            if isinstance(node, ast.ImportFrom) and node.module == "os":
+                for alias in node.names:
+                    if SPAWNING.match(alias.name):
+                        found.append(f"{name}:{node.lineno}: imports os.{alias.name}")
+    return found
+
+
+def law_7_clocks(tree: Path) -> list[str]:
+    """Time, randomness and environment enter through ports, settings and the named doors."""
+    found = []
+    for name, module in modules(tree, GATEWAY):
+        if has_door(name, CLOCK_DOORS):
+            continue
+        for node in ast.walk(module):
+            for what in outside_names(node):
+                found.append(f"{name}:{node.lineno}: {what}")
+    return found
+
+
+def outside_names(node: ast.AST) -> list[str]:
+    """What of the clock, of chance or of the environment this node reaches for."""
+    roots = {"time", "random", "secrets", "uuid"}
+    if isinstance(node, ast.Import):
+        return [f"imports {a.name}" for a in node.names if a.name in roots]
+    if isinstance(node, ast.ImportFrom):
+        if node.module in roots:
+            return [f"imports {node.module}"]
+        if node.module == "os":
+            taken = {"environ", "getenv", "urandom", "environb", "getrandom"}
+            return [f"imports os.{a.name}" for a in node.names if a.name in taken]
+        return []
+    name = dotted(node)
+    if name in ("os.environ", "os.environb", "os.getenv", "os.urandom", "os.getrandom"):
+        return [f"uses {name}"]
+    if re.search(r"(^|\.)datetime\.(now|utcnow|today)$|(^|\.)date\.today$", name):
+        return [f"uses {name}"]
+    return []
+
+
+def law_8_environment(tree: Path) -> list[str]:
+    """Every environment variable that is read is one of ENVIRONMENT, by a literal name."""
+    found = []
+    for name, module in modules(tree):
+        for node in ast.walk(module):
+            key: ast.expr | None = None
+            if isinstance(node, ast.Subscript) and dotted(node.value) == "os.environ":
+                key = node.slice
+            elif isinstance(node, ast.Call) and dotted(node.func) in (
+                "os.getenv",
+                "os.environ.get",
+                "os.environ.pop",
+            ):
+                key = node.args[0]
+            else:
+                continue
+            literal = key.value if isinstance(key, ast.Constant) else None
+            if literal not in ENVIRONMENT:
+                found.append(f"{name}:{node.lineno}: reads the environment variable {literal!r}")
+    return found
+
+
+def law_8_switches(tree: Path) -> list[str]:
+    """No name or option in what ships reads like a fake, a test switch or a loosened check."""
+    found = []
+    for name, module in modules(tree):
+        if LOOSE_NAMES.search(Path(name).name):
+            found.append(f"{name}:1: the file's name")
+        for node in ast.walk(module):
+            for word in named(node):
+                loose = word in LOOSE_ATTRIBUTES or LOOSE_NAMES.search(word)
+                if loose and f"{name}:{word}" not in LOOSE_DOORS:
+                    found.append(f"{name}:{getattr(node, 'lineno', 0)}: {word!r}")
+            if isinstance(node, ast.Assign) and is_false(node.value):
+                for target in node.targets:
+                    attribute = dotted(target).rpartition(".")[2]
+                    word = f"{attribute} = False"
+                    if attribute == "check_hostname" and f"{name}:{word}" not in LOOSE_DOORS:
+                        found.append(f"{name}:{node.lineno}: {word}")
+            if isinstance(node, ast.keyword) and node.arg == "verify" and is_false(node.value):
+                found.append(f"{name}:{node.value.lineno}: verify=False")
+    return found
+
+
+def named(node: ast.AST) -> list[str]:
+    """Identifiers that this node introduces or uses, and option-like strings."""
+    match node:
+        case ast.Name(id=word) | ast.Attribute(attr=word) | ast.arg(arg=word):
+            return [word]
+        case ast.FunctionDef(name=word) | ast.AsyncFunctionDef(name=word):
+            return [word]
+        case ast.ClassDef(name=word) | ast.alias(name=word):
+            return [word]
+        case ast.Constant(value=str(word)) if re.fullmatch(r"-{0,2}[A-Za-z][\w-]*", word):
+            return [word.replace("-", "_")]
+    return []
+
+
+def law_10_sizes(tree: Path) -> list[str]:
+    """Files, functions and rooms stay small; a room's __init__ is empty."""
+    found = []
+    for name, module in modules(tree):
+        lines = len((tree / name).read_text().splitlines())
+        if lines > FILE_LINES and name not in SIZE_DOORS:
+            found.append(f"{name}:1: {lines} lines, the cap is {FILE_LINES}")
+        if name.endswith("/__init__.py") and name.count("/") > 2 and lines:
+            found.append(f"{name}:1: a room's __init__ is not empty")
+        for node in ast.walk(module):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                size = (node.end_lineno or node.lineno) - node.lineno + 1
+                if size > FUNCTION_LINES and f"{name}:{node.name}" not in SIZE_DOORS:
+                    found.append(
+                        f"{name}:{node.lineno}: {node.name}() has {size} lines,"
+                        f" the cap is {FUNCTION_LINES}"
+                    )
+    for package in (GATEWAY, FLEET):
+        for room in sorted(p for p in (tree / package).iterdir() if p.is_dir()):
+            count = len([p for p in room.glob("*.py") if p.name != "__init__.py"])
+            if count > ROOM_FILES:
+                found.append(f"{room.relative_to(tree)}:1: {count} files, the cap is {ROOM_FILES}")
+    return found
+
+
+def stale_doors(tree: Path) -> list[str]:
+    """A door that leads to a file that is gone is an exception nobody reviews any more."""
+    tables = (SPAWN_DOORS, CLOCK_DOORS, LOOSE_DOORS, SIZE_DOORS)
+    return [
+        f"{door}: no such file"
+        for table in tables
+        for door in table
+        if not (tree / door.partition(":")[0]).exists()
+    ]
+
+
+def dotted(node: ast.AST) -> str:
+    """``a.b.c`` of a chain of attributes, empty for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if isinstance(node, ast.Name):
+        parts.append(node.id)
+    elif parts:
+        parts.append("?")
+    return ".".join(reversed(parts))
+
+
+def is_false(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is False

@@ -1,0 +1,149 @@
+"""Every law holds in the tree, and goes red on a violation planted in a copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.rules import laws
+from tests.rules.planting import ROOT, copy_tree, import_contracts, plant
+
+TREE_LAWS = [
+    laws.law_2_no_files,
+    laws.law_3_no_spawning,
+    laws.law_7_clocks,
+    laws.law_8_environment,
+    laws.law_8_switches,
+    laws.law_10_sizes,
+    laws.stale_doors,
+]
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_tree(tmp_path_factory.mktemp("pristine"))
+
+
+@pytest.mark.parametrize("law", TREE_LAWS, ids=lambda law: law.__name__)
+def test_law_holds(law: Callable[[Path], list[str]]) -> None:
+    violations = law(ROOT)
+    assert not violations, "\n".join(violations)
+
+
+def test_import_contracts_hold() -> None:
+    broken, report = import_contracts(ROOT)
+    assert not broken, report
+
+
+IMPORTS = [
+    ("law-1", "wire/planted.py", "import edgewarden.ports"),
+    ("law-1", "kernel/planted.py", "import edgewarden.wire.cbor"),
+    ("law-1", "cli/planted.py", "import edgewarden.sense.nmea"),
+    ("law-1", "link/planted.py", "import edgewarden.record.journal"),
+    ("law-1", "trust/planted.py", "import edgewarden.kernel.fanotify"),
+    ("law-1", "daemon/planted.py", "import edgewarden_fleet"),
+    ("law-1", "cellar/__init__.py", ""),
+    ("law-1", "wire/deeper/__init__.py", ""),
+    ("law-2", "wire/planted.py", "import os.path"),
+    ("law-2", "settings/planted.py", "from time import monotonic"),
+    ("law-2", "judge/planted.py", "import asyncio"),
+    ("law-3-ctypes", "sense/planted.py", "import ctypes"),
+    ("law-3-subprocess", "link/planted.py", "import subprocess"),
+    ("law-4-blind", "sense/planted.py", "import edgewarden.act.indicator"),
+    ("law-4-blind", "act/planted.py", "import edgewarden.sense.nmea"),
+    ("law-4-below", "act/planted.py", "import edgewarden.record.journal"),
+    ("law-5", "daemon/gate.py", "import ssl"),
+    ("law-5", "daemon/guard.py", "import asyncio"),
+    ("law-6", "daemon/link.py", "import edgewarden.kernel.fanotify"),
+    ("law-6", "daemon/link.py", "import edgewarden.act.exec_gate"),
+    ("law-6", "act/indicator.py", "import edgewarden.act.exec_gate"),
+]
+
+
+@pytest.mark.parametrize(("contract", "name", "line"), IMPORTS)
+def test_planted_import_is_seen(tmp_path: Path, contract: str, name: str, line: str) -> None:
+    tree = copy_tree(tmp_path)
+    plant(tree, f"agent/edgewarden/{name}", line)
+    broken, report = import_contracts(tree, contract)
+    assert len(broken) == 1, report
+
+
+@pytest.mark.parametrize(
+    ("contract", "start", "bridge"),
+    [
+        ("law-5", "daemon/gate.py", "import ssl"),
+        ("law-6", "daemon/link.py", "import edgewarden.kernel.fanotify"),
+    ],
+)
+def test_planted_indirect_import_is_seen(
+    tmp_path: Path, contract: str, start: str, bridge: str
+) -> None:
+    tree = copy_tree(tmp_path)
+    plant(tree, "agent/edgewarden/kernel/bridge.py", bridge)
+    plant(tree, f"agent/edgewarden/{start}", "import edgewarden.kernel.bridge")
+    broken, report = import_contracts(tree, contract)
+    assert len(broken) == 1, report
+
+
+PLANTS = [
+    (laws.law_2_no_files, "edgewarden/wire/planted.py", "x = open('/etc/hostname')"),
+    (laws.law_2_no_files, "edgewarden/judge/planted.py", "from p import q\nq.read_bytes()"),
+    (laws.law_3_no_spawning, "edgewarden/link/planted.py", "import os\nos.system('id')"),
+    (laws.law_3_no_spawning, "edgewarden/daemon/gate.py", "import os\nos.posix_spawn('x', [], {})"),
+    (laws.law_3_no_spawning, "edgewarden/sense/planted.py", "from os import fork"),
+    (
+        laws.law_3_no_spawning,
+        "edgewarden/link/planted.py",
+        "import asyncio\nasyncio.create_subprocess_exec('id')",
+    ),
+    (laws.law_7_clocks, "edgewarden/link/planted.py", "import time"),
+    (laws.law_7_clocks, "edgewarden/record/planted.py", "from random import random"),
+    (laws.law_7_clocks, "edgewarden/trust/planted.py", "import os\nx = os.environ['HOME']"),
+    (laws.law_7_clocks, "edgewarden/sense/planted.py", "import datetime as d\nd.datetime.now()"),
+    (laws.law_8_environment, "edgewarden/daemon/gate.py", "import os\nos.getenv('EW_TRUST_ALL')"),
+    (laws.law_8_environment, "edgewarden/cli/planted.py", "import os\nos.environ[chosen]"),
+    (laws.law_8_switches, "edgewarden/link/planted.py", "x.add_argument('--insecure')"),
+    (laws.law_8_switches, "edgewarden/trust/planted.py", "def load(skip_verify): ..."),
+    (laws.law_8_switches, "edgewarden/link/planted.py", "context.verify_mode = ssl.CERT_NONE"),
+    (laws.law_8_switches, "edgewarden/link/planted.py", "context.check_hostname = False"),
+    (laws.law_8_switches, "edgewarden/link/planted.py", "get(url, verify=False)"),
+    (laws.law_8_switches, "edgewarden/kernel/fake_fanotify.py", ""),
+    (laws.law_10_sizes, "edgewarden/wire/planted.py", "x = 1\n" * 401),
+    (laws.law_10_sizes, "edgewarden/wire/planted.py", "def f():\n" + "    x = 1\n" * 80),
+    (laws.law_10_sizes, "edgewarden/wire/__init__.py", "x = 1"),
+    (laws.law_10_sizes, "edgewarden_fleet/verify/planted.py", "x = 1\n" * 401),
+]
+
+
+@pytest.mark.parametrize(("law", "name", "line"), PLANTS)
+def test_planted_line_is_seen(
+    pristine: Path, law: Callable[[Path], list[str]], name: str, line: str
+) -> None:
+    path = pristine / "agent" / name
+    was = path.read_text() if path.exists() else None
+    before = set(law(pristine))
+    try:
+        plant(pristine, f"agent/{name}", line)
+        fresh = set(law(pristine)) - before
+        assert any(f.startswith(f"agent/{name}:") for f in fresh), f"not seen; new: {fresh}"
+    finally:
+        if was is None:
+            path.unlink()
+        else:
+            path.write_text(was)
+
+
+def test_a_crowded_room_is_seen(tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path)
+    for number in range(laws.ROOM_FILES + 1):
+        plant(tree, f"agent/edgewarden/wire/planted_{number}.py", "")
+    assert any(v.startswith("agent/edgewarden/wire:") for v in laws.law_10_sizes(tree))
+
+
+def test_a_stale_door_is_seen(tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path)
+    door = next(iter(laws.LOOSE_DOORS)).partition(":")[0]
+    (tree / door).unlink()
+    assert any(v.startswith(door) for v in laws.stale_doors(tree))
