@@ -5,7 +5,7 @@ the validator checks against it, and every process takes its part of the tree as
 module reads a file or the environment.
 
 What it leaves to others: the limits that concern two keys at once (validate.py), the files
-(probe/settings_files.py).
+(files.py).
 
     Settings().host.period_s == 10
 """

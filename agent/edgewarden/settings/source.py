@@ -9,7 +9,7 @@ Rules in order:
    keys below it are not blamed on the table above.
 
 What it leaves to others: what the keys mean (validate.py), where the text comes from
-(probe/settings_files.py).
+(files.py).
 
     read(SourceFile("edgewarden.toml", "[host]\\nperiod_s = 5\\n")).tree == {"host": {"period_s":
     5}}

@@ -9,7 +9,7 @@ Rules in order:
 3. Rules between keys (rules.py) run on the merged tree, if nothing was wrong so far.
 4. One fault anywhere and there are no settings: the caller keeps the last good ones.
 
-What it leaves to others: finding and opening files (probe/settings_files.py), keeping the last good
+What it leaves to others: finding and opening files (files.py), keeping the last good
 tree (daemon/).
 
     load_settings([SourceFile("edgewarden.toml", "[host]\\nperiod_s = 5\\n")]).host.period_s == 5
