@@ -1,7 +1,9 @@
 """The tree of errors, grouped by whose fault each one is.
 
-An error that reaches a person carries three things besides its text: the EW code that ``edgewarden explain``
-knows, the next step to take, and the fields it speaks of. Foreign errors (OSError, ssl.SSLError, sqlite3.Error,
+An error that reaches a person carries three things besides its text: the EW code that ``edgewarden
+explain``
+knows, the next step to take, and the fields it speaks of. Foreign errors (OSError, ssl.SSLError,
+sqlite3.Error,
 ...) are renamed into this tree at the border of the adapter that met them, with ``from``.
 
     EdgewardenError
@@ -66,8 +68,8 @@ class WireRefusal(PeerFault):
         super().__init__(
             f"{name}: {text}" if text else name,
             next_step="look at the sender; the bytes were not used",
-            **fields,
         )
+        self.fields.update(fields)
         self.name = name
 
 

@@ -1,7 +1,9 @@
 """Everything the outside world can do, on one page.
 
-Each Protocol states four things: whether it blocks, who may call it, what it raises, what close means. Real
-adapters live in kernel/, sense/, act/, trust/, record/ and link/; fakes live in tests/fakes/ and are held to the same
+Each Protocol states four things: whether it blocks, who may call it, what it raises, what close
+means. Real
+adapters live in kernel/, sense/, act/, trust/, record/ and link/; fakes live in tests/fakes/ and
+are held to the same
 contract suite as the real thing.
 """
 
@@ -74,7 +76,8 @@ class Signer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One durable record as the drain sees it: class number, sequence, the exact bytes to publish."""
+    """One durable record as the drain sees it: class number, sequence, the exact bytes to
+    publish."""
 
     record_class: int
     seq: int

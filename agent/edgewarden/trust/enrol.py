@@ -1,19 +1,25 @@
-"""Enrolment, the gateway's side: a key made here, a certificate fetched over TLS pinned to the token's fingerprint.
+"""Enrolment, the gateway's side: a key made here, a certificate fetched over TLS pinned to the
+token's fingerprint.
 
 1. read the token; it names the device and the root certificate's SHA-256
-2. GET /v1/ca over TLS that proves nothing yet; the answer counts only when its SHA-256 is the token's
+2. GET /v1/ca over TLS that proves nothing yet; the answer counts only when its SHA-256 is the
+token's
 3. POST the signing request over TLS that trusts that root alone and checks the host name
-4. believe the answer only when the certificate holds our key, names our device and was issued under the root
+4. believe the answer only when the certificate holds our key, names our device and was issued
+under the root
 5. store key and certificate whole (trust/identity.py)
 
-Nothing secret crosses step 2: an impostor there can hand out bytes, and bytes with another fingerprint end it
-(``token_foreign_ca``). Blocks on the network; used by the command, never by the daemon (it needs the X.509 parser).
+Nothing secret crosses step 2: an impostor there can hand out bytes, and bytes with another
+fingerprint end it
+(``token_foreign_ca``). Blocks on the network; used by the command, never by the daemon (it needs
+the X.509 parser).
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import itertools
 import ssl
 import urllib.parse
 from datetime import UTC
@@ -57,7 +63,9 @@ def enroll(state_dir: Path, url: str, token_text: str) -> Identity:
         raise OperatorFault(
             "this gateway already has an identity",
             code="EW-ID-007",
-            next_step="see `edgewarden identity show`; a new identity starts from an empty state folder",
+            next_step=(
+                "see `edgewarden identity show`; a new identity starts from an empty state folder"
+            ),
         )
     host, port = _split(url)
     ca_pem = _fetch_root(host, port, token.ca_sha256)
@@ -112,7 +120,10 @@ def _fetch_root(host: str, port: int, fingerprint: bytes) -> str:
         raise TrustFault(
             "token_foreign_ca: the service's root certificate is not the one the token names",
             code="EW-ID-009",
-            next_step="check the URL; if it is right, somebody answers in the fleet's place: stop and report",
+            next_step=(
+                "check the URL; if it is right, somebody answers in the fleet's place: stop "
+                "and report"
+            ),
         )
     return ssl.DER_cert_to_PEM_cert(certificates[0])
 
@@ -146,7 +157,9 @@ def _ask(
         raise PeerUnavailable(
             f"{host}:{port} does not answer: {fault}",
             code="EW-ID-010",
-            next_step="check the network (`edgewarden doctor network`), then run the same command again",
+            next_step=(
+                "check the network (`edgewarden doctor network`), then run the same command again"
+            ),
         ) from fault
     finally:
         connection.close()
@@ -160,13 +173,13 @@ def _check_answer(
         cose.decode_key(answer.verifier_key)
         chain = x509.load_pem_x509_certificates(answer.certificate_pem.encode())
         chain.append(x509.load_pem_x509_certificate(ca_pem.encode()))
-        for child, parent in zip(chain, chain[1:], strict=False):
+        for child, parent in itertools.pairwise(chain):
             child.verify_directly_issued_by(parent)
         key = chain[0].public_key()
         uris = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
         names = uris.value.get_values_for_type(x509.UniformResourceIdentifier)
     except (ValueError, TypeError, InvalidSignature, WireRefusal, x509.ExtensionNotFound) as fault:
-        raise _bad_answer(f"it cannot be checked ({fault or type(fault).__name__})") from fault
+        raise _bad_answer(f"it cannot be checked ({type(fault).__name__}: {fault})") from fault
     if not isinstance(key, ec.EllipticCurvePublicKey) or public_cose_key(key) != (
         signer.public_key()
     ):

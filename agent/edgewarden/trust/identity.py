@@ -6,11 +6,14 @@
         ca.pem         the root, pinned at enrolment
         identity.json  device, tenant, grade, serial, end of validity, broker, verifier's key
 
-``current`` is a symlink that ``rename(2)`` replaces, so a power cut leaves the old identity or the new one, never half of
-each: every file and folder is fsynced before the swap. A key made for an enrolment that got no answer is kept as
+``current`` is a symlink that ``rename(2)`` replaces, so a power cut leaves the old identity or the
+new one, never half of
+each: every file and folder is fsynced before the swap. A key made for an enrolment that got no
+answer is kept as
 ``pending.pem`` and used by the next try.
 
-Loading needs no X.509 parser: what the daemon must know of its certificate was written beside it at enrolment.
+Loading needs no X.509 parser: what the daemon must know of its certificate was written beside it
+at enrolment.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ class Identity:
     """Who this gateway is and whom it trusts.
 
     Attributes:
-        folder: where key.pem, cert.pem and ca.pem lie (resolved, so a later swap does not mix pairs).
+        folder: where key.pem, cert.pem and ca.pem lie (resolved, so a later swap does not mix
+        pairs).
         not_after_utc: RFC 3339, seconds, ``Z``.
         verifier_key: COSE_Key of the fleet's verifier.
     """
@@ -81,7 +85,8 @@ def load(state_dir: Path) -> Identity:
     """Read the current identity.
 
     Raises:
-        TrustFault: EW-ID-004 when the gateway is not enrolled, EW-ID-005 when the folder is damaged or
+        TrustFault: EW-ID-004 when the gateway is not enrolled, EW-ID-005 when the folder is
+        damaged or
             the key can be read by others.
     """
     link = state_dir / FOLDER / CURRENT
@@ -89,7 +94,9 @@ def load(state_dir: Path) -> Identity:
         raise TrustFault(
             "this gateway has no identity yet",
             code="EW-ID-004",
-            next_step="get a token from the fleet and run `edgewarden enroll --ca URL --token-file F`",
+            next_step=(
+                "get a token from the fleet and run `edgewarden enroll --ca URL --token-file F`"
+            ),
         )
     folder = link.resolve()
     try:
@@ -120,7 +127,8 @@ def load(state_dir: Path) -> Identity:
 
 
 def pending_signer(state_dir: Path) -> FileSigner:
-    """The key of an enrolment under way: the one kept from a try without an answer, or a new one."""
+    """The key of an enrolment under way: the one kept from a try without an answer, or a new
+    one."""
     folder = state_dir / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / PENDING

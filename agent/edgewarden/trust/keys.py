@@ -1,12 +1,15 @@
 """P-256 keys on the gateway: make, keep, sign, check.
 
-Grade G0: the private key is a PKCS#8 file that only the agent's user can read. Everything else speaks the
+Grade G0: the private key is a PKCS#8 file that only the agent's user can read. Everything else
+speaks the
 ``Signer`` port, so a key in a TPM (a later grade) changes nothing above this file.
 
-COSE carries ECDSA as raw r || s (RFC 9053 §2.1), X.509 and ``cryptography`` as DER: the conversion stands here
+COSE carries ECDSA as raw r || s (RFC 9053 §2.1), X.509 and ``cryptography`` as DER: the conversion
+stands here
 once, in both directions, with its length check.
 
-Imports of ``cryptography`` are limited to the elliptic-curve part: ``x509`` costs the link process 7 MB more.
+Imports of ``cryptography`` are limited to the elliptic-curve part: ``x509`` costs the link process
+7 MB more.
 """
 
 from __future__ import annotations
@@ -54,7 +57,9 @@ class FileSigner:
             raise TrustFault(
                 f"the identity key cannot be read: {fault}",
                 code="EW-ID-003",
-                next_step="restore state/identity from a backup of this very device, or enrol again",
+                next_step=(
+                    "restore state/identity from a backup of this very device, or enrol again"
+                ),
             ) from fault
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
             raise TrustFault(

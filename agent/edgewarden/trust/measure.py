@@ -1,15 +1,21 @@
 """Self-measurement: digests of what this agent runs from.
 
-A report by the thing measured: signed, it proves which device asserted it and that nobody changed it on the way; it
+A report by the thing measured: signed, it proves which device asserted it and that nobody changed
+it on the way; it
 does not prove the kernel below told the truth (grade G0 says so, docs/threat-model.md).
 
 * ``code``: every file below the installed package except ``*.pyc``, as wire/manifest.py.
-* bytecode: Python runs the ``.pyc``, not the source, so each ``.pyc`` that the interpreter would load is
-  compared with what its source compiles to. Code objects are compared, not bytes: marshal writes equal code
-  in unequal ways. A stale one (other size or time than its source) is never loaded and not looked at.
-* ``interpreter``, ``settings``, ``policy``, ``cmdline``: SHA-256 of the files; b"" when one cannot be read.
+* bytecode: Python runs the ``.pyc``, not the source, so each ``.pyc`` that the interpreter would
+load is
+  compared with what its source compiles to. Code objects are compared, not bytes: marshal writes
+  equal code
+  in unequal ways. A stale one (other size or time than its source) is never loaded and not looked
+  at.
+* ``interpreter``, ``settings``, ``policy``, ``cmdline``: SHA-256 of the files; b"" when one cannot
+be read.
 
-Blocks on the disk and the compiler: call it from an executor. A file already seen with the same inode, size and
+Blocks on the disk and the compiler: call it from an executor. A file already seen with the same
+inode, size and
 times is not hashed or compiled again.
 """
 
@@ -103,14 +109,12 @@ class Measurer:
             return b""
 
     def _bytecode(self) -> str:
-        """"match", or the first compiled file that is not what its source compiles to."""
+        """ "match", or the first compiled file that is not what its source compiles to."""
         for path, relative in self._walk():
             if path.suffix != ".py":
                 continue
             for level in ("", 1, 2):
-                compiled = Path(
-                    importlib.util.cache_from_source(str(path), optimization=level)
-                )
+                compiled = Path(importlib.util.cache_from_source(str(path), optimization=level))
                 if not self._same(path, compiled, int(level or 0)):
                     return f"differs: {compiled.name} is not compiled from {relative}"[:512]
         return MATCH
@@ -150,7 +154,8 @@ def _compiles_to(source: Path, compiled: Path, level: int) -> bool:
     if flags == 0 and stale:
         return True
     try:
-        found = marshal.loads(data[_HEADER_BYTES:])  # noqa: S302 - the interpreter would load it too
+        # The interpreter would load the same bytes.
+        found = marshal.loads(data[_HEADER_BYTES:])  # noqa: S302
         expected = compile(text, str(source), "exec", dont_inherit=True, optimize=level)
     except (ValueError, EOFError, TypeError, SyntaxError):
         return False

@@ -1,6 +1,7 @@
 """TLS contexts. One way to be a client, and no argument that loosens it.
 
-Both sides prove who they are: the server against the pinned root and its host name, the gateway with its own
+Both sides prove who they are: the server against the pinned root and its host name, the gateway
+with its own
 certificate. TLS 1.2 with AEAD suites is the floor, 1.3 what everybody speaks today.
 """
 
@@ -16,7 +17,8 @@ _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def pinned_context(ca_pem: str) -> ssl.SSLContext:
-    """A client context that trusts exactly one root and checks the host name; no own certificate."""
+    """A client context that trusts exactly one root and checks the host name; no own
+    certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_TLS12_CIPHERS)

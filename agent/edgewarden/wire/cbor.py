@@ -1,8 +1,11 @@
 """Deterministic CBOR in and out: one accepted spelling for every value.
 
-Decides whether bytes are CBOR as RFC 8949 §4.2.1 (core deterministic encoding) spells it, and nothing else, before a
-decoder builds the first object. cbor2 does the building; it is not the gate, because what it lets through differs
-by version (measured on 5.6.5, 5.9.0 and 6.3.0: all three ignore trailing bytes, keep the last of two equal map keys and
+Decides whether bytes are CBOR as RFC 8949 §4.2.1 (core deterministic encoding) spells it, and
+nothing else, before a
+decoder builds the first object. cbor2 does the building; it is not the gate, because what it lets
+through differs
+by version (measured on 5.6.5, 5.9.0 and 6.3.0: all three ignore trailing bytes, keep the last of
+two equal map keys and
 compile tag 35 as a regular expression; 5.6.5 ends 100,000 nested arrays in a RecursionError).
 
 The rules, in the order they are checked, each with the refusal's name:
@@ -12,7 +15,8 @@ The rules, in the order they are checked, each with the refusal's name:
 3. integers, lengths and floats in their shortest form, definite only  ``not_deterministic``
 4. no tag, no undefined, no simple value but false, true, null         ``forbidden_item``
 5. at most MAX_DEPTH containers inside each other                      ``too_deep``
-6. map keys strictly ascending, bytewise                               ``duplicate_key`` / ``not_deterministic``
+6. map keys strictly ascending, bytewise                               ``duplicate_key`` /
+``not_deterministic``
 7. text is UTF-8                                                       ``bad_text``
 8. nothing behind the value                                            ``trailing_bytes``
 
@@ -32,10 +36,12 @@ import cbor2
 from edgewarden.errors import WireRefusal
 
 MAX_DEPTH = 16
-"""Containers inside each other. Our deepest message (a batch of events) uses 7; 16 leaves room to grow."""
+"""Containers inside each other. Our deepest message (a batch of events) uses 7; 16 leaves room to
+grow."""
 
 MAX_BYTES = 256 * 1024
-"""Default length limit: a commit of bulk readings is cut at 64 kB, the broker's packet limit is 256 kB."""
+"""Default length limit: a commit of bulk readings is cut at 64 kB, the broker's packet limit is
+256 kB."""
 
 Value = None | bool | int | float | str | bytes | Sequence["Value"] | Mapping[int | str, "Value"]
 """What encode takes."""
@@ -49,8 +55,10 @@ _SHORTEST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 def encode(value: Value) -> bytes:
     """Return the deterministic encoding of value.
 
-    The caller keeps the two orderings of RFC 8949 (§4.2.1 bytewise, §4.2.3 length first) equal by not mixing
-    negative one-byte with positive two-byte integer keys in one map; none of our maps does, and ``decode`` refuses
+    The caller keeps the two orderings of RFC 8949 (§4.2.1 bytewise, §4.2.3 length first) equal by
+    not mixing
+    negative one-byte with positive two-byte integer keys in one map; none of our maps does, and
+    ``decode`` refuses
     the difference.
     """
     data: bytes = cbor2.dumps(value, canonical=True)
@@ -98,11 +106,11 @@ def _walk(data: bytes) -> int:
     while True:
         begin = at
         major, argument, at = _head(data, begin)
-        if major == _BSTR or major == _TSTR:
+        if major in (_BSTR, _TSTR):
             at = _string(data, at, argument, major)
         if stack:
             _count(stack[-1], data, begin, at, major)
-        if major == _ARRAY or major == _MAP:
+        if major in (_ARRAY, _MAP):
             if len(stack) >= MAX_DEPTH:
                 raise WireRefusal("too_deep", f"more than {MAX_DEPTH} containers")
             items = argument * 2 if major == _MAP else argument

@@ -3,13 +3,16 @@
     18([ protected bstr, {}, payload bstr, signature bstr .size 64 ])
     protected = << {1: -7, 3: content type, 4: kid, ? 33: x5chain} >>
 
-Verify first, parse after: ``open_envelope`` looks at the envelope's own bytes only, ``check_signature`` asks a
-function that was handed in, and only then may a caller decode the payload. The content type is signed, so a nonce can
+Verify first, parse after: ``open_envelope`` looks at the envelope's own bytes only,
+``check_signature`` asks a
+function that was handed in, and only then may a caller decode the payload. The content type is
+signed, so a nonce can
 never be read as a record. Signing and verifying are parameters: this module knows no key.
 
 Left to others: which key a kid names and whether it may be trusted (trust/, the fleet's verifier).
 
-Refusals, in order: ``too_long``, ``truncated``, ``wrong_tag``, ``bad_envelope``, ``trailing_bytes``, those of cbor.py for
+Refusals, in order: ``too_long``, ``truncated``, ``wrong_tag``, ``bad_envelope``,
+``trailing_bytes``, those of cbor.py for
 the protected header, ``unknown_algorithm``, ``bad_header``, ``wrong_type``, ``bad_signature``.
 
     data = seal(payload, ContentType.RECORD, kid, signer.sign)
@@ -34,9 +37,11 @@ _SIGNATURE_BYTES = 64
 _CONTEXT = "Signature1"
 
 MAX_CHAIN = 4
-"""Certificates in x5chain: leaf, issuing, one spare for a rollover, one for a customer's own tier."""
+"""Certificates in x5chain: leaf, issuing, one spare for a rollover, one for a customer's own
+tier."""
 KID_BYTES = 8
-"""First bytes of the COSE key thumbprint (RFC 9679); the verifier compares the whole key afterwards."""
+"""First bytes of the COSE key thumbprint (RFC 9679); the verifier compares the whole key
+afterwards."""
 
 Sign = Callable[[bytes], bytes]
 """message -> 64 bytes r || s."""
@@ -104,9 +109,7 @@ def seal(
     return b"\xd2" + cbor.encode([protected, {}, payload, signature])
 
 
-def open_envelope(
-    data: bytes, kind: ContentType, max_bytes: int = cbor.MAX_BYTES
-) -> Envelope:
+def open_envelope(data: bytes, kind: ContentType, max_bytes: int = cbor.MAX_BYTES) -> Envelope:
     """Take the envelope apart without believing it.
 
     Args:

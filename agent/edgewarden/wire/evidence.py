@@ -1,9 +1,13 @@
-"""Challenge, evidence, attestation result, session status: the four messages around appraisal (RFC 9334).
+"""Challenge, evidence, attestation result, session status: the four messages around appraisal (RFC
+9334).
 
     verifier -> gateway   nonce     Challenge   signed by the verifier's key, pinned at enrolment
-    gateway -> verifier   evidence  Evidence    EAT claims (RFC 9711), signed by the identity key, with x5chain
-    verifier -> gateway   result    Result      signed; a tier per facet (AR4SI), policy hash, expiry
-    gateway -> verifier   status    Status      signed by the identity key, with x5chain, at connect; a hint, never evidence
+    gateway -> verifier   evidence  Evidence    EAT claims (RFC 9711), signed by the identity key,
+    with x5chain
+    verifier -> gateway   result    Result      signed; a tier per facet (AR4SI), policy hash,
+    expiry
+    gateway -> verifier   status    Status      signed by the identity key, with x5chain, at
+    connect; a hint, never evidence
 
 Shapes only: nobody in this file compares a digest or looks at a clock. Refusal: ``bad_challenge``,
 ``bad_evidence``, ``bad_result``, ``bad_status``, each naming the first field at fault.
@@ -22,7 +26,8 @@ from edgewarden.wire.record import RecordClass, is_identifier
 FORMAT = 1
 NONCE_BYTES = 32
 MAX_EVIDENCE_BYTES = 8 * 1024
-"""Digest form is about 1.5 kB with a two-certificate chain; the budget of the whole is 2 kB at G0."""
+"""Digest form is about 1.5 kB with a two-certificate chain; the budget of the whole is 2 kB at
+G0."""
 EAT_PROFILE = "urn:edgewarden:evidence:1"
 FACETS = ("identity", "freshness", "executables", "settings", "policy", "boot")
 MEASUREMENTS = ("code", "interpreter", "settings", "policy", "cmdline")
@@ -216,12 +221,11 @@ def decode_challenge(payload: bytes) -> Challenge:
     """Read a verified e/nonce payload; raises WireRefusal("bad_challenge")."""
     f = _Fields(payload, "bad_challenge", set(range(6)))
     f.constant(0, FORMAT)
-    return Challenge(
-        f.identifier(1), f.identifier(2), f.blob(3, NONCE_BYTES), f.uint(4), f.uint(5)
-    )
+    return Challenge(f.identifier(1), f.identifier(2), f.blob(3, NONCE_BYTES), f.uint(4), f.uint(5))
 
 
-# RFC 8392 §4 (sub, iat), RFC 8747 §3 (cnf), RFC 9711 §4 (the rest). Ours are below -65536 (private use).
+# RFC 8392 §4 (sub, iat), RFC 8747 §3 (cnf), RFC 9711 §4 (the rest). Ours are below -65536 (private
+# use).
 _SUB, _IAT, _CNF, _NONCE = 2, 6, 8, 10
 _UPTIME, _PROFILE, _BOOTSEED, _SWNAME, _SWVERSION = 261, 265, 268, 270, 271
 _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT = range(-70001, -70008, -1)
@@ -242,7 +246,7 @@ def encode_evidence(e: Evidence) -> bytes:
             _SWNAME: _SOFTWARE,
             _SWVERSION: e.version,
             _GRADE: e.grade,
-            _MEASUREMENTS: dict(e.measurements),
+            _MEASUREMENTS: {**e.measurements},
             _HEADS: {int(c): [seq, digest] for c, (seq, digest) in e.heads.items()},
             _EXEC: {"tier": e.exec_tier, "mode": e.exec_mode},
             _CLOCK: e.clock_state,
@@ -311,7 +315,7 @@ def encode_result(r: Result) -> bytes:
         {
             0: FORMAT, 1: r.tenant, 2: r.device, 3: r.nonce, 4: r.issued_utc_s, 5: r.expires_utc_s,
             6: r.grade, 7: int(r.overall), 8: {k: int(v) for k, v in r.facets.items()},
-            9: dict(r.reasons), 10: r.policy_hash,
+            9: {**r.reasons}, 10: r.policy_hash,
         }
     )  # fmt: skip
 

@@ -3,16 +3,19 @@
 Two families leave the sensors:
 
 * ``Reading``: one measured value of one channel (SenML, RFC 8428: name, unit, value).
-* ``Event``: something that happened, named after an OCSF class (class_uid, activity_id, severity_id) with
+* ``Event``: something that happened, named after an OCSF class (class_uid, activity_id,
+severity_id) with
   the class's own attribute names inside ``detail``.
 
-A fact knows when it was seen by the monotonic boot clock only (``CLOCK_BOOTTIME``, nanoseconds): a board without an
+A fact knows when it was seen by the monotonic boot clock only (``CLOCK_BOOTTIME``, nanoseconds): a
+board without an
 RTC cannot promise more. Wall time is added once per record, with its uncertainty, by the journal.
 
 What this module leaves to others: deciding what a fact means (judge/), storing it (record/).
 
     Reading("gps", "lat", "lat", 48.1173, seen_mono_ns)
-    Event(OCSF.PROCESS_ACTIVITY, activity_id=1, severity_id=1, seen_mono_ns=t, detail={"process": {"pid": 7}})
+    Event(OCSF.PROCESS_ACTIVITY, activity_id=1, severity_id=1, seen_mono_ns=t, detail={"process":
+    {"pid": 7}})
 """
 
 from __future__ import annotations
@@ -143,7 +146,8 @@ _BN, _BV, _N, _U, _V, _VS, _VB, _T = -2, -5, 0, 1, 2, 3, 4, 6
 def readings_to_senml(readings: Iterable[Reading], anchor_mono_ns: int) -> list[dict[int, Plain]]:
     """Return a SenML pack (RFC 8428, CBOR labels) in which every time is relative.
 
-    Times are seconds before the record that carries the pack (never positive): RFC 8428 §4.5.3 reads
+    Times are seconds before the record that carries the pack (never positive): RFC 8428 §4.5.3
+    reads
     values below 2**28 as relative to now, and "now" is the record's own time.
     """
     pack: list[dict[int, Plain]] = []
@@ -183,7 +187,7 @@ def readings_from_senml(pack: object, anchor_mono_ns: int) -> list[Reading]:
             raise WireRefusal("bad_fact", f"readings[{i}] has no name")
         if not isinstance(offset_s, (int, float)) or isinstance(offset_s, bool) or offset_s > 0:
             raise WireRefusal("bad_fact", f"readings[{i}] has no time")
-        if not -1e9 < offset_s:  # also refuses NaN and -inf
+        if not offset_s > -1e9:  # also refuses NaN and -inf
             raise WireRefusal("bad_fact", f"readings[{i}] time is out of range")
         out.append(Reading(base, name, unit, values[0], anchor_mono_ns + round(offset_s * 1e9)))
     return out

@@ -1,7 +1,9 @@
 """Digests of sets of files, computed alike on the gateway and from the release artefact.
 
-A code manifest is the deterministic CBOR array of [path, SHA-256], sorted by path, of every file below the package
-folder; path is POSIX and begins with ``edgewarden/``. Compiled files (``*.pyc``) are left out: they are not in the
+A code manifest is the deterministic CBOR array of [path, SHA-256], sorted by path, of every file
+below the package
+folder; path is POSIX and begins with ``edgewarden/``. Compiled files (``*.pyc``) are left out:
+they are not in the
 artefact, and the gateway checks each against its source instead (trust/measure.py).
 
     manifest_digest([("edgewarden/__init__.py", sha256)]) -> 32 bytes

@@ -5,15 +5,18 @@ One record is one COSE_Sign1 whose payload is this map (docs/wire-format.md §3)
     0 format (1)   1 device   2 boot id   3 class   4 sequence   5 predecessor's SHA-256
     6 time [boot_ns, wall_ns, uncertainty_ms or null, state]      7 kind   8 body
 
-Sequence and chain are per (device, class) and persist across boots; sequence starts at 1 and the predecessor of the
+Sequence and chain are per (device, class) and persist across boots; sequence starts at 1 and the
+predecessor of the
 first record is 32 zero bytes. A record's own hash is SHA-256 over its whole COSE bytes.
 
 Kinds and bodies:
 
-    report-key   {"key": COSE_Key bytes, "agent": version, "acked": int}   signed by the identity key, with x5chain
+    report-key   {"key": COSE_Key bytes, "agent": version, "acked": int}   signed by the identity
+    key, with x5chain
     batch        {"readings": SenML pack, "events": [event, ...], "counts": {name: int}}
     event        an event map (facts.py)
-    gap          {"class": int, "first": int, "last": int, "before": hash, "after": hash, "reason": text}
+    gap          {"class": int, "first": int, "last": int, "before": hash, "after": hash, "reason":
+    text}
     attestation  {"evidence": SHA-256 of the evidence message, "heads": {class: [seq, hash]}}
 
 This module checks shapes; believing (keys, chain, time) is the verifier's.
@@ -31,9 +34,11 @@ from edgewarden.wire import cbor
 FORMAT = 1
 NO_PREDECESSOR = bytes(32)
 MAX_RECORD_BYTES = 128 * 1024
-"""A bulk commit is cut at 64 kB of facts; twice that leaves room for one over-long fact and the envelope."""
+"""A bulk commit is cut at 64 kB of facts; twice that leaves room for one over-long fact and the
+envelope."""
 MAX_SEQ = 2**53 - 1
-"""Largest integer every JSON reader keeps exact; one record a millisecond reaches it in 285,000 years."""
+"""Largest integer every JSON reader keeps exact; one record a millisecond reaches it in 285,000
+years."""
 
 
 class RecordClass(IntEnum):
@@ -142,9 +147,7 @@ def decode_record(payload: bytes) -> Record:
         raise WireRefusal("bad_record", "kind is not a short text")
     if not isinstance(inner, dict) or not all(isinstance(k, str) for k in inner):
         raise WireRefusal("bad_record", "body is not a map of names")
-    return Record(
-        device, boot_id, RecordClass(body[3]), seq, prev, _time(body[6]), kind, inner
-    )
+    return Record(device, boot_id, RecordClass(body[3]), seq, prev, _time(body[6]), kind, inner)
 
 
 def is_identifier(text: str) -> bool:

@@ -1,0 +1,181 @@
+"""The attester (RFC 9334): a verifier's nonce in, signed evidence out, and the verifier's verdict
+remembered.
+
+Rules in order, for a nonce:
+
+1. signed by the verifier's key that enrolment pinned, content type nonce, for this device and
+tenant
+2. not answered before, and at most one answer each MIN_INTERVAL_S: a flood of nonces costs a board
+its CPU
+3. measured in an executor (trust/measure.py), signed by the identity key
+4. an audit record with the evidence's SHA-256 and the heads of all classes is durable before the
+evidence leaves
+
+A verdict counts only when the same key signed it for the nonce that was answered last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from edgewarden.errors import WireRefusal
+from edgewarden.ports import Clock, Signer
+from edgewarden.trust.keys import key_id, verifier_for
+from edgewarden.trust.measure import Measurer
+from edgewarden.wire import cose, evidence
+from edgewarden.wire.evidence import Evidence, Heads, Result
+from edgewarden.wire.record import Kind, RecordClass
+
+MIN_INTERVAL_S = 2.0
+"""The verifier asks every few minutes; two seconds still let a person ask twice in a row."""
+
+Control = Callable[[], tuple[str, str]]
+"""(tier, mode) of exec control as gate last reported it."""
+Keep = Callable[[RecordClass, str, dict[str, object]], Awaitable[None]]
+"""Make one record durable: (class, kind, body)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """What does not change while the process lives."""
+
+    tenant: str
+    device: str
+    grade: str
+    version: str
+    report_key: bytes
+    x5chain: Sequence[bytes]
+    verifier_key: bytes
+
+
+class Attester:
+    """Answers nonces; remembers the last verdict. Every method on the loop's thread.
+
+    Args:
+        who: constants of this start.
+        signer: the identity key.
+        heads: class -> (sequence, hash) of everything durable.
+        keep: makes the attestation record durable.
+        publish: hands the evidence message to the uplink.
+    """
+
+    def __init__(
+        self,
+        who: Who,
+        signer: Signer,
+        measurer: Measurer,
+        clock: Clock,
+        *,
+        heads: Callable[[], Heads],
+        control: Control,
+        keep: Keep,
+        publish: Callable[[bytes], None],
+    ) -> None:
+        self._who = who
+        self._signer = signer
+        self._measurer = measurer
+        self._clock = clock
+        self._heads = heads
+        self._control = control
+        self._keep = keep
+        self._publish = publish
+        self._verify = verifier_for(who.verifier_key)
+        self._verifier_kid = key_id(who.verifier_key)
+        self._answered = b""
+        self._answered_ns = 0
+        self.result: Result | None = None
+        self.result_ns = 0
+        self.refused: dict[str, int] = {}
+
+    async def on_nonce(self, message: bytes) -> None:
+        """Answer one message of e/nonce; a refused one is counted by name and not answered."""
+        try:
+            nonce = self._open_challenge(message)
+        except WireRefusal as refusal:
+            self._count(refusal)
+            return
+        measured, bytecode = await asyncio.get_running_loop().run_in_executor(
+            None, self._measurer.take
+        )
+        now = self._clock.now()
+        tier, mode = self._control()
+        heads = self._heads()
+        claims = Evidence(
+            tenant=self._who.tenant,
+            device=self._who.device,
+            nonce=nonce,
+            issued_utc_s=now.wall_ns // 10**9,
+            uptime_s=now.boot_ns // 10**9,
+            boot_id=self._clock.boot_id(),
+            version=self._who.version,
+            report_key=self._who.report_key,
+            grade=self._who.grade,
+            measurements=measured,
+            bytecode=bytecode,
+            heads=heads,
+            exec_tier=tier,
+            exec_mode=mode,
+            clock_state=now.state,
+        )
+        sealed = cose.seal(
+            evidence.encode_evidence(claims),
+            cose.ContentType.EVIDENCE,
+            self._signer.kid,
+            self._signer.sign,
+            self._who.x5chain,
+        )
+        body: dict[str, object] = {
+            "evidence": hashlib.sha256(sealed).digest(),
+            "heads": {int(c): [seq, digest] for c, (seq, digest) in heads.items()},
+        }
+        await self._keep(RecordClass.AUDIT, Kind.ATTESTATION, body)
+        self._publish(sealed)
+
+    def on_result(self, message: bytes) -> None:
+        """Take one message of e/result; a refused one is counted by name."""
+        try:
+            envelope = cose.open_envelope(
+                message, cose.ContentType.RESULT, evidence.MAX_EVIDENCE_BYTES
+            )
+            self._check_verifier(envelope)
+            result = evidence.decode_result(envelope.payload)
+            if (result.tenant, result.device) != (self._who.tenant, self._who.device):
+                raise WireRefusal("foreign_device", f"a verdict on {result.device}")
+            if result.nonce != self._answered:
+                raise WireRefusal("stale_nonce", "a verdict on evidence that is not the last")
+        except WireRefusal as refusal:
+            self._count(refusal)
+            return
+        self.result, self.result_ns = result, self._clock.now().boot_ns
+
+    def _open_challenge(self, message: bytes) -> bytes:
+        envelope = cose.open_envelope(message, cose.ContentType.NONCE, evidence.MAX_EVIDENCE_BYTES)
+        self._check_verifier(envelope)
+        challenge = evidence.decode_challenge(envelope.payload)
+        if (challenge.tenant, challenge.device) != (self._who.tenant, self._who.device):
+            raise WireRefusal("foreign_device", f"a nonce for {challenge.device}")
+        now = self._clock.now()
+        if challenge.nonce == self._answered:
+            raise WireRefusal("stale_nonce", "this nonce was answered")
+        if self._answered and now.boot_ns - self._answered_ns < MIN_INTERVAL_S * 1e9:
+            raise WireRefusal("rate_limited", f"the last answer is under {MIN_INTERVAL_S:g} s old")
+        # An unsynchronised clock cannot call a nonce expired; the verifier holds it to its time.
+        if now.uncertainty_ms is not None:
+            latest_s = challenge.expires_utc_s + now.uncertainty_ms / 1000
+            if now.wall_ns / 1e9 > latest_s:
+                raise WireRefusal("stale_nonce", "this nonce is expired")
+        self._answered, self._answered_ns = challenge.nonce, now.boot_ns
+        return challenge.nonce
+
+    def _check_verifier(self, envelope: cose.Envelope) -> None:
+        if envelope.kid != self._verifier_kid:
+            raise WireRefusal(
+                "unknown_key", "not signed by the verifier this gateway enrolled with"
+            )
+        cose.check_signature(envelope, self._verify)
+
+    def _count(self, refusal: WireRefusal) -> None:
+        self.refused[refusal.name] = self.refused.get(refusal.name, 0) + 1
