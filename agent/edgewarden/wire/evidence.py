@@ -246,7 +246,7 @@ def encode_evidence(e: Evidence) -> bytes:
             _SWNAME: _SOFTWARE,
             _SWVERSION: e.version,
             _GRADE: e.grade,
-            _MEASUREMENTS: {**e.measurements},
+            _MEASUREMENTS: e.measurements,
             _HEADS: {int(c): [seq, digest] for c, (seq, digest) in e.heads.items()},
             _EXEC: {"tier": e.exec_tier, "mode": e.exec_mode},
             _CLOCK: e.clock_state,
@@ -315,7 +315,7 @@ def encode_result(r: Result) -> bytes:
         {
             0: FORMAT, 1: r.tenant, 2: r.device, 3: r.nonce, 4: r.issued_utc_s, 5: r.expires_utc_s,
             6: r.grade, 7: int(r.overall), 8: {k: int(v) for k, v in r.facets.items()},
-            9: {**r.reasons}, 10: r.policy_hash,
+            9: r.reasons, 10: r.policy_hash,
         }
     )  # fmt: skip
 
