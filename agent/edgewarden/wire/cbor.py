@@ -43,7 +43,18 @@ MAX_BYTES = 256 * 1024
 """Default length limit: a commit of bulk readings is cut at 64 kB, the broker's packet limit is
 256 kB."""
 
-Value = None | bool | int | float | str | bytes | Sequence["Value"] | Mapping[int | str, "Value"]
+Value = (
+    None
+    | bool
+    | int
+    | float
+    | str
+    | bytes
+    | Sequence["Value"]
+    | Mapping[int, "Value"]
+    | Mapping[str, "Value"]
+    | Mapping[int | str, "Value"]
+)
 """What encode takes."""
 
 # RFC 8949 §3.1: major types.

@@ -139,14 +139,17 @@ def open_envelope(data: bytes, kind: ContentType, max_bytes: int = cbor.MAX_BYTE
     header = cbor.decode(protected, max_bytes)
     if not isinstance(header, dict) or not set(header) <= {_ALG, _CONTENT_TYPE, _KID, _X5CHAIN}:
         raise WireRefusal("bad_header", "unknown header label")
-    if header.get(_ALG) != ES256:
-        raise WireRefusal("unknown_algorithm", f"algorithm {header.get(_ALG)!r} is not ES256")
+    algorithm = header.get(_ALG)
+    # -7.0 equals -7 in Python and is another algorithm identifier in COSE.
+    if not isinstance(algorithm, int) or algorithm != ES256:
+        raise WireRefusal("unknown_algorithm", f"algorithm {algorithm!r} is not ES256")
     kid, content_type = header.get(_KID), header.get(_CONTENT_TYPE)
     if not isinstance(kid, bytes) or len(kid) != KID_BYTES:
         raise WireRefusal("bad_header", f"kid is not {KID_BYTES} bytes")
     if content_type != kind:
         raise WireRefusal("wrong_type", f"{content_type!r} where {kind.value!r} is expected")
-    return Envelope(kind, kid, _chain(header.get(_X5CHAIN)), payload, signature, protected)
+    chain = _chain(header[_X5CHAIN]) if _X5CHAIN in header else ()
+    return Envelope(kind, kid, chain, payload, signature, protected)
 
 
 def check_signature(envelope: Envelope, verify: Verify) -> None:
@@ -156,12 +159,10 @@ def check_signature(envelope: Envelope, verify: Verify) -> None:
 
 
 def _chain(value: object) -> tuple[bytes, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, bytes):
+    if isinstance(value, bytes) and value:
         return (value,)
     if isinstance(value, list) and 2 <= len(value) <= MAX_CHAIN:
-        certificates = tuple(c for c in value if isinstance(c, bytes))
+        certificates = tuple(c for c in value if isinstance(c, bytes) and c)
         if len(certificates) == len(value):
             return certificates
     raise WireRefusal("bad_header", "x5chain is not one certificate or an array of two to four")
@@ -188,8 +189,8 @@ def decode_key(data: bytes) -> tuple[bytes, bytes]:
     if not isinstance(key, dict) or set(key) != {_KTY, _CRV, _X, _Y}:
         raise WireRefusal("bad_key", "not the four parameters of an EC2 key")
     x, y = key[_X], key[_Y]
-    if key[_KTY] != _EC2 or key[_CRV] != _P256:
-        raise WireRefusal("bad_key", "not a P-256 key")
     if not (isinstance(x, bytes) and isinstance(y, bytes) and len(x) == len(y) == 32):
         raise WireRefusal("bad_key", "coordinates are not 32 bytes")
+    if encode_key(x, y) != data:
+        raise WireRefusal("bad_key", "not a P-256 key")
     return x, y

@@ -83,7 +83,11 @@ def parse_token(text: str) -> Token:
         raise WireRefusal("token_malformed", "secret or fingerprint is not readable") from None
     if len(secret) != SECRET_BYTES or len(fingerprint) != 32:
         raise WireRefusal("token_malformed", "secret or fingerprint has the wrong length")
-    return Token(parts[1], secret, fingerprint)
+    token = Token(parts[1], secret, fingerprint)
+    # base64 and hex readers take several spellings of the same bytes; a token has one.
+    if str(token) != text.strip():
+        raise WireRefusal("token_malformed", "not spelt as it was printed")
+    return token
 
 
 def encode_request(request: EnrolRequest) -> bytes:
@@ -137,7 +141,7 @@ def parse_answer(data: bytes) -> EnrolAnswer:
     if not isinstance(broker, dict) or set(broker) != {"host", "port"}:
         raise WireRefusal("bad_request", "broker is not host and port")
     host, port = broker["host"], broker["port"]
-    if not isinstance(host, str) or not isinstance(port, int) or not 0 < port < 65536:
+    if not isinstance(host, str) or type(port) is not int or not 0 < port < 65536:
         raise WireRefusal("bad_request", "broker is not host and port")
     try:
         key = bytes.fromhex(_text(body, "verifier_key"))
@@ -161,11 +165,15 @@ def _refusal(data: bytes) -> WireRefusal | None:
         return None
     if not isinstance(body, dict) or body.get("schema") != REFUSAL_SCHEMA:
         return None
-    name, text = str(body.get("error", "refused"))[:40], str(body.get("text", ""))[:200]
-    refusal = WireRefusal(name, text)
-    refusal.next_step = str(body.get("next", ""))[:200]
+    refusal = WireRefusal(_line(body, "error", 40) or "refused", _line(body, "text", 200))
+    refusal.next_step = _line(body, "next", 200)
     refusal.code = "EW-ID-002"
     return refusal
+
+
+def _line(body: dict[str, object], key: str, limit: int) -> str:
+    """A peer's text, cut and without what a terminal would obey."""
+    return "".join(c for c in str(body.get(key, ""))[:limit] if c.isprintable())
 
 
 def _dump(body: dict[str, object]) -> bytes:

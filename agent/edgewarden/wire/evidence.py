@@ -169,6 +169,12 @@ class _Fields:
             raise self.no(key, f"is not a byte string of {lengths}")
         return value
 
+    def grade(self, key: int) -> str:
+        value = self.text(key)
+        if value not in GRADES:
+            raise self.no(key, "is not a grade")
+        return value
+
     def truth(self, key: int) -> bool:
         value = self.body[key]
         if not isinstance(value, bool):
@@ -206,7 +212,7 @@ class _Fields:
         return out
 
     def constant(self, key: int, value: int | str) -> None:
-        if self.body[key] != value or isinstance(self.body[key], bool):
+        if type(self.body[key]) is not type(value) or self.body[key] != value:
             raise self.no(key, f"is not {value}")
 
 
@@ -278,6 +284,8 @@ def decode_evidence(payload: bytes) -> Evidence:
             not isinstance(head, list)
             or len(head) != 2
             or not isinstance(head[0], int)
+            or isinstance(head[0], bool)
+            or head[0] < 0
             or not isinstance(head[1], bytes)
             or len(head[1]) != 32
         ):
@@ -287,9 +295,6 @@ def decode_evidence(payload: bytes) -> Evidence:
     tier, mode = control.get("tier"), control.get("mode")
     if not isinstance(tier, str) or not isinstance(mode, str):
         raise f.no(_EXEC, "is not tier and mode")
-    grade = f.text(_GRADE)
-    if grade not in GRADES:
-        raise f.no(_GRADE, "is not a grade")
     return Evidence(
         tenant=f.identifier(_TENANT),
         device=f.identifier(_SUB),
@@ -299,7 +304,7 @@ def decode_evidence(payload: bytes) -> Evidence:
         boot_id=f.blob(_BOOTSEED, 16),
         version=f.text(_SWVERSION),
         report_key=f.blob(_CNF),
-        grade=grade,
+        grade=f.grade(_GRADE),
         measurements=measurements,
         bytecode=f.text(_BYTECODE, 512),
         heads=heads,
@@ -334,7 +339,7 @@ def decode_result(payload: bytes) -> Result:
         reasons[name] = reason
     return Result(
         f.identifier(1), f.identifier(2), f.blob(3, NONCE_BYTES), f.uint(4), f.uint(5),
-        f.text(6), _tier(f, 7, f.body[7]), facets, reasons, f.blob(10, 32),
+        f.grade(6), _tier(f, 7, f.body[7]), facets, reasons, f.blob(10, 32),
     )  # fmt: skip
 
 

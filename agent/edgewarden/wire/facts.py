@@ -176,12 +176,14 @@ def readings_from_senml(pack: object, anchor_mono_ns: int) -> list[Reading]:
     for i, entry in enumerate(pack):
         if not isinstance(entry, dict) or set(entry) - {_BN, _N, _U, _V, _VS, _VB, _T}:
             raise WireRefusal("bad_fact", f"readings[{i}] is not a SenML record of ours")
-        bn = entry.get(_BN)
-        if isinstance(bn, str):
+        if _BN in entry:
+            bn = entry[_BN]
+            if not isinstance(bn, str) or not bn.endswith("/"):
+                raise WireRefusal("bad_fact", f"readings[{i}] base name is not a source")
             base = bn.removesuffix("/")
         values = [entry[label] for label in (_V, _VS, _VB) if label in entry]
         name, unit, offset_s = entry.get(_N), entry.get(_U, ""), entry.get(_T)
-        if len(values) != 1 or not isinstance(values[0], (int, float, str, bool)):
+        if len(values) != 1 or not _fits_label(entry):
             raise WireRefusal("bad_fact", f"readings[{i}] has not exactly one value")
         if not base or not isinstance(name, str) or not isinstance(unit, str):
             raise WireRefusal("bad_fact", f"readings[{i}] has no name")
@@ -191,3 +193,12 @@ def readings_from_senml(pack: object, anchor_mono_ns: int) -> list[Reading]:
             raise WireRefusal("bad_fact", f"readings[{i}] time is out of range")
         out.append(Reading(base, name, unit, values[0], anchor_mono_ns + round(offset_s * 1e9)))
     return out
+
+
+def _fits_label(entry: dict[int, object]) -> bool:
+    """Does the value's type fit its SenML label (v: number, vs: text, vb: truth value)?"""
+    if _VS in entry:
+        return isinstance(entry[_VS], str)
+    if _VB in entry:
+        return isinstance(entry[_VB], bool)
+    return isinstance(entry[_V], (int, float)) and not isinstance(entry[_V], bool)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import cast
 
 from edgewarden.errors import WireRefusal
 from edgewarden.wire import cbor
@@ -116,7 +117,7 @@ def encode_record(record: Record) -> bytes:
             5: record.prev,
             6: [t.boot_ns, t.wall_ns, t.uncertainty_ms, CLOCK_STATES.index(t.state)],
             7: record.kind,
-            8: record.body,  # type: ignore[dict-item]
+            8: cast("cbor.Value", record.body),
         }
     )
 
@@ -130,14 +131,14 @@ def decode_record(payload: bytes) -> Record:
     body = cbor.decode(payload, MAX_RECORD_BYTES)
     if not isinstance(body, dict) or set(body) != set(range(9)):
         raise WireRefusal("bad_record", "not the nine fields of a record")
-    if body[0] != FORMAT:
+    if not _is_uint(body[0]) or body[0] != FORMAT:
         raise WireRefusal("bad_record", f"format {body[0]!r} is not {FORMAT}")
     device, boot_id, seq, prev, kind, inner = body[1], body[2], body[4], body[5], body[7], body[8]
     if not isinstance(device, str) or not is_identifier(device):
         raise WireRefusal("bad_record", "device is not a device id")
     if not isinstance(boot_id, bytes) or len(boot_id) != 16:
         raise WireRefusal("bad_record", "boot id is not 16 bytes")
-    if body[3] not in (1, 2, 3) or isinstance(body[3], bool):
+    if not _is_uint(body[3]) or body[3] not in (1, 2, 3):
         raise WireRefusal("bad_record", f"class {body[3]!r} is not known")
     if not _is_uint(seq) or not 1 <= seq <= MAX_SEQ:
         raise WireRefusal("bad_record", "sequence is out of range")
@@ -160,6 +161,7 @@ def is_identifier(text: str) -> bool:
 
 
 def _is_uint(value: object) -> bool:
+    """Is value spelt as an unsigned integer; True and 1.0 equal 1 in Python and are not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
