@@ -1,0 +1,136 @@
+"""Facts from gate: link's end of run/gate-facts.sock.
+
+Turns gate's messages into events and remembers gate's last statistics. Gate never waits for us and
+drops what we do not
+take, with a count; so we read whenever there is something, at most BATCH messages a wake-up, and
+reconnect quietly.
+Anything that is not one of gate's messages ends the connection: the socket lies in a root-owned
+folder, garbage there is
+a broken promise, not a peer's mood.
+
+    exec verdict   process_activity launch   HIGH when denied, MEDIUM when it would have been, else
+    informational
+    alarm          detection_finding
+    process batch  a hint to the /proc sweep, never an event of its own (identity comes from the
+    sweep)
+    statistics     remembered; shown by status
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+from edgewarden.errors import WireRefusal
+from edgewarden.ports import Clock, FactSink
+from edgewarden.wire import local
+from edgewarden.wire.facts import OCSF, Event, Plain, Severity
+
+RECONNECT_S = 1.0
+"""gate restarts within a second; one connect(2) a second costs nothing."""
+BATCH = 64
+_LAUNCH, _CREATE = 1, 1
+_ACTIONS = {"allow": "allowed", "deny": "denied", "would_deny": "would_deny", "learned": "learned"}
+_SEVERITIES = {"deny": Severity.HIGH, "would_deny": Severity.MEDIUM}
+
+
+class GateFacts:
+    """Connects to gate, keeps connecting. Every method on the loop's thread.
+
+    Args:
+        path: run/gate-facts.sock.
+        sink: takes the events.
+        clock: stamps the event of a lost or found gate.
+        resync: called when gate says that process events were lost.
+    """
+
+    def __init__(self, path: str, sink: FactSink, clock: Clock, resync: Callable[[], None]) -> None:
+        self._path = path
+        self._sink = sink
+        self._clock = clock
+        self._resync = resync
+        self._lost = asyncio.Event()
+        self.stats: local.GateStats | None = None
+        self.connected = False
+        self.denied_ns = 0
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        while True:
+            with contextlib.suppress(OSError):
+                await self._serve()
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, self._path)
+            self.connected = True
+            self._lost.clear()
+            loop.add_reader(sock, self._on_readable, sock)
+            try:
+                await self._lost.wait()
+            finally:
+                loop.remove_reader(sock)
+                self.connected = False
+                self.stats = None
+
+    def _on_readable(self, sock: socket.socket) -> None:
+        for _ in range(BATCH):
+            try:
+                data = sock.recv(local.MAX_MESSAGE_BYTES)
+                if not data:
+                    break
+                self._take(data)
+            except BlockingIOError:
+                return
+            except (OSError, WireRefusal):
+                break
+        else:
+            return
+        asyncio.get_running_loop().remove_reader(sock)
+        self._lost.set()
+
+    def _take(self, data: bytes) -> None:
+        message = local.parse(data, *local.FACTS)
+        if isinstance(message, local.ExecVerdict):
+            if message.decision == "deny":
+                self.denied_ns = self._clock.now().boot_ns
+            self._sink(verdict_event(message))
+        elif isinstance(message, local.Alarm):
+            self._sink(alarm_event(message))
+        elif isinstance(message, local.GateStats):
+            self.stats = message
+        elif isinstance(message, local.ProcBatch) and message.resync:
+            self._resync()
+
+
+def verdict_event(m: local.ExecVerdict) -> Event:
+    """The event of one exec verdict."""
+    file: dict[str, Plain] = {"path": m.path_text()}
+    if m.sha256:
+        file["sha256"] = m.sha256
+    process: dict[str, Plain] = {"pid": m.pid}
+    if m.uid != local.UNKNOWN_UID:
+        process["uid"] = m.uid
+    detail: dict[str, Plain] = {
+        "action": _ACTIONS[m.decision],
+        "reason": m.reason,
+        "tier": m.tier,
+        "mode": m.mode,
+        "rule": m.rule,
+        "file": file,
+        "process": process,
+    }
+    severity = _SEVERITIES.get(m.decision, Severity.INFORMATIONAL)
+    code = "EW-EXEC-002" if m.decision == "deny" else ""
+    return Event(OCSF.PROCESS_ACTIVITY, _LAUNCH, severity, m.boot_ns, detail, code)
+
+
+def alarm_event(m: local.Alarm) -> Event:
+    """The event of one alarm of gate's own."""
+    detail: dict[str, Plain] = {"title": m.text, "source": "gate"}
+    return Event(OCSF.DETECTION_FINDING, _CREATE, Severity(m.severity), m.boot_ns, detail, m.code)
