@@ -160,6 +160,7 @@ def store(state_dir: Path, signer: FileSigner, identity_json: dict[str, object],
         _write(building / "ca.pem", ca_pem.encode(), 0o644)
         body = {"schema": SCHEMA, **identity_json}
         _write(building / "identity.json", json.dumps(body, indent=1).encode(), 0o644)
+        _own_as(building, parent)
         _sync_folder(building)
         building.rename(fresh)
         pointer = parent / ".current"
@@ -210,6 +211,14 @@ def _write(path: Path, data: bytes, mode: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _own_as(folder: Path, example: Path) -> None:
+    """Give folder and its files to whoever owns example: root may enrol for the agent's user."""
+    owner = example.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,0 +1,260 @@
+"""`edgewarden run`: policy one-shot, guard, gate and link under one parent, where there is no
+systemd.
+
+    1. the policy one-shot compiles what gate may map; a policy that does not compile stops nothing
+    that runs
+    2. guard, with the listening seqpacket socket as descriptor 3
+    3. gate (tier probe first, in a process of its own: gate never spawns)
+    4. link, as the user `exec.link_user` when we are root and that user exists
+
+A part that ends is started again after a wait that doubles from RESTART_S to RESTART_CAP_S and is
+forgotten after
+STABLE_S; link's exit RESTART_ME means "new settings, again at once". TERM or INT ends link, gate,
+guard in that order;
+a part that does not end in STOP_S is killed. Every part dies with its parent (PR_SET_PDEATHSIG),
+so that a killed
+supervisor leaves nothing behind.
+
+The parts are started with the interpreter this runs in; gate and guard without site-packages,
+which they
+do not need and which would cost them memory.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgewarden.kernel.process import die_with_parent
+
+RESTART_S = 0.5
+RESTART_CAP_S = 30.0
+STABLE_S = 60.0
+STOP_S = 5.0
+RESTART_ME = 75
+"""EX_TEMPFAIL of <sysexits.h>: link asks to be started again at once."""
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_LISTEN_FD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        settings: the settings file, handed to every part.
+        state_dir, run_dir: as in [paths].
+        link_user: Unix user for link, used only by root.
+    """
+
+    settings: str
+    state_dir: str
+    run_dir: str
+    link_user: str
+
+
+@dataclass(slots=True)
+class Part:
+    """One supervised process."""
+
+    name: str
+    command: list[str]
+    user: str = ""
+    listen: socket.socket | None = None
+    process: subprocess.Popen[bytes] | None = None
+    started_mono: float = 0.0
+    wait_s: float = RESTART_S
+    due_mono: float = 0.0
+    restarts: int = field(default=-1)
+
+
+def supervise(plan: Plan) -> int:
+    """Run everything until TERM or INT; returns the exit code."""
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    _prepare_folders(plan)
+    listener = _guard_listener(plan)
+    _one_shot(["-m", "edgewarden", "policy", "compile", "--settings", plan.settings])
+    parts = _parts(plan, listener)
+    _say(f"supervising {', '.join(p.name for p in parts)}")
+    try:
+        while True:
+            now = time.monotonic()
+            for part in parts:
+                if part.process is None and now >= part.due_mono:
+                    _start(part)
+            caught = signal.sigtimedwait(signals, _next_due(parts, now))
+            if caught is not None and caught.si_signo in (signal.SIGTERM, signal.SIGINT):
+                return 0
+            if caught is not None and caught.si_signo == signal.SIGHUP:
+                _reload(parts, plan)
+            _reap(parts)
+    finally:
+        for part in reversed(parts):
+            _stop(part)
+        listener.close()
+
+
+def _prepare_folders(plan: Plan) -> None:
+    """Make state and run. Root owns both and state/policy, link's user what link writes: a
+    captured link can then neither replace a policy nor stand in for gate's sockets."""
+    user = _user(plan.link_user)
+    for path in (plan.state_dir, plan.run_dir, f"{plan.state_dir}/policy"):
+        Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
+    theirs = [Path(plan.state_dir, name) for name in ("identity", "spool", "link")]
+    for folder in [*theirs, Path(plan.run_dir, "link")]:
+        folder.mkdir(mode=0o750, exist_ok=True)
+        if user is not None:
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+
+
+def _guard_listener(plan: Plan) -> socket.socket:
+    path = Path(plan.run_dir, "guard.sock")
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen(4)
+    return listener
+
+
+def _parts(plan: Plan, listener: socket.socket) -> list[Part]:
+    lean = [sys.executable, "-I", "-S", "-c"]
+    where = f"import sys; sys.path.append({_PACKAGE_ROOT!r}); "
+    state, run = plan.state_dir, plan.run_dir
+    guard = f"from edgewarden.daemon.guard import main; sys.exit(main({_LISTEN_FD}))"
+    gate = f"from edgewarden.daemon.gate import main; sys.exit(main({state!r}, {run!r}))"
+    link = [sys.executable, "-m", "edgewarden", "link", "--settings", plan.settings]
+    return [
+        Part("guard", [*lean, where + guard], listen=listener),
+        Part("gate", [*lean, where + gate]),
+        Part("link", link, user=plan.link_user),
+    ]
+
+
+def _start(part: Part) -> None:
+    user = _user(part.user)
+    listen = part.listen
+    part.process = subprocess.Popen(
+        part.command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        pass_fds=() if listen is None else (_LISTEN_FD,),
+        preexec_fn=_child(None if listen is None else listen.fileno()),
+        user=None if user is None else user.pw_uid,
+        group=None if user is None else user.pw_gid,
+        extra_groups=None if user is None else _groups(user),
+        cwd="/",
+    )
+    part.started_mono = time.monotonic()
+    part.restarts += 1
+
+
+def _child(listen_fd: int | None) -> Callable[[], None]:
+    """What a child does between fork and exec: die with us, take the listening descriptor."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        die_with_parent(signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        if listen_fd is not None and listen_fd != _LISTEN_FD:
+            os.dup2(listen_fd, _LISTEN_FD)
+        elif listen_fd is not None:
+            os.set_inheritable(_LISTEN_FD, True)
+
+    return prepare
+
+
+def _reap(parts: list[Part]) -> None:
+    now = time.monotonic()
+    for part in parts:
+        if part.process is None or part.process.poll() is None:
+            continue
+        code = part.process.returncode
+        part.process = None
+        if code == RESTART_ME:
+            part.due_mono, part.wait_s = now, RESTART_S
+            continue
+        if now - part.started_mono > STABLE_S:
+            part.wait_s = RESTART_S
+        part.due_mono = now + part.wait_s
+        _say(f"{part.name} ended with {code}; again in {part.wait_s:g} s")
+        part.wait_s = min(part.wait_s * 2, RESTART_CAP_S)
+
+
+def _next_due(parts: list[Part], now: float) -> float:
+    waits = [max(0.0, part.due_mono - now) for part in parts if part.process is None]
+    return min([*waits, 3600.0])
+
+
+def _reload(parts: list[Part], plan: Plan) -> None:
+    """HUP: compile the policy anew (the one-shot tells gate), let link look at its settings."""
+    _one_shot(["-m", "edgewarden", "policy", "compile", "--settings", plan.settings])
+    for part in parts:
+        if part.name == "link" and part.process is not None:
+            part.process.send_signal(signal.SIGHUP)
+
+
+def _stop(part: Part) -> None:
+    if part.process is None:
+        return
+    part.process.terminate()
+    try:
+        part.process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        part.process.kill()
+        part.process.wait()
+
+
+def _one_shot(arguments: list[str]) -> None:
+    """Run one of our own commands to its end; its fault is told and stops nothing."""
+    try:
+        subprocess.run(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            timeout=60,
+            check=True,
+            preexec_fn=_child(None),
+        )
+    except subprocess.SubprocessError as fault:
+        _say(f"{' '.join(arguments[2:4])}: {fault}")
+
+
+def _user(name: str) -> pwd.struct_passwd | None:
+    """The user to drop to: only root can, and only to a user that exists."""
+    if not name or os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+def _groups(user: pwd.struct_passwd) -> list[int]:
+    """link's groups: its own, and dialout where there is one (serial ports)."""
+    groups = [user.pw_gid]
+    try:
+        groups.append(grp.getgrnam("dialout").gr_gid)
+    except KeyError:
+        pass
+    return groups
+
+
+def _say(text: str) -> None:
+    print(f"edgewarden run: {text}", file=sys.stderr, flush=True)
