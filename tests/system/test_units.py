@@ -1,0 +1,177 @@
+"""The systemd units: well-formed, confined, and true to the processes of ADR 1.
+
+Works without a running systemd: ``systemd-analyze verify --root`` and ``security --offline`` read files only. The
+thresholds are those of issue 2; the scale of --threshold is ten times the printed score.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.rules.planting import ROOT, tool
+
+UNITS = ROOT / "systemd"
+SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
+THRESHOLDS = {
+    "edgewarden-link.service": 15,
+    "edgewarden-gate.service": 30,
+    "edgewarden-guard.service": 20,
+    "edgewarden-policy.service": 20,
+}
+FOREIGN = (
+    "basic.target local-fs.target multi-user.target network-online.target shutdown.target"
+    " sockets.target sysinit.target time-sync.target"
+).split()
+"""Units of systemd's own that ours name; their content does not matter here."""
+
+pytestmark = pytest.mark.needs("systemd-analyze")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root folder with our units installed where the package puts them, and a stub of the program."""
+    units = tmp_path / "usr/lib/systemd/system"
+    units.mkdir(parents=True)
+    (tmp_path / "usr/bin").mkdir()
+    program = tmp_path / "usr/bin/edgewarden"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    for name in FOREIGN:
+        (units / name).write_text(f"[Unit]\nDescription={name}\n")
+    for path in UNITS.glob("edgewarden*"):
+        shutil.copy(path, units)
+    return tmp_path
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def verify(root: Path) -> str:
+    """What systemd-analyze has to say about the units; nothing when all is well."""
+    names = [path.name for path in UNITS.glob("edgewarden*")]
+    done = analyze("verify", f"--root={root}", "--man=no", "--recursive-errors=yes", *names)
+    return done.stdout + done.stderr + ("" if done.returncode == 0 else f"exit {done.returncode}")
+
+
+def is_within(unit: Path, threshold: int) -> bool:
+    done = analyze("security", "--offline=true", f"--threshold={threshold}", str(unit))
+    assert "Overall exposure level" in done.stdout, done.stderr
+    return done.returncode == 0
+
+
+def settings(unit: str) -> dict[str, str]:
+    """Directives of a unit; a repeated one is joined with spaces, as systemd does with lists."""
+    found: dict[str, str] = {}
+    for line in (UNITS / unit).read_text().splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found[name] = f"{found[name]} {value}" if name in found else value
+    return found
+
+
+def test_units_are_well_formed(root: Path) -> None:
+    assert verify(root) == ""
+
+
+@pytest.mark.parametrize("fault", ["[Service]\nBogus=1\n", "[Service]\nExecStartPre=/absent\n"])
+def test_a_faulty_unit_is_seen(root: Path, fault: str) -> None:
+    with (root / "usr/lib/systemd/system/edgewarden-gate.service").open("a") as unit:
+        unit.write(fault)
+    assert "Bogus" in verify(root) or "/absent" in verify(root)
+
+
+def test_every_service_has_a_threshold() -> None:
+    assert sorted(THRESHOLDS) == SERVICES
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_exposure_stays_low(unit: str) -> None:
+    report = analyze("security", "--offline=true", str(UNITS / unit)).stdout
+    assert is_within(UNITS / unit, THRESHOLDS[unit]), report.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("unit", "line"),
+    [
+        ("edgewarden-link.service", "RestrictNamespaces=yes"),
+        ("edgewarden-link.service", "CapabilityBoundingSet="),
+        ("edgewarden-gate.service", "RestrictAddressFamilies=AF_UNIX AF_NETLINK"),
+    ],
+)
+def test_a_loosened_unit_is_seen(tmp_path: Path, unit: str, line: str) -> None:
+    text = (UNITS / unit).read_text()
+    assert f"\n{line}\n" in text
+    loosened = tmp_path / unit
+    loosened.write_text(text.replace(f"\n{line}\n", "\n"))
+    assert not is_within(loosened, THRESHOLDS[unit])
+
+
+def test_gate_speaks_no_ip_and_holds_eight_capabilities() -> None:
+    gate = settings("edgewarden-gate.service")
+    assert gate["RestrictAddressFamilies"].split() == ["AF_UNIX", "AF_NETLINK"]
+    assert set(gate["CapabilityBoundingSet"].split()) == {
+        "CAP_SYS_ADMIN",
+        "CAP_NET_ADMIN",
+        "CAP_KILL",
+        "CAP_DAC_READ_SEARCH",
+        "CAP_LEASE",
+        "CAP_SYS_PTRACE",
+        "CAP_IPC_LOCK",
+        "CAP_SYS_NICE",
+    }
+    assert "PrivateNetwork" not in gate, "the proc connector needs the host's network namespace"
+    assert gate["WatchdogSignal"] == "SIGKILL"
+
+
+def test_guard_can_kill_and_lock_memory_and_nothing_else() -> None:
+    guard = settings("edgewarden-guard.service")
+    assert guard["CapabilityBoundingSet"].split() == ["CAP_KILL", "CAP_IPC_LOCK"]
+    assert guard["RestrictAddressFamilies"].split() == ["AF_UNIX"]
+    assert guard["Restart"] == "always"
+    socket = settings("edgewarden-guard.socket")
+    assert socket["ListenSequentialPacket"] == "/run/edgewarden/guard.sock"
+    assert socket["SocketMode"] == "0600"
+
+
+def test_link_is_an_ordinary_user_with_serial_ports_only() -> None:
+    link = settings("edgewarden-link.service")
+    assert link["User"] == "edgewarden"
+    assert link["CapabilityBoundingSet"] == ""
+    assert link["AmbientCapabilities"] == ""
+    assert link["DevicePolicy"] == "closed"
+    assert all(
+        word.startswith(("char-tty", "char-gpiochip", "rw")) for word in link["DeviceAllow"].split()
+    )
+
+
+def test_the_policy_compiler_has_no_network() -> None:
+    policy = settings("edgewarden-policy.service")
+    assert policy["PrivateNetwork"] == "yes"
+    assert policy["RestrictAddressFamilies"] == "none"
+    assert policy["Before"] == "edgewarden-gate.service"
+
+
+def test_what_gate_believes_is_not_writable_by_link() -> None:
+    rows = [
+        line.split() for line in (UNITS / "tmpfiles.d/edgewarden.conf").read_text().splitlines()
+    ]
+    owner = {row[1]: (row[2], row[3]) for row in rows if row and row[0] == "d"}
+    assert owner["/var/lib/edgewarden"] == ("0755", "root")
+    assert owner["/var/lib/edgewarden/policy"] == ("0755", "root")
+    assert owner["/run/edgewarden"] == ("1775", "root"), "sticky: link cannot replace a socket"
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_every_unit_starts_a_command_that_exists(unit: str) -> None:
+    program, *arguments = settings(unit)["ExecStart"].split()
+    assert program == "/usr/bin/edgewarden"
+    done = tool(ROOT, "python", "-m", "edgewarden.cli.main", *arguments, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: edgewarden"), done.stdout
