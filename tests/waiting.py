@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -19,3 +20,13 @@ def wait_until(predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
         if time.monotonic() >= deadline_mono:
             raise TimeoutError(f"not true within {timeout_s} s: {predicate}")
         time.sleep(POLL_S)
+
+
+async def until(predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """``wait_until`` for tests inside an event loop: lets it run between two looks."""
+    loop = asyncio.get_running_loop()
+    deadline_mono = loop.time() + timeout_s
+    while not predicate():
+        if loop.time() >= deadline_mono:
+            raise TimeoutError(f"not true within {timeout_s} s: {predicate}")
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,171 @@
+"""The life of a serial port as a table: which state follows which happening, and what is told.
+
+Decides states, backoff and which transitions become events. Leaves to others file descriptors and
+time (serialport.py). Pure: no I/O, no clock; randomness is a port.
+
+              opened              frame
+    CLOSED ───────────▶ OPEN ───────────────▶ LIVE ◀────────┐
+      ▲ │                │ │ quiet              │ quiet      │ frame
+      │ │ failed         │ └──────▶ SILENT ◀────┘            │
+      │ ▼      opened    │           │ │ └──────────────────┘
+      │ REOPEN ──────────┘           │ │
+      │ ▲  ▲      lost (from OPEN, LIVE, SILENT)
+      │ │  └──────────────────────── ┘ │
+      │ └──────── quiet again: reopen ─┘
+      └── stop (from every state)
+
+Rules:
+
+1. ``quiet`` means: no good frame for ``silent_s``. Bytes that never become a frame do not make a
+   port live.
+2. A port that stays silent is closed and opened again once per ``silent_s``: drivers and adapters
+   hang for days and only an open wakes them (Node-RED serialport #537, ThingsBoard #1451).
+3. A transition is told once. The reopening of a port already told silent is the cure and is not
+   told again until a good frame arrives: a dead sensor costs one event, not one every
+   ``silent_s``.
+4. Backoff doubles from 0.5 s to 30 s, jittered by half, and starts over only after ``STABLE_S`` of
+   good frames.
+
+    step(PortState.LIVE, Happening.QUIET) is PortState.SILENT
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from edgewarden.errors import OurFault
+from edgewarden.ports import Randomness
+from edgewarden.sense.modbus import ModbusRegister
+
+BACKOFF_FIRST_S = 0.5
+BACKOFF_CAP_S = 30.0
+"""A technician who plugs a sensor back in waits half a minute at most."""
+STABLE_S = 60.0
+"""A port that works for less than this is not cured: a loose plug must not reset the backoff."""
+
+
+class Format(StrEnum):
+    """What travels on the port."""
+
+    NMEA = "nmea"
+    JSONLINES = "jsonlines"
+    MODBUS_RTU = "modbus-rtu"
+
+
+class PortState(StrEnum):
+    """Where a port is in its life."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    LIVE = "live"
+    SILENT = "silent"
+    REOPEN = "reopen"
+
+
+class Happening(StrEnum):
+    """What can happen to a port."""
+
+    OPENED = "opened"
+    FAILED = "failed"
+    FRAME = "frame"
+    QUIET = "quiet"
+    LOST = "lost"
+    STOP = "stop"
+
+
+S, H = PortState, Happening
+
+TABLE: Mapping[tuple[PortState, Happening], PortState] = {
+    (S.CLOSED, H.OPENED): S.OPEN,
+    (S.CLOSED, H.FAILED): S.REOPEN,
+    (S.OPEN, H.FRAME): S.LIVE,
+    (S.OPEN, H.QUIET): S.SILENT,
+    (S.OPEN, H.LOST): S.REOPEN,
+    (S.LIVE, H.FRAME): S.LIVE,
+    (S.LIVE, H.QUIET): S.SILENT,
+    (S.LIVE, H.LOST): S.REOPEN,
+    (S.SILENT, H.FRAME): S.LIVE,
+    (S.SILENT, H.QUIET): S.REOPEN,
+    (S.SILENT, H.LOST): S.REOPEN,
+    (S.REOPEN, H.OPENED): S.OPEN,
+    (S.REOPEN, H.FAILED): S.REOPEN,
+    **{(state, H.STOP): S.CLOSED for state in S},
+}
+
+
+def step(state: PortState, happening: Happening) -> PortState:
+    """Return the next state; raises OurFault for a happening that cannot occur in ``state``."""
+    try:
+        return TABLE[state, happening]
+    except KeyError:
+        raise OurFault(f"port cannot be {state} and see {happening}") from None
+
+
+class Backoff:
+    """How long to wait before the next open: 0.5, 1, 2, ... 30 s, each times a factor in [0.5,
+    1)."""
+
+    def __init__(self, random: Randomness) -> None:
+        self._random = random
+        self._next_s = BACKOFF_FIRST_S
+
+    def delay_s(self) -> float:
+        """Return the next delay and double the one after it."""
+        delay = self._next_s * self._random.uniform(0.5, 1.0)
+        self._next_s = min(BACKOFF_CAP_S, self._next_s * 2)
+        return delay
+
+    def reset(self) -> None:
+        """The port was good for long enough."""
+        self._next_s = BACKOFF_FIRST_S
+
+
+@dataclass(frozen=True, slots=True)
+class SerialSettings:
+    """One serial sensor.
+
+    Attributes:
+        name: name of the sensor; the ``source`` of its readings.
+        port: device path, best /dev/serial/by-path/...: ttyUSB numbers change over a reboot.
+        baud: bits per second; 8 data bits, no parity, 1 stop bit.
+        silent_s: no good frame for so long means silent.
+        units: for ``jsonlines``: channel -> SenML unit.
+        registers: for ``modbus-rtu``: what to poll.
+        reply_timeout_s: for ``modbus-rtu``: how long a slave may think; time on the wire is added.
+    """
+
+    name: str
+    port: str
+    format: Format
+    baud: int = 9600
+    silent_s: float = 10.0
+    units: Mapping[str, str] = field(default_factory=dict)
+    registers: tuple[ModbusRegister, ...] = ()
+    reply_timeout_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SensorState:
+    """What status shows of one sensor.
+
+    Attributes:
+        readings: handed to the sink since start.
+        bad_frames: frames with a wrong checksum, too long, or refused for their content.
+        silent_s: seconds since the last good frame, or since start when there was none.
+        reopens: times the port was opened again.
+        reason: why the port is not live, "" when it is.
+        counters: the framer's own counts.
+        slaves: ``modbus-rtu``: unit -> "ok" or what is wrong.
+    """
+
+    name: str
+    state: PortState
+    readings: int
+    bad_frames: int
+    silent_s: float
+    reopens: int
+    reason: str
+    counters: Mapping[str, object]
+    slaves: Mapping[int, str] = field(default_factory=dict)
