@@ -1,7 +1,7 @@
 """The systemd units: well-formed, confined, and true to the processes of ADR 1.
 
-Works without a running systemd: ``systemd-analyze verify --root`` and ``security --offline`` read files only. The
-thresholds are those of issue 2; the scale of --threshold is ten times the printed score.
+Works without a running systemd: ``systemd-analyze verify --root`` and ``security --offline`` read
+files only. The thresholds are those of issue 2; --threshold's scale is ten times the printed score.
 """
 
 from __future__ import annotations
@@ -22,10 +22,16 @@ THRESHOLDS = {
     "edgewarden-guard.service": 20,
     "edgewarden-policy.service": 20,
 }
-FOREIGN = (
-    "basic.target local-fs.target multi-user.target network-online.target shutdown.target"
-    " sockets.target sysinit.target time-sync.target"
-).split()
+FOREIGN = [
+    "basic.target",
+    "local-fs.target",
+    "multi-user.target",
+    "network-online.target",
+    "shutdown.target",
+    "sockets.target",
+    "sysinit.target",
+    "time-sync.target",
+]
 """Units of systemd's own that ours name; their content does not matter here."""
 
 pytestmark = pytest.mark.needs("systemd-analyze")
@@ -33,7 +39,7 @@ pytestmark = pytest.mark.needs("systemd-analyze")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root folder with our units installed where the package puts them, and a stub of the program."""
+    """A root folder with our units where the package puts them, and a program to start."""
     units = tmp_path / "usr/lib/systemd/system"
     units.mkdir(parents=True)
     (tmp_path / "usr/bin").mkdir()

@@ -1,0 +1,60 @@
+"""The ledger itself: a skip outside the list and a missing test turn a green run red."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import features, ledger
+from tests.ledger import Ledger
+from tests.rules.planting import ROOT
+
+
+def report(outcome: str, reason: str = "", when: str = "call") -> pytest.TestReport:
+    longrepr = ("test_x.py", 1, f"Skipped: {reason}") if outcome == "skipped" else None
+    return pytest.TestReport("tests/x.py::t", ("x", 1, "t"), {}, outcome, longrepr, when)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reason", "fault"),
+    [
+        ("missing: root", None),
+        ("missing: nft", "not in tests/allowed-skips.txt"),
+        ("too slow today", "without naming a missing feature"),
+    ],
+)
+def test_a_skip_needs_a_missing_feature_and_a_line(reason: str, fault: str | None) -> None:
+    book = Ledger("unit", 1, [("tests/x.py::*", "root")])
+    book.pytest_runtest_logreport(report("skipped", reason, "setup"))
+    assert [fault in found for found in book.faults()] == ([True] if fault else [])
+
+
+def test_fewer_tests_than_recorded_is_a_fault() -> None:
+    book = Ledger("unit", 2, [])
+    book.pytest_runtest_logreport(report("passed"))
+    assert book.faults() == ["tier unit: 1 tests, tests/test-count.txt records 2"]
+    book.pytest_runtest_logreport(report("passed"))
+    assert book.faults() == []
+
+
+def test_every_tier_has_a_count() -> None:
+    counts = {t: ledger.recorded_count(ledger.HERE / "test-count.txt", t) for t in TIERS}
+    assert all(count > 0 for count in counts.values()), counts
+
+
+TIERS = ("unit", "floor", "peers", "system")
+
+
+def test_every_allowed_skip_names_a_known_feature_and_an_existing_file() -> None:
+    for pattern, feature in ledger.allowed_skips():
+        assert feature in features.PROBES, pattern
+        path = ROOT / pattern.partition("::")[0]
+        assert path.exists() or list(ROOT.glob(pattern.partition("::")[0])), pattern
+
+
+def test_an_unknown_tier_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("unit 3  # comment\n")
+    assert ledger.recorded_count(tmp_path / "c", "unit") == 3
+    with pytest.raises(pytest.UsageError):
+        ledger.recorded_count(tmp_path / "c", "system")

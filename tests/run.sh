@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# Every test this machine can run, from a fresh clone: installs what is missing, runs the tiers, adds them up.
+#
+#   bash tests/run.sh                    the tiers unit, system and boot
+#   bash tests/run.sh --tier unit        one tier; may be given again
+#   bash tests/run.sh --runs 100         how often repeated tests repeat (default: see tests/conftest.py)
+#
+# unit    the rooms, the laws, ruff and mypy, on the newest versions; the rooms again on Debian 13's versions (floor); wire/
+#         against other people's COSE libraries (peers)
+# system  what needs root, a broker, ptys, loop mounts or fanotify
+# boot    not built yet (issue 3)
+#
+# Exit 0: everything ran or stands in tests/allowed-skips.txt with the feature this machine lacks. The last line is the sum.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec </dev/null
+umask 022
+unset PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTEST_ADDOPTS VIRTUAL_ENV
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+usage() { sed -n '2,/^set -/{s/^# \{0,1\}//p}' "$0" >&2; exit 64; }
+
+tiers=() runs=() asked=no
+while [ $# -gt 0 ]; do
+    case $1 in
+        --tier) [ $# -ge 2 ] || usage; tiers+=("$2"); asked=yes; shift 2 ;;
+        --runs) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage; runs=(--runs "$2"); shift 2 ;;
+        *) usage ;;
+    esac
+done
+[ $asked = yes ] || tiers=(unit system boot)
+for tier in "${tiers[@]}"; do
+    case $tier in unit | system | boot) ;; *) echo "run.sh: there is no tier $tier" >&2; usage ;; esac
+done
+
+work=$(mktemp -d)
+finished=no passed=0 failed=0 skipped=0 unavailable=0
+close() {
+    code=$?
+    trap - EXIT
+    restore_service_guard
+    rm -rf "$work"
+    if [ $finished = no ]; then
+        failed=$((failed + 1))
+        echo "run.sh: stopped before the end (exit $code)"
+    fi
+    [ "$failed" -eq 0 ] || code=1
+    [ "$code" -ne 0 ] || code=$unavailable
+    echo "total: $passed passed, $failed failed, $skipped skipped"
+    exit "$code"
+}
+trap close EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# --- what the machine needs ------------------------------------------------------------------------------------------
+
+# Installing a daemon's package starts the daemon, unless this file says no; what stood there before comes back.
+service_guard=/usr/sbin/policy-rc.d
+guarding=no
+raise_service_guard() {
+    if [ -e $service_guard ]; then cp -a $service_guard "$work/policy-rc.d"; fi
+    guarding=yes
+    printf '#!/bin/sh\nexit 101\n' >$service_guard
+    chmod 755 $service_guard
+}
+restore_service_guard() {
+    [ $guarding = yes ] || return 0
+    guarding=no
+    rm -f $service_guard
+    if [ -e "$work/policy-rc.d" ]; then cp -a "$work/policy-rc.d" $service_guard; fi
+}
+
+missing_packages() {
+    local program package
+    while read -r program package; do
+        command -v "$program" >/dev/null || echo "$package"
+    done <<-'LIST'
+	mosquitto mosquitto
+	mosquitto_sub mosquitto-clients
+	ip iproute2
+	mkfs.ext4 e2fsprogs
+	mount mount
+	unshare util-linux
+	openssl openssl
+	systemd-analyze systemd
+	LIST
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
+}
+
+install_missing() {
+    local packages
+    mapfile -t packages < <(missing_packages | sort -u)
+    [ ${#packages[@]} -gt 0 ] || return 0
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "run.sh: not root, so not installed: ${packages[*]} (tests that need them are skipped by name)"
+        return 0
+    fi
+    echo "run.sh: installing ${packages[*]}"
+    raise_service_guard
+    export DEBIAN_FRONTEND=noninteractive
+    if ! { apt-get update && apt-get install -y --no-install-recommends "${packages[@]}"; } >"$work/apt.log" 2>&1; then
+        tail -n 20 "$work/apt.log"
+        echo "run.sh: apt could not install ${packages[*]}"
+        exit 69
+    fi
+    restore_service_guard
+    # Nor may the broker we brought start with the machine.
+    if [[ " ${packages[*]} " == *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
+        systemctl --quiet disable mosquitto.service || true
+    fi
+}
+
+# --- one run of pytest -----------------------------------------------------------------------------------------------
+
+# run LEDGER VENV ARGUMENT...: the ledger's name stands in tests/test-count.txt and, for skips, in tests/allowed-skips.txt.
+run() {
+    local ledger=$1 venv=$2 tally=$work/$1.tally began=$SECONDS
+    shift 2
+    printf '\n=== %s (%s)\n' "$ledger" "$venv"
+    rm -f "$tally"
+    "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/$ledger" --tier "$ledger" --tally "$tally" \
+        "${runs[@]}" "$@" || true
+    if [ -s "$tally" ]; then
+        read -r p f s <"$tally"
+    else
+        p=0 f=1 s=0
+        echo "run.sh: $ledger did not come to an end"
+    fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    echo "=== $ledger: $p passed, $f failed, $s skipped in $((SECONDS - began)) s"
+}
+
+not_unit=(--ignore=tests/system --ignore=tests/boot --ignore=tests/bench --ignore=tests/peers)
+
+tier_unit() {
+    local pids=()
+    bash requirements/venv.sh .venv ceiling & pids+=($!)
+    bash requirements/venv.sh .venv-floor floor & pids+=($!)
+    bash requirements/venv.sh .venv-peers peers & pids+=($!)
+    for pid in "${pids[@]}"; do wait "$pid"; done
+    run unit .venv "${not_unit[@]}" tests
+    run floor .venv-floor "${not_unit[@]}" --ignore=tests/rules tests
+    run peers .venv-peers tests/peers
+}
+
+tier_system() {
+    bash requirements/venv.sh .venv ceiling
+    run system .venv tests/system
+}
+
+tier_boot() {
+    echo
+    echo "=== boot: NOT BUILT YET (issue 3). Nothing ran; nothing is claimed."
+    # Asked for by name, this is an answer a script must not take for success: EX_UNAVAILABLE of <sysexits.h>.
+    [ $asked = no ] || unavailable=69
+}
+
+install_missing
+for tier in "${tiers[@]}"; do "tier_$tier"; done
+finished=yes
