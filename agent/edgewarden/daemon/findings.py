@@ -1,0 +1,95 @@
+"""The last findings, for `edgewarden findings`: one line each, with a count, in memory only.
+
+The durable account of every alarm is the spool and then the fleet; this list answers the person at
+the board while the
+agent runs. At most MAX_FINDINGS, the least recently seen leaves first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from edgewarden.judge.triage import Subject, classify, subject_of
+from edgewarden.ports import Clock
+from edgewarden.wire.facts import OCSF, Event, Plain
+from edgewarden.wire.record import RecordClass
+
+MAX_FINDINGS = 200
+"""Two hundred lines are more than a person reads; each is about 400 bytes."""
+
+
+@dataclass(slots=True)
+class _Line:
+    event: Event
+    first_mono_ns: int
+    last_mono_ns: int
+    count: int
+
+
+class Findings:
+    """Remembers alarms; every method on the loop's thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lines: OrderedDict[Subject, _Line] = OrderedDict()
+
+    def see(self, event: Event) -> None:
+        """Count an event if it is an alarm."""
+        if classify(event) is not RecordClass.ALARM:
+            return
+        subject = subject_of(event)
+        line = self._lines.pop(subject, None)
+        if line is None:
+            line = _Line(event, event.seen_mono_ns, event.seen_mono_ns, 0)
+        line.count += 1
+        line.last_mono_ns = event.seen_mono_ns
+        self._lines[subject] = line
+        if len(self._lines) > MAX_FINDINGS:
+            self._lines.popitem(last=False)
+
+    def listed(self) -> list[dict[str, object]]:
+        """The findings, last seen first (surface: edgewarden.findings/1)."""
+        now = self._clock.now()
+        shift_ns = now.wall_ns - now.boot_ns
+        return [
+            {
+                "id": "f-" + hashlib.sha256(repr(subject).encode()).hexdigest()[:8],
+                "code": line.event.code,
+                "severity": int(line.event.severity_id),
+                "text": describe(line.event),
+                "first_utc": _utc(line.first_mono_ns + shift_ns),
+                "last_utc": _utc(line.last_mono_ns + shift_ns),
+                "count": line.count,
+            }
+            for subject, line in reversed(self._lines.items())
+        ]
+
+
+def describe(event: Event) -> str:
+    """One line for a person."""
+    detail = event.detail
+    if event.class_uid is OCSF.PROCESS_ACTIVITY:
+        file = detail.get("file")
+        path = file.get("path") if isinstance(file, dict) else None
+        digest = file.get("sha256") if isinstance(file, dict) else None
+        short = f" (sha256 {digest.hex()[:16]})" if isinstance(digest, bytes) else ""
+        shown = path if isinstance(path, str) else "?"
+        return f"{_first_text(detail, 'action') or 'seen'}: {shown}{short}"
+    device = detail.get("peripheral_device")
+    told = _first_text(detail, "title", "reason", "state") or event.class_uid.name.lower()
+    return f"{_first_text(device, 'name')}: {told}" if isinstance(device, dict) else told
+
+
+def _first_text(detail: Mapping[str, Plain], *names: str) -> str:
+    """The first of these names that holds text."""
+    texts = (detail.get(name) for name in names)
+    return next((text for text in texts if isinstance(text, str) and text), "")
+
+
+def _utc(wall_ns: int) -> str:
+    moment = datetime.fromtimestamp(wall_ns / 1e9, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

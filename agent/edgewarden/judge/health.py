@@ -1,0 +1,132 @@
+"""The verdict of `edgewarden status`: what is wrong, worst first, each with its code and next step.
+
+Pure: a ``Picture`` of the agent at one moment in, reasons out. Failing means that the gateway does
+not do what it was
+told to (data cannot be kept, an armed enforcement does not hold, no identity); degraded means that
+it does, but somebody
+should look. No reason at all is ``ok``.
+
+    judge(Picture(...)) == ("degraded", [Reason("EW-NET-009", "no session with the broker for 41
+    s", "...")])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+BACKLOG_RECORDS = 1000
+"""Unsent records before a person is told: over half an hour of bulk at one commit each two
+seconds."""
+ATTESTATION_OVERDUE = 3
+"""Periods without a fresh verdict: one lost challenge is chance, two are bad luck."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that is not as it should be."""
+
+    code: str
+    text: str
+    next_step: str
+    failing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The agent at one moment.
+
+    Attributes:
+        connected: a broker session is up.
+        offline_s: since when it is not, seconds.
+        trust_fault: text of the last TrustFault of the uplink, or "".
+        attestation: last verdict (``affirming`` ...) or "none".
+        attestation_age_s: None before the first verdict.
+        attestation_period_s: how often one is due.
+        storage_fault: text when the spool refuses writes, or "".
+        unsent: records waiting over all classes.
+        evicted: records lost to a full disk.
+        gate, guard: the processes are there.
+        mode, armed: what was asked of exec control, and whether it holds.
+        tier, tier_reason: what this kernel was proved to do.
+        sensors: name -> (state, reason).
+        settings_faults: texts of a newer settings file that is not in use.
+    """
+
+    connected: bool
+    offline_s: float
+    trust_fault: str
+    attestation: str
+    attestation_age_s: float | None
+    attestation_period_s: float
+    storage_fault: str
+    unsent: int
+    evicted: int
+    gate: bool
+    guard: bool
+    mode: str
+    armed: bool
+    tier: str
+    watches: bool
+    sensors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    settings_faults: tuple[str, ...] = ()
+
+
+def judge(p: Picture) -> tuple[str, list[Reason]]:
+    """Return (verdict, reasons), failing reasons first."""
+    reasons = sorted(_reasons(p), key=lambda reason: not reason.failing)
+    if not reasons:
+        return "ok", []
+    return ("failing" if reasons[0].failing else "degraded"), reasons
+
+
+def _reasons(p: Picture) -> Iterator[Reason]:
+    if p.storage_fault:
+        yield Reason("EW-SPL-001", p.storage_fault, "run `edgewarden doctor disk`", failing=True)
+    if p.trust_fault:
+        yield Reason("EW-NET-006", p.trust_fault, "run `edgewarden doctor network`", failing=True)
+    elif not p.connected:
+        text = f"no session with the broker for {p.offline_s:.0f} s"
+        yield Reason("EW-NET-009", text, "run `edgewarden doctor network`")
+    yield from _control(p)
+    yield from _attestation(p)
+    if p.evicted:
+        text = f"{p.evicted} records were evicted unsent; signed gap records name them"
+        yield Reason("EW-SPL-003", text, "restore the uplink or raise spool.cap_bytes")
+    if p.unsent > BACKLOG_RECORDS:
+        yield Reason("EW-SPL-004", f"{p.unsent} records wait", "run `edgewarden doctor network`")
+    for name, (state, why) in sorted(p.sensors.items()):
+        if state not in ("live", "open"):
+            text = f"sensor {name} is {state}: {why}" if why else f"sensor {name} is {state}"
+            yield Reason("EW-SER-002", text, "run `edgewarden sensors`")
+    for text in p.settings_faults:
+        yield Reason(
+            "EW-SET-001", f"new settings are not used: {text}", "run `edgewarden config check`"
+        )
+
+
+def _control(p: Picture) -> Iterator[Reason]:
+    if not p.gate:
+        yield Reason("EW-AGT-003", "gate is not running", "run `edgewarden doctor agent`")
+        return
+    if not p.guard:
+        yield Reason("EW-AGT-004", "guard is not running", "run `edgewarden doctor agent`")
+    if p.mode == "enforce" and not p.armed:
+        text = f"enforcement is asked for and does not hold (tier {p.tier})"
+        yield Reason("EW-EXEC-001", text, "run `edgewarden doctor exec`", failing=True)
+    elif p.watches and p.tier == "T0":
+        text = "this kernel cannot block programs: detect and report only"
+        yield Reason("EW-EXEC-001", text, "run `edgewarden explain EW-EXEC-001`")
+
+
+def _attestation(p: Picture) -> Iterator[Reason]:
+    if p.attestation_age_s is None:
+        if p.connected:
+            text = "no attestation result yet"
+            yield Reason("EW-ATT-002", text, "wait a minute; then ask the fleet's operator")
+    elif p.attestation != "affirming":
+        text = f"the verifier's last result is {p.attestation}"
+        yield Reason("EW-ATT-001", text, "run `edgewarden explain EW-ATT-001`")
+    elif p.attestation_age_s > ATTESTATION_OVERDUE * p.attestation_period_s:
+        text = f"the last attestation result is {p.attestation_age_s:.0f} s old"
+        yield Reason("EW-ATT-002", text, "run `edgewarden doctor network`")

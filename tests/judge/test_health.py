@@ -1,0 +1,65 @@
+"""The verdict of status: what degrades, what fails, what comes first."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from edgewarden.judge.health import Picture, judge
+
+WELL = Picture(
+    connected=True,
+    offline_s=0,
+    trust_fault="",
+    attestation="affirming",
+    attestation_age_s=5,
+    attestation_period_s=300,
+    storage_fault="",
+    unsent=0,
+    evicted=0,
+    gate=True,
+    guard=True,
+    mode="enforce",
+    armed=True,
+    tier="T3",
+    watches=True,
+    sensors={"gps": ("live", "")},
+)
+
+
+def test_well_is_ok() -> None:
+    assert judge(WELL) == ("ok", [])
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "code"),
+    [
+        ({"connected": False, "offline_s": 41.0}, "degraded", "EW-NET-009"),
+        ({"connected": False, "trust_fault": "impostor"}, "failing", "EW-NET-006"),
+        ({"storage_fault": "disk refuses"}, "failing", "EW-SPL-001"),
+        ({"attestation": "contraindicated"}, "degraded", "EW-ATT-001"),
+        ({"attestation_age_s": None}, "degraded", "EW-ATT-002"),
+        ({"attestation_age_s": 901.0}, "degraded", "EW-ATT-002"),
+        ({"armed": False}, "failing", "EW-EXEC-001"),
+        ({"mode": "learn", "armed": False, "tier": "T0"}, "degraded", "EW-EXEC-001"),
+        ({"gate": False}, "degraded", "EW-AGT-003"),
+        ({"guard": False}, "degraded", "EW-AGT-004"),
+        ({"unsent": 1001}, "degraded", "EW-SPL-004"),
+        ({"evicted": 1}, "degraded", "EW-SPL-003"),
+        ({"sensors": {"gps": ("silent", "no frame")}}, "degraded", "EW-SER-002"),
+        ({"settings_faults": ("x.toml:3 no such key",)}, "degraded", "EW-SET-001"),
+    ],
+)
+def test_each_fault_is_named(change: dict[str, object], verdict: str, code: str) -> None:
+    found, reasons = judge(dataclasses.replace(WELL, **change))  # type: ignore[arg-type]
+    assert found == verdict
+    assert [r.code for r in reasons] == [code]
+    assert reasons[0].next_step
+
+
+def test_failing_comes_first() -> None:
+    picture = dataclasses.replace(WELL, evicted=1, storage_fault="disk refuses", gate=False)
+    verdict, reasons = judge(picture)
+    assert verdict == "failing"
+    assert [r.code for r in reasons] == ["EW-SPL-001", "EW-AGT-003", "EW-SPL-003"]
