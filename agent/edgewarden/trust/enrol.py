@@ -1,18 +1,15 @@
-"""Enrolment, the gateway's side: a key made here, a certificate fetched over TLS pinned to the
-token's fingerprint.
+"""Enrolment, the gateway's side: a key made here, a certificate from the token's CA alone.
 
 1. read the token; it names the device and the root certificate's SHA-256
-2. GET /v1/ca over TLS that proves nothing yet; the answer counts only when its SHA-256 is the
-token's
+2. GET /v1/ca over TLS that proves nothing yet; it counts only when its SHA-256 is the token's
 3. POST the signing request over TLS that trusts that root alone and checks the host name
 4. believe the answer only when the certificate holds our key, names our device and was issued
-under the root
+   under the root
 5. store key and certificate whole (trust/identity.py)
 
 Nothing secret crosses step 2: an impostor there can hand out bytes, and bytes with another
-fingerprint end it
-(``token_foreign_ca``). Blocks on the network; used by the command, never by the daemon (it needs
-the X.509 parser).
+fingerprint end it (``token_foreign_ca``). Blocks on the network; used by the command, never by
+the daemon (it needs the X.509 parser).
 """
 
 from __future__ import annotations
@@ -26,22 +23,26 @@ from datetime import UTC
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edgewarden.errors import OperatorFault, PeerUnavailable, TrustFault, WireRefusal
 from edgewarden.trust import identity as store
 from edgewarden.trust.identity import Identity
-from edgewarden.trust.keys import FileSigner, public_cose_key
+from edgewarden.trust.keys import FileSigner, verifier_for
 from edgewarden.trust.tls import pinned_context
-from edgewarden.wire import cose, enrol
+from edgewarden.wire import enrol
 
 TIMEOUT_S = 15.0
 """A CA answers in milliseconds; a cellular link with a slow start needs a few seconds."""
 MAX_CA_BYTES = 16 * 1024
 GRADE = "G0"
+_UNREADABLE = (
+    ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, WireRefusal, x509.InvalidVersion,
+    x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What reading and checking a foreign certificate can raise."""
 
 
 def enroll(state_dir: Path, url: str, token_text: str) -> Identity:
@@ -93,19 +94,20 @@ def enroll(state_dir: Path, url: str, token_text: str) -> Identity:
 
 
 def _split(url: str) -> tuple[str, int]:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port or 443
+    except ValueError as fault:  # a port out of range, a bracket left open
+        host, port, why = None, 0, f": {fault}"
+    else:
+        why = ""
+    if not host or parts.scheme != "https":
         raise OperatorFault(
-            f"{url!r} is not https://host:port",
+            f"{url!r} is not https://host:port{why}",
             code="EW-ID-008",
             next_step="use the URL that `edgewarden-fleet serve` prints",
         )
-    try:
-        return parts.hostname, parts.port or 443
-    except ValueError as fault:
-        raise OperatorFault(
-            f"{url!r}: {fault}", code="EW-ID-008", next_step="give a port from 1 to 65535"
-        ) from fault
+    return host, port
 
 
 def _fetch_root(host: str, port: int, fingerprint: bytes) -> str:
@@ -114,8 +116,10 @@ def _fetch_root(host: str, port: int, fingerprint: bytes) -> str:
     unproven.check_hostname = False
     unproven.verify_mode = ssl.CERT_NONE
     body = _ask(host, port, unproven, "GET", "/v1/ca", None)
-    text = body[:MAX_CA_BYTES].decode("ascii", "replace")
-    certificates = store.pem_to_der(text)
+    try:
+        certificates = store.pem_to_der(body[:MAX_CA_BYTES].decode("ascii", "replace"))
+    except TrustFault:
+        certificates = []
     if len(certificates) != 1 or hashlib.sha256(certificates[0]).digest() != fingerprint:
         raise TrustFault(
             "token_foreign_ca: the service's root certificate is not the one the token names",
@@ -170,7 +174,7 @@ def _check_answer(
 ) -> x509.Certificate:
     """Return the leaf if it is ours under the pinned root; raises TrustFault otherwise."""
     try:
-        cose.decode_key(answer.verifier_key)
+        verifier_for(answer.verifier_key)
         chain = x509.load_pem_x509_certificates(answer.certificate_pem.encode())
         chain.append(x509.load_pem_x509_certificate(ca_pem.encode()))
         for child, parent in itertools.pairwise(chain):
@@ -178,11 +182,9 @@ def _check_answer(
         key = chain[0].public_key()
         uris = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
         names = uris.value.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, TypeError, InvalidSignature, WireRefusal, x509.ExtensionNotFound) as fault:
+    except _UNREADABLE as fault:
         raise _bad_answer(f"it cannot be checked ({type(fault).__name__}: {fault})") from fault
-    if not isinstance(key, ec.EllipticCurvePublicKey) or public_cose_key(key) != (
-        signer.public_key()
-    ):
+    if key != signer.private_key().public_key():
         raise _bad_answer("it is for another key")
     if names != [device_urn(answer.tenant, token.device)]:
         raise _bad_answer("it names another device")

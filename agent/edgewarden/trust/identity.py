@@ -6,11 +6,10 @@
         ca.pem         the root, pinned at enrolment
         identity.json  device, tenant, grade, serial, end of validity, broker, verifier's key
 
-``current`` is a symlink that ``rename(2)`` replaces, so a power cut leaves the old identity or the
-new one, never half of
-each: every file and folder is fsynced before the swap. A key made for an enrolment that got no
-answer is kept as
-``pending.pem`` and used by the next try.
+``current`` is a symlink that ``rename(2)`` replaces, so a power cut leaves the old identity or
+the new one, never half of each: every file and folder is on the disk before the swap. A key made
+for an enrolment that got no answer is kept as ``pending.pem`` and used by the next try; it goes
+when the certificate made for it is on the disk.
 
 Loading needs no X.509 parser: what the daemon must know of its certificate was written beside it
 at enrolment.
@@ -77,8 +76,11 @@ class Identity:
         return FileSigner.from_pem(_read(self.key_path))
 
     def x5chain(self) -> tuple[bytes, ...]:
-        """DER of leaf and issuing certificate, leaf first."""
-        return tuple(pem_to_der(_read(self.cert_path).decode("ascii", "replace")))
+        """DER of leaf and issuing certificate, leaf first; raises TrustFault."""
+        chain = pem_to_der(_read(self.cert_path).decode("ascii", "replace"))
+        if not chain:
+            raise _damaged("cert.pem holds no certificate")
+        return tuple(chain)
 
 
 def load(state_dir: Path) -> Identity:
@@ -90,7 +92,7 @@ def load(state_dir: Path) -> Identity:
             the key can be read by others.
     """
     link = state_dir / FOLDER / CURRENT
-    if not link.exists():
+    if not os.path.lexists(link):
         raise TrustFault(
             "this gateway has no identity yet",
             code="EW-ID-004",
@@ -127,16 +129,26 @@ def load(state_dir: Path) -> Identity:
 
 
 def pending_signer(state_dir: Path) -> FileSigner:
-    """The key of an enrolment under way: the one kept from a try without an answer, or a new
-    one."""
+    """The key of an enrolment under way: the one kept from a try without an answer, or a new one.
+
+    Raises:
+        HardwareFault: EW-ID-006 when the disk refuses.
+        TrustFault: EW-ID-003 when the kept key cannot be read.
+    """
     folder = state_dir / FOLDER
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / PENDING
-    if path.exists():
-        return FileSigner.from_pem(_read(path))
-    signer = FileSigner.generate()
-    _write(path, signer.to_pem(), 0o600)
-    _sync_folder(folder)
+    path, building = folder / PENDING, folder / f".{PENDING}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists():
+            return FileSigner.from_pem(_read(path))
+        signer = FileSigner.generate()
+        building.unlink(missing_ok=True)
+        _write(building, signer.to_pem(), 0o600)
+        building.rename(path)
+        _sync_folder(folder)
+        _sync_folder(state_dir)
+    except OSError as fault:
+        raise _not_stored(fault) from fault
     return signer
 
 
@@ -145,10 +157,11 @@ def store(state_dir: Path, signer: FileSigner, identity_json: dict[str, object],
     """Write a new identity folder and make it current, whole or not at all.
 
     Raises:
-        HardwareFault: EW-ID-006 when the disk refuses; the old identity stays current.
+        HardwareFault: EW-ID-006 when the disk refuses; the old identity or the new one is current.
     """
     parent = state_dir / FOLDER
     try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         number = 1 + max(
             (int(p.name[9:]) for p in parent.glob("identity-*") if p.name[9:].isdigit()), default=0
         )
@@ -163,18 +176,17 @@ def store(state_dir: Path, signer: FileSigner, identity_json: dict[str, object],
         _own_as(building, parent)
         _sync_folder(building)
         building.rename(fresh)
+        _sync_folder(parent)
         pointer = parent / ".current"
         pointer.unlink(missing_ok=True)
         pointer.symlink_to(fresh.name)
         pointer.rename(parent / CURRENT)
+        _sync_folder(parent)
+        # Only now: without the new identity on the disk this key is all that the certificate has.
         (parent / PENDING).unlink(missing_ok=True)
         _sync_folder(parent)
     except OSError as fault:
-        raise HardwareFault(
-            f"the identity cannot be stored: {fault}",
-            code="EW-ID-006",
-            next_step="free space or repair the state folder, then run `edgewarden enroll` again",
-        ) from fault
+        raise _not_stored(fault) from fault
     return load(state_dir)
 
 
@@ -183,10 +195,19 @@ def pem_to_der(text: str) -> list[bytes]:
     out: list[bytes] = []
     for block in text.split(_BEGIN)[1:]:
         try:
-            out.append(base64.b64decode(block.split(_END)[0], validate=False))
+            body = "".join(block.split(_END)[0].split())
+            out.append(base64.b64decode(body, validate=True))
         except ValueError as fault:
             raise _damaged("cert.pem is garbled") from fault
     return out
+
+
+def _not_stored(fault: OSError) -> HardwareFault:
+    return HardwareFault(
+        f"the identity cannot be stored: {fault}",
+        code="EW-ID-006",
+        next_step="free space or repair the state folder, then run `edgewarden enroll` again",
+    )
 
 
 def _damaged(why: str) -> TrustFault:
@@ -207,7 +228,9 @@ def _read(path: Path) -> bytes:
 def _write(path: Path, data: bytes, mode: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        os.write(fd, data)
+        left = memoryview(data)
+        while left:  # a disk that runs full takes a part and says so only when asked for the rest
+            left = left[os.write(fd, left) :]
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -1,15 +1,17 @@
 """P-256 keys on the gateway: make, keep, sign, check.
 
 Grade G0: the private key is a PKCS#8 file that only the agent's user can read. Everything else
-speaks the
-``Signer`` port, so a key in a TPM (a later grade) changes nothing above this file.
+speaks the ``Signer`` port, so a key in a TPM (a later grade) changes nothing above this file.
 
-COSE carries ECDSA as raw r || s (RFC 9053 §2.1), X.509 and ``cryptography`` as DER: the conversion
-stands here
-once, in both directions, with its length check.
+COSE carries ECDSA as raw r || s (RFC 9053 §2.1), X.509 and ``cryptography`` as DER: the
+conversion stands here once, in both directions, with its length check.
 
-Imports of ``cryptography`` are limited to the elliptic-curve part: ``x509`` costs the link process
-7 MB more.
+For each ECDSA signature (r, s) anybody can write a second one, (r, n - s), that also verifies.
+Ours have s in the lower half and the other is refused: a record is known by the hash of all its
+bytes, and a broker could otherwise turn an honest record into a fork.
+
+Imports of ``cryptography`` are limited to the elliptic-curve part: ``x509`` costs the link
+process 7 MB more.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from edgewarden.errors import TrustFault, WireRefusal
 from edgewarden.wire import cose
 
 _COORDINATE_BYTES = 32
+# SEC 2 §2.4.2: the order of the base point of P-256.
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _ECDSA = ec.ECDSA(hashes.SHA256())
 
 
@@ -88,11 +92,18 @@ class FileSigner:
     def sign(self, message: bytes) -> bytes:
         """ES256: 64 bytes, r || s."""
         r, s = decode_dss_signature(self._key.sign(message, _ECDSA))
+        s = min(s, _ORDER - s)
         return r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
 
 
 def public_cose_key(key: ec.EllipticCurvePublicKey) -> bytes:
-    """Return the deterministic COSE_Key of a P-256 public key."""
+    """Return the deterministic COSE_Key of a P-256 public key.
+
+    Raises:
+        WireRefusal: ``bad_key`` when it is on another curve.
+    """
+    if key.curve.name != "secp256r1":
+        raise WireRefusal("bad_key", f"the curve is {key.curve.name}, not P-256")
     numbers = key.public_numbers()
     return cose.encode_key(
         numbers.x.to_bytes(_COORDINATE_BYTES, "big"), numbers.y.to_bytes(_COORDINATE_BYTES, "big")
@@ -123,6 +134,8 @@ def verifier_for(cose_key: bytes) -> cose.Verify:
             return False
         r = int.from_bytes(signature[:_COORDINATE_BYTES], "big")
         s = int.from_bytes(signature[_COORDINATE_BYTES:], "big")
+        if s > _ORDER // 2:
+            return False
         try:
             key.verify(encode_dss_signature(r, s), message, _ECDSA)
         except InvalidSignature:

@@ -1,42 +1,35 @@
 """Self-measurement: digests of what this agent runs from.
 
 A report by the thing measured: signed, it proves which device asserted it and that nobody changed
-it on the way; it
-does not prove the kernel below told the truth (grade G0 says so, docs/threat-model.md).
+it on the way; it does not prove the kernel below told the truth (grade G0 says so,
+docs/threat-model.md).
 
-* ``code``: every file below the installed package except ``*.pyc``, as wire/manifest.py.
-* bytecode: Python runs the ``.pyc``, not the source, so each ``.pyc`` that the interpreter would
-load is
-  compared with what its source compiles to. Code objects are compared, not bytes: marshal writes
-  equal code
-  in unequal ways. A stale one (other size or time than its source) is never loaded and not looked
-  at.
-* ``interpreter``, ``settings``, ``policy``, ``cmdline``: SHA-256 of the files; b"" when one cannot
-be read.
+* ``code``: every file below the installed package that wire/manifest.py measures, and every link
+  to a folder elsewhere, which Python would import from and no artefact has.
+* bytecode: each ``.pyc`` that the interpreter would load in place of a source is compared with
+  what that source compiles to (trust/bytecode.py).
+* ``interpreter``, ``settings``, ``policy``, ``cmdline``: SHA-256 of the files; b"" when one
+  cannot be read.
 
 Blocks on the disk and the compiler: call it from an executor. A file already seen with the same
-inode, size and
-times is not hashed or compiled again.
+inode, size and times is not hashed or compiled again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import marshal
 import os
-import struct
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgewarden.trust.bytecode import compiles_to
 from edgewarden.wire.manifest import files_digest, is_measured, manifest_digest
 
 MATCH = "match"
 _PACKAGE = Path(__file__).resolve().parent.parent
-_HEADER_BYTES = 16
-"""PEP 552: magic, flags, then mtime and size or a hash of the source."""
 _CHUNK_BYTES = 256 * 1024
 
 Identity = tuple[int, int, int, int, int]
@@ -80,9 +73,12 @@ class Measurer:
         root = self.package.parent
         for folder, folders, files in os.walk(self.package):
             folders.sort()
-            for name in sorted(files):
+            linked = [name for name in folders if (Path(folder) / name).is_symlink()]
+            for name in sorted(files + linked):
                 path = Path(folder) / name
-                yield path, path.relative_to(root).as_posix()
+                relative = path.relative_to(root).as_posix()
+                # A file name need not be UTF-8; a manifest is.
+                yield path, relative.encode("utf-8", "backslashreplace").decode()
 
     def _digest_of(self, path: Path) -> bytes:
         try:
@@ -127,7 +123,7 @@ class Measurer:
         known = self._compiled.get(compiled)
         if known is not None and known[:2] == seen:
             return known[2]
-        verdict = _compiles_to(source, compiled, level)
+        verdict = compiles_to(source, compiled, level)
         self._compiled[compiled] = (*seen, verdict)
         return verdict
 
@@ -140,23 +136,3 @@ def _identity(status: os.stat_result) -> Identity:
         status.st_mtime_ns,
         status.st_ctime_ns,
     )
-
-
-def _compiles_to(source: Path, compiled: Path, level: int) -> bool:
-    try:
-        text, data, status = source.read_bytes(), compiled.read_bytes(), source.stat()
-    except OSError:
-        return False
-    if len(data) < _HEADER_BYTES or data[:4] != importlib.util.MAGIC_NUMBER:
-        return True  # another interpreter's, or cut short: this one never loads it
-    flags, mtime, size = struct.unpack("<III", data[4:_HEADER_BYTES])
-    stale = mtime != int(status.st_mtime) & 0xFFFFFFFF or size != status.st_size & 0xFFFFFFFF
-    if flags == 0 and stale:
-        return True
-    try:
-        # The interpreter would load the same bytes.
-        found = marshal.loads(data[_HEADER_BYTES:])  # noqa: S302
-        expected = compile(text, str(source), "exec", dont_inherit=True, optimize=level)
-    except (ValueError, EOFError, TypeError, SyntaxError):
-        return False
-    return bool(found == expected)

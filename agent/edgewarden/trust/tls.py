@@ -1,8 +1,7 @@
 """TLS contexts. One way to be a client, and no argument that loosens it.
 
 Both sides prove who they are: the server against the pinned root and its host name, the gateway
-with its own
-certificate. TLS 1.2 with AEAD suites is the floor, 1.3 what everybody speaks today.
+with its own certificate. TLS 1.2 with AEAD suites is the floor, 1.3 what everybody speaks today.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ def pinned_context(ca_pem: str) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     try:
         context.load_verify_locations(cadata=ca_pem)
-    except ssl.SSLError as fault:
+    except (ssl.SSLError, ValueError) as fault:
         raise TrustFault(
-            f"the pinned root cannot be read: {fault.reason}",
+            f"the pinned root cannot be read: {fault}",
             code="EW-ID-005",
             next_step="restore state/identity from a backup of this very device, or enrol again",
         ) from fault
@@ -41,11 +40,9 @@ def client_context(identity: Identity) -> ssl.SSLContext:
         TrustFault: EW-ID-005 when a file of the identity does not fit the others.
     """
     try:
-        context = pinned_context(identity.ca_path.read_text())
+        context = pinned_context(identity.ca_path.read_text("ascii"))
         context.load_cert_chain(identity.cert_path, identity.key_path)
-    except (OSError, ssl.SSLError) as fault:
-        if isinstance(fault, TrustFault):
-            raise
+    except (OSError, ValueError) as fault:  # ssl.SSLError is an OSError
         raise TrustFault(
             f"key and certificate do not load: {fault}",
             code="EW-ID-005",

@@ -1,12 +1,12 @@
 """Deterministic CBOR in and out: one accepted spelling for every value.
 
 Decides whether bytes are CBOR as RFC 8949 §4.2.1 (core deterministic encoding) spells it, and
-nothing else, before a
-decoder builds the first object. cbor2 does the building; it is not the gate, because what it lets
-through differs
-by version (measured on 5.6.5, 5.9.0 and 6.3.0: all three ignore trailing bytes, keep the last of
-two equal map keys and
-compile tag 35 as a regular expression; 5.6.5 ends 100,000 nested arrays in a RecursionError).
+nothing else, before a decoder builds the first object. cbor2 only builds; it is not the gate and
+not the encoder, because what it lets through and what it writes differ by version. Measured on
+5.6.5, 5.9.0 and 6.3.0: all three ignore trailing bytes, keep the last of two equal map keys and
+compile tag 35 as a regular expression; 5.6.5 ends 100,000 nested arrays in a RecursionError and
+fails on a character that straddles byte 65,536 of a text; 5.6.5 and 5.9.0 spell 40000.0 in five
+bytes instead of three.
 
 The rules, in the order they are checked, each with the refusal's name:
 
@@ -14,11 +14,11 @@ The rules, in the order they are checked, each with the refusal's name:
 2. every head complete and every string inside the input               ``truncated``
 3. integers, lengths and floats in their shortest form, definite only  ``not_deterministic``
 4. no tag, no undefined, no simple value but false, true, null         ``forbidden_item``
-5. at most MAX_DEPTH containers inside each other                      ``too_deep``
-6. map keys strictly ascending, bytewise                               ``duplicate_key`` /
-``not_deterministic``
-7. text is UTF-8                                                       ``bad_text``
-8. nothing behind the value                                            ``trailing_bytes``
+5. text of at most MAX_TEXT_BYTES                                      ``too_long``
+6. text is UTF-8                                                       ``bad_text``
+7. map keys strictly ascending, bytewise          ``duplicate_key`` or ``not_deterministic``
+8. at most MAX_DEPTH containers inside each other                      ``too_deep``
+9. nothing behind the value                                            ``trailing_bytes``
 
 Values: None, bool, int (64 bit), float, str, bytes, list, dict with int or str keys.
 
@@ -33,15 +33,16 @@ from collections.abc import Mapping, Sequence
 
 import cbor2
 
-from edgewarden.errors import WireRefusal
+from edgewarden.errors import OurFault, WireRefusal
 
 MAX_DEPTH = 16
-"""Containers inside each other. Our deepest message (a batch of events) uses 7; 16 leaves room to
-grow."""
+"""Containers inside each other. Our deepest message (a batch of events) uses 7."""
 
 MAX_BYTES = 256 * 1024
-"""Default length limit: a commit of bulk readings is cut at 64 kB, the broker's packet limit is
-256 kB."""
+"""Default length limit: a bulk commit is cut at 64 kB, the broker's packet limit is 256 kB."""
+
+MAX_TEXT_BYTES = 32 * 1024
+"""One text. The longest of ours (a command line) is 4 kB; cbor2 5.6.5 breaks texts at 64 kB."""
 
 Value = (
     None
@@ -66,14 +67,81 @@ _SHORTEST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 def encode(value: Value) -> bytes:
     """Return the deterministic encoding of value.
 
-    The caller keeps the two orderings of RFC 8949 (§4.2.1 bytewise, §4.2.3 length first) equal by
-    not mixing
-    negative one-byte with positive two-byte integer keys in one map; none of our maps does, and
-    ``decode`` refuses
-    the difference.
+    Text that came from the kernel may hold lone surrogates (a file name that is not UTF-8); they
+    are written as backslash escapes.
+
+    Raises:
+        OurFault: value is not a ``Value``, or ``check`` would refuse what it becomes.
     """
-    data: bytes = cbor2.dumps(value, canonical=True)
-    return data
+    parts: list[bytes] = []
+    _put(value, parts, 0)
+    return b"".join(parts)
+
+
+def _put(value: object, parts: list[bytes], depth: int) -> None:
+    """Append the encoding of value; depth counts the containers around it."""
+    if isinstance(value, str):
+        text = value.encode("utf-8", "backslashreplace")
+        if len(text) > MAX_TEXT_BYTES:
+            raise OurFault(f"text of {len(text)} bytes cannot be encoded, limit {MAX_TEXT_BYTES}")
+        parts += (_spell(_TSTR, len(text)), text)
+    elif isinstance(value, bool) or value is None:
+        parts.append(b"\xf6" if value is None else b"\xf5" if value else b"\xf4")
+    elif isinstance(value, int):
+        parts.append(_spell(_NINT, -1 - value) if value < 0 else _spell(_UINT, value))
+    elif isinstance(value, float):
+        parts.append(_spell_float(value))
+    elif isinstance(value, bytes):
+        parts += (_spell(_BSTR, len(value)), value)
+    elif depth == MAX_DEPTH:
+        raise OurFault(f"more than {MAX_DEPTH} containers inside each other")
+    elif isinstance(value, Mapping):
+        parts.append(_spell(_MAP, len(value)))
+        for key, item in _sorted_items(value):
+            parts.append(key)
+            _put(item, parts, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        parts.append(_spell(_ARRAY, len(value)))
+        for item in value:
+            _put(item, parts, depth + 1)
+    else:
+        raise OurFault(f"{type(value).__name__} cannot be encoded")
+
+
+def _sorted_items(value: Mapping[object, object]) -> list[tuple[bytes, object]]:
+    """Encoded key and value of every entry, bytewise by key (RFC 8949 §4.2.1)."""
+    items: dict[bytes, object] = {}
+    for key, item in value.items():
+        if isinstance(key, bool) or not isinstance(key, (int, str)):
+            raise OurFault(f"map key of type {type(key).__name__} cannot be encoded")
+        items[encode(key)] = item
+    if len(items) != len(value):
+        raise OurFault("two map keys have one spelling")
+    return sorted(items.items(), key=lambda entry: entry[0])
+
+
+def _spell(major: int, argument: int) -> bytes:
+    """A head in its shortest form."""
+    if argument < 24:
+        return bytes((major << 5 | argument,))
+    for info, width in ((24, 1), (25, 2), (26, 4), (27, 8)):
+        if argument < 1 << 8 * width:
+            return bytes((major << 5 | info,)) + argument.to_bytes(width, "big")
+    raise OurFault("an integer of more than 64 bits cannot be encoded")
+
+
+def _spell_float(value: float) -> bytes:
+    """A float in the shortest form that keeps its value (RFC 8949 §4.2.2: NaN is 7e00)."""
+    if value != value:
+        return b"\xf9\x7e\x00"
+    for initial, form in ((b"\xf9", ">e"), (b"\xfa", ">f")):
+        try:
+            data = struct.pack(form, value)
+        except OverflowError:
+            continue
+        if struct.unpack(form, data)[0] == value:
+            return initial + data
+    return b"\xfb" + struct.pack(">d", value)
 
 
 def decode(data: bytes, max_bytes: int = MAX_BYTES) -> object:
@@ -188,6 +256,8 @@ def _string(data: bytes, at: int, length: int, major: int) -> int:
     if length > len(data) - at:
         raise WireRefusal("truncated", "string longer than the input")
     if major == _TSTR:
+        if length > MAX_TEXT_BYTES:
+            raise WireRefusal("too_long", f"text of {length} bytes, limit {MAX_TEXT_BYTES}")
         try:
             data[at : at + length].decode("utf-8")
         except UnicodeDecodeError:

@@ -4,16 +4,16 @@
     protected = << {1: -7, 3: content type, 4: kid, ? 33: x5chain} >>
 
 Verify first, parse after: ``open_envelope`` looks at the envelope's own bytes only,
-``check_signature`` asks a
-function that was handed in, and only then may a caller decode the payload. The content type is
-signed, so a nonce can
-never be read as a record. Signing and verifying are parameters: this module knows no key.
+``check_signature`` asks a function that was handed in, and only then may a caller decode the
+payload. The content type is signed, so a nonce can never be read as a record. Signing and
+verifying are parameters: this module knows no key.
 
-Left to others: which key a kid names and whether it may be trusted (trust/, the fleet's verifier).
+Left to others: which key a kid names and whether it may be trusted (trust/, the fleet's
+verifier).
 
 Refusals, in order: ``too_long``, ``truncated``, ``wrong_tag``, ``bad_envelope``,
-``trailing_bytes``, those of cbor.py for
-the protected header, ``unknown_algorithm``, ``bad_header``, ``wrong_type``, ``bad_signature``.
+``trailing_bytes``, those of cbor.py for the protected header, ``unknown_algorithm``,
+``bad_header``, ``wrong_type``, ``bad_signature``.
 
     data = seal(payload, ContentType.RECORD, kid, signer.sign)
     envelope = open_envelope(data, ContentType.RECORD)

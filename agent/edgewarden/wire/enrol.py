@@ -1,19 +1,16 @@
-"""Enrolment: the token a person carries, and the two messages around one certificate signing
-request.
+"""Enrolment: the token a person carries, and the two messages around one signing request.
 
 Token, one line of text: ``ew1.<device>.<secret>.<fingerprint>`` with 32 random bytes in unpadded
-base64url and the
-SHA-256 of the root certificate's DER in hex. The fleet keeps only the secret's hash.
+base64url and the SHA-256 of the root certificate's DER in hex. The fleet keeps only the secret's
+hash.
 
-    POST /v1/enroll   request  {"schema": "edgewarden.enroll/1", "token": ..., "device": ...,
-    "csr": PEM}
-                      answer   {"schema": "edgewarden.enrolled/1", "tenant": ..., "certificate":
-                      PEM chain, "ca": PEM,
-                                "verifier_key": hex COSE_Key, "broker": {"host": ..., "port": ...}}
-                      refusal  {"schema": "edgewarden.refusal/1", "error": NAME, "text": ...,
-                      "next": ...}
-    GET  /v1/ca       the root certificate, PEM: fetched before anything is trusted, compared with
-    the fingerprint
+    POST /v1/enroll
+        request  {"schema": "edgewarden.enroll/1", "token": ..., "device": ..., "csr": PEM}
+        answer   {"schema": "edgewarden.enrolled/1", "tenant": ..., "certificate": PEM chain,
+                  "ca": PEM, "verifier_key": hex COSE_Key, "broker": {"host": ..., "port": ...}}
+        refusal  {"schema": "edgewarden.refusal/1", "error": NAME, "text": ..., "next": ...}
+    GET /v1/ca
+        the root certificate, PEM: fetched before anything is trusted, held to the fingerprint
 
 Refusal names (both sides print them): token_malformed, token_unknown, token_used, token_expired,
 token_foreign_device, token_foreign_ca, csr_invalid, device_exists, rate_limited.

@@ -1,16 +1,16 @@
-"""Challenge, evidence, attestation result, session status: the four messages around appraisal (RFC
-9334).
+"""Challenge, evidence, result, status: the four messages around appraisal (RFC 9334).
 
-    verifier -> gateway   nonce     Challenge   signed by the verifier's key, pinned at enrolment
-    gateway -> verifier   evidence  Evidence    EAT claims (RFC 9711), signed by the identity key,
-    with x5chain
-    verifier -> gateway   result    Result      signed; a tier per facet (AR4SI), policy hash,
-    expiry
-    gateway -> verifier   status    Status      signed by the identity key, with x5chain, at
-    connect; a hint, never evidence
+    verifier -> gateway  nonce     Challenge  signed by the verifier's key, pinned at enrolment
+    gateway -> verifier  evidence  Evidence   EAT claims (RFC 9711), signed by the identity key
+    verifier -> gateway  result    Result     signed; a tier per facet (AR4SI), policy hash, expiry
+    gateway -> verifier  status    Status     signed by the identity key at connect; a hint,
+                                              never evidence
 
-Shapes only: nobody in this file compares a digest or looks at a clock. Refusal: ``bad_challenge``,
-``bad_evidence``, ``bad_result``, ``bad_status``, each naming the first field at fault.
+The gateway's two carry their certificate chain (x5chain).
+
+Shapes only: nobody in this file compares a digest or looks at a clock. Refusal:
+``bad_challenge``, ``bad_evidence``, ``bad_result``, ``bad_status``, each naming the first field
+at fault.
 """
 
 from __future__ import annotations

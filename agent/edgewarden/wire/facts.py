@@ -4,18 +4,16 @@ Two families leave the sensors:
 
 * ``Reading``: one measured value of one channel (SenML, RFC 8428: name, unit, value).
 * ``Event``: something that happened, named after an OCSF class (class_uid, activity_id,
-severity_id) with
-  the class's own attribute names inside ``detail``.
+  severity_id) with the class's own attribute names inside ``detail``.
 
-A fact knows when it was seen by the monotonic boot clock only (``CLOCK_BOOTTIME``, nanoseconds): a
-board without an
-RTC cannot promise more. Wall time is added once per record, with its uncertainty, by the journal.
+A fact knows when it was seen by the monotonic boot clock only (``CLOCK_BOOTTIME``, nanoseconds):
+a board without an RTC cannot promise more. Wall time is added once per record, with its
+uncertainty, by the journal.
 
 What this module leaves to others: deciding what a fact means (judge/), storing it (record/).
 
     Reading("gps", "lat", "lat", 48.1173, seen_mono_ns)
-    Event(OCSF.PROCESS_ACTIVITY, activity_id=1, severity_id=1, seen_mono_ns=t, detail={"process":
-    {"pid": 7}})
+    Event(OCSF.PROCESS_ACTIVITY, 1, Severity.LOW, seen_mono_ns, {"process": {"pid": 7}})
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Digests of sets of files, computed alike on the gateway and from the release artefact.
 
 A code manifest is the deterministic CBOR array of [path, SHA-256], sorted by path, of every file
-below the package
-folder; path is POSIX and begins with ``edgewarden/``. Compiled files (``*.pyc``) are left out:
-they are not in the
-artefact, and the gateway checks each against its source instead (trust/measure.py).
+below the package folder; path is POSIX and begins with ``edgewarden/``. Compiled files in
+``__pycache__`` are left out: they are not in the artefact, and the gateway checks each against
+its source instead (trust/measure.py). A ``.pyc`` anywhere else is measured: Python loads
+``wire/cose/__init__.pyc`` in place of ``wire/cose.py`` and asks for no source.
 
     manifest_digest([("edgewarden/__init__.py", sha256)]) -> 32 bytes
 """
@@ -19,7 +19,8 @@ from edgewarden.wire import cbor
 
 def is_measured(path: str) -> bool:
     """Does a file of the package folder belong into the manifest? path is POSIX, relative."""
-    return not path.endswith(".pyc")
+    folder = path.rpartition("/")[0]
+    return not (path.endswith(".pyc") and folder.rpartition("/")[2] == "__pycache__")
 
 
 def manifest_digest(entries: Iterable[tuple[str, bytes]]) -> bytes:

@@ -6,17 +6,17 @@ One record is one COSE_Sign1 whose payload is this map (docs/wire-format.md §3)
     6 time [boot_ns, wall_ns, uncertainty_ms or null, state]      7 kind   8 body
 
 Sequence and chain are per (device, class) and persist across boots; sequence starts at 1 and the
-predecessor of the
-first record is 32 zero bytes. A record's own hash is SHA-256 over its whole COSE bytes.
+predecessor of the first record is 32 zero bytes. A record's own hash is SHA-256 over its whole
+COSE bytes.
 
 Kinds and bodies:
 
-    report-key   {"key": COSE_Key bytes, "agent": version, "acked": int}   signed by the identity
-    key, with x5chain
+    report-key   {"key": COSE_Key bytes, "agent": version, "acked": int}
+                 signed by the identity key, with x5chain
     batch        {"readings": SenML pack, "events": [event, ...], "counts": {name: int}}
     event        an event map (facts.py)
-    gap          {"class": int, "first": int, "last": int, "before": hash, "after": hash, "reason":
-    text}
+    gap          {"class": int, "first": int, "last": int, "before": hash, "after": hash,
+                  "reason": text}
     attestation  {"evidence": SHA-256 of the evidence message, "heads": {class: [seq, hash]}}
 
 This module checks shapes; believing (keys, chain, time) is the verifier's.
