@@ -1,0 +1,304 @@
+"""The bus against pymodbus's real slave, and against a line that lies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from edgewarden.errors import OperatorFault
+from edgewarden.sense.modbus import ModbusRegister, RegisterType, encode_read, seal
+from edgewarden.sense.modbus_bus import MISSES_TO_TRIP, ModbusBus
+from edgewarden.sense.portlife import Format, SerialSettings
+from edgewarden.wire.facts import OCSF
+from hw.rigs.board import METER_BAUD, meter
+from hw.rigs.ptys import PtyPort
+from tests.fakes.clock import FakeClock
+from tests.sense.ports import Running, running
+from tests.waiting import until
+
+FAST_S = 0.02
+
+TEMPERATURE = ModbusRegister(
+    "temperature", 1, 0, 1, RegisterType.S16, scale=0.1, senml_unit="Cel", period_s=FAST_S
+)
+ENERGY = ModbusRegister("energy", 1, 2, 2, RegisterType.U32, senml_unit="Wh", period_s=FAST_S)
+POWER = ModbusRegister("power", 1, 4, 2, RegisterType.F32, senml_unit="W", period_s=FAST_S)
+
+
+def bus(link: Path, *registers: ModbusRegister, timeout_s: float = 0.1) -> SerialSettings:
+    return SerialSettings(
+        "meter",
+        str(link),
+        Format.MODBUS_RTU,
+        baud=METER_BAUD,
+        registers=registers,
+        reply_timeout_s=timeout_s,
+    )
+
+
+Answer = Callable[[bytes], bytes]
+
+
+@contextlib.asynccontextmanager
+async def slaves(link: Path, answer: Answer) -> AsyncIterator[tuple[PtyPort, list[bytes]]]:
+    """A line whose every request is answered by ``answer``; yields the port and the requests."""
+    asked: list[bytes] = []
+    with PtyPort(link) as port:
+
+        def on_request() -> None:
+            request = port.receive()
+            asked.append(request)
+            port.send(answer(request))
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(port.master, on_request)
+        try:
+            yield port, asked
+        finally:
+            loop.remove_reader(port.master)
+
+
+def truth(request: bytes, value: int = 215) -> bytes:
+    """What an honest slave answers."""
+    count = int.from_bytes(request[4:6], "big")
+    return seal(bytes((request[0], 3, 2 * count)) + value.to_bytes(2 * count, "big"))
+
+
+def values(gateway: Running, name: str) -> list[object]:
+    return [r.value for r in gateway.readings if r.name == name]
+
+
+def test_three_kinds_of_registers_from_a_real_slave(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with meter(tmp_path / "meter"):
+            settings = bus(tmp_path / "meter", TEMPERATURE, ENERGY, POWER)
+            async with running(settings) as gateway:
+                await until(lambda: len(gateway.readings) >= 30)
+                assert gateway.state == "live"
+                assert gateway.sensor.snapshot().slaves == {1: "ok"}
+                assert gateway.sensor.snapshot().bad_frames == 0
+        units = {r.name: r.unit for r in gateway.readings}
+        assert units == {"temperature": "Cel", "energy": "Wh", "power": "W"}
+        assert all(30 <= value <= 40 for value in values(gateway, "temperature"))
+        assert all(1250 <= value <= 1750 for value in values(gateway, "power"))
+        energy = values(gateway, "energy")
+        assert energy == sorted(energy)
+        assert len(set(energy)) > 1
+
+    asyncio.run(scenario())
+
+
+def test_real_slave_behind_a_noisy_wire(tmp_path: Path) -> None:
+    """Every reply comes with noise around it; every third one is damaged."""
+    chance = random.Random(3)
+    count = 0
+
+    def disturb(data: bytes) -> bytes:
+        nonlocal count
+        count += 1
+        if count % 3 == 0:
+            data = data[:-1] + bytes((data[-1] ^ 0x55,))
+        return chance.randbytes(20) + data + chance.randbytes(5)
+
+    async def scenario() -> None:
+        async with meter(tmp_path / "meter") as wire:
+            wire.to_left = disturb
+            async with running(bus(tmp_path / "meter", ENERGY)) as gateway:
+                await until(lambda: len(gateway.readings) >= 10)
+                snapshot = gateway.sensor.snapshot()
+        assert all(100_000 <= value < 101_000 for value in values(gateway, "energy"))
+        assert snapshot.counters["dropped_bytes"]
+
+    asyncio.run(scenario())
+
+
+def test_an_exception_reply_is_named_and_told_once(tmp_path: Path) -> None:
+    nowhere = ModbusRegister("nowhere", 1, 1000, 1, period_s=FAST_S)
+
+    async def scenario() -> None:
+        async with (
+            meter(tmp_path / "meter"),
+            running(bus(tmp_path / "meter", TEMPERATURE, nowhere)) as gateway,
+        ):
+            await until(lambda: len(values(gateway, "temperature")) >= 5)
+            snapshot = gateway.sensor.snapshot()
+        refusals = snapshot.counters["refusals"]
+        assert isinstance(refusals, dict)
+        assert refusals["illegal_data_address"] >= 2
+        assert gateway.told.count("EW-SER-005") == 1
+        assert gateway.event("EW-SER-005").detail["reason"] == "illegal_data_address"
+        assert gateway.state == "closed"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda request: truth(bytes((9,)) + request[1:]),
+        lambda request: truth(request)[:-1],
+        lambda request: truth(request)[:-1] + b"\0",
+        lambda request: seal(bytes((request[0], 4, 2)) + b"\x01\x02"),
+        lambda request: seal(bytes((request[0], 3, 4)) + b"\x01\x02\x03\x04"),
+        lambda request: request,
+        lambda request: b"",
+        lambda request: b"noise without end " * 100,
+    ],
+    ids=["unit", "truncated", "crc", "function", "length", "echo", "nothing", "noise"],
+)
+def test_what_does_not_answer_is_a_miss_and_the_slave_is_left_alone(
+    tmp_path: Path, lie: Answer
+) -> None:
+    async def scenario() -> None:
+        async with slaves(tmp_path / "meter", lie) as (_, asked):
+            settings = bus(tmp_path / "meter", TEMPERATURE, timeout_s=0.03)
+            async with running(settings) as gateway:
+                await until(lambda: "EW-SER-004" in gateway.told)
+                assert gateway.sensor.snapshot().slaves == {
+                    1: f"no answer to {MISSES_TO_TRIP} requests"
+                }
+                assert len(asked) == MISSES_TO_TRIP
+        assert gateway.readings == []
+        assert gateway.event("EW-SER-004").class_uid == OCSF.DETECTION_FINDING
+
+    asyncio.run(scenario())
+
+
+def test_a_late_reply_is_never_taken_for_the_next_answer(tmp_path: Path) -> None:
+    """Two registers of one slave with equal byte counts: content cannot tell the replies apart."""
+    first = ModbusRegister("first", 1, 100, 1, period_s=FAST_S)
+    second = ModbusRegister("second", 1, 200, 1, period_s=FAST_S)
+    answers = {100: 111, 200: 222}
+
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "meter") as port:
+            loop = asyncio.get_running_loop()
+            late = True
+
+            def on_request() -> None:
+                nonlocal late
+                request = port.receive()
+                reply = truth(request, answers[int.from_bytes(request[2:4], "big")])
+                # Half a timeout too late, every other time.
+                loop.call_later(0.15 if late else 0.0, port.send, reply)
+                late = not late
+
+            loop.add_reader(port.master, on_request)
+            try:
+                async with running(bus(port.link, first, second, timeout_s=0.1)) as gateway:
+                    await until(lambda: len(gateway.readings) >= 6, timeout_s=10)
+                    assert gateway.sensor.snapshot().counters["dropped_bytes"]
+                await asyncio.sleep(0.2)
+            finally:
+                loop.remove_reader(port.master)
+        assert set(values(gateway, "first")) <= {111}
+        assert set(values(gateway, "second")) <= {222}
+
+    asyncio.run(scenario())
+
+
+def test_a_dead_slave_does_not_cost_the_others_their_polls(tmp_path: Path) -> None:
+    """One dead of eight: the seven others keep being asked between its few timeouts."""
+    registers = [ModbusRegister(f"s{unit}", unit, 0, period_s=FAST_S) for unit in range(1, 9)]
+
+    async def scenario() -> None:
+        answer: Answer = lambda request: b"" if request[0] == 4 else truth(request)  # noqa: E731
+        async with slaves(tmp_path / "meter", answer) as (_, asked):
+            settings = bus(tmp_path / "meter", *registers, timeout_s=0.05)
+            async with running(settings) as gateway:
+                await until(lambda: len(gateway.readings) >= 300, timeout_s=20)
+                notes = gateway.sensor.snapshot().slaves
+        to_the_dead = sum(request[0] == 4 for request in asked)
+        assert to_the_dead <= 6
+        assert notes[4].startswith("no answer")
+        assert [notes[unit] for unit in (1, 2, 3, 5, 6, 7, 8)] == ["ok"] * 7
+        counts = [len(values(gateway, f"s{unit}")) for unit in (1, 2, 3, 5, 6, 7, 8)]
+        assert min(counts) >= 0.9 * max(counts)
+        assert gateway.told.count("EW-SER-004") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_slave_that_comes_back_is_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        dead = True
+        answer: Answer = lambda request: b"" if dead else truth(request)  # noqa: E731
+        async with slaves(tmp_path / "meter", answer):
+            settings = bus(tmp_path / "meter", TEMPERATURE, timeout_s=0.03)
+            async with running(settings) as gateway:
+                await until(lambda: "EW-SER-004" in gateway.told)
+                dead = False
+                await until(lambda: len(gateway.readings) > 3, timeout_s=10)
+                assert gateway.sensor.snapshot().slaves == {1: "ok"}
+        assert gateway.told.count("EW-SER-004") == 2
+        assert gateway.event("EW-SER-004").activity_id == 3
+
+    asyncio.run(scenario())
+
+
+def test_continuous_noise_does_not_extend_the_deadline(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "meter") as port:
+            settings = bus(port.link, TEMPERATURE, timeout_s=0.05)
+            async with running(settings) as gateway:
+                loop = asyncio.get_running_loop()
+                started_s = loop.time()
+                while "EW-SER-004" not in gateway.told:
+                    port.send(b"\x01\x03\x02\xaa" * 16)
+                    await asyncio.sleep(0.001)
+                    assert loop.time() - started_s < 5.0
+                took_s = loop.time() - started_s
+        # Three deadlines, two rests of one timeout between them, and what the machine adds.
+        assert took_s < 10 * 0.05 + 0.5
+
+    asyncio.run(scenario())
+
+
+def test_unplugging_between_request_and_reply(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "meter") as port:
+            async with running(bus(port.link, TEMPERATURE, timeout_s=5.0)) as gateway:
+                await until(port.receive)
+                port.unplug()
+                await until(lambda: gateway.state == "reopen", timeout_s=1.0)
+        assert gateway.told == ["open", "reopen", "closed"]
+        assert gateway.event("reopen").code == "EW-SER-003"
+
+    asyncio.run(scenario())
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    nan = bytes.fromhex("7fc00000")
+
+    async def scenario() -> None:
+        answer: Answer = lambda request: seal(bytes((1, 3, 4)) + nan)  # noqa: E731
+        async with (
+            slaves(tmp_path / "meter", answer),
+            running(bus(tmp_path / "meter", POWER)) as gateway,
+        ):
+            await until(lambda: gateway.sensor.snapshot().bad_frames >= 2)
+            assert gateway.sensor.snapshot().counters["refusals"] == {
+                "not_finite": gateway.sensor.snapshot().bad_frames
+            }
+        assert gateway.readings == []
+
+    asyncio.run(scenario())
+
+
+def test_a_bus_without_registers_is_the_operators_fault() -> None:
+    settings = SerialSettings("meter", "/dev/null", Format.MODBUS_RTU)
+    with pytest.raises(OperatorFault, match="polls nothing"):
+        ModbusBus(settings, lambda _: None, FakeClock())
+
+
+def test_bytes_that_nobody_asked_for_are_dropped_and_counted() -> None:
+    settings = SerialSettings("meter", "/dev/null", Format.MODBUS_RTU, registers=(TEMPERATURE,))
+    under_test = ModbusBus(settings, lambda _: None, FakeClock())
+    assert under_test.feed(truth(encode_read(1, 0, 1)), 0) == []
+    assert under_test.counters.frames == 0
+    assert under_test.counters.dropped_bytes == 7

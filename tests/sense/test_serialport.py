@@ -1,0 +1,249 @@
+"""A sensor on real ptys: life, silence, unplugging, floods."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from edgewarden.errors import HardwareFault
+from edgewarden.sense.portlife import Format, SerialSettings
+from edgewarden.sense.serialport import close_port, open_port
+from edgewarden.wire.facts import OCSF, Severity
+from hw.rigs.board import recorded
+from hw.rigs.ptys import PtyPort
+from tests.sense.ports import running
+from tests.sense.test_nmea import GGA, sealed
+from tests.waiting import until
+
+LINE = sealed(GGA)
+
+
+def gps(link: Path, silent_s: float = 10.0) -> SerialSettings:
+    return SerialSettings("gps", str(link), Format.NMEA, silent_s=silent_s)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def send_all(port: PtyPort, data: bytes, chunk_bytes: int = 960) -> None:
+    """Send at the reader's pace: nothing may be dropped by the line itself."""
+    for start in range(0, len(data), chunk_bytes):
+        chunk = data[start : start + chunk_bytes]
+        while chunk:
+            before = port.dropped_bytes
+            port.send(chunk)
+            dropped = port.dropped_bytes - before
+            chunk = chunk[len(chunk) - dropped :]
+            await asyncio.sleep(0)
+
+
+def test_the_noisy_log_over_a_real_port_yields_every_good_sentence(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "gps") as port:
+            async with running(gps(port.link)) as gateway:
+                await until(lambda: gateway.state == "open")
+                await send_all(port, recorded())
+                await until(lambda: gateway.sensor.snapshot().counters["frames"] == 400)
+                snapshot = gateway.sensor.snapshot()
+        assert snapshot.readings == len(gateway.readings) == 900
+        assert snapshot.bad_frames > 0
+        assert snapshot.reason == ""
+        assert gateway.told == ["open", "live", "closed"]
+
+    asyncio.run(scenario())
+
+
+def test_json_lines_carry_their_units(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        settings = SerialSettings(
+            "env", str(tmp_path / "env"), Format.JSONLINES, units={"temperature": "Cel"}
+        )
+        with PtyPort(tmp_path / "env") as port:
+            async with running(settings) as gateway:
+                await until(lambda: gateway.state == "open")
+                port.send(b'{"temperature": 20.5}\n{"temperature": NaN}\n{"tempera')
+                port.send(b'ture": 21.5}\n')
+                await until(lambda: len(gateway.readings) == 2)
+                snapshot = gateway.sensor.snapshot()
+        assert [(r.name, r.unit, r.value) for r in gateway.readings] == [
+            ("temperature", "Cel", 20.5),
+            ("temperature", "Cel", 21.5),
+        ]
+        assert snapshot.bad_frames == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_missing_port_is_told_once_and_opened_when_it_appears(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        port = PtyPort(tmp_path / "gps")
+        async with running(gps(port.link)) as gateway:
+            await until(lambda: gateway.state == "reopen")
+            assert "No such file" in gateway.sensor.snapshot().reason
+            port.plug()
+            try:
+                await until(lambda: gateway.state == "open")
+                port.send(LINE)
+                await until(lambda: gateway.state == "live")
+            finally:
+                port.unplug()
+        assert gateway.told == ["reopen", "open", "live", "closed"]
+        assert gateway.event("reopen").code == "EW-SER-001"
+
+    asyncio.run(scenario())
+
+
+def test_unplugging_and_plugging_in_again(tmp_path: Path) -> None:
+    """No descriptor is lost and no event is missing."""
+
+    async def scenario() -> None:
+        port = PtyPort(tmp_path / "gps")
+        async with running(gps(port.link)) as gateway:
+            await until(lambda: gateway.state == "reopen")
+            open_fds = descriptors()
+            for i in range(3):
+                port.plug()
+                await until(lambda: gateway.state == "open")
+                port.send(LINE)
+                await until(lambda: gateway.state == "live")
+                port.unplug()
+                await until(lambda: gateway.state == "reopen")
+                assert descriptors() == open_fds
+                assert gateway.sensor.snapshot().reopens == i
+        assert gateway.told == ["reopen", *["open", "live", "reopen"] * 3, "closed"]
+        lost = gateway.event("reopen")
+        assert (lost.class_uid, lost.code) == (OCSF.PERIPHERAL_ACTIVITY, "EW-SER-003")
+        assert lost.activity_id == 2
+
+    asyncio.run(scenario())
+
+
+def test_an_unplugged_port_does_not_spin(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        port = PtyPort(tmp_path / "gps")
+        port.plug()
+        async with running(gps(port.link)) as gateway:
+            await until(lambda: gateway.state == "open")
+            port.unplug()
+            await until(lambda: gateway.state == "reopen")
+            busy_ns, started_s = time.process_time_ns(), time.monotonic()
+            await until(lambda: time.monotonic() - started_s > 0.4)
+            share = (time.process_time_ns() - busy_ns) / 1e9 / (time.monotonic() - started_s)
+        # A reader left on a dead descriptor takes the whole core; the polling itself a few percent.
+        assert share < 0.3
+
+    asyncio.run(scenario())
+
+
+def test_silence_is_told_once_however_often_the_port_is_reopened(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "gps") as port:
+            async with running(gps(port.link, silent_s=0.1)) as gateway:
+                await until(lambda: gateway.state == "open")
+                port.send(LINE)
+                await until(lambda: gateway.state == "silent")
+                await until(lambda: gateway.sensor.snapshot().reopens >= 2)
+                assert gateway.told == ["open", "live", "silent"]
+                assert gateway.sensor.snapshot().silent_s > 0.2
+                await until(lambda: gateway.state == "open")
+                port.send(LINE)
+                await until(lambda: gateway.state == "live")
+                assert gateway.sensor.snapshot().silent_s < 0.1
+        created, closed = gateway.event("silent"), gateway.event("live")
+        assert gateway.told == ["open", "live", "silent", "live", "closed"]
+        assert created.class_uid == closed.class_uid == OCSF.DETECTION_FINDING
+        assert (created.activity_id, closed.activity_id) == (1, 3)
+        assert (created.code, created.severity_id) == ("EW-SER-002", Severity.MEDIUM)
+
+    asyncio.run(scenario())
+
+
+def test_noise_alone_does_not_make_a_port_live(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "gps") as port:
+            async with running(gps(port.link, silent_s=0.2)) as gateway:
+                await until(lambda: gateway.state == "open")
+                while gateway.state == "open":
+                    port.send(b"\xfe\x80$GPGGA,noise*00\r\n")
+                    await asyncio.sleep(0.01)
+                assert gateway.state == "silent"
+                assert gateway.sensor.snapshot().bad_frames > 0
+        assert gateway.readings == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("form", [Format.NMEA, Format.JSONLINES])
+def test_a_flood_without_end_leaves_memory_flat(tmp_path: Path, form: Format) -> None:
+    chance = random.Random(7)
+    flood = chance.randbytes(64 * 1024).replace(b"\n", b"\0")
+
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "port") as port:
+            async with running(SerialSettings("x", str(port.link), form)) as gateway:
+                await until(lambda: gateway.state == "open")
+                await send_all(port, flood)
+                gc.collect()
+                tracemalloc.start()
+                try:
+                    for _ in range(16):
+                        await send_all(port, flood)
+                    fed = 17 * len(flood)
+                    await until(
+                        lambda: gateway.sensor.snapshot().counters["dropped_bytes"] > fed - 5000
+                    )
+                    gc.collect()
+                    grown_bytes, peak_bytes = tracemalloc.get_traced_memory()
+                finally:
+                    tracemalloc.stop()
+        assert grown_bytes < 64 * 1024
+        assert peak_bytes < 512 * 1024
+
+    asyncio.run(scenario())
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+    with PtyPort(tmp_path / "gps") as port:
+        first = open_port(str(port.link), 9600)
+        try:
+            with pytest.raises(HardwareFault, match="cannot be opened") as refused:
+                open_port(str(port.link), 9600)
+        finally:
+            close_port(first)
+        close_port(open_port(str(port.link), 9600))
+    assert refused.value.code == "EW-SER-001"
+    assert refused.value.next_step
+
+
+def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
+    plain = tmp_path / "file"
+    plain.write_text("")
+    with pytest.raises(HardwareFault, match="cannot be opened"):
+        open_port(str(plain), 9600)
+    with pytest.raises(HardwareFault, match="cannot be opened"):
+        open_port(str(tmp_path), 9600)
+
+
+def test_two_ports_share_one_loop(tmp_path: Path) -> None:
+    """A flooded port does not keep the other from being read."""
+
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "a") as loud, PtyPort(tmp_path / "b") as quiet:
+            async with running(gps(loud.link)) as flooded, running(gps(quiet.link)) as calm:
+                await until(lambda: flooded.state == calm.state == "open")
+                for _ in range(50):
+                    loud.send(b"\xaa" * 4000)
+                    quiet.send(LINE)
+                    await asyncio.sleep(0)
+                await until(lambda: len(calm.readings) == 50 * 5)
+                assert flooded.readings == []
+
+    asyncio.run(scenario())
