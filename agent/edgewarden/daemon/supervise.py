@@ -22,6 +22,7 @@ do not need and which would cost them memory.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -114,8 +115,8 @@ def _prepare_folders(plan: Plan) -> None:
     for folder in [*theirs, Path(plan.run_dir, "link")]:
         folder.mkdir(mode=0o750, exist_ok=True)
         if user is not None:
-            for path in (folder, *folder.rglob("*")):
-                os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+            for entry in (folder, *folder.rglob("*")):
+                os.chown(entry, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
 
 def _guard_listener(plan: Plan) -> socket.socket:
@@ -249,10 +250,8 @@ def _user(name: str) -> pwd.struct_passwd | None:
 def _groups(user: pwd.struct_passwd) -> list[int]:
     """link's groups: its own, and dialout where there is one (serial ports)."""
     groups = [user.pw_gid]
-    try:
+    with contextlib.suppress(KeyError):
         groups.append(grp.getgrnam("dialout").gr_gid)
-    except KeyError:
-        pass
     return groups
 
 
