@@ -23,10 +23,12 @@ SPAWN_DOORS: dict[str, str] = {}
 """Files that may start a program through os or asyncio instead of subprocess (law 3)."""
 
 CLOCK_DOORS = {
-    "agent/edgewarden/daemon/": "the constructors: they make the adapters behind ports.Clock",
-    "agent/edgewarden/kernel/": "the foreign ABI, which speaks in the kernel's own clocks",
+    "agent/edgewarden/daemon/clock.py": "the real Clock and Randomness behind the ports",
+    "agent/edgewarden/daemon/gate.py": "gate has no ports: deadlines and the heartbeat",
+    "agent/edgewarden/daemon/guard.py": "guard has no ports: the age of a heartbeat",
+    "agent/edgewarden/daemon/supervise.py": "waits between restarts",
 }
-"""Where time, randomness and environment may enter (law 7): files, or rooms ending in a slash."""
+"""Where time, randomness and environment may enter (law 7)."""
 
 ENVIRONMENT = frozenset(
     {
