@@ -59,7 +59,7 @@ async def serve_control(
         try:
             if len(clients) <= MAX_CLIENTS:
                 await _converse(reader, writer, handler)
-        except (OSError, TimeoutError):
+        except OSError:  # TimeoutError too
             pass  # the client's loss; the next one is served
         finally:
             clients.discard(task)
@@ -101,10 +101,11 @@ async def _converse(
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
-    """One line, or what came instead of it: the parser names the fault."""
-    try:
-        return await reader.readuntil(b"\n")
-    except asyncio.IncompleteReadError as cut:
-        return cut.partial
-    except asyncio.LimitOverrunError:
-        return bytes(MAX_REQUEST_BYTES + 1)
+    """Everything that came up to the first newline or the limit: the parser names what is wrong."""
+    data = b""
+    while b"\n" not in data and len(data) <= MAX_REQUEST_BYTES:
+        chunk = await reader.read(MAX_REQUEST_BYTES + 1)
+        if not chunk:
+            break
+        data += chunk
+    return data

@@ -36,8 +36,8 @@ MAX_POLICY_BYTES = 1024 * 1024
 MAX_ENTRIES = 8192
 """Programs of a Debian install with a desktop: about 3000 (find /usr/bin /usr/sbin)."""
 
-_NAME = re.compile(r"[A-Za-z0-9/][A-Za-z0-9/._+@:~-]{0,127}")
-_NAME_RULE = "letters, digits and /._+@:~-, at most 128, starting with a letter, digit or /"
+_NAME = re.compile(r"[A-Za-z0-9/][A-Za-z0-9/._+@:~-]{0,63}")
+_NAME_RULE = "letters, digits and /._+@:~-, at most 64, starting with a letter, digit or /"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

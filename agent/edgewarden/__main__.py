@@ -1,0 +1,10 @@
+"""`python -m edgewarden`: the same as the command `edgewarden`."""
+
+from __future__ import annotations
+
+import sys
+
+from edgewarden.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

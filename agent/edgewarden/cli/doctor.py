@@ -1,0 +1,263 @@
+"""`edgewarden doctor [AREA]`: climb the ladder, show the first broken rung first.
+
+Read-only: nothing is changed, and nothing is sent that a broker remembers. The MQTT rung is tried
+only while link is not running; otherwise link says how its session is, because a second session
+under our name would end the first.
+
+The order of climbing stands in ``_climb``; what a measurement means stands in judge/doctor.py and
+doctor_net.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgewarden.cli.console import Console, Exit, clip
+from edgewarden.cli.services import settings_option, system_clock
+from edgewarden.errors import EdgewardenError, PeerUnavailable
+from edgewarden.judge import doctor as judge
+from edgewarden.judge import doctor_net as judge_net
+from edgewarden.judge.doctor import Rung, State
+from edgewarden.judge.health import BACKLOG_RECORDS
+from edgewarden.probe import host
+from edgewarden.probe.control import ask_gate, ask_link
+from edgewarden.probe.disk import Disk, room
+from edgewarden.settings.faults import SettingsFaults
+from edgewarden.settings.files import read_settings, settings_files
+from edgewarden.settings.schema import Settings
+from edgewarden.wire.control import Command
+from edgewarden.wire.local import GateStats, Request
+
+if TYPE_CHECKING:
+    from edgewarden.ports import Clock
+    from edgewarden.trust.identity import Identity
+
+AREAS = (
+    "settings",
+    "identity",
+    "clock",
+    "network",
+    "agent",
+    "exec",
+    "sensors",
+    "disk",
+    "host",
+)
+
+_EXIT = {State.FAILING: Exit.FAILING, State.DEGRADED: Exit.DEGRADED}
+
+
+def configure(noun: str, parser: argparse.ArgumentParser) -> None:
+    """All areas, or one."""
+    parser.add_argument(
+        "area", nargs="?", choices=AREAS, metavar="AREA", help=f"one of {', '.join(AREAS)}"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON (edgewarden.doctor/1)")
+    settings_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Climb, print, and exit with the worst rung's state (unchecked rungs do not count)."""
+    ladder = Ladder(system_clock(), args.area)
+    _climb(args.settings, ladder)
+    rungs = ladder.rungs
+    first = next((r for r in rungs if r.state is State.FAILING), None)
+    first = first or next((r for r in rungs if r.state is State.DEGRADED), None)
+    if args.json:
+        listed = [
+            {**asdict(r), "next": r.next_step, "ms": ladder.ms[i]} for i, r in enumerate(rungs)
+        ]
+        for row in listed:
+            del row["next_step"]
+        name = first.name if first else None
+        console.json("edgewarden.doctor/1", {"first_broken": name, "rungs": listed})
+    else:
+        _print(rungs, first, console)
+    return _EXIT[first.state] if first else Exit.OK
+
+
+def _print(rungs: list[Rung], first: Rung | None, console: Console) -> None:
+    if first is not None:
+        console.line(clip(f"first: {first.name}: {first.text} [{first.code}]"))
+        console.line(f"  next: {first.next_step}")
+        console.line()
+    for r in rungs:
+        console.line(clip(f"{r.state:<10} {r.name:<12} {r.text}"))
+        if r.code and r is not first:
+            console.line(f"{'':<10} {'':<12} next: {r.next_step} [{r.code}]")
+
+
+@dataclass
+class Ladder:
+    """The rungs so far, with the time each took; keeps only those of the area asked for."""
+
+    clock: Clock
+    area: str | None
+    rungs: list[Rung] = field(default_factory=list)
+    ms: list[float] = field(default_factory=list)
+    mark_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self.mark_ns = self.clock.now().boot_ns
+
+    def wants(self, *areas: str) -> bool:
+        """Whether a rung of one of these areas would be kept: probes that would not are not run."""
+        return self.area is None or self.area in areas
+
+    def step(self, rung: Rung) -> Rung:
+        """Add a rung; the time since the last one is its own."""
+        now_ns = self.clock.now().boot_ns
+        if self.wants(rung.area):
+            self.rungs.append(rung)
+            self.ms.append(round((now_ns - self.mark_ns) / 1e6, 1))
+        self.mark_ns = now_ns
+        return rung
+
+    def sound(self, area: str) -> bool:
+        """No rung of the area is failing."""
+        return not any(r.area == area and r.state is State.FAILING for r in self.rungs)
+
+
+def _climb(settings_path: str, ladder: Ladder) -> None:
+    """Every rung from the ground up."""
+    settings = _settings(settings_path, ladder)
+    if settings is None:
+        ladder.step(judge.unchecked("the rest", "settings", "needs settings without faults"))
+        return
+    _folders(settings, ladder)
+    identity = _identity(settings, ladder)
+    ladder.step(judge.judge_clock(ladder.clock.now()))
+    status = _link(settings, ladder)
+    if ladder.wants("network"):
+        _network(settings, identity, status, ladder)
+    if ladder.wants("exec"):
+        _gate(settings, status, ladder)
+    if status is None:
+        ladder.step(judge.unchecked("sensors", "sensors", "needs link"))
+    else:
+        for rung in judge.judge_sensors(status["sensors"], len(settings.serial)):
+            ladder.step(rung)
+    ladder.step(judge.judge_memory(host.available_bytes()))
+    ladder.step(judge.judge_heat(host.hottest_mc()))
+
+
+def _settings(path: str, ladder: Ladder) -> Settings | None:
+    try:
+        settings = read_settings(path, Disk())
+    except SettingsFaults as found:
+        ladder.step(judge.judge_settings(0, [str(fault) for fault in found.faults]))
+        return None
+    ladder.step(judge.judge_settings(len(settings_files(path, Disk())), []))
+    return settings
+
+
+def _folders(settings: Settings, ladder: Ladder) -> None:
+    for name, path in (("state", settings.paths.state), ("run", settings.paths.run)):
+        try:
+            seen = room(path)
+        except EdgewardenError as fault:
+            ladder.step(judge.broken(name, "disk", fault.text, fault.code, fault.next_step))
+            continue
+        ladder.step(
+            judge.judge_folder(name, path, seen.exists, seen.read_only, seen.writable_by_others)
+        )
+        if name == "state" and seen.exists:
+            free = judge.judge_space(seen.free_bytes, seen.free_inodes, seen.total_inodes)
+            ladder.step(free)
+            ladder.step(_spool(path))
+
+
+def _spool(state_dir: str) -> Rung:
+    from edgewarden.record import reader
+
+    if not Path(state_dir, "spool").is_dir():
+        return judge.unchecked("spool", "disk", "link has not written anything yet")
+    try:
+        classes = reader.stat(Path(state_dir)).values()
+    except EdgewardenError as fault:
+        return judge.broken("spool", "disk", fault.text, fault.code, fault.next_step)
+    unsent = sum(c.next - 1 - c.acked for c in classes)
+    return judge.judge_spool(sum(c.evicted for c in classes), unsent, BACKLOG_RECORDS)
+
+
+def _identity(settings: Settings, ladder: Ladder) -> Identity | None:
+    from edgewarden.trust import identity as store
+
+    try:
+        identity = store.load(Path(settings.paths.state))
+        identity.signer()
+    except EdgewardenError as fault:
+        ladder.step(judge.broken("identity", "identity", fault.text, fault.code, fault.next_step))
+        return None
+    ladder.step(judge.judge_identity(identity, settings.device, ladder.clock.now()))
+    return identity
+
+
+def _link(settings: Settings, ladder: Ladder) -> dict[str, Any] | None:
+    """Ask the running link; None when it is not there or does not answer."""
+    try:
+        status = ask_link(settings.paths.run, Command.STATUS)
+    except EdgewardenError as fault:
+        ladder.step(judge.broken("link", "agent", fault.text, fault.code, fault.next_step))
+        return None
+    ladder.step(judge.ok("link", "agent", f"running, version {status['version']}"))
+    return status
+
+
+def _network(
+    settings: Settings, identity: Identity | None, status: dict[str, Any] | None, ladder: Ladder
+) -> None:
+    """Name, TCP, TLS, then MQTT or link's own word; stops at the first that does not hold."""
+    from edgewarden.probe import net
+    from edgewarden.trust.tls import client_context
+
+    name = settings.uplink.host or (identity.broker_host if identity else None)
+    port = settings.uplink.port or (identity.broker_port if identity else None)
+    if name is None or port is None:
+        why = "needs an identity, or uplink.host and uplink.port"
+        ladder.step(judge.unchecked("name", "network", why))
+        return
+    outcome, address = net.resolve(name, port)
+    where = f"{address}:{port}"
+    holds = ladder.step(judge_net.judge_name(name, outcome)).state is State.OK
+    if holds:
+        holds = ladder.step(judge_net.judge_tcp(where, net.tcp(address, port))).state is State.OK
+    if holds and identity is None:
+        ladder.step(judge.unchecked("tls", "network", "needs an identity"))
+    elif holds and identity is not None:
+        try:
+            context = client_context(identity)
+        except EdgewardenError as fault:
+            ladder.step(judge.broken("tls", "network", fault.text, fault.code, fault.next_step))
+            return
+        tls = judge_net.judge_tls(where, net.tls(address, port, name, context))
+        holds = ladder.step(tls).state is State.OK
+        if holds and status is None:
+            answer = net.mqtt(address, port, name, context, identity.device)
+            ladder.step(judge_net.judge_mqtt(answer))
+    if status is not None:
+        ladder.step(judge_net.judge_session(status["uplink"], ladder.sound("network")))
+        attested = status["attestation"]
+        ladder.step(judge_net.judge_attestation(attested["result"], attested["age_s"]))
+
+
+def _gate(settings: Settings, status: dict[str, Any] | None, ladder: Ladder) -> None:
+    try:
+        stats = ask_gate(settings.paths.run, Request("status", "learn"))
+    except PeerUnavailable as fault:
+        ladder.step(judge.broken("gate", "exec", fault.text, fault.code, fault.next_step))
+        return
+    except EdgewardenError as fault:  # not root: gate answers nobody else
+        said = status["enforcement"]["exec"] if status else None
+        heard = f"; link heard: mode {said['mode']}, tier {said['tier']}" if said else ""
+        ladder.step(judge.unchecked("gate", "exec", fault.text + heard))
+        return
+    if not isinstance(stats, GateStats):
+        ladder.step(judge.unchecked("gate", "exec", f"{stats.name}: {stats.text}"))
+        return
+    s = stats
+    ladder.step(judge.judge_gate(s.mode, s.armed, s.tier, s.guard, s.filesystems, s.trips))

@@ -1,0 +1,143 @@
+"""`edgewarden policy show|check|learn|observe|enforce|compile`: what may be executed.
+
+The mode belongs to gate and to root: learn and observe watch, enforce blocks what the compiled
+policy does not name. The mode is never a setting that a file could push (docs/settings.md, [exec]
+mode).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgewarden.cli.config import faults_json
+from edgewarden.cli.console import Console, Exit, clip
+from edgewarden.cli.services import compile_policy, settings_option
+from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
+from edgewarden.probe.control import ask_gate
+from edgewarden.probe.disk import Disk
+from edgewarden.settings.faults import SettingsFaults
+from edgewarden.settings.files import read_policy, read_settings
+from edgewarden.wire.local import Answer, GateStats, Request
+
+TABLE = "policy/exec.table"
+
+
+def configure(noun: str, parser: argparse.ArgumentParser) -> None:
+    """One verb for each thing a person does with an allowlist."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    show = verbs.add_parser("show", help="the allowlist, the compiled table and gate's mode")
+    show.add_argument("--json", action="store_true", help="print JSON (edgewarden.policy/1)")
+    settings_option(show)
+    show.set_defaults(run=_show)
+    check = verbs.add_parser("check", help="try a policy file")
+    check.add_argument("file", metavar="FILE")
+    check.add_argument("--json", action="store_true", help="print JSON (edgewarden.check/1)")
+    check.set_defaults(run=_check)
+    for mode, text in (
+        ("learn", "watch, and remember what ran"),
+        ("observe", "watch, and report what would be denied"),
+        ("enforce", "block what the policy does not name (root, on this host)"),
+    ):
+        verb = verbs.add_parser(mode, help=text, description=text + ".")
+        settings_option(verb)
+        verb.set_defaults(run=_mode, mode=mode)
+    one_shot = verbs.add_parser("compile", help="compile settings and policy for gate")
+    settings_option(one_shot)
+    one_shot.set_defaults(run=_compile)
+
+
+def _check(args: argparse.Namespace, console: Console) -> int:
+    try:
+        policy = read_policy(args.file, Disk())
+    except SettingsFaults as faults:
+        if not args.json:
+            raise
+        console.json("edgewarden.check/1", {"ok": False, "faults": faults_json(faults.faults)})
+        return Exit.BAD_INPUT
+    if args.json:
+        console.json("edgewarden.check/1", {"ok": True, "faults": []})
+    else:
+        console.line(f"ok: {len(policy.allow)} program(s) allowed")
+    return Exit.OK
+
+
+def _mode(args: argparse.Namespace, console: Console) -> int:
+    settings = read_settings(args.settings, Disk())
+    answer = ask_gate(settings.paths.run, Request("mode", args.mode))
+    if isinstance(answer, Answer) and not answer.ok:
+        raise OperatorFault(
+            f"gate refused: {answer.name}: {answer.text}",
+            code="EW-EXEC-006",
+            next_step="run `edgewarden doctor exec`",
+        )
+    console.line(f"gate is in mode {args.mode}")
+    return Exit.OK
+
+
+def _compile(args: argparse.Namespace, console: Console) -> int:
+    done = compile_policy(args.settings)
+    word = "changed" if done.changed else "unchanged"
+    taken = "gate took it" if done.reloaded else "gate is not running; it reads it at its start"
+    console.line(f"{done.rules} program(s), generation {done.generation} ({word}); {taken}")
+    return Exit.OK
+
+
+def _show(args: argparse.Namespace, console: Console) -> int:
+    settings = read_settings(args.settings, Disk())
+    policy = read_policy(settings.exec.policy, Disk())
+    table = _table(settings.paths.state)
+    gate, why_not = _gate(settings.paths.run)
+    if args.json:
+        allow = [{"name": a.name, "sha256": a.sha256.hex()} for a in policy.allow]
+        body = {"source": settings.exec.policy, "allow": allow, "table": table, "gate": gate}
+        console.json("edgewarden.policy/1", dict(body))
+        return Exit.OK
+    console.line(f"policy  {settings.exec.policy}: {len(policy.allow)} program(s)")
+    if table is None:
+        console.line("table   none: run `edgewarden policy compile`")
+    else:
+        console.line(f"table   {table['rules']} program(s), generation {table['generation']}")
+    if gate is None:
+        console.line(clip(f"gate    {why_not}"))
+    else:
+        armed = "armed" if gate["armed"] else "not armed"
+        console.line(f"gate    mode {gate['mode']}, tier {gate['tier']}, {armed}")
+    for entry in policy.allow:
+        console.line(f"allow   {entry.sha256.hex()[:16]}  {entry.name}")
+    return Exit.OK
+
+
+def _table(state_dir: str) -> dict[str, object] | None:
+    """Rules and generation of the compiled table; None when there is none."""
+    from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table
+
+    path = Path(state_dir, TABLE)
+    if not path.exists():
+        return None
+    try:
+        table = Table.load(Disk().fetch(str(path), MAX_TABLE_BYTES))
+    except WireRefusal as damaged:
+        raise OperatorFault(
+            f"{path} is damaged: {damaged.text}",
+            code="EW-EXEC-007",
+            next_step="run `edgewarden policy compile`",
+        ) from damaged
+    return {"rules": table.count, "generation": table.generation}
+
+
+def _gate(run_dir: str) -> tuple[dict[str, object] | None, str]:
+    """gate's mode and tier, or None and why it cannot be asked."""
+    try:
+        stats = ask_gate(run_dir, Request("status", "learn"))
+    except EdgewardenError as fault:
+        return None, fault.text
+    if not isinstance(stats, GateStats):
+        return None, f"{stats.name}: {stats.text}"
+    return {
+        "mode": stats.mode,
+        "tier": stats.tier,
+        "armed": stats.armed,
+        "rules": stats.rules,
+        "generation": stats.generation,
+    }, ""

@@ -1,0 +1,47 @@
+"""`edgewarden sensors`: every configured port, its state and counters, as link sees them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from edgewarden.cli.console import Console, Exit, clip
+from edgewarden.cli.services import settings_option
+from edgewarden.probe.control import ask_link
+from edgewarden.probe.disk import Disk
+from edgewarden.settings.files import read_settings
+from edgewarden.wire.control import Command
+
+WELL = ("live", "open")
+"""States that need nobody."""
+
+
+def configure(noun: str, parser: argparse.ArgumentParser) -> None:
+    """No verb yet: a list."""
+    parser.add_argument("--json", action="store_true", help="print JSON (edgewarden.sensors/1)")
+    settings_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Print the list; degraded when one of them needs somebody."""
+    settings = read_settings(args.settings, Disk())
+    body: dict[str, Any] = ask_link(settings.paths.run, Command.SENSORS)
+    sensors = body["sensors"]
+    ill = [name for name, s in sensors.items() if s["state"] not in WELL]
+    code = Exit.DEGRADED if ill else Exit.OK
+    if args.json:
+        console.json("edgewarden.sensors/1", {k: v for k, v in body.items() if k != "schema"})
+        return code
+    if not sensors:
+        console.line("no [[serial]] port is configured")
+        return code
+    console.line(f"{'name':<24} {'state':<10} {'readings':>10} {'bad frames':>10} {'silent_s':>9}")
+    for name, s in sorted(sensors.items()):
+        silent = "-" if s["silent_s"] is None else f"{s['silent_s']:.1f}"
+        counts = f"{s['readings']:>10} {s['bad_frames']:>10} {silent:>9}"
+        console.line(clip(f"{name:<24} {s['state']:<10} {counts}"))
+    for name in ill:
+        text = f"sensor {name} is {sensors[name]['state']}"
+        console.fault(text, "EW-SER-002", "check power and wiring; `edgewarden explain EW-SER-002`")
+    return code

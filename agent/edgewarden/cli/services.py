@@ -1,0 +1,80 @@
+"""`run`, `gate`, `guard`, `link`: thin entries into daemon/, and the only doors from cli/ to it.
+
+Each daemon is imported when it is asked for, so that no command pays for another's libraries and
+gate's process never maps TLS. ``system_clock`` and ``compile_policy`` are the two things other
+nouns need from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from edgewarden.cli.console import Console
+from edgewarden.probe.disk import Disk
+from edgewarden.settings.files import DEFAULT_SETTINGS, read_settings
+
+if TYPE_CHECKING:
+    from edgewarden.daemon.policy import Compiled
+    from edgewarden.ports import Clock
+
+
+def settings_option(parser: argparse.ArgumentParser) -> None:
+    """The option nearly every noun has."""
+    parser.add_argument(
+        "--settings",
+        metavar="FILE",
+        default=DEFAULT_SETTINGS,
+        help="settings file; conf.d beside it is read too (default: %(default)s)",
+    )
+
+
+def configure(noun: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments of one service entry point."""
+    settings_option(parser)
+    parser.set_defaults(run={"run": _run, "gate": _gate, "guard": _guard, "link": _link}[noun])
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    from edgewarden.daemon.supervise import Plan, supervise
+
+    settings = read_settings(args.settings, Disk())
+    paths, user = settings.paths, settings.exec.link_user
+    return supervise(Plan(args.settings, paths.state, paths.run, user))
+
+
+def _gate(args: argparse.Namespace, console: Console) -> int:
+    from edgewarden.daemon.gate import main
+
+    paths = read_settings(args.settings, Disk()).paths
+    return main(paths.state, paths.run)
+
+
+def _guard(args: argparse.Namespace, console: Console) -> int:
+    from edgewarden.daemon.guard import main
+
+    return main(LISTEN_FD)
+
+
+def _link(args: argparse.Namespace, console: Console) -> int:
+    from edgewarden.daemon.link import main
+
+    return main(args.settings)
+
+
+LISTEN_FD = 3
+"""Where systemd and the supervisor put guard's listening socket (sd_listen_fds(3))."""
+
+
+def system_clock() -> Clock:
+    """The real clock, for the commands that judge certificates and measure probes."""
+    from edgewarden.daemon.clock import SystemClock
+
+    return SystemClock()
+
+
+def compile_policy(settings_path: str) -> Compiled:
+    """The policy one-shot (daemon/policy.py): it writes through act/, which cli/ may not import."""
+    from edgewarden.daemon.policy import compile_policy
+
+    return compile_policy(settings_path)

@@ -1,0 +1,175 @@
+"""`edgewarden status`: one screen. link's own words, or with link dead what the disk still says.
+
+With link running this is its answer, checked and laid out. Without it (exit 3) identity, clock and
+spool counters are read from disk, and what only link could know is null in the JSON and "not known"
+on the screen: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from edgewarden import __version__
+from edgewarden.cli.console import HEIGHT, Console, Exit, amount, clip
+from edgewarden.cli.services import settings_option, system_clock
+from edgewarden.errors import EdgewardenError, PeerUnavailable
+from edgewarden.probe.control import ask_link
+from edgewarden.probe.disk import Disk
+from edgewarden.settings.files import read_settings
+from edgewarden.settings.schema import Settings
+from edgewarden.wire.control import Command
+
+_EXIT = {"ok": Exit.OK, "degraded": Exit.DEGRADED, "failing": Exit.FAILING}
+
+MAX_SENSORS = 4
+MAX_REASONS = 3
+"""Rows on the screen; `sensors` and `--json` show all. With all of them the screen is full."""
+
+
+def configure(noun: str, parser: argparse.ArgumentParser) -> None:
+    """No verb: there is one status."""
+    parser.add_argument("--json", action="store_true", help="print JSON (edgewarden.status/1)")
+    settings_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Print the status; the exit code is its verdict, 3 when link is not running."""
+    settings = read_settings(args.settings, Disk())
+    try:
+        body: dict[str, Any] = ask_link(settings.paths.run, Command.STATUS)
+        code = _EXIT.get(body["verdict"], Exit.FAILING)
+    except PeerUnavailable as fault:
+        body = from_disk(settings, fault)
+        code = Exit.NOT_RUNNING
+    if args.json:
+        body.pop("schema", None)
+        console.json("edgewarden.status/1", body)
+        return code
+    for row in screen(body)[:HEIGHT]:
+        console.line(clip(row))
+    return code
+
+
+def from_disk(settings: Settings, fault: PeerUnavailable) -> dict[str, Any]:
+    """What is known without link: identity, clock and spool counters."""
+    from pathlib import Path
+
+    from edgewarden.record import reader
+    from edgewarden.trust import identity as store
+
+    reasons = [_reason(fault)]
+    state = Path(settings.paths.state)
+    device, grade, certificate = settings.device.id or "", "", {"serial": "", "not_after_utc": ""}
+    try:
+        identity = store.load(state)
+        device, grade = identity.device, identity.grade
+        certificate = {"serial": identity.serial, "not_after_utc": identity.not_after_utc}
+    except EdgewardenError as problem:
+        reasons.append(_reason(problem))
+    spool: dict[str, dict[str, int]] = {}
+    try:
+        for name, counters in reader.stat(state).items():
+            spool[name] = {
+                field: getattr(counters, field)
+                for field in ("next", "durable", "acked", "bytes", "evicted")
+            }
+    except EdgewardenError as problem:
+        reasons.append(_reason(problem))
+    now = system_clock().now()
+    bound = None if now.uncertainty_ms is None else now.uncertainty_ms / 1000
+    return {
+        "device": device,
+        "version": __version__,
+        "verdict": "failing",
+        "reasons": reasons,
+        "attestation": {"result": "none", "age_s": None},
+        "identity": {"grade": grade, "certificate": certificate},
+        "clock": {"state": now.state, "uncertainty_s": bound},
+        "uplink": {"connected": False, "since_utc": None, "reconnects": 0},
+        "spool": spool,
+        "enforcement": None,
+        "sensors": {},
+        "config": None,
+        "footprint": None,
+    }
+
+
+def _reason(fault: EdgewardenError) -> dict[str, str]:
+    return {"code": fault.code, "text": fault.text, "next": fault.next_step}
+
+
+def screen(body: dict[str, Any]) -> list[str]:
+    """The rows of the screen, at most HEIGHT, for a status as link or the disk gives it."""
+    verdict = body["verdict"].upper()
+    rows = [f"{body['device'] or '(not enrolled)'}   edgewarden {body['version']}   {verdict}", ""]
+    rows += [*_uplink(body), *_enforcement(body["enforcement"]), *_spool(body["spool"])]
+    rows += [*_sensors(body["sensors"]), *_own(body), *_reasons(body["reasons"])]
+    return rows
+
+
+def _uplink(body: dict[str, Any]) -> list[str]:
+    up, clock, identity = body["uplink"], body["clock"], body["identity"]
+    attested, certificate = body["attestation"], identity["certificate"]
+    session = f"connected since {up['since_utc']}" if up["connected"] else "not connected"
+    age = "" if attested["age_s"] is None else f", {attested['age_s']:.0f} s ago"
+    until = certificate["not_after_utc"]
+    held = f"{identity['grade']}, until {until}" if until else "none"
+    bound = clock["uncertainty_s"]
+    doubt = "nothing vouches for it" if bound is None else f"within {bound:.3g} s"
+    return [
+        f"uplink       {session}, {up['reconnects']} reconnect(s)",
+        f"attestation  {attested['result']}{age}",
+        f"identity     {held}",
+        f"clock        {clock['state']}, {doubt}",
+    ]
+
+
+def _enforcement(parts: dict[str, Any] | None) -> list[str]:
+    if parts is None:
+        return ["exec         not known: only link hears from gate"]
+    seen = parts["exec"]
+    counts = f"{seen['allowed']} allowed, {seen['denied']} denied"
+    return [f"exec         {seen['tier']} {seen['mode']}: {counts}, {seen['would_deny']} would be"]
+
+
+def _spool(classes: dict[str, Any]) -> list[str]:
+    if not classes:
+        return ["spool        none"]
+    rows = [f"spool        {'next':>10} {'durable':>10} {'acked':>10} {'held':>10} {'evicted':>8}"]
+    for name, c in classes.items():
+        numbers = f"{c['next']:>10} {c['durable']:>10} {c['acked']:>10}"
+        rows.append(f"  {name:<10} {numbers} {amount(c['bytes']):>10} {c['evicted']:>8}")
+    return rows
+
+
+def _sensors(sensors: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, s in sorted(sensors.items())[:MAX_SENSORS]:
+        quiet = "" if s["silent_s"] is None else f", last {s['silent_s']:.0f} s ago"
+        counts = f"{s['readings']} readings, {s['bad_frames']} bad frames{quiet}"
+        rows.append(f"  {name:<20} {s['state']:<8} {counts}")
+    if len(sensors) > MAX_SENSORS:
+        rows[-1] = f"  and {len(sensors) - MAX_SENSORS + 1} more: `edgewarden sensors`"
+    return ["sensors" if rows else "sensors      none", *rows]
+
+
+def _own(body: dict[str, Any]) -> list[str]:
+    config, own = body["config"], body["footprint"]
+    rows = []
+    if config is not None:
+        signer = f", signed by {config['signed_by']}" if config["signed_by"] else ""
+        rows.append(f"config       version {config['version']}, {config['state']}{signer}")
+    if own is not None:
+        written = amount(own["written_bytes_day"])
+        memory = amount(own["pss_bytes"])
+        rows.append(f"footprint    {memory}, {own['cpu_s']:.1f} s CPU, {written} written a day")
+    return rows
+
+
+def _reasons(reasons: list[dict[str, str]]) -> list[str]:
+    rows = [f"! {r['text']} [{r['code']}] next: {r['next']}" for r in reasons[:MAX_REASONS]]
+    if len(reasons) > MAX_REASONS:
+        rows[-1] = f"! and {len(reasons) - MAX_REASONS + 1} more: `edgewarden doctor`"
+    return rows

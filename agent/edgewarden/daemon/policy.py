@@ -1,0 +1,110 @@
+"""The policy one-shot: settings and allowlist in, ``exec.table`` and ``gate.conf`` out, gate told
+to reload.
+
+Runs as root without network (edgewarden-policy.service), under the supervisor, and as `edgewarden
+policy compile`.
+
+Rules in order:
+
+1. Settings and policy are read and checked whole; one fault in either and nothing is written: gate
+   keeps its last good table.
+2. No policy file at all is an empty policy, and only where no table exists yet: a fresh install
+   must be able to learn. A policy that vanished later is a fault, never an empty allowlist.
+3. The generation rises when the rules changed, and stays when they did not.
+4. A gate that runs is told to reload; one that does not run reads the files at its start.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewarden.act.policy_compile import POLICY_DIRECTORY, TABLE_NAME, write_policy
+from edgewarden.errors import OperatorFault, PeerUnavailable, WireRefusal
+from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table
+from edgewarden.probe.control import ask_gate
+from edgewarden.probe.disk import Disk
+from edgewarden.settings.files import read_policy, read_settings
+from edgewarden.wire.gate_files import compile_gate_config
+from edgewarden.wire.local import Answer, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What the one-shot did.
+
+    Attributes:
+        rules: entries of the table.
+        generation: of the table.
+        changed: its rules differ from the last one's.
+        reloaded: a running gate took it.
+    """
+
+    rules: int
+    generation: int
+    changed: bool
+    reloaded: bool
+
+
+def compile_policy(settings_path: str) -> Compiled:
+    """Compile what gate reads.
+
+    Raises:
+        SettingsFaults: settings or policy, every fault at once.
+        OperatorFault: a value gate would refuse, or gate refused to reload.
+        HardwareFault: the disk refuses; the last table is still in place.
+    """
+    settings = read_settings(settings_path, Disk())
+    folder = Path(settings.paths.state, POLICY_DIRECTORY)
+    last = _last_table(folder / TABLE_NAME)
+    if last is None and not Path(settings.exec.policy).exists():
+        rules: list[tuple[str, bytes]] = []
+    else:
+        policy = read_policy(settings.exec.policy, Disk())
+        rules = [(entry.name, entry.sha256) for entry in policy.allow]
+    old = 0 if last is None else last.generation
+    changed = last is None or not _same(last, rules)
+    generation = old + 1 if changed else old
+    table = compile_table(rules, generation=generation)
+    config = compile_gate_config(
+        settings.exec.filesystems, settings.exec.mode, link_uid=_uid(settings.exec.link_user)
+    )
+    write_policy(settings.paths.state, table, config)
+    return Compiled(len(rules), generation, changed, _reload(settings.paths.run))
+
+
+def _last_table(path: Path) -> Table | None:
+    """The table in place; None when there is none or it is damaged (it is replaced then)."""
+    try:
+        with path.open("rb") as file:
+            return Table.load(file.read(MAX_TABLE_BYTES + 1))
+    except (FileNotFoundError, WireRefusal):
+        return None
+
+
+def _same(table: Table, rules: list[tuple[str, bytes]]) -> bool:
+    return table.count == len(rules) and all(table.decide(h) == name for name, h in rules)
+
+
+def _uid(user: str) -> int:
+    """link's user; where it does not exist link runs as we do (daemon/supervise.py)."""
+    try:
+        return pwd.getpwnam(user).pw_uid if os.geteuid() == 0 else os.geteuid()
+    except KeyError:
+        return os.geteuid()
+
+
+def _reload(run_dir: str) -> bool:
+    try:
+        answer = ask_gate(run_dir, Request("reload", "learn"))
+    except PeerUnavailable:
+        return False
+    if isinstance(answer, Answer) and not answer.ok:
+        raise OperatorFault(
+            f"gate did not take the new policy: {answer.name}: {answer.text}",
+            code="EW-EXEC-005",
+            next_step="gate goes on with the last one; see `journalctl -u edgewarden-gate`",
+        )
+    return True

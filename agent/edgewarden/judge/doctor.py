@@ -1,0 +1,270 @@
+"""doctor's classifiers: what was measured in, a rung of the ladder out. No I/O, no clock.
+
+A rung is one check with its result, one line of evidence, a code and one next step. The ladder is
+climbed from the ground: a rung whose ground is broken is ``unchecked`` and says what it waits for,
+so that the first broken rung is the one to mend. Probing is probe/'s, the order of climbing
+cli/doctor.py's; network rungs stand in doctor_net.py.
+
+    judge_clock(Instant(0, 0, None, "unsynced")).code == "EW-ID-015"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Protocol
+
+from edgewarden.settings.schema import Device
+
+CERTIFICATE_LIFE_S = 30 * 86400
+"""What the fleet's CA issues (issue 2); a fifth of it left is the time to act."""
+RENEW_BELOW_S = CERTIFICATE_LIFE_S // 5
+
+# 2026-01-01T00:00:00Z. No certificate of this program is older: a clock before it has not been set.
+EARLIEST_S = 1767225600
+
+DISK_RESERVE_BYTES = 64 * 1024 * 1024
+"""Four journal rotations of a small Debian; below it other services fail first and blame us."""
+MEMORY_RESERVE_BYTES = 32 * 1024 * 1024
+"""About the agent's own footprint: with less the kernel's OOM killer is near."""
+HOT_MC = 80_000
+"""Raspberry Pi firmware begins to throttle at 80 degrees Celsius (raspberrypi.com documentation,
+"Frequency management and thermal control"). Unit: thousandths of a degree, as thermal_zone*/temp
+gives them."""
+
+
+class State(StrEnum):
+    """How a rung is."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILING = "failing"
+    UNCHECKED = "unchecked"
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One check.
+
+    Attributes:
+        name: stable, for scripts: ``tcp``, ``certificate``.
+        area: what `doctor AREA` selects.
+        state: how it is.
+        text: the evidence, one line.
+        code, next_step: "" when there is nothing to do.
+    """
+
+    name: str
+    area: str
+    state: State
+    text: str
+    code: str = ""
+    next_step: str = ""
+
+
+class Instant(Protocol):
+    """As ports.Instant, of which a classifier needs three fields."""
+
+    @property
+    def wall_ns(self) -> int:
+        """CLOCK_REALTIME."""
+
+    @property
+    def uncertainty_ms(self) -> int | None:
+        """How far off it may be."""
+
+    @property
+    def state(self) -> str:
+        """unsynced, ntp, gps or signed."""
+
+
+class Identity(Protocol):
+    """As trust.identity.Identity, of which a classifier needs three fields."""
+
+    @property
+    def device(self) -> str:
+        """The certificate's device id."""
+
+    @property
+    def tenant(self) -> str:
+        """The certificate's tenant."""
+
+    @property
+    def not_after_utc(self) -> str:
+        """ISO 8601 with Z."""
+
+
+def ok(name: str, area: str, text: str) -> Rung:
+    """A sound rung."""
+    return Rung(name, area, State.OK, text)
+
+
+def broken(name: str, area: str, text: str, code: str, next_step: str) -> Rung:
+    """A rung that holds nobody."""
+    return Rung(name, area, State.FAILING, text, code, next_step)
+
+
+def weak(name: str, area: str, text: str, code: str, next_step: str) -> Rung:
+    """A rung that holds for now."""
+    return Rung(name, area, State.DEGRADED, text, code, next_step)
+
+
+def unchecked(name: str, area: str, why: str) -> Rung:
+    """A rung that could not be reached."""
+    return Rung(name, area, State.UNCHECKED, why)
+
+
+def judge_settings(files: int, faults: Sequence[str]) -> Rung:
+    """One rung for all files; the first fault is shown, `config check` shows them all."""
+    if not faults:
+        return ok("settings", "settings", f"{files} file(s), no fault")
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    code = faults[0].rpartition("[")[2].rstrip("]")
+    step = "run `edgewarden config check FILE` and mend what it names"
+    return broken("settings", "settings", faults[0].rpartition(" [")[0] + more, code, step)
+
+
+def judge_identity(identity: Identity, device: Device, now: Instant) -> Rung:
+    """The certificate's names against the settings, its end against the clock."""
+    if device.id not in (None, identity.device) or device.tenant != identity.tenant:
+        text = (
+            f"the certificate says {identity.tenant}/{identity.device}, the settings say "
+            f"{device.tenant}/{device.id or identity.device}"
+        )
+        step = "remove device.id from the settings, or put the right card into this board"
+        return broken("identity", "identity", text, "EW-ID-014", step)
+    try:
+        left_s = seconds_until(identity.not_after_utc, now)
+    except ValueError:
+        text = f"identity.json says the certificate ends at {identity.not_after_utc!r:.40}"
+        step = "restore state/identity from a backup of this very device, or enrol again"
+        return broken("identity", "identity", text, "EW-ID-005", step)
+    if left_s <= 0:
+        text = f"the certificate of {identity.device} expired at {identity.not_after_utc}"
+        step = "check the clock (`date -u`); if it is right, ask the operator for a new token"
+        return broken("identity", "identity", text, "EW-ID-012", step)
+    days = left_s / 86400
+    text = f"{identity.device}, certificate until {identity.not_after_utc} ({days:.1f} days)"
+    if left_s < RENEW_BELOW_S:
+        step = "ask the operator for a new token before that date"
+        return weak("identity", "identity", text, "EW-ID-013", step)
+    return ok("identity", "identity", text)
+
+
+def seconds_until(utc: str, now: Instant) -> float:
+    """Seconds from now to an ISO 8601 moment; negative when it is past.
+
+    Raises:
+        ValueError: it is no ISO 8601 moment.
+    """
+    moment = datetime.fromisoformat(utc.replace("Z", "+00:00")).astimezone(UTC)
+    return moment.timestamp() - now.wall_ns / 1e9
+
+
+def judge_clock(now: Instant) -> Rung:
+    """A clock before this program was made cannot be right; one that nobody vouches for may be."""
+    said = datetime.fromtimestamp(now.wall_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if now.wall_ns / 1e9 < EARLIEST_S:
+        step = "check `timedatectl`; let the site allow NTP, or set the time by hand"
+        return broken("clock", "clock", f"it is {said} here", "EW-ID-015", step)
+    if now.uncertainty_ms is None:
+        text = f"{said}, and nothing vouches for it"
+        step = "install or repair a time service (`timedatectl`, `chronyc tracking`)"
+        return weak("clock", "clock", text, "EW-ID-016", step)
+    return ok("clock", "clock", f"{said}, {now.state}, within {now.uncertainty_ms / 1000:.3g} s")
+
+
+def judge_gate(
+    mode: str, armed: bool, tier: str, guard: bool, filesystems: int, trips: int
+) -> Rung:
+    """gate as it describes itself: what it was asked for, what it does, who watches it."""
+    text = f"mode {mode}, tier {tier}, {filesystems} filesystem(s)"
+    if mode == "enforce" and not armed:
+        step = "see `edgewarden explain EW-EXEC-001`; nothing is blocked until this is solved"
+        return broken("gate", "exec", f"{text}, not armed", "EW-EXEC-001", step)
+    if trips:
+        step = "look at load and disk (`edgewarden doctor host`)"
+        return weak("gate", "exec", f"{text}; ended {trips} time(s)", "EW-EXEC-004", step)
+    if not guard:
+        step = "start it (`systemctl start edgewarden-guard`)"
+        return weak("gate", "exec", f"{text}; guard is not connected", "EW-AGT-004", step)
+    if filesystems and tier == "T0":
+        step = "boot a kernel with permission events if blocking is needed"
+        return weak("gate", "exec", f"{text}: this kernel cannot block", "EW-EXEC-001", step)
+    return ok("gate", "exec", text)
+
+
+def judge_sensors(sensors: Mapping[str, Mapping[str, object]], configured: int) -> list[Rung]:
+    """One rung for each port that needs somebody, or one for all of them."""
+    ill = {n: s for n, s in sensors.items() if s["state"] not in ("live", "open")}
+    if not ill:
+        text = f"{len(sensors)} of {configured} port(s) open" if configured else "none configured"
+        return [ok("sensors", "sensors", text)]
+    rungs = []
+    for name, s in sorted(ill.items()):
+        text = f"{name} is {s['state']}: {s['readings']} readings, {s['bad_frames']} bad frames"
+        code = "EW-SER-002" if s["state"] == "silent" else "EW-SER-001"
+        step = f"check plug, power and [[serial]] of {name}; `edgewarden explain {code}`"
+        rungs.append(weak(f"sensor {name}", "sensors", text, code, step))
+    return rungs
+
+
+def judge_folder(name: str, path: str, exists: bool, read_only: bool, open_to_all: bool) -> Rung:
+    """State or run folder: there, writable, and not for everybody."""
+    step = "create it (`systemd-tmpfiles --create`) or mend [paths]"
+    if not exists:
+        return broken(name, "disk", f"{path} is missing", "EW-HOST-002", step)
+    if read_only:
+        step = "look at `dmesg`: a card that turns read-only is usually dying"
+        return broken(name, "disk", f"{path} is read-only", "EW-HOST-002", step)
+    if open_to_all:
+        step = f"chmod o-w {path}"
+        return broken(name, "disk", f"everybody may write to {path}", "EW-HOST-002", step)
+    return ok(name, "disk", path)
+
+
+def judge_space(free_bytes: int, free_inodes: int, total_inodes: int) -> Rung:
+    """Room for the spool to go on."""
+    text = f"{free_bytes // (1024 * 1024)} MiB free"
+    step = "free space, or lower [spool] cap_bytes"
+    if free_bytes < DISK_RESERVE_BYTES:
+        return weak("space", "disk", text, "EW-HOST-003", step)
+    if total_inodes and free_inodes < total_inodes // 100:
+        return weak("space", "disk", f"{text}, {free_inodes} inodes", "EW-HOST-003", step)
+    return ok("space", "disk", text)
+
+
+def judge_spool(evicted: int, unsent: int, many: int) -> Rung:
+    """Records lost to a full spool, and records that wait."""
+    if evicted:
+        text = f"{evicted} record(s) evicted unsent, {unsent} wait"
+        step = "restore the uplink; raise [spool] cap_bytes if the disk allows"
+        return weak("spool", "disk", text, "EW-SPL-003", step)
+    if unsent > many:
+        step = "run `edgewarden doctor network`"
+        return weak("spool", "disk", f"{unsent} record(s) wait", "EW-SPL-004", step)
+    return ok("spool", "disk", f"{unsent} record(s) wait")
+
+
+def judge_memory(available_bytes: int | None) -> Rung:
+    """What the kernel says may still be used."""
+    if available_bytes is None:
+        return unchecked("memory", "host", "not available: /proc/meminfo has no MemAvailable")
+    text = f"{available_bytes // (1024 * 1024)} MiB available"
+    if available_bytes < MEMORY_RESERVE_BYTES:
+        step = "see `ps aux --sort=-rss | head`"
+        return weak("memory", "host", text, "EW-HOST-004", step)
+    return ok("memory", "host", text)
+
+
+def judge_heat(hottest_mc: int | None) -> Rung:
+    """The hottest thermal zone, thousandths of a degree Celsius."""
+    if hottest_mc is None:
+        return unchecked("heat", "host", "not available: no thermal zone")
+    text = f"{hottest_mc / 1000:.1f} degrees Celsius"
+    if hottest_mc >= HOT_MC:
+        step = "check power supply and cooling"
+        return weak("heat", "host", text, "EW-HOST-005", step)
+    return ok("heat", "host", text)

@@ -1,0 +1,228 @@
+"""The technician's control socket: one line of JSON each way, then the server closes.
+
+    -> {"schema":"edgewarden.control/1","command":"status"}
+    <- {"schema":"edgewarden.status/1", ...}          or {"schema":"edgewarden.refusal/1", ...}
+
+Decides which bytes are a request and which an answer, and refuses everything else by name:
+``too_long``, ``not_utf8``, ``not_json``, ``not_one_line``, ``duplicate_key``, ``not_an_object``,
+``bad_field`` (naming its path), ``unknown_schema``, ``unknown_command``.
+
+Requests are closed: an unknown field is refused. Answers are open: within schema/1 fields may be
+added, so a reader takes what it knows and checks that (``check_shape``). What it leaves to others:
+who may ask (the socket's mode and group, daemon/control.py), what is answered (daemon/link.py).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edgewarden.errors import OurFault, PeerFault, WireRefusal
+
+MAX_REQUEST_BYTES = 4096
+"""The only request holds 60 bytes; later ones carry a name or a reason."""
+MAX_ANSWER_BYTES = 1024 * 1024
+"""16 ports and 200 findings stay below 200 KiB."""
+
+REQUEST_SCHEMA = "edgewarden.control/1"
+REFUSAL_SCHEMA = "edgewarden.refusal/1"
+
+
+class Command(StrEnum):
+    """What link answers."""
+
+    STATUS = "status"
+    FINDINGS = "findings"
+    SENSORS = "sensors"
+
+    @property
+    def schema(self) -> str:
+        """Schema of the answer."""
+        return f"edgewarden.{self.value}/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question."""
+
+    command: Command
+
+
+class Refused(PeerFault):
+    """The server's own refusal, as it worded it."""
+
+    default_code = "EW-WIRE-001"
+
+
+Shape = type | tuple[type, ...] | list["Shape"] | dict[str, "Shape"]
+"""A type or several; ``[shape]`` for a list; a map of names for an object; ``{"*": shape}`` for an
+object whose names are data."""
+
+_TEXT_OR_NULL = (str, type(None))
+_NUMBER = (int, float)
+_NUMBER_OR_NULL = (int, float, type(None))
+
+SENSOR: Shape = {"state": str, "readings": int, "bad_frames": int, "silent_s": _NUMBER_OR_NULL}
+
+STATUS: Shape = {
+    "device": str,
+    "version": str,
+    "verdict": str,
+    "reasons": [{"code": str, "text": str, "next": str}],
+    "attestation": {"result": str, "age_s": _NUMBER_OR_NULL},
+    "identity": {"grade": str, "certificate": {"serial": str, "not_after_utc": str}},
+    "clock": {"state": str, "uncertainty_s": _NUMBER_OR_NULL},
+    "uplink": {"connected": bool, "since_utc": _TEXT_OR_NULL, "reconnects": int},
+    "spool": {"*": {"next": int, "durable": int, "acked": int, "bytes": int, "evicted": int}},
+    "enforcement": {
+        "exec": {"tier": str, "mode": str, "allowed": int, "denied": int, "would_deny": int}
+    },
+    "sensors": {"*": SENSOR},
+    "config": {"version": int, "state": str, "signed_by": str},
+    "footprint": {"pss_bytes": int, "cpu_s": _NUMBER, "written_bytes_day": int},
+}
+"""What a reader of status relies on (surface.md); ``peripherals`` and ``network`` join it with the
+releases that deliver them."""
+
+FINDING: Shape = {
+    "id": str,
+    "code": str,
+    "severity": int,
+    "text": str,
+    "first_utc": _TEXT_OR_NULL,
+    "last_utc": _TEXT_OR_NULL,
+    "count": int,
+}
+
+SHAPES: dict[Command, Shape] = {
+    Command.STATUS: STATUS,
+    Command.FINDINGS: {"device": str, "findings": [FINDING]},
+    Command.SENSORS: {"device": str, "sensors": {"*": SENSOR}},
+}
+
+
+def encode_request(request: Request) -> bytes:
+    """The line that asks."""
+    body = {"schema": REQUEST_SCHEMA, "command": request.command.value}
+    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+
+
+def parse_request(line: bytes) -> Request:
+    """Read a request with its newline.
+
+    Raises:
+        WireRefusal: by name, see the module.
+    """
+    body = _object(line, MAX_REQUEST_BYTES)
+    _schema(body, REQUEST_SCHEMA)
+    extra = sorted(set(body) - {"schema", "command"})
+    if extra:
+        raise WireRefusal("bad_field", f"{extra[0][:64]} is not known")
+    command = body.get("command")
+    if not isinstance(command, str) or command not in list(Command):
+        raise WireRefusal("unknown_command", f"{command!r:.64}")
+    return Request(Command(command))
+
+
+def encode_answer(body: dict[str, object]) -> bytes:
+    """The line that answers.
+
+    Raises:
+        OurFault: the handler made something that is no JSON object of at most MAX_ANSWER_BYTES.
+    """
+    try:
+        line = json.dumps(body, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as fault:
+        raise OurFault(f"an answer is no JSON: {fault}") from fault
+    if len(line) > MAX_ANSWER_BYTES:
+        raise OurFault(f"an answer holds {len(line)} bytes, at most {MAX_ANSWER_BYTES}")
+    return line
+
+
+def encode_refusal(name: str, text: str, code: str, next_step: str) -> bytes:
+    """The line that says no, cut to a length that always fits."""
+    body: dict[str, object] = {"schema": REFUSAL_SCHEMA, "name": name, "text": text[:512]}
+    return encode_answer({**body, "code": code, "next": next_step[:512]})
+
+
+def parse_answer(line: bytes, command: Command) -> dict[str, object]:
+    """Read the answer to a command, checked as far as its schema promises.
+
+    Raises:
+        WireRefusal: by name, see the module.
+        Refused: the server refused the request.
+    """
+    body = _object(line, MAX_ANSWER_BYTES)
+    if body.get("schema") == REFUSAL_SCHEMA:
+        check_shape(body, {"name": str, "text": str, "code": str, "next": str})
+        text, code, step = str(body["text"]), str(body["code"]), str(body["next"])
+        raise Refused(text, code=code, next_step=step)
+    _schema(body, command.schema)
+    check_shape(body, SHAPES[command])
+    return body
+
+
+def check_shape(value: object, shape: Shape, path: str = "") -> None:
+    """Hold a JSON value to a shape; names the path of the first thing that differs.
+
+    Raises:
+        WireRefusal: ``bad_field``.
+    """
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise WireRefusal("bad_field", f"{path or 'answer'} is not an object")
+        if "*" in shape:
+            for name, inner in value.items():
+                check_shape(inner, shape["*"], f"{path}.{name}".lstrip("."))
+            return
+        for name, wanted in shape.items():
+            if name not in value:
+                raise WireRefusal("bad_field", f"{path}.{name}".lstrip(".") + " is missing")
+            check_shape(value[name], wanted, f"{path}.{name}".lstrip("."))
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise WireRefusal("bad_field", f"{path} is not a list")
+        for index, item in enumerate(value):
+            check_shape(item, shape[0], f"{path}[{index}]")
+    elif not isinstance(value, shape) or (isinstance(value, bool) and shape is not bool):
+        raise WireRefusal("bad_field", f"{path} is a {type(value).__name__}")
+
+
+def _schema(body: dict[str, object], wanted: str) -> None:
+    if body.get("schema") != wanted:
+        raise WireRefusal("unknown_schema", f"{body.get('schema')!r:.64}, wanted {wanted}")
+
+
+def _object(line: bytes, max_bytes: int) -> dict[str, object]:
+    """One line of strict JSON: an object, no duplicate keys, no NaN, nothing after it."""
+    if len(line) > max_bytes:
+        raise WireRefusal("too_long", f"{len(line)} bytes, at most {max_bytes}")
+    if not line.endswith(b"\n") or line.count(b"\n") != 1:
+        raise WireRefusal("not_one_line", f"{line.count(bytes([10]))} newlines")
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise WireRefusal("not_utf8", f"byte {fault.start}") from None
+    try:
+        body = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+    except RecursionError:
+        raise WireRefusal("not_json", "nested too deeply") from None
+    except ValueError as fault:  # JSONDecodeError, and int() refusing thousands of digits
+        raise WireRefusal("not_json", str(fault)[:128]) from None
+    if not isinstance(body, dict):
+        raise WireRefusal("not_an_object", type(body).__name__)
+    return body
+
+
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    body: dict[str, object] = {}
+    for name, value in pairs:
+        if name in body:
+            raise WireRefusal("duplicate_key", f"{name[:64]!r}")
+        body[name] = value
+    return body
+
+
+def _constant(text: str) -> object:
+    raise WireRefusal("not_json", f"{text} is no number of JSON (RFC 8259 section 6)")
