@@ -119,8 +119,8 @@ def _cbor() -> Iterator[Refused]:
     yield refused("cbor", cbor.decode, b"\xa1\x00" * 100_000, "too_deep", id="100000-nested-maps")
     over = bytes(cbor.MAX_BYTES + 1)
     yield refused("cbor", cbor.decode, over, "too_long", "limit 262144", id="over-the-limit")
-    text = b"\x79\x80\x01" + b"a" * (cbor.MAX_TEXT_BYTES + 1)
-    yield refused("cbor", cbor.decode, text, "too_long", "text of 32769", id="long-text")
+    long = b"\x79\x80\x01" + b"a" * (cbor.MAX_TEXT_BYTES + 1)
+    yield refused("cbor", cbor.decode, long, "too_long", "text of 32769", id="long-text")
 
 
 # --- cose.py -----------------------------------------------------------------------------------

@@ -1,0 +1,234 @@
+"""Records, evidence, facts, topics, enrolment: what goes out comes back the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgewarden.errors import WireRefusal
+from edgewarden.wire import cbor, enrol, evidence, facts, manifest, record, topics
+from edgewarden.wire.facts import Reading
+from edgewarden.wire.record import CLOCK_STATES, RecordClass, RecordTime
+from tests.wire import samples
+from tests.wire.refusals import ANSWER, REQUEST, TOKEN
+
+DECODERS: list[Callable[[bytes], object]] = [
+    record.decode_record, evidence.decode_challenge, evidence.decode_evidence,
+    evidence.decode_result, evidence.decode_status,
+]  # fmt: skip
+IDS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
+UINT = st.integers(0, 2**63)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False)
+    | st.text(max_size=20) | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner,
+                                                                max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+def refusal_of(read: Callable[[Any], object], data: object) -> str:
+    try:
+        read(data)
+    except WireRefusal as refusal:
+        return refusal.name
+    return "accepted"
+
+
+def test_each_message_comes_back_the_same() -> None:
+    assert record.decode_record(record.encode_record(samples.record())) == samples.record()
+    challenge = evidence.encode_challenge(samples.CHALLENGE)
+    assert evidence.decode_challenge(challenge) == samples.CHALLENGE
+    assert evidence.decode_evidence(evidence.encode_evidence(samples.EVIDENCE)) == samples.EVIDENCE
+    assert evidence.decode_result(evidence.encode_result(samples.RESULT)) == samples.RESULT
+    assert evidence.decode_status(evidence.encode_status(samples.STATUS)) == samples.STATUS
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    IDS, st.binary(min_size=16, max_size=16), st.sampled_from(RecordClass),
+    st.integers(1, record.MAX_SEQ), st.binary(min_size=32, max_size=32), UINT, UINT,
+    st.none() | UINT, st.sampled_from(CLOCK_STATES), st.text(min_size=1, max_size=32),
+    st.dictionaries(st.text(max_size=8), PLAIN, max_size=4),
+)  # fmt: skip
+def test_any_record_comes_back_the_same(
+    device: str, boot_id: bytes, record_class: RecordClass, seq: int, prev: bytes, boot_ns: int,
+    wall_ns: int, uncertainty_ms: int | None, state: str, kind: str, body: dict[str, object],
+) -> None:  # fmt: skip
+    time = RecordTime(boot_ns, wall_ns, uncertainty_ms, state)
+    made = record.Record(device, boot_id, record_class, seq, prev, time, kind, body)
+    assert record.decode_record(record.encode_record(made)) == made
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+def test_garbage_is_refused(decode: Callable[[bytes], object]) -> None:
+    @settings(deadline=None, max_examples=200)
+    @given(st.binary(max_size=200) | PLAIN.map(cbor.encode))  # type: ignore[arg-type]
+    def check(data: bytes) -> None:
+        with pytest.raises(WireRefusal):
+            decode(data)
+
+    check()
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+def test_any_value_in_any_field_is_read_or_refused(decode: Callable[[bytes], object]) -> None:
+    goods = [
+        record.encode_record(samples.record()), evidence.encode_challenge(samples.CHALLENGE),
+        evidence.encode_evidence(samples.EVIDENCE), evidence.encode_result(samples.RESULT),
+        evidence.encode_status(samples.STATUS),
+    ]  # fmt: skip
+    body = cbor.decode(goods[DECODERS.index(decode)])
+    assert isinstance(body, dict)
+
+    @settings(deadline=None, max_examples=300)
+    @given(st.sampled_from(sorted(body)), PLAIN | st.dictionaries(st.integers(0, 5), PLAIN))
+    def check(field: int, value: object) -> None:
+        data = cbor.encode({**body, field: value})
+        assert refusal_of(decode, data).startswith(("bad_", "accepted"))
+
+    check()
+
+
+def test_record_hash_covers_the_whole_message() -> None:
+    data = samples.sealed(record.encode_record(samples.record()))
+    assert record.record_hash(data) != record.record_hash(data[:-1] + bytes([data[-1] ^ 1]))
+    assert len(record.record_hash(data)) == 32
+
+
+def test_class_labels_are_the_topic_names() -> None:
+    assert [c.label for c in RecordClass] == ["alarm", "audit", "bulk"]
+    for c in RecordClass:
+        topic = topics.parse(topics.record_topic("main", "gw-test", c))
+        assert topic == topics.Topic("main", "gw-test", "r", c.label)
+    for name in ("e/evidence", "e/nonce", "e/result", "s/status"):
+        assert str(topics.parse(f"ew/1/main/gw-test/{name}")) == f"ew/1/main/gw-test/{name}"
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(max_size=60))
+def test_any_text_is_no_topic(text: str) -> None:
+    with pytest.raises(WireRefusal):
+        topics.parse(text)
+
+
+@pytest.mark.parametrize("text", ["a", "0", "a-", "gw-demo", "a" * 63])
+def test_identifiers(text: str) -> None:
+    assert record.is_identifier(text)
+
+
+def test_event_comes_back_the_same() -> None:
+    over_the_wire = cbor.decode(cbor.encode(facts.event_to_map(samples.EVENT)))
+    assert facts.event_from_map(over_the_wire) == samples.EVENT
+    plain = facts.Event(facts.OCSF.HEALTH, 1, facts.Severity.LOW, 5)
+    assert "code" not in facts.event_to_map(plain)
+
+
+def test_readings_come_back_the_same() -> None:
+    over_the_wire = cbor.decode(cbor.encode(samples.BATCH["readings"]))
+    assert facts.readings_from_senml(over_the_wire, samples.BOOT_NS) == list(samples.READINGS)
+
+
+def test_senml_as_another_reader_resolves_it() -> None:
+    """RFC 8428 §4.6 by hand: base name joined, time relative to the record."""
+    base, names = "", []
+    for entry in samples.BATCH["readings"]:
+        assert isinstance(entry, dict)
+        base = entry.get(-2, base)
+        names.append(base + entry[0])
+        assert entry[6] <= 0
+    assert names == ["gps/lat", "gps/fix", "boiler/state", "boiler/rpm"]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.builds(
+            Reading,
+            st.sampled_from(["gps", "boiler", "a/b"]), st.text(max_size=8), st.text(max_size=4),
+            st.floats(allow_nan=False) | st.text(max_size=8) | st.booleans(),
+            st.integers(0, 10**15),
+        ),
+        max_size=6,
+    )
+)  # fmt: skip
+def test_any_readings_come_back_within_a_microsecond(readings: list[Reading]) -> None:
+    anchor = 10**15
+    pack = cbor.decode(cbor.encode(facts.readings_to_senml(readings, anchor)))
+    back = facts.readings_from_senml(pack, anchor)
+    assert len(back) == len(readings)
+    for was, now in zip(readings, back, strict=True):
+        assert (now.source, now.name, now.unit, now.value) == (
+            was.source, was.name, was.unit, was.value)  # fmt: skip
+        assert abs(now.seen_mono_ns - was.seen_mono_ns) <= 1000
+
+
+def test_a_reading_from_behind_the_anchor_is_not_in_the_future() -> None:
+    late = Reading("gps", "lat", "lat", 1.0, samples.BOOT_NS + 5)
+    (entry,) = facts.readings_to_senml([late], samples.BOOT_NS)
+    assert entry[6] == 0
+
+
+@settings(deadline=None, max_examples=300)
+@given(PLAIN | st.lists(st.dictionaries(st.sampled_from([-2, 0, 1, 2, 3, 4, 6]), PLAIN)))
+def test_any_value_is_facts_or_refused(value: object) -> None:
+    for read in (facts.event_from_map, lambda v: facts.readings_from_senml(v, 0)):
+        assert refusal_of(read, value) in ("bad_fact", "accepted")
+
+
+def test_enrolment_messages_come_back_the_same() -> None:
+    assert str(enrol.parse_token(f"  {TOKEN}\n")) == TOKEN
+    assert enrol.parse_request(enrol.encode_request(REQUEST)) == REQUEST
+    assert enrol.parse_answer(enrol.encode_answer(ANSWER)) == ANSWER
+
+
+def test_a_refusal_keeps_name_and_next_step_and_nothing_a_terminal_obeys() -> None:
+    data = enrol.encode_refusal("token_used\x1b[2J", "used \x1b]0;x\x07twice\n", "ask\r again")
+    with pytest.raises(WireRefusal) as caught:
+        enrol.parse_answer(data)
+    assert caught.value.name == "token_used[2J"
+    assert str(caught.value) == "token_used[2J: used ]0;xtwice"
+    assert caught.value.next_step == "ask again"
+    with pytest.raises(WireRefusal) as caught:
+        enrol.parse_answer(json.dumps({"schema": enrol.REFUSAL_SCHEMA}).encode())
+    assert caught.value.name == "refused"
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=100) | st.text(max_size=100).map(str.encode))
+def test_garbage_is_no_enrolment_message(data: bytes) -> None:
+    for parse in (enrol.parse_request, enrol.parse_answer):
+        with pytest.raises(WireRefusal):
+            parse(data)
+    with pytest.raises(WireRefusal):
+        enrol.parse_token(data.decode("utf-8", "replace"))
+
+
+def test_manifest_leaves_out_compiled_files_and_no_other() -> None:
+    assert not manifest.is_measured("edgewarden/wire/__pycache__/cose.cpython-311.pyc")
+    for path in (
+        "edgewarden/wire/cose.py", "edgewarden/codes.toml", "edgewarden/wire/cose.pyc",
+        "edgewarden/wire/cose/__init__.pyc", "edgewarden/__pycache__/x.so",
+        "edgewarden/__pycache__/deeper/x.pyc", "edgewarden/not__pycache__/x.pyc",
+    ):  # fmt: skip
+        assert manifest.is_measured(path), path
+
+
+def test_manifest_digest_depends_on_every_entry_and_not_on_order() -> None:
+    entries = [("edgewarden/a.py", bytes(32)), ("edgewarden/b.py", bytes([1]) * 32)]
+    digest = manifest.manifest_digest(entries)
+    assert manifest.manifest_digest(reversed(entries)) == digest
+    assert manifest.manifest_digest(entries[:1]) != digest
+    assert manifest.manifest_digest([*entries, ("edgewarden/c.py", bytes(32))]) != digest
+    renamed = [("edgewarden/c.py", bytes(32)), entries[1]]
+    assert manifest.manifest_digest(renamed) != digest
+
+
+def test_files_digest_depends_on_content_and_order() -> None:
+    assert manifest.files_digest([b"a", b"b"]) != manifest.files_digest([b"b", b"a"])
+    assert manifest.files_digest([b"ab"]) != manifest.files_digest([b"a", b"b"])
