@@ -95,18 +95,36 @@ class ClassState:
     evicted: int
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Records of one class that are, or are about to be, gone without having been accepted.
+
+    Attributes:
+        before: hash of the record before ``first``.
+        after: hash that the record behind ``last`` carries as its predecessor.
+        reason: one line.
+    """
+
+    record_class: int
+    first: int
+    last: int
+    before: bytes
+    after: bytes
+    reason: str
+
+
 class Spool(Protocol):
     """Durable records. Every method blocks on the disk and is called from the storage thread only.
 
     Raises HardwareFault (EW-SPL-...) when the disk refuses; never loses what it reported durable.
-    close() commits nothing new and leaves every file consistent.
+    close() makes no record durable that was not, and leaves every file consistent.
     """
 
     def heads(self) -> dict[int, tuple[int, bytes]]:
         """class -> (highest sequence ever written, SHA-256 of that record or 32 zero bytes)."""
 
     def put(self, records: Sequence[Stored]) -> None:
-        """Make the records durable, all or none. Returns after fsync."""
+        """Make records of one class durable, all or none. Returns after fsync."""
 
     def peek(self, record_class: int, after_seq: int, count: int, max_bytes: int) -> list[Stored]:
         """The oldest unacknowledged records of a class with seq > after_seq, in order."""
@@ -114,8 +132,47 @@ class Spool(Protocol):
     def ack(self, record_class: int, upto_seq: int) -> None:
         """Remember that everything up to and including upto_seq was accepted; may free space."""
 
+    def room_for(self, record_class: int, size_bytes: int) -> bool:
+        """Whether size_bytes more of this class stay within the spool's bounds."""
+
+    def victim(self, reason: str) -> Loss | None:
+        """What would have to go next: the oldest bulk segment. Deletes nothing."""
+
+    def put_gap(self, record: Stored, loss: Loss) -> None:
+        """Make the gap record durable, then delete what it speaks of: in this order, in one call."""
+
+    def evict(self, loss: Loss) -> None:
+        """Delete what victim() named without waiting for its gap record; losses() then names it.
+
+        Only for a disk without room for the gap record itself.
+        """
+
+    def losses(self) -> list[Loss]:
+        """Damage found so far that no gap record speaks of yet."""
+
+    def lend_ballast(self) -> bool:
+        """Give the reserve back to a full disk; False when it is lent already."""
+
     def state(self) -> dict[int, ClassState]:
         """Counters per class."""
 
     def close(self) -> None:
         """Close every file."""
+
+
+class Drain(Protocol):
+    """The spool as the uplink sees it, from the event loop. Nothing here blocks the loop."""
+
+    async def peek(
+        self, record_class: int, after_seq: int, count: int, max_bytes: int
+    ) -> list[Stored]:
+        """As Spool.peek, durable records only; raises HardwareFault."""
+
+    def ack(self, record_class: int, upto_seq: int) -> None:
+        """As Spool.ack, at some later moment; raises nothing."""
+
+    def state(self) -> dict[int, ClassState]:
+        """Counters per class as of the last commit."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call changed() after each commit, from the storage thread: it must not block."""

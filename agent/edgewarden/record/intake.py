@@ -1,0 +1,224 @@
+"""What waits in memory for the storage thread, bounded.
+
+Decides when there is work to do and what is lost when too much waits. Leaves to storage.py what
+the work is.
+
+* Alarm and audit events wait in order, MAX_WAITING of each class; more are counted as
+  ``alarm_overflow`` and ``audit_overflow`` (the newest are lost: the first ones of a story tell
+  more).
+* Bulk facts gather into one batch, due after commit_s or at commit_bytes; above MAX_BULK_BYTES
+  (the disk refuses) they are counted as ``bulk_dropped``.
+* Counters ride in the next batch; a batch may consist of nothing else.
+
+Any thread puts in; one thread takes out. Only wait() blocks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgewarden.ports import Clock
+from edgewarden.record.journal import Journal
+from edgewarden.wire.facts import Event, Reading
+from edgewarden.wire.record import RecordClass
+
+MAX_WAITING = 4096
+"""Alarm or audit events in memory while the disk refuses: 4 MB of the usual 1 kB ones."""
+MAX_BULK_BYTES = 1 << 20
+"""Bulk facts in memory before a commit: sixteen default commits."""
+MAX_BATCH_FACTS = 2048
+"""Facts in one record: keeps a batch of tiny readings far below record.MAX_RECORD_BYTES."""
+READING_BYTES = 40
+"""Estimate of an encoded reading without its texts; cutting needs the order of magnitude only."""
+EVENT_BYTES = 200
+"""The same for an event."""
+
+Call = tuple[Callable[[Journal], Any], "Future[Any]"]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Bulk facts that become one record."""
+
+    readings: list[Reading] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    size_bytes: int = 0
+    first_boot_ns: int = 0
+
+    def __len__(self) -> int:
+        return len(self.readings) + len(self.events) + len(self.counts)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The same facts in two batches, for two facts or more; the counts stay with the first."""
+        r, e = (len(self.readings) + 1) // 2, len(self.events) // 2
+        return (
+            Batch(self.readings[:r], self.events[:e], self.counts),
+            Batch(self.readings[r:], self.events[e:]),
+        )
+
+
+class Intake:
+    """See the module's docstring."""
+
+    def __init__(self, clock: Clock, commit_s: float, commit_bytes: int) -> None:
+        self._clock = clock
+        self._commit_ns = round(commit_s * 1e9)
+        self._commit_bytes = commit_bytes
+        self._changed = threading.Condition()
+        self._events: dict[RecordClass, deque[Event]] = {
+            RecordClass.ALARM: deque(),
+            RecordClass.AUDIT: deque(),
+        }
+        self._batch = Batch()
+        self._calls: deque[Call] = deque()
+        self._flushes: list[Future[None]] = []
+        self._closed = False
+
+    def add_event(self, event: Event, record_class: RecordClass) -> None:
+        """Queue one event."""
+        with self._changed:
+            if record_class is RecordClass.BULK:
+                self._gather(event, EVENT_BYTES + READING_BYTES * len(event.detail))
+            elif len(self._events[record_class]) >= MAX_WAITING:
+                self._batch.counts[f"{record_class.label}_overflow"] += 1
+            else:
+                self._events[record_class].append(event)
+                self._changed.notify()
+
+    def add_reading(self, reading: Reading) -> None:
+        """Add one reading to the batch."""
+        texts = len(reading.source) + len(reading.name) + len(reading.unit)
+        if isinstance(reading.value, str):
+            texts += len(reading.value)
+        with self._changed:
+            self._gather(reading, READING_BYTES + texts)
+
+    def count(self, name: str, amount: int) -> None:
+        """Add to a counter of the batch; does not make it due."""
+        with self._changed:
+            self._batch.counts[name] += amount
+
+    def call(self, work: Callable[[Journal], Any], done: Future[Any]) -> bool:
+        """Queue a call; False when nobody will answer any more."""
+        with self._changed:
+            if self._closed:
+                return False
+            self._calls.append((work, done))
+            self._changed.notify()
+            return True
+
+    def flush(self, done: Future[None]) -> bool:
+        """Make everything due now; False when nobody will answer any more."""
+        with self._changed:
+            if self._closed:
+                return False
+            self._flushes.append(done)
+            self._changed.notify()
+            return True
+
+    def close(self) -> None:
+        """Answer no more calls, make everything due."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def wait(self, retry_s: float | None) -> bool:
+        """Return when there is work; while the disk refuses (retry_s), facts wait that long.
+
+        Returns:
+            Whether close() was called: what is taken after this is the last.
+        """
+        with self._changed:
+            idle_s = self._idle_s(retry_s)
+            if idle_s != 0.0:
+                self._changed.wait(idle_s)
+            return self._closed
+
+    def front(self) -> tuple[RecordClass, Event] | None:
+        """The event to store next, alarms first; stays queued until pop()."""
+        with self._changed:
+            for record_class, queue in self._events.items():
+                if queue:
+                    return record_class, queue[0]
+        return None
+
+    def pop(self, record_class: RecordClass) -> None:
+        """Forget the front event of a class: it is durable."""
+        with self._changed:
+            self._events[record_class].popleft()
+
+    def take_batch(self, force: bool) -> Batch | None:
+        """The batch, when it is due; with force, whatever there is of it."""
+        with self._changed:
+            if not self._batch or not (force or self._due_s() == 0.0):
+                return None
+            batch, self._batch = self._batch, Batch()
+            return batch
+
+    def put_back(self, batch: Batch) -> None:
+        """The disk refused: the batch goes in front of what came since, up to the bound."""
+        with self._changed:
+            later, self._batch = self._batch, batch
+            batch.counts.update(later.counts)
+            facts: list[Event | Reading] = [*later.readings, *later.events]
+            for fact in facts:
+                self._gather(fact, READING_BYTES)
+
+    def take_calls(self) -> list[Call]:
+        """All queued calls, in order."""
+        with self._changed:
+            calls = list(self._calls)
+            self._calls.clear()
+            return calls
+
+    def take_flushes(self) -> list[Future[None]]:
+        """All callers of flush() so far."""
+        with self._changed:
+            flushes, self._flushes = self._flushes, []
+            return flushes
+
+    # --- with the lock held -------------------------------------------------------------------
+
+    def _gather(self, fact: Event | Reading, size_bytes: int) -> None:
+        batch = self._batch
+        if batch.size_bytes + size_bytes > MAX_BULK_BYTES:
+            batch.counts["bulk_dropped"] += 1
+            return
+        was_empty, was_full = not (batch.readings or batch.events), self._full()
+        if was_empty:
+            batch.first_boot_ns = self._clock.now().boot_ns
+        if isinstance(fact, Event):
+            batch.events.append(fact)
+        else:
+            batch.readings.append(fact)
+        batch.size_bytes += size_bytes
+        if was_empty or (self._full() and not was_full):
+            self._changed.notify()
+
+    def _full(self) -> bool:
+        facts = len(self._batch.readings) + len(self._batch.events)
+        return self._batch.size_bytes >= self._commit_bytes or facts >= MAX_BATCH_FACTS
+
+    def _due_s(self) -> float | None:
+        """Seconds until the batch is due; None while it holds no fact."""
+        if not (self._batch.readings or self._batch.events):
+            return None
+        if self._full():
+            return 0.0
+        waited_ns = self._clock.now().boot_ns - self._batch.first_boot_ns
+        return max(0.0, (self._commit_ns - waited_ns) / 1e9)
+
+    def _idle_s(self, retry_s: float | None) -> float | None:
+        """Seconds without work; None for until somebody notifies."""
+        if self._calls or self._flushes or self._closed:
+            return 0.0
+        if any(self._events.values()):
+            return retry_s or 0.0
+        due_s = self._due_s()
+        return due_s if due_s is None or retry_s is None else max(due_s, retry_s)

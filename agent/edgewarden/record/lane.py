@@ -1,0 +1,354 @@
+"""The segments of one class, oldest to newest; only the newest is written.
+
+Decides which file a record goes to and which files can be deleted. Leaves to spool.py the bounds
+over all classes, and to the journal the gap records.
+
+* A segment's records end where the next segment's name begins: what a half-finished commit may
+  have left behind the end of an older file is not there for anybody.
+* A new segment begins at SEGMENT bytes or SPAN sequences, whichever comes first. SPAN is what
+  makes a lost head harmless: behind a damaged newest file the next record takes its first sequence
+  + SPAN, which that file cannot have reached, so that no sequence is used twice.
+* A damaged file is renamed to ``.bad``, the last KEEP_BAD stay for a person to look at, and the
+  gap is reported.
+* Opening looks into the newest file only: starting takes as long with a full spool as with an
+  empty one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgewarden.errors import HardwareFault
+from edgewarden.ports import Loss, Stored
+from edgewarden.record.segment import (
+    BAD_SUFFIX,
+    SUFFIX,
+    DiskFull,
+    Mark,
+    Segment,
+    SegmentDamaged,
+    parse_name,
+    remove_files,
+    renamed_errors,
+    segment_name,
+    side_files,
+    sync_folder,
+)
+from edgewarden.wire.record import NO_PREDECESSOR, record_hash
+
+SPAN = 1 << 17
+"""Sequences in one segment at most: 8 MB of the smallest record (64 bytes) would be as many."""
+DAMAGED = "segment damaged"
+UNRECORDED = "evicted from a full disk"
+UNKNOWN = bytes(32)
+"""A predecessor's hash that nobody kept."""
+KEEP_BAD = 2
+"""Damaged files kept per class: evidence for a person, bounded on disk."""
+
+
+@dataclass(slots=True)
+class SegmentFile:
+    """A segment on disk: its first sequence, the hash before it, and its size when last seen."""
+
+    path: Path
+    first: int
+    before: bytes
+    size_bytes: int = 0
+
+    def measure(self) -> None:
+        """Look at the size on disk, log included."""
+        self.size_bytes = sum(_size(p) for p in (self.path, *side_files(self.path)))
+
+
+class Lane:
+    """One class's files. Blocks on the disk; storage thread only.
+
+    Raises DiskFull, HardwareFault. Damage is not raised but put into ``damage`` and stepped over.
+    """
+
+    def __init__(self, folder: Path, record_class: int, segment_bytes: int) -> None:
+        self.folder = folder
+        self.record_class = record_class
+        self.segment_bytes = segment_bytes
+        self.damage: list[Loss] = []
+        self.marks: dict[int, Mark] = {}
+        self._active: Segment | None = None
+        self._reading: tuple[SegmentFile, Segment] | None = None
+        with renamed_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._files, self._bad = _scan(folder)
+        self.head, self.digest = self._open_newest()
+
+    def _open_newest(self) -> tuple[int, bytes]:
+        """Open and check the newest file; return the head that it, or its damage, names."""
+        newest_bad = self._bad[-1] if self._bad else None
+        if self._files and (newest_bad is None or newest_bad.first < self._files[-1].first):
+            try:
+                return self._adopt(self._files[-1])
+            except SegmentDamaged:
+                newest_bad = self._quarantine(self._files[-1])
+        self.damage.extend(self._loss_of(file, DAMAGED) for file in self._bad)
+        if newest_bad is None:
+            return 0, NO_PREDECESSOR
+        self._recall_marks()
+        last = newest_bad.first + SPAN - 1
+        return last, restart_digest(self.record_class, newest_bad.first, last)
+
+    def _adopt(self, file: SegmentFile) -> tuple[int, bytes]:
+        segment = Segment.open(file.path)
+        try:
+            segment.check()
+            self.marks = segment.marks()
+            mark = self.marks.get(self.record_class)
+            if mark is None:
+                raise SegmentDamaged(f"{file.path.name} has no mark of its own class")
+        except BaseException:
+            segment.close()
+            raise
+        self._active = segment
+        self.damage.extend(self._loss_of(bad, DAMAGED) for bad in self._bad)
+        return mark.head, mark.digest
+
+    def _recall_marks(self) -> None:
+        """Take cursors from the file before a damaged one: old is late, and late is only sent
+        twice.
+        """
+        if self._files:
+            with contextlib.suppress(SegmentDamaged):
+                segment = Segment.open_sealed(self._files[-1].path)
+                try:
+                    self.marks = segment.marks()
+                finally:
+                    segment.close()
+
+    def _loss_of(self, file: SegmentFile, reason: str) -> Loss:
+        """The whole of a file as a loss: up to the next good file, or to the end of its span."""
+        after = next((f for f in self._files if f.first > file.first), None)
+        if after is not None:
+            return Loss(
+                self.record_class, file.first, after.first - 1, file.before, after.before, reason
+            )
+        last = file.first + SPAN - 1
+        digest = restart_digest(self.record_class, file.first, last)
+        return Loss(self.record_class, file.first, last, file.before, digest, reason)
+
+    def _quarantine(self, file: SegmentFile) -> SegmentFile:
+        """Rename a damaged file out of the way; keep the last KEEP_BAD of them."""
+        self._stop_reading()
+        self._files.remove(file)
+        with renamed_errors(file.path):
+            bad = SegmentFile(file.path.with_suffix(BAD_SUFFIX), file.first, file.before)
+            for old, new in zip(side_files(file.path), side_files(bad.path), strict=True):
+                if old.exists():
+                    old.rename(new)
+            file.path.rename(bad.path)
+            self._bad.append(bad)
+            self._bad.sort(key=lambda f: f.first)
+            for oldest in self._bad[:-KEEP_BAD]:
+                remove_files(oldest.path)
+            self._bad = self._bad[-KEEP_BAD:]
+            sync_folder(self.folder)
+        bad.measure()
+        return bad
+
+    def continue_from(self, head: int, digest: bytes) -> None:
+        """Another class's mark knows a later head than our file: go on behind it, in a new one."""
+        self._seal_active()
+        self.head, self.digest = head, digest
+
+    def note_missing(self, upto: int) -> None:
+        """Records behind ``upto`` without a file: evicted when a full disk took no gap record."""
+        if self._files and self._files[0].first - 1 > upto and not self._bad:
+            last, after = self._files[0].first - 1, self._files[0].before
+            loss = Loss(self.record_class, upto + 1, last, UNKNOWN, after, UNRECORDED)
+            self.damage.append(loss)
+
+    def append(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> None:
+        """Commit records behind the head. Head and digest move only when the disk has them."""
+        last = records[-1].seq if records else self.head
+        if self._active is not None and (
+            self._active.size_bytes() >= self.segment_bytes or last - self._files[-1].first >= SPAN
+        ):
+            self._seal_active()
+        active = self._active or self._begin()
+        try:
+            active.commit(records, marks)
+        except DiskFull:
+            raise
+        except HardwareFault:
+            # What a failed fsync left behind is anybody's guess: go on in a new file.
+            self._close_active()
+            raise
+        self.marks = dict(marks)
+        if records:
+            self.head, self.digest = last, record_hash(records[-1].data)
+        self._files[-1].measure()
+
+    def _begin(self) -> Segment:
+        """Make the next segment, with the marks as they stand before any record of it."""
+        first = self.head + 1
+        path = self.folder / segment_name(first, self.digest)
+        if self._files and self._files[-1].first == first:  # made before, never filled
+            active = Segment.open(path)
+        else:
+            active = Segment.create(path, self._marks_now())
+            self._files.append(SegmentFile(path, first, self.digest))
+        self._active = active
+        return active
+
+    def _marks_now(self) -> dict[int, Mark]:
+        own = replace(self.marks.get(self.record_class, Mark()), head=self.head, digest=self.digest)
+        return {**self.marks, self.record_class: own}
+
+    def rotate(self) -> None:
+        """End the newest segment by an empty one, if it holds any record."""
+        if self._files and self._files[-1].first <= self.head:
+            self._seal_active()
+            self._begin()
+            self._files[-1].measure()
+
+    def _seal_active(self) -> None:
+        if self._active is not None:
+            with contextlib.suppress(HardwareFault):  # a full disk keeps the log: read from there
+                self._active.seal()
+            self._close_active()
+            self._files[-1].measure()
+
+    def peek(self, after: int, count: int, max_bytes: int) -> list[Stored]:
+        """Records with seq > after, in order: at most count, and max_bytes unless one alone is
+        longer.
+        """
+        found: list[Stored] = []
+        room = max_bytes
+        for file, below in self._spans():
+            if below <= after + 1:
+                continue
+            try:
+                for row in self._segment(file).rows(self.record_class, after, below):
+                    if found and (len(found) >= count or len(row.data) > room):
+                        return found
+                    found.append(row)
+                    room -= len(row.data)
+            except SegmentDamaged:
+                self._give_up(file)
+            if len(found) >= count or room <= 0:
+                break
+        return found
+
+    def _give_up(self, file: SegmentFile) -> None:
+        """A file turns out damaged while it is read: report it, go on with what is there."""
+        if self._files[-1] is file:
+            self._close_active()
+            loss = Loss(self.record_class, file.first, self.head, file.before, self.digest, DAMAGED)
+        else:
+            loss = self._loss_of(file, DAMAGED)
+        self._quarantine(file)
+        self.damage.append(loss)
+
+    def _segment(self, file: SegmentFile) -> Segment:
+        """The open segment of a file: the one being written, or one other kept open for reading."""
+        if self._active is not None and file is self._files[-1]:
+            return self._active
+        if self._reading is None or self._reading[0] is not file:
+            self._stop_reading()
+            self._reading = (file, Segment.open_sealed(file.path))
+        return self._reading[1]
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading[1].close()
+            self._reading = None
+
+    def _spans(self) -> list[tuple[SegmentFile, int]]:
+        """Each file with the first sequence that is no longer its own."""
+        ends = [f.first for f in self._files[1:]] + [self.head + 1]
+        return list(zip(self._files, ends, strict=True))
+
+    def oldest(self, acked: int, reason: str) -> Loss | None:
+        """What deleting the oldest file would lose; None when the newest is the only one."""
+        if len(self._files) < 2:
+            return None
+        file, last = self._files[0], self._files[1].first - 1
+        first, before = file.first, file.before
+        if acked >= first:
+            try:
+                rows = list(self._segment(file).rows(self.record_class, acked - 1, acked + 1))
+            except SegmentDamaged:
+                rows = []
+            if rows:
+                first, before = acked + 1, record_hash(rows[0].data)
+        return Loss(self.record_class, first, last, before, self._files[1].before, reason)
+
+    def drop_upto(self, seq: int) -> int:
+        """Delete every file but the newest whose records all are <= seq; return how many."""
+        dropped = 0
+        while len(self._files) > 1 and self._files[1].first - 1 <= seq:
+            file = self._files[0]
+            if self._reading is not None and self._reading[0] is file:
+                self._stop_reading()
+            with renamed_errors(file.path):
+                remove_files(file.path)
+            self._files.pop(0)
+            dropped += 1
+        if dropped:
+            with renamed_errors(self.folder):
+                sync_folder(self.folder)
+        return dropped
+
+    @property
+    def second_first(self) -> int | None:
+        """First sequence behind the oldest file; None when it is the newest too, and stays."""
+        return self._files[1].first if len(self._files) > 1 else None
+
+    def size_bytes(self) -> int:
+        """Bytes on disk, logs and damaged files included."""
+        return sum(f.size_bytes for f in (*self._files, *self._bad))
+
+    def close(self) -> None:
+        """Close both files; raises nothing."""
+        self._stop_reading()
+        self._close_active()
+
+    def _close_active(self) -> None:
+        if self._active is not None:
+            self._active.close()
+            self._active = None
+
+
+def restart_digest(record_class: int, first: int, last: int) -> bytes:
+    """The predecessor hash of the first record behind a damaged newest segment.
+
+    The true one is lost with the file; this one is fixed by what the gap record says, so that the
+    chain goes on in exactly one way (docs/wire-format.md).
+    """
+    text = f"edgewarden lost segment {record_class} {first} {last}"
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _scan(folder: Path) -> tuple[list[SegmentFile], list[SegmentFile]]:
+    """Good and bad files by first sequence; leftovers of a cut deletion are finished."""
+    good: list[SegmentFile] = []
+    bad: list[SegmentFile] = []
+    names = {entry.name for entry in os.scandir(folder)}
+    for name in sorted(names):
+        owner = name.removesuffix("-wal").removesuffix("-shm")
+        if owner != name and owner not in names and parse_name(owner):
+            (folder / name).unlink(missing_ok=True)
+        parsed = parse_name(name)
+        if parsed is not None:
+            file = SegmentFile(folder / name, *parsed)
+            file.measure()
+            (good if name.endswith(SUFFIX) else bad).append(file)
+    return good, bad
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,269 @@
+"""Durable records on disk: ports.Spool over rotating SQLite segments.
+
+Decides what is kept when space runs out, and how the chain goes on after damage. Leaves to
+segment.py how a commit reaches the disk, to lane.py which file a record lies in, and to the
+journal the signed gap records.
+
+The rules, in order:
+
+1. A record is durable when put() returns; state()["durable"] is the highest such sequence and
+   nothing else.
+2. Heads (sequence, hash) outlive their records: every commit of any class carries the marks of all
+   classes, and the newest segment of a class is never deleted. The latest head that any file knows
+   is believed.
+3. The acknowledgement cursor rides in the next commit; only then are accepted segments deleted.
+   Late, it costs a duplicate; early, it would cost a record.
+4. Bounds: all classes together stay under cap_bytes, bulk under BULK_SHARE of it, so that alarm
+   and audit always have their room. What goes first is the oldest bulk segment, whole, after its
+   gap record is durable. Alarm and audit are never evicted: when only they are left, room_for()
+   says no.
+5. A disk that others filled: the ballast gives back 2 MB for the log, then rule 4 goes on.
+
+    spool = DiskSpool(Path("/var/lib/edgewarden/spool"), cap_bytes=256 << 20)
+    spool.put([Stored(RecordClass.ALARM, 1, data)])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgewarden.errors import OurFault
+from edgewarden.ports import ClassState, Loss, Stored
+from edgewarden.record.lane import Lane
+from edgewarden.record.segment import Mark, renamed_errors, sync_folder
+from edgewarden.wire.record import RecordClass, record_hash
+
+FOLDER = "spool"
+BALLAST = "ballast"
+BALLAST_BYTES = 2 << 20
+"""What a checkpoint of one full log (segment.WAL_PAGES) needs on a full disk."""
+FREE_FOR_BALLAST_BYTES = 4 * BALLAST_BYTES
+"""The ballast is taken again only when the disk has this much: not at once from whoever freed a
+little.
+"""
+
+BULK_SHARE = 0.7
+"""Of the cap; alarm (10 %) and audit (20 %) share the rest."""
+SHARES = {RecordClass.ALARM: 0.1, RecordClass.AUDIT: 0.2, RecordClass.BULK: BULK_SHARE}
+MAX_SEGMENT_BYTES = 8 << 20
+"""Measured: larger segments save no writes, smaller ones cost fsyncs."""
+MIN_SEGMENT_BYTES = 64 << 10
+"""Below, the file's own pages outweigh the records."""
+SEGMENTS_PER_SHARE = 8
+"""An eviction costs at most an eighth of what a class may keep."""
+
+
+class DiskSpool:
+    """Implements ports.Spool. Storage thread only; every method blocks on the disk."""
+
+    def __init__(self, folder: Path, cap_bytes: int) -> None:
+        self._folder = folder
+        self._cap_bytes = cap_bytes
+        with renamed_errors(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lanes = {
+            int(c): Lane(folder / c.label, int(c), _segment_bytes(cap_bytes, c))
+            for c in RecordClass
+        }
+        with renamed_errors(folder):
+            sync_folder(folder)
+        self._victim: Loss | None = None
+        self._acked: dict[int, int] = {}
+        self._gone: dict[int, int] = {}
+        self._evicted: dict[int, int] = {}
+        self._merge_marks()
+        self._fill_ballast()
+
+    def _merge_marks(self) -> None:
+        """Believe the latest that any file says of a class (rule 2)."""
+        for c, lane in self._lanes.items():
+            known = [m for one in self._lanes.values() if (m := one.marks.get(c)) is not None]
+            self._acked[c] = max((m.acked for m in known), default=0)
+            self._gone[c] = max((m.gone for m in known), default=0)
+            self._evicted[c] = max((m.evicted for m in known), default=0)
+            latest = max(known, key=lambda m: m.head, default=Mark())
+            if latest.head > lane.head:
+                lane.damage.append(
+                    Loss(c, lane.head + 1, latest.head, lane.digest, latest.digest, "tail lost")
+                )
+                lane.continue_from(latest.head, latest.digest)
+            lane.note_missing(max(self._acked[c], self._gone[c]))
+            lane.damage[:] = [loss for loss in lane.damage if loss.last > self._gone[c]]
+
+    def heads(self) -> dict[int, tuple[int, bytes]]:
+        """See ports.Spool."""
+        return {c: (lane.head, lane.digest) for c, lane in self._lanes.items()}
+
+    def put(self, records: Sequence[Stored]) -> None:
+        """See ports.Spool.
+
+        Raises:
+            OurFault: not one class, or not the sequence behind the head.
+            DiskFull, HardwareFault: nothing was stored.
+        """
+        if not records:
+            return
+        lane = self._lanes[records[0].record_class]
+        expected = [(lane.record_class, lane.head + 1 + i) for i in range(len(records))]
+        if [(r.record_class, r.seq) for r in records] != expected:
+            raise OurFault(f"records do not follow {lane.record_class}/{lane.head}")
+        self._commit(lane, records)
+        self._fill_ballast()
+
+    def _commit(self, lane: Lane, records: Sequence[Stored]) -> None:
+        """One transaction with everybody's marks, then delete what the marks say was accepted."""
+        marks = {c: self._mark(c) for c in self._lanes}
+        if records:
+            own = marks[lane.record_class]
+            marks[lane.record_class] = Mark(
+                records[-1].seq, record_hash(records[-1].data), own.acked, own.gone, own.evicted
+            )
+        lane.append(records, marks)
+        for c, other in self._lanes.items():
+            other.drop_upto(marks[c].acked)
+
+    def _mark(self, c: int) -> Mark:
+        lane = self._lanes[c]
+        return Mark(lane.head, lane.digest, self._acked[c], self._gone[c], self._evicted[c])
+
+    def peek(self, record_class: int, after_seq: int, count: int, max_bytes: int) -> list[Stored]:
+        """See ports.Spool."""
+        after = max(after_seq, self._acked[record_class])
+        return self._lanes[record_class].peek(after, count, max_bytes)
+
+    def ack(self, record_class: int, upto_seq: int) -> None:
+        """See ports.Spool; does not touch the disk (rule 3)."""
+        head = self._lanes[record_class].head
+        self._acked[record_class] = max(self._acked[record_class], min(upto_seq, head))
+
+    def room_for(self, record_class: int, size_bytes: int) -> bool:
+        """See ports.Spool (rule 4); deletes accepted segments first when it is tight."""
+        if self._fits(record_class, size_bytes):
+            return True
+        self._drop_acked()
+        return self._fits(record_class, size_bytes)
+
+    def _fits(self, record_class: int, size_bytes: int) -> bool:
+        used = {c: lane.size_bytes() for c, lane in self._lanes.items()}
+        if record_class == RecordClass.BULK:
+            bulk = used[RecordClass.BULK] + size_bytes
+            if bulk > self._cap_bytes * BULK_SHARE:
+                return False
+        return sum(used.values()) + size_bytes <= self._cap_bytes
+
+    def _drop_acked(self) -> None:
+        for c, lane in self._lanes.items():
+            first_kept = lane.second_first
+            if first_kept is not None and first_kept - 1 <= self._acked[c]:
+                self._commit(self._lanes[RecordClass.AUDIT], [])
+                return
+
+    def victim(self, reason: str) -> Loss | None:
+        """See ports.Spool; ends the newest bulk segment when it is the only one."""
+        lane = self._lanes[RecordClass.BULK]
+        if lane.second_first is None:
+            lane.rotate()
+        self._victim = lane.oldest(self._acked[RecordClass.BULK], reason)
+        return self._victim
+
+    def put_gap(self, record: Stored, loss: Loss) -> None:
+        """See ports.Spool."""
+        c = loss.record_class
+        evicting = loss == self._victim
+        before = self._gone[c], self._evicted[c]
+        self._gone[c] = max(self._gone[c], loss.last)
+        if evicting:
+            self._evicted[c] += loss.last - loss.first + 1
+        try:
+            self.put([record])
+        except BaseException:
+            self._gone[c], self._evicted[c] = before
+            raise
+        lane = self._lanes[c]
+        lane.damage[:] = [other for other in lane.damage if other != loss]
+        if evicting:
+            self._victim = None
+            lane.drop_upto(loss.last)
+
+    def evict(self, loss: Loss) -> None:
+        """See ports.Spool."""
+        if loss != self._victim:
+            raise OurFault("evicting what victim() did not name")
+        lane = self._lanes[loss.record_class]
+        lane.damage.append(loss)
+        self._evicted[loss.record_class] += loss.last - loss.first + 1
+        self._victim = None
+        lane.drop_upto(loss.last)
+
+    def losses(self) -> list[Loss]:
+        """See ports.Spool."""
+        return [loss for lane in self._lanes.values() for loss in lane.damage]
+
+    def lend_ballast(self) -> bool:
+        """See ports.Spool; unlinking needs no free block."""
+        path = self._folder / BALLAST
+        if not path.exists():
+            return False
+        with renamed_errors(path):
+            path.unlink()
+            sync_folder(self._folder)
+        return True
+
+    @property
+    def ballast_lent(self) -> bool:
+        """Whether the reserve is given away: the disk is or was full."""
+        return not (self._folder / BALLAST).exists()
+
+    def _fill_ballast(self) -> None:
+        """Take the reserve when there is plenty of room; doing without it is not a fault."""
+        path = self._folder / BALLAST
+        if path.exists():
+            return
+        with contextlib.suppress(OSError):
+            found = os.statvfs(self._folder)
+            if found.f_bavail * found.f_frsize < FREE_FOR_BALLAST_BYTES:
+                return
+            building = path.with_suffix(".new")
+            fd = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, BALLAST_BYTES)
+            finally:
+                os.close(fd)
+            building.rename(path)
+
+    def state(self) -> dict[int, ClassState]:
+        """See ports.Spool."""
+        return {
+            c: ClassState(
+                next=lane.head + 1,
+                durable=lane.head,
+                acked=self._acked[c],
+                bytes=lane.size_bytes(),
+                evicted=self._evicted[c],
+            )
+            for c, lane in self._lanes.items()
+        }
+
+    def close(self) -> None:
+        """See ports.Spool; the acknowledgement cursor is kept when the disk allows."""
+        with contextlib.suppress(Exception):
+            if any(m.acked < self._acked[c] for c, m in self._latest_marks().items()):
+                self._commit(self._lanes[RecordClass.AUDIT], [])
+        for lane in self._lanes.values():
+            lane.close()
+
+    def _latest_marks(self) -> dict[int, Mark]:
+        found: dict[int, Mark] = {}
+        for lane in self._lanes.values():
+            for c, mark in lane.marks.items():
+                if c not in found or mark.acked > found[c].acked:
+                    found[c] = mark
+        return found
+
+
+def _segment_bytes(cap_bytes: int, record_class: RecordClass) -> int:
+    share = int(cap_bytes * SHARES[record_class]) // SEGMENTS_PER_SHARE
+    return max(MIN_SEGMENT_BYTES, min(MAX_SEGMENT_BYTES, share))
