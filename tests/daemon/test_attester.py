@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from edgewarden.daemon.attester import MIN_INTERVAL_S, Attester, Who
 from edgewarden.trust.keys import FileSigner, verifier_for
 from edgewarden.trust.measure import Measurer
 from edgewarden.wire import cose, evidence
-from edgewarden.wire.evidence import Challenge, Result, Tier
-from edgewarden.wire.record import Kind, RecordClass
+from edgewarden.wire.evidence import Challenge, Heads, Result, Tier
+from edgewarden.wire.record import RecordClass
 from tests.fakes.clock import FakeClock
 
 VERIFIER = FileSigner.generate()
@@ -27,7 +26,7 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.clock = FakeClock(wall_ns=1_800_000_000 * 10**9, uncertainty_ms=50, state="ntp")
         self.identity, self.report = FileSigner.generate(), FileSigner.generate()
-        self.kept: list[tuple[RecordClass, str, dict[str, object]]] = []
+        self.kept: list[tuple[bytes, Heads]] = []
         self.published: list[bytes] = []
         settings = folder / "edgewarden.toml"
         settings.write_text("[host]\nperiod_s = 5\n")
@@ -50,9 +49,9 @@ class Rig:
             publish=self.publish,
         )
 
-    async def keep(self, record_class: RecordClass, kind: str, body: dict[str, object]) -> None:
-        assert not self.published, "published before it was durable"
-        self.kept.append((record_class, kind, body))
+    async def keep(self, message: bytes, heads: Heads) -> None:
+        assert message not in self.published, "published before it was durable"
+        self.kept.append((message, heads))
 
     def publish(self, message: bytes) -> None:
         self.published.append(message)
@@ -83,9 +82,7 @@ def test_answers_with_signed_evidence_after_it_is_durable(rig: Rig) -> None:
     assert claims.heads == {RecordClass.AUDIT: HEAD}
     assert (claims.exec_tier, claims.exec_mode, claims.bytecode) == ("T3", "enforce", "match")
     assert len(claims.measurements["code"]) == 32
-    [(record_class, kind, body)] = rig.kept
-    assert (record_class, kind) == (RecordClass.AUDIT, Kind.ATTESTATION)
-    assert body["evidence"] == hashlib.sha256(message).digest()
+    assert rig.kept == [(message, {RecordClass.AUDIT: HEAD})]
     assert len(message) <= 2048
 
 

@@ -17,7 +17,6 @@ A verdict counts only when the same key signed it for the nonce that was answere
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,15 +26,14 @@ from edgewarden.trust.keys import key_id, verifier_for
 from edgewarden.trust.measure import Measurer
 from edgewarden.wire import cose, evidence
 from edgewarden.wire.evidence import Evidence, Heads, Result
-from edgewarden.wire.record import Kind, RecordClass
 
 MIN_INTERVAL_S = 2.0
 """The verifier asks every few minutes; two seconds still let a person ask twice in a row."""
 
 Control = Callable[[], tuple[str, str]]
 """(tier, mode) of exec control as gate last reported it."""
-Keep = Callable[[RecordClass, str, dict[str, object]], Awaitable[None]]
-"""Make one record durable: (class, kind, body)."""
+Keep = Callable[[bytes, Heads], Awaitable[object]]
+"""Make the attestation record durable: (evidence message, the heads it names)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +125,7 @@ class Attester:
             self._signer.sign,
             self._who.x5chain,
         )
-        body: dict[str, object] = {
-            "evidence": hashlib.sha256(sealed).digest(),
-            "heads": {int(c): [seq, digest] for c, (seq, digest) in heads.items()},
-        }
-        await self._keep(RecordClass.AUDIT, Kind.ATTESTATION, body)
+        await self._keep(sealed, heads)
         self._publish(sealed)
 
     def on_result(self, message: bytes) -> None:

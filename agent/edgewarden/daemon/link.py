@@ -1,0 +1,334 @@
+"""link: sensors, records, uplink, evidence. One asyncio loop, one storage thread, no privilege.
+
+Put together here and nowhere else, in the order of this file: settings, identity, report key,
+storage, then the named
+tasks, each of which runs until the process ends. A task that fails ends the process with its fault
+on stderr; what was
+durable stays durable, and the supervisor starts it again.
+
+    sensors ─┐
+    host ────┼─▶ facts ─▶ triage ─▶ storage (sign, chain, spool) ─▶ uplink ─▶ broker
+    gate ────┘                                                         │
+    verifier's nonce ─▶ attester ─▶ evidence ──────────────────────────┘
+
+TERM ends it (what waits is committed first), HUP looks at the settings again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from pathlib import Path
+
+from edgewarden import __version__
+from edgewarden.act.indicator import condition_of, open_indicator
+from edgewarden.daemon import config
+from edgewarden.daemon.attester import Attester, Who
+from edgewarden.daemon.clock import SystemClock, SystemRandomness
+from edgewarden.daemon.config import Running
+from edgewarden.daemon.control import serve_control
+from edgewarden.daemon.findings import Findings
+from edgewarden.daemon.gate_facts import GateFacts
+from edgewarden.daemon.notify import Notifier
+from edgewarden.daemon.sensors import build_sensors
+from edgewarden.daemon.status import Parts, status
+from edgewarden.errors import EdgewardenError, TrustFault
+from edgewarden.judge.triage import Triage
+from edgewarden.link.uplink import Uplink, UplinkSettings
+from edgewarden.ports import Signer
+from edgewarden.record.journal import Introduction, Journal
+from edgewarden.record.spool import DiskSpool
+from edgewarden.record.storage import StorageThread
+from edgewarden.sense.host import HostSensor, HostSettings
+from edgewarden.sense.processes import ProcessSettings, ProcessSweep
+from edgewarden.settings.faults import SettingsFaults
+from edgewarden.trust import identity as identities
+from edgewarden.trust.identity import Identity
+from edgewarden.trust.keys import FileSigner
+from edgewarden.trust.measure import Measurer
+from edgewarden.trust.tls import client_context
+from edgewarden.wire import cose, evidence
+from edgewarden.wire.control import Command, Request
+from edgewarden.wire.evidence import Status
+from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
+from edgewarden.wire.record import RecordClass
+
+HOUSEKEEPING_S = 1.0
+"""Counts of repeated alarms, the LED and the watchdog: a second late is soon enough for each."""
+STUCK_STORAGE_S = 30.0
+"""One commit on a worn card takes up to a second; half a minute is a disk that hangs."""
+EXIT_NOT_ENROLLED = 78
+"""EX_CONFIG of <sysexits.h>: nothing to do before a person enrols this gateway."""
+EXIT_RESTART = 75
+"""EX_TEMPFAIL: start me again, with the new settings."""
+
+
+class Link:
+    """The running process; every method on the loop's thread."""
+
+    def __init__(self, path: str, running: Running, identity: Identity) -> None:
+        settings = running.settings
+        self.path = path
+        self.running = running
+        self.faults = running.faults
+        self.identity = identity
+        self.clock, self.random = SystemClock(), SystemRandomness()
+        self.notifier = Notifier()
+        self.triage = Triage()
+        self.findings = Findings(self.clock)
+        self.indicator = open_indicator(settings.indicator.pin)
+        signer, report_key = identity.signer(), FileSigner.generate()
+        self.signer: Signer = signer
+        self.x5chain = identity.x5chain()
+        self.storage = self._build_storage(report_key)
+        self.gate = GateFacts(
+            f"{settings.paths.run}/gate-facts.sock", self.take, self.clock, self._resync
+        )
+        self.sensors = build_sensors(settings.serial, self.take, self.clock, self.random)
+        self.host = HostSensor(
+            HostSettings(settings.paths.state, settings.host.period_s), self.take, self.clock
+        )
+        self.processes = ProcessSweep(
+            ProcessSettings(settings.processes.sweep_s), self.take, self.clock
+        )
+        self.uplink = self._build_uplink()
+        self.attester = self._build_attester(report_key)
+        self.started_ns = self.clock.now().boot_ns
+        self.exit_code = 0
+        self.stopping = asyncio.Event()
+
+    # --- construction -------------------------------------------------------------------------
+
+    def _build_storage(self, report_key: FileSigner) -> StorageThread:
+        settings, device = self.running.settings, self.identity.device
+        folder = Path(settings.paths.state, "spool")
+
+        def open_journal() -> Journal:
+            spool = DiskSpool(folder, settings.spool.cap_bytes)
+            return Journal(spool, device, self.clock, report_key)
+
+        return StorageThread(
+            open_journal,
+            Introduction(self.signer, self.x5chain, __version__),
+            self.clock,
+            bulk_commit_s=settings.spool.bulk_commit_s,
+            bulk_commit_bytes=settings.spool.bulk_commit_bytes,
+        )
+
+    def _build_uplink(self) -> Uplink:
+        wanted, who = self.running.settings.uplink, self.identity
+        return Uplink(
+            UplinkSettings(
+                host=wanted.host or who.broker_host,
+                port=wanted.port or who.broker_port,
+                tenant=who.tenant,
+                device=who.device,
+                start_spread_s=wanted.start_spread_s,
+                keepalive_s=wanted.keepalive_s,
+                window=wanted.window,
+                reconnect_base_s=wanted.reconnect_base_s,
+                reconnect_cap_s=wanted.reconnect_cap_s,
+            ),
+            self.storage,
+            lambda: client_context(self.identity),
+            self._session_status,
+            self._on_nonce,
+            self._on_result,
+            self.take,
+            self.clock,
+            self.random,
+        )
+
+    def _build_attester(self, report_key: FileSigner) -> Attester:
+        who, settings = self.identity, self.running.settings
+
+        async def keep(message: bytes, heads: evidence.Heads) -> object:
+            return await asyncio.wrap_future(self.storage.attest(message, heads))
+
+        return Attester(
+            Who(
+                who.tenant, who.device, who.grade, __version__,
+                report_key.public_key(), self.x5chain, who.verifier_key,
+            ),
+            self.signer,
+            Measurer(self.running.files, [Path(settings.exec.policy)]),
+            self.clock,
+            heads=self.storage.heads,
+            control=self._control,
+            keep=keep,
+            publish=self.uplink.publish_evidence,
+        )  # fmt: skip
+
+    def _control(self) -> tuple[str, str]:
+        stats = self.gate.stats
+        return ("T0", "learn") if stats is None else (stats.tier, stats.mode)
+
+    # --- facts --------------------------------------------------------------------------------
+
+    def take(self, fact: Event | Reading) -> None:
+        """The one sink of every sensor: triage, then storage."""
+        if isinstance(fact, Reading):
+            self.storage.submit_reading(fact)
+            return
+        self.findings.see(fact)
+        for event, record_class in self.triage.admit(fact):
+            self.storage.submit_event(event, record_class)
+
+    def _resync(self) -> None:
+        self.processes.resync()
+
+    # --- the uplink's questions ---------------------------------------------------------------
+
+    def _session_status(self, online: bool, session_ns: int) -> bytes:
+        """The signed status of a session, or its last will."""
+        state = self.storage.state()
+        message = Status(
+            self.identity.tenant,
+            self.identity.device,
+            self.clock.boot_id(),
+            session_ns,
+            online,
+            {RecordClass(c): s.durable for c, s in state.items()},
+            {RecordClass(c): s.acked for c, s in state.items()},
+        )
+        return cose.seal(
+            evidence.encode_status(message),
+            cose.ContentType.STATUS,
+            self.signer.kid,
+            self.signer.sign,
+            self.x5chain,
+        )
+
+    def _on_nonce(self, message: bytes) -> None:
+        task = asyncio.get_running_loop().create_task(self.attester.on_nonce(message))
+        task.add_done_callback(_tell_fault)
+
+    def _on_result(self, message: bytes) -> None:
+        self.attester.on_result(message)
+
+    # --- the technician's questions -----------------------------------------------------------
+
+    def answer(self, request: Request) -> dict[str, object]:
+        """Answer one line of the control socket."""
+        device = self.identity.device
+        if request.command is Command.FINDINGS:
+            return {
+                "schema": Command.FINDINGS.schema,
+                "device": device,
+                "findings": self.findings.listed(),
+            }
+        body = status(self._parts(), self.running, self.faults, self.uplink.snapshot())
+        if request.command is Command.SENSORS:
+            return {"schema": Command.SENSORS.schema, "device": device, "sensors": body["sensors"]}
+        return body
+
+    def _parts(self) -> Parts:
+        return Parts(
+            self.identity, self.clock, self.attester, self.gate, self.storage,
+            tuple(self.sensors), self.started_ns,
+        )  # fmt: skip
+
+    # --- running ------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Run until TERM; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._look_at_settings)
+        await loop.run_in_executor(None, self.storage.start)
+        socket_path = Path(self.running.settings.paths.run, "link", "link.sock")
+        control = await serve_control(socket_path, self.answer)
+        self._tell_start()
+        self.notifier.tell("READY=1")
+        try:
+            async with asyncio.TaskGroup() as group:
+                named = {
+                    "uplink": self.uplink.run(),
+                    "gate": self.gate.run(),
+                    "host": self.host.run(),
+                    "processes": self.processes.run(),
+                    "indicator": self.indicator.run(),
+                    "housekeeping": self._housekeeping(),
+                    **{f"serial {i}": s.run() for i, s in enumerate(self.sensors)},
+                }
+                tasks = [group.create_task(work, name=name) for name, work in named.items()]
+                await self.stopping.wait()
+                self.notifier.tell("STOPPING=1")
+                for task in tasks:
+                    task.cancel()
+        finally:
+            control.close()
+            await loop.run_in_executor(None, self.storage.stop)
+        return self.exit_code
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            now_ns = self.clock.now().boot_ns
+            for event, record_class in self.triage.due(now_ns):
+                self.storage.submit_event(event, record_class)
+            denied_ns = self.gate.denied_ns
+            denied_s = (now_ns - denied_ns) / 1e9 if denied_ns else None
+            connected = self.uplink.snapshot().connected
+            self.indicator.show(condition_of(connected=connected, denied_age_s=denied_s))
+            busy_ns = self.storage.busy_since_ns()
+            if busy_ns is None or now_ns - busy_ns < STUCK_STORAGE_S * 1e9:
+                self.notifier.tell("WATCHDOG=1")
+
+    def _look_at_settings(self) -> None:
+        restart, self.faults = config.recheck(self.path, self.running)
+        if restart:
+            self.exit_code = EXIT_RESTART
+            self.stopping.set()
+
+    def _tell_start(self) -> None:
+        """The first facts of a start: what runs, with which settings."""
+        now_ns = self.clock.now().boot_ns
+        detail: dict[str, Plain] = {
+            "version": __version__,
+            "settings_sha256": self.running.digest,
+            "indicator": self.indicator.unavailable or "available",
+        }
+        self.take(Event(OCSF.HEALTH, 3, Severity.INFORMATIONAL, now_ns, detail))
+        for fault in self.faults[:8]:
+            broken: dict[str, Plain] = {"title": f"new settings are not used: {fault}"}
+            self.take(
+                Event(OCSF.DETECTION_FINDING, 1, Severity.MEDIUM, now_ns, broken, "EW-SET-001")
+            )
+
+
+def _tell_fault(task: asyncio.Task[None]) -> None:
+    """A fault of a background answer is told on stderr and ends nothing."""
+    with contextlib.suppress(asyncio.CancelledError):
+        fault = task.exception()
+        if fault is not None:
+            print(f"edgewarden link: {fault!r}", file=sys.stderr, flush=True)
+
+
+def main(settings_path: str) -> int:
+    """Run link; returns its exit code."""
+    try:
+        running = config.choose(settings_path)
+        identity = identities.load(Path(running.settings.paths.state))
+        return asyncio.run(_run(settings_path, running, identity))
+    except TrustFault as fault:
+        _say(fault)
+        return EXIT_NOT_ENROLLED
+    except SettingsFaults as faults:
+        for one in faults.faults:
+            print(f"edgewarden link: {one}", file=sys.stderr)
+        return 65
+    except EdgewardenError as fault:
+        _say(fault)
+        return 1
+
+
+async def _run(path: str, running: Running, identity: Identity) -> int:
+    return await Link(path, running, identity).run()
+
+
+def _say(fault: EdgewardenError) -> None:
+    print(f"edgewarden link: {fault.text} ({fault.code}); {fault.next_step}", file=sys.stderr)

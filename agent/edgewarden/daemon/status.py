@@ -1,0 +1,188 @@
+"""link's answer to `edgewarden status` (surface: edgewarden.status/1), put together from snapshots.
+
+Nothing here asks the disk or the network: every part keeps its own counters, this file lays them
+out and has
+judge/health.py say what they mean. ``footprint.pss_bytes`` is all three processes: link's own from
+the kernel, gate's and
+guard's as gate reports them (link may not read a root process's).
+"""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from edgewarden import __version__
+from edgewarden.daemon.attester import Attester
+from edgewarden.daemon.config import Running
+from edgewarden.daemon.gate_facts import GateFacts
+from edgewarden.judge.health import Picture, judge
+from edgewarden.ports import ClassState, Clock
+from edgewarden.sense.serialport import SerialSensor
+from edgewarden.trust.identity import Identity
+from edgewarden.wire.record import RecordClass
+
+_ROLLUP = Path("/proc/self/smaps_rollup")
+_IO = Path("/proc/self/io")
+_DAY_S = 86400
+
+
+class UplinkState(Protocol):
+    """What status needs of the uplink's snapshot."""
+
+    connected: bool
+    since_utc: str | None
+    reconnects: int
+    trust_fault: str
+    offline_s: float
+
+
+class StorageState(Protocol):
+    """What status needs of the storage."""
+
+    def state(self) -> dict[int, ClassState]:
+        """Counters per class."""
+
+    def fault(self) -> Exception | None:
+        """What the disk refused last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything status looks at."""
+
+    identity: Identity
+    clock: Clock
+    attester: Attester
+    gate: GateFacts
+    storage: StorageState
+    sensors: tuple[SerialSensor, ...]
+    started_ns: int
+
+
+def status(
+    parts: Parts, running: Running, faults: tuple[str, ...], up: UplinkState
+) -> dict[str, object]:
+    """Return the status object; on the loop's thread, about a millisecond."""
+    now = parts.clock.now()
+    result, stats = parts.attester.result, parts.gate.stats
+    age_s = (now.boot_ns - parts.attester.result_ns) / 1e9 if result is not None else None
+    classes = parts.storage.state()
+    storage_fault = parts.storage.fault()
+    sensors = {s.name: s for s in (sensor.snapshot() for sensor in parts.sensors)}
+    tier = "T0" if stats is None else stats.tier
+    mode = running.settings.exec.mode if stats is None else stats.mode
+    picture = Picture(
+        connected=up.connected,
+        offline_s=up.offline_s,
+        trust_fault=up.trust_fault,
+        attestation="none" if result is None else result.overall.label,
+        attestation_age_s=age_s,
+        attestation_period_s=running.settings.attestation.period_s,
+        storage_fault="" if storage_fault is None else str(storage_fault),
+        unsent=sum(c.durable - c.acked for c in classes.values()),
+        evicted=sum(c.evicted for c in classes.values()),
+        gate=stats is not None,
+        guard=stats is not None and stats.guard,
+        mode=mode,
+        armed=stats is not None and stats.armed,
+        tier=tier,
+        watches=bool(running.settings.exec.filesystems),
+        sensors={name: (str(s.state), s.reason) for name, s in sensors.items()},
+        settings_faults=faults,
+    )
+    verdict, reasons = judge(picture)
+    bound_ms = now.uncertainty_ms
+    return {
+        "schema": "edgewarden.status/1",
+        "device": parts.identity.device,
+        "version": __version__,
+        "verdict": verdict,
+        "reasons": [{"code": r.code, "text": r.text, "next": r.next_step} for r in reasons],
+        "attestation": {"result": picture.attestation, "age_s": age_s},
+        "identity": {
+            "grade": parts.identity.grade,
+            "certificate": {
+                "serial": parts.identity.serial,
+                "not_after_utc": parts.identity.not_after_utc,
+            },
+        },
+        "clock": {
+            "state": now.state,
+            "uncertainty_s": None if bound_ms is None else bound_ms / 1000,
+        },
+        "uplink": {
+            "connected": up.connected,
+            "since_utc": up.since_utc,
+            "reconnects": up.reconnects,
+        },
+        "spool": {
+            RecordClass(number).label: {
+                "next": c.next,
+                "durable": c.durable,
+                "acked": c.acked,
+                "bytes": c.bytes,
+                "evicted": c.evicted,
+            }
+            for number, c in classes.items()
+        },
+        "enforcement": {
+            "exec": {
+                "tier": tier,
+                "mode": mode,
+                "armed": picture.armed,
+                "allowed": 0 if stats is None else stats.allowed,
+                "denied": 0 if stats is None else stats.denied,
+                "would_deny": 0 if stats is None else stats.would_deny,
+                "unreported": 0 if stats is None else stats.unreported,
+            }
+        },
+        "sensors": {
+            name: {
+                "state": str(s.state),
+                "readings": s.readings,
+                "bad_frames": s.bad_frames,
+                "silent_s": round(s.silent_s, 3),
+            }
+            for name, s in sensors.items()
+        },
+        "config": {
+            "version": int.from_bytes(running.digest[:4], "big"),
+            "state": "rolled_back" if faults and running.faults else "confirmed",
+            "signed_by": "local",
+        },
+        "footprint": footprint(parts, now.boot_ns),
+    }
+
+
+def footprint(parts: Parts, now_ns: int) -> dict[str, object]:
+    """Memory of gate, guard and link; link's CPU; link's writes, extrapolated to a day."""
+    stats = parts.gate.stats
+    others = 0 if stats is None else stats.gate_pss_bytes + stats.guard_pss_bytes
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    written = _number(_IO, "write_bytes:", 1)
+    lived_s = max(1.0, (now_ns - parts.started_ns) / 1e9)
+    return {
+        "pss_bytes": _number(_ROLLUP, "Pss:", 1024) + others,
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
+        "written_bytes_day": int(written * _DAY_S / lived_s),
+    }
+
+
+def _number(path: Path, name: str, unit: int) -> int:
+    """The number behind name in a file of /proc, or 0 where the kernel does not say."""
+    try:
+        for line in path.read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * unit
+    except OSError:
+        return 0
+    return 0
+
+
+def utc_text(wall_ns: int) -> str:
+    """RFC 3339, seconds."""
+    return datetime.fromtimestamp(wall_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
