@@ -1,0 +1,189 @@
+"""Arming: which filesystems are marked, how, and which are refused.
+
+What this decides, in order, for each path of the configuration:
+
+1. It is a directory that is there; otherwise OperatorFault ``absent``.
+2. Its filesystem is of a type that can be read without waiting for somebody else (WATCHABLE).
+   Pseudo filesystems hold no programs; a network or fuse server that hangs would hang gate, and
+   with it every exec: ``not_watchable``.
+3. For enforce: it is not the filesystem that holds ``/``, nor a layer of it: ``holds_root``. A
+   wrong policy there would lock everybody out, and the guards against that (critical set,
+   commit-confirm) are not in this release.
+
+Learn and observe get a notify group: the kernel refuses permission marks on it, so no exec can be
+made to wait. A path refused there is reported and the others are watched. Enforce is all or
+nothing: one refused path refuses the mode.
+
+What it leaves to others: verdicts (act/exec_gate.py), and whether a mode is wanted at all
+(daemon/gate.py).
+
+    armed = arm(["/mnt/apps"], enforce=True, mounts=Mounts(proc_fd), opener=os_open)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
+from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, Group, open_group
+from edgewarden.kernel.mounts import AT_FDCWD, Filesystem, Mounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Opener = Callable[[int, str, int], int]
+    """(directory descriptor, name, flags) -> descriptor."""
+
+WATCHABLE = frozenset(
+    (
+        "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "jfs", "nilfs2", "ubifs",
+        "jffs2", "tmpfs", "ramfs", "overlay", "vfat", "exfat", "ntfs3", "squashfs", "erofs",
+        "iso9660", "udf",
+    )
+)  # fmt: skip
+"""Local filesystems by the kernel's type name. A list of what is allowed: an unknown type is
+refused."""
+
+CACHEABLE = frozenset(["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"])
+"""Where a store through a mapping moves ctime, so that (dev, ino, ctime, mtime, size) names a
+content. Not tmpfs: a shared mapping that was read before it is written changes the content with no
+trace in any of them, also after the writer is gone (measured, 6.18). Not vfat: its times are
+seconds."""
+
+
+class Armed:
+    """A group with its marks.
+
+    Attributes:
+        group: the fanotify group.
+        filesystems: paths that are marked.
+        refused: (path, fault) of those that are not.
+        superblocks: device of each marked superblock.
+        cacheable: st_dev of the marked filesystems of CACHEABLE types.
+    """
+
+    __slots__ = ("cacheable", "filesystems", "group", "refused", "superblocks")
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.filesystems: list[str] = []
+        self.refused: list[tuple[str, EdgewardenError]] = []
+        self.superblocks: set[str] = set()
+        self.cacheable: set[int] = set()
+
+    def close(self) -> None:
+        """Allow what waits, take the marks away; twice is harmless."""
+        self.group.close()
+
+
+def arm(paths: Sequence[str], *, enforce: bool, mounts: Mounts, opener: Opener) -> Armed:
+    """Mark the filesystems that the paths lie on.
+
+    Args:
+        paths: directories, absolute.
+        enforce: permission marks; else notify marks.
+        mounts: looks at the mount table.
+        opener: opens with O_PATH only, which no mark of ours ever sees.
+
+    Raises:
+        OperatorFault: (enforce) a path is refused; field ``name`` says why.
+        HardwareFault: the kernel has no such group or mark.
+    """
+    root = root_superblocks(mounts) if enforce else set()
+    armed = Armed(open_group(permission=enforce))
+    mask = FAN_OPEN_EXEC_PERM if enforce else FAN_OPEN_EXEC
+    try:
+        for path in paths:
+            try:
+                _mark(armed, path, mask, root, mounts, opener)
+            except EdgewardenError as fault:
+                if enforce or _lacks_fanotify(fault):
+                    raise
+                armed.refused.append((path, fault))
+    except BaseException:
+        armed.close()
+        raise
+    return armed
+
+
+def _mark(
+    armed: Armed, path: str, mask: int, root: set[str], mounts: Mounts, opener: Opener
+) -> None:
+    try:
+        fd = opener(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as fault:
+        raise _refusal("absent", path, os.strerror(fault.errno or 0)) from fault
+    try:
+        where = mounts.of(fd)
+        check_watchable(path, where, root)
+        # Through the descriptor that was just checked: nothing can be mounted over the path in
+        # between.
+        armed.group.mark(".", mask, dir_fd=fd)
+        if where.kind in CACHEABLE:
+            armed.cacheable.add(os.fstat(fd).st_dev)
+    finally:
+        os.close(fd)
+    armed.filesystems.append(path)
+    armed.superblocks.add(where.device)
+
+
+def check_watchable(path: str, where: Filesystem, root: set[str]) -> None:
+    """Refuse what must not be marked.
+
+    Args:
+        path: as configured, for the text.
+        where: the filesystem it lies on.
+        root: superblocks that hold ``/``; empty when only notify marks are meant.
+
+    Raises:
+        OperatorFault: not_watchable or holds_root.
+    """
+    if where.kind not in WATCHABLE:
+        raise _refusal("not_watchable", path, f"{where.kind} is not a local filesystem of programs")
+    if where.device in root:
+        text = "enforcing on the filesystem that holds / could lock you out"
+        raise _refusal("holds_root", path, text)
+
+
+def root_superblocks(mounts: Mounts) -> set[str]:
+    """Devices of the superblocks that programs under ``/`` come from: its own, and an overlay's
+    layers.
+
+    Raises:
+        OperatorFault: root_layers_unknown, ``/`` is stacked on directories that cannot be seen from
+        here.
+    """
+    root = mounts.at("/")
+    found = {root.device}
+    if root.kind != "overlay":
+        return found
+    for option in root.options:
+        key, _, value = option.partition("=")
+        if key.rstrip("+") not in ("lowerdir", "upperdir", "datadir"):
+            continue
+        for layer in value.split(":"):
+            try:
+                found.add(mounts.at(layer).device)
+            except OperatorFault as fault:
+                text = f"layer {layer!r} is out of sight"
+                raise _refusal("root_layers_unknown", "/", text) from fault
+    return found
+
+
+def _lacks_fanotify(fault: EdgewardenError) -> bool:
+    """Whether the kernel refuses the mark for every path, not for this one."""
+    if not isinstance(fault, HardwareFault):
+        return False
+    return fault.fields.get("errno") in (errno.ENOSYS, errno.EPERM, errno.EINVAL)
+
+
+def _refusal(name: str, path: str, text: str) -> OperatorFault:
+    return OperatorFault(
+        f"{path}: {text}",
+        code="EW-EXEC-010",
+        next_step="change [exec] filesystems in the settings",
+        name=name,
+        path=path,
+    )

@@ -1,0 +1,399 @@
+"""gate: the process that lets programs run, or not. One thread, one loop, nothing opened inside it.
+
+What this decides: only what comes first. Exec events are answered before anything else of a round
+is done; nothing in the loop waits for another process, and after the start nothing is opened,
+imported or spawned (gate_doors.py closes the ways). What it leaves to others: what is armed
+(gate_arming.py), verdicts (act/exec_gate.py), who is heard (gate_sockets.py), TOML (the policy
+one-shot compiles it), proving the tier (act/exec_canary.py runs before, in a process of its own).
+
+    python3 -I -S .../daemon/gate.py /var/lib/edgewarden /run/edgewarden
+
+is the leanest start: no site, no settings parser. It makes RUN/gate-facts.sock and RUN/gate.sock,
+and connects to guard at RUN/guard.sock.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, poll
+
+if __name__ == "__main__":  # started by path: this file's package is not on the path yet
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from edgewarden.act.exec_gate import ExecGate
+from edgewarden.daemon.gate_arming import Arming
+from edgewarden.daemon.gate_doors import Doors
+from edgewarden.daemon.gate_policy import Policy
+from edgewarden.daemon.gate_sockets import Control, FactsOut, GuardLine, batch_of, listen
+from edgewarden.errors import EdgewardenError, HardwareFault
+from edgewarden.kernel.lease import ignore_lease_breaks
+from edgewarden.kernel.mounts import Mounts
+from edgewarden.kernel.netlink import (
+    PROC_EVENT_EXEC,
+    Gatherer,
+    ProcConnector,
+    open_proc_connector,
+)
+from edgewarden.kernel.process import lock_memory
+from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
+from edgewarden.wire.local import Alarm, Answer, GateStats, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable
+
+HEARTBEAT_S = 0.5
+"""A quarter of guard's patience."""
+STATS_S = 10.0
+GUARD_HELLO_S = 1.0
+"""How long the start waits for guard's count of trips."""
+NICE = -15
+"""Cheap insurance; no effect could be shown."""
+MOUNT_EVENTS = POLLPRI | POLLERR
+"""How /proc/self/mountinfo says that the mount table changed, proc(5)."""
+
+EXIT_OK, EXIT_FAILED = 0, 2
+
+
+class Gate:
+    """See the module; ``run`` returns when it was told to."""
+
+    def __init__(self, state_dir: str, run_dir: str) -> None:
+        """Open everything that is ever opened.
+
+        Raises:
+            EdgewardenError: directories or files that are not as they must be.
+        """
+        self._poll = poll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._next_beat_mono = 0.0
+        self._next_stats_mono = 0.0
+        self.stopping = False
+        self.doors = Doors(state_dir)
+        self.mounts = Mounts(self.doors.proc_fd, self.doors.open)
+        self.policy = Policy(self.doors, run_dir)
+        link_uid = self.policy.config.link_uid
+        facts_listener = listen(os.path.join(run_dir, "gate-facts.sock"), owner_uid=link_uid)
+        self.facts = FactsOut(facts_listener, {0, link_uid})
+        self.control = Control(listen(os.path.join(run_dir, "gate.sock")), self._handle)
+        self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
+        self.processes = Gatherer()
+        self.connector = self._open_connector()
+        self.mountinfo_fd = self.doors.open(self.doors.proc_fd, "self/mountinfo", os.O_RDONLY)
+        self.responder = ExecGate(
+            judge=lambda digest: self.policy.table.decide(digest),
+            report=self.facts.put,
+            proc_text=self.doors.proc_text,
+            proc_link=self.doors.proc_link,
+            boot_ns=boot_ns,
+            wall_ns=time.time_ns,
+            pulse=self._pulse,
+            tier=self.policy.tier.tier,
+        )
+        self.arming = Arming(
+            doors=self.doors,
+            mounts=self.mounts,
+            policy=self.policy,
+            responder=self.responder,
+            guard=self.guard,
+            alarm=self.alarm,
+            watch=lambda fd: self._watch(fd, self._on_execs),
+            forget=self._forget,
+            fallback=lambda: "none" if self.connector is None else "proc-connector",
+        )
+        self._pass_on_alarms()
+
+    def run(self, *, with_parent: bool) -> int:
+        """Arm and serve until told to stop; ``with_parent``: also when the parent ends."""
+        parent = os.getppid()
+        self._watch(self.facts.listener.fileno(), self._on_facts_listener)
+        self._watch(self.control.listener.fileno(), self._on_control_listener)
+        self._watch(self.mountinfo_fd, lambda _: self.arming.on_mounts(), MOUNT_EVENTS)
+        if self.connector is not None:
+            self._watch(self.connector.fileno(), self._on_processes)
+        self._meet_guard()
+        self.arming.start()
+        try:
+            while not self.stopping:
+                self._round()
+                if with_parent and os.getppid() != parent:
+                    self.stopping = True
+        finally:
+            self.arming.disarm()  # first: whoever waits for a verdict goes on
+        self.facts.flush()
+        return EXIT_OK
+
+    def _round(self) -> None:
+        due_mono = min(self._next_beat_mono, self._next_stats_mono)
+        if self.processes.due_mono is not None:
+            due_mono = min(due_mono, self.processes.due_mono)
+        ready = self._poll.poll(max(0, int((due_mono - time.monotonic()) * 1000) + 1))
+        execs = -1 if self.arming.armed is None else self.arming.armed.group.fd
+        ready.sort(key=lambda pair: pair[0] != execs)
+        for fd, events in ready:
+            handler = self._handlers.get(fd)
+            if handler is not None:  # an earlier handler of this round may have closed it
+                handler(events)
+        self._tick()
+
+    # --- what happens -------------------------------------------------------------------------
+
+    def _on_execs(self, _: int) -> None:
+        if self.arming.armed is None:
+            return
+        try:
+            self.responder.serve(self.arming.armed.group)
+        except HardwareFault as fault:
+            # The kernel no longer takes part: close, which allows everybody, and try afresh.
+            self.arming.disarm()
+            self.alarm("EW-EXEC-022", 5, f"exec events failed, marks renewed: {fault.text}")
+            self.arming.renew()
+
+    def _on_processes(self, _: int) -> None:
+        if self.connector is None:
+            return
+        try:
+            events = self.connector.read()
+        except HardwareFault as fault:
+            self._forget(self.connector.fileno())
+            self.connector.close()
+            self.connector = None
+            self.alarm("EW-EXEC-020", 3, f"the proc connector failed: {fault.text}")
+            return
+        self.processes.take(events, time.monotonic())
+        if self.arming.source == "proc-connector":
+            for event in events:
+                if event.kind == PROC_EVENT_EXEC:
+                    self._look_after_start(event.pid)
+
+    def _look_after_start(self, pid: int) -> None:
+        """Judge the program of a process that already runs, if it is of a watched filesystem."""
+        try:
+            fd = self.doors.open_program(pid)
+        except OSError:
+            return  # it has ended already: what this tier cannot see
+        try:
+            if os.fstat(fd).st_dev in self.policy.devices():
+                self.responder.inspect(fd, pid)
+        finally:
+            os.close(fd)
+
+    def _on_facts_listener(self, _: int) -> None:
+        if self.facts.accept():
+            self._watch(self.facts.fileno(), self._on_facts_client)
+            self.facts.put(self.stats())
+
+    def _on_facts_client(self, events: int) -> None:
+        fd = self.facts.fileno()
+        if events & (POLLIN | POLLHUP | POLLERR):
+            self.facts.hear()
+        if self.facts.fileno() < 0:
+            self._forget(fd)
+
+    def _flush_facts(self) -> None:
+        fd = self.facts.fileno()
+        self.facts.flush()
+        if fd >= 0 and self.facts.fileno() < 0:
+            self._forget(fd)
+        elif fd >= 0:
+            wanted = POLLIN | (POLLOUT if self.facts.waiting else 0)
+            self._watch(fd, self._on_facts_client, wanted)
+
+    def _on_control_listener(self, _: int) -> None:
+        for client in self.control.accept():
+            self._watch(client.fileno(), self._control_handler(client))
+
+    def _control_handler(self, client: socket) -> Callable[[int], None]:
+        fd = client.fileno()
+
+        def serve(_: int) -> None:
+            if not self.control.serve(client):
+                self._forget(fd)
+
+        return serve
+
+    def _on_guard(self, _: int) -> None:
+        fd = self.guard.fileno()
+        if not self.guard.hear():
+            self._forget(fd)
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_beat_mono:
+            self._next_beat_mono = now + HEARTBEAT_S
+            self._beat()
+            self.arming.look()
+        gathered = self.processes.give(now)
+        if gathered is not None:
+            self.facts.put(batch_of(gathered, boot_ns() - time.monotonic_ns()))
+        if now >= self._next_stats_mono:
+            self._next_stats_mono = now + STATS_S
+            self.facts.put(self.stats())
+        self._flush_facts()
+
+    def _pulse(self) -> None:
+        """A long hash goes on: guard must hear of it."""
+        now = time.monotonic()
+        if now >= self._next_beat_mono:
+            self._next_beat_mono = now + HEARTBEAT_S
+            self._beat()
+
+    def _beat(self) -> None:
+        """A heartbeat, or one try to find guard."""
+        fd = self.guard.fileno()
+        if fd >= 0:
+            if not self.guard.beat():
+                self._forget(fd)
+        elif self.guard.connect():
+            self._watch(self.guard.fileno(), self._on_guard)
+
+    def _meet_guard(self) -> None:
+        """Connect and hear how often it had to kill; a guard that is not there yet comes later."""
+        self._beat()
+        if self.guard.fileno() >= 0:
+            once = poll()
+            once.register(self.guard.fileno(), POLLIN)
+            once.poll(int(GUARD_HELLO_S * 1000))
+            self._on_guard(POLLIN)
+
+    # --- words --------------------------------------------------------------------------------
+
+    def alarm(self, code: str, severity: int, text: str) -> None:
+        """Queue an alarm."""
+        self.facts.put(Alarm(code, severity, text, boot_ns()))
+
+    def _pass_on_alarms(self) -> None:
+        for code, severity, text in self.policy.alarms:
+            self.alarm(code, severity, text)
+        self.policy.alarms.clear()
+
+    def _handle(self, request: Request) -> Answer | GateStats:
+        """Answer a person; raises nothing."""
+        if request.verb == "status":
+            return self.stats()
+        if request.verb == "quit":
+            self.stopping = True
+            return Answer(True, "", "stopping; every exec is allowed from now on")
+        try:
+            if request.verb == "mode":
+                return Answer(True, "", self.arming.set_mode(request.mode))
+            return Answer(True, "", self._reload())
+        except EdgewardenError as fault:
+            return Answer(False, str(fault.fields.get("name", fault.code)), fault.text)
+
+    def _reload(self) -> str:
+        """Take the policy files anew.
+
+        Raises:
+            EdgewardenError: they are refused; the last good ones stay.
+        """
+        before = self.policy.config
+        try:
+            text = self.policy.reload()
+        finally:
+            self._pass_on_alarms()
+        if self.policy.config.filesystems != before.filesystems:
+            self.arming.renew()
+        return text
+
+    def stats(self) -> GateStats:
+        """The picture of this moment."""
+        counters = self.responder.counters
+        arming = self.arming
+        return GateStats(
+            mode=arming.mode,
+            tier=self.policy.tier.tier,
+            source=arming.source,
+            armed=arming.permission,
+            link=self.facts.fileno() >= 0,
+            guard=self.guard.fileno() >= 0,
+            trips=self.guard.trips,
+            filesystems=0 if arming.armed is None else len(arming.armed.filesystems),
+            rules=self.policy.table.count,
+            generation=self.policy.table.generation,
+            allowed=counters.allowed,
+            denied=counters.denied,
+            would_deny=counters.would_deny,
+            learned=counters.learned,
+            undecidable=counters.undecidable,
+            unreported=self.facts.dropped + counters.unreported,
+            hashed=counters.hashed,
+            cached=counters.cached,
+            proc_events=self.processes.total,
+            proc_lost=self.processes.losses,
+            gate_pss_bytes=self.doors.pss_bytes("self"),
+            guard_pss_bytes=self.doors.pss_bytes(str(self.guard.pid)),
+            boot_ns=boot_ns(),
+        )
+
+    def _open_connector(self) -> ProcConnector | None:
+        try:
+            return open_proc_connector()
+        except HardwareFault as fault:
+            self.alarm("EW-EXEC-020", 2, f"no proc connector: {fault.text}")
+            return None
+
+    def _watch(self, fd: int, handler: Callable[[int], None], events: int = POLLIN) -> None:
+        self._poll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def _forget(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+
+def boot_ns() -> int:
+    """CLOCK_BOOTTIME in nanoseconds."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def confine(gate: Gate) -> None:
+    """What makes the loop safe to wait for: locked, first in line, and unable to open or start."""
+    try:
+        lock_memory()
+    except HardwareFault as fault:
+        gate.alarm("EW-EXEC-021", 2, f"memory is not locked: {fault.text}")
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    except OSError as fault:
+        gate.alarm("EW-EXEC-021", 1, f"priority is not raised: {fault.strerror}")
+    gc.collect()
+    gc.freeze()
+    gate.doors.close_all_others()
+
+
+def main(state_dir: str, run_dir: str, *, with_parent: bool = False) -> int:
+    """Run gate.
+
+    Args:
+        state_dir: holds policy/ (exec.table, gate.conf, mode), owned by root.
+        run_dir: where the sockets and exec-tier are.
+        with_parent: end when the parent ends (under ``edgewarden run``).
+
+    Returns:
+        0 after SIGTERM or ``quit``; 2 when it could not start (the reason is on stderr).
+    """
+    try:
+        gate = Gate(state_dir, run_dir)
+    except (EdgewardenError, OSError) as fault:
+        sys.stderr.write(f"edgewarden gate: {fault}; {getattr(fault, 'next_step', '')}\n")
+        return EXIT_FAILED
+
+    def stop(_signal: int, _frame: object) -> None:
+        gate.stopping = True
+
+    signal(SIGTERM, stop)
+    signal(SIGINT, stop)
+    ignore_lease_breaks()
+    confine(gate)
+    return gate.run(with_parent=with_parent)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], with_parent="--with-parent" in sys.argv[3:]))

@@ -1,0 +1,200 @@
+"""What is armed at each moment: which marks exist, and why not more.
+
+What this decides, in order:
+
+1. The mode is what a person last said on this host, else the settings' (gate_policy.py).
+2. TRIPS_LIMIT kills by guard within its window: observe instead of enforce, and an alarm.
+3. enforce is armed only if the canary proved T3 on this boot, guard is there (or away for less
+   than GUARD_GRACE_S), and every configured filesystem may be marked so (act/exec_marks.py). Where
+   one of these is missing: notify marks, an alarm that names it, ``armed`` false in status. The
+   mode stays enforce, and is armed as soon as the obstacle goes away.
+4. Notify marks refused as well: the proc connector, where programs are looked at after their start.
+   Neither: ``none``, said as loudly.
+5. A new group is marked before the old one is closed, and closing allows whatever waits.
+
+What it leaves to others: verdicts (act/exec_gate.py), the loop and its descriptors (gate.py).
+
+    arming = Arming(...); arming.start(); arming.set_mode("enforce")
+"""
+
+from __future__ import annotations
+
+import time
+
+from edgewarden.act.exec_marks import Armed, arm
+from edgewarden.errors import EdgewardenError, OperatorFault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgewarden.act.exec_gate import ExecGate
+    from edgewarden.daemon.gate_doors import Doors
+    from edgewarden.daemon.gate_policy import Policy
+    from edgewarden.daemon.gate_sockets import GuardLine
+    from edgewarden.kernel.mounts import Mounts
+
+GUARD_GRACE_S = 3.0
+"""How long permission marks stay without a guard: longer than its restart, shorter than somebody's
+patience with a stalled gate."""
+TRIPS_LIMIT = 3
+
+
+class Arming:
+    """See the module.
+
+    Args:
+        alarm: (code, severity, text).
+        watch, forget: tell the loop of a new group's descriptor, and of its end.
+        fallback: what still sees execs without fanotify: proc-connector or none.
+
+    Attributes:
+        mode: of MODES, as asked for.
+        armed: the group and its marks, or None.
+        source: of SOURCES, what sees execs now.
+    """
+
+    def __init__(
+        self,
+        *,
+        doors: Doors,
+        mounts: Mounts,
+        policy: Policy,
+        responder: ExecGate,
+        guard: GuardLine,
+        alarm: Callable[[str, int, str], None],
+        watch: Callable[[int], None],
+        forget: Callable[[int], None],
+        fallback: Callable[[], str],
+    ) -> None:
+        self._doors = doors
+        self._mounts = mounts
+        self._policy = policy
+        self._responder = responder
+        self._guard = guard
+        self._alarm = alarm
+        self._watch = watch
+        self._forget = forget
+        self._fallback = fallback
+        self.mode = policy.asked_mode
+        self.armed: Armed | None = None
+        self.source = "none"
+        self._guard_seen_mono = 0.0
+        self._said = ""
+        self._waiting_for = ""
+
+    @property
+    def permission(self) -> bool:
+        """Whether execs wait for us now."""
+        return self.armed is not None and self.armed.group.permission
+
+    def start(self) -> None:
+        """Arm for the first time, after guard had its say."""
+        self._guard_seen_mono = time.monotonic() - GUARD_GRACE_S
+        if self.mode == "enforce" and self._guard.trips >= TRIPS_LIMIT:
+            self.mode = "observe"
+            text = f"gate was killed {self._guard.trips} times: observe until told otherwise"
+            self._alarm("EW-EXEC-004", 5, text)
+        self.renew()
+
+    def look(self) -> None:
+        """On a timer: has an obstacle come or gone? A refused filesystem waits for
+        ``on_mounts``."""
+        if self.mode == "enforce" and self._obstacle() != self._waiting_for:
+            self.renew()
+
+    def _obstacle(self) -> str:
+        """Why enforce cannot be armed now, or ""."""
+        if self._policy.tier.tier != "T3":
+            return f"this kernel was not proved to deny an exec: {self._policy.tier.reason}"
+        now = time.monotonic()
+        if self._guard.connection is not None:
+            self._guard_seen_mono = now
+        elif now - self._guard_seen_mono >= GUARD_GRACE_S:
+            return "guard is not connected"
+        return ""
+
+    def renew(self) -> None:
+        """Bring the marks in line with the mode. What is impossible becomes an alarm."""
+        if self.mode == "enforce":
+            why_not = self._waiting_for = self._obstacle()
+            if not why_not:
+                try:
+                    self._arm(enforce=True)
+                except EdgewardenError as fault:
+                    why_not = fault.text
+            if why_not and why_not != self._said:
+                self._alarm("EW-EXEC-008", 5, f"enforce is not armed: {why_not}")
+            self._said = why_not
+            if not why_not:
+                return
+        try:
+            self._arm(enforce=False)
+        except EdgewardenError as fault:
+            self.disarm()
+            self.source = self._fallback()
+            self._alarm("EW-EXEC-009", 3, f"execs are seen by {self.source} only: {fault.text}")
+
+    def _arm(self, *, enforce: bool) -> None:
+        new = arm(
+            self._policy.config.filesystems,
+            enforce=enforce,
+            mounts=self._mounts,
+            opener=self._doors.open,
+        )
+        self.disarm()
+        self.armed = new
+        self._doors.permission_marks = enforce
+        self.source = "fanotify-permission" if enforce else "fanotify-notify"
+        self._responder.cacheable = new.cacheable
+        self._watch(new.group.fd)
+        for _, fault in new.refused:
+            self._alarm("EW-EXEC-010", 3, f"not watched: {fault.text}")
+
+    def disarm(self) -> None:
+        """Take every mark away and allow whoever waits; twice is harmless."""
+        if self.armed is not None:
+            self._forget(self.armed.group.fd)
+            self.armed.close()
+        self.armed = None
+        self._responder.mode = self.mode
+        self._doors.permission_marks = False
+
+    def on_mounts(self) -> None:
+        """The mount table changed: are the configured paths still on what is marked?"""
+        now = set()
+        for path in self._policy.config.filesystems:
+            try:
+                now.add(self._mounts.at(path).device)
+            except EdgewardenError:
+                continue
+        if self.armed is None or now != self.armed.superblocks:
+            text = "a watched filesystem was mounted or unmounted; marks renewed"
+            self._alarm("EW-EXEC-019", 3, text)
+            self.renew()
+
+    def set_mode(self, mode: str) -> str:
+        """A person's word; refused as a whole when enforce cannot be armed now.
+
+        Returns:
+            What was done, in words.
+
+        Raises:
+            OperatorFault: field name ``not_possible``, or as in act/exec_marks.py.
+            HardwareFault: the kernel refuses.
+        """
+        before = self.mode
+        self.mode = mode
+        if mode == "enforce":
+            try:
+                obstacle = self._obstacle()
+                if obstacle:
+                    raise OperatorFault(obstacle, code="EW-EXEC-008", name="not_possible")
+                self._arm(enforce=True)
+            except EdgewardenError:
+                self.mode = before
+                raise
+            self._said = self._waiting_for = ""
+        else:
+            self.renew()
+        return f"{mode}; {self._policy.keep_mode(mode, self._mounts, self.armed)}"

@@ -1,0 +1,188 @@
+"""The only ways by which gate opens a file, and the hook that closes all others.
+
+What this decides: after ``close_all_others`` an ``open``, an import or a new process anywhere in
+this interpreter raises, except through a door below. A responder that opens a file on a filesystem
+it guards, or starts a program, waits for itself; this makes such a mistake a failed test and a
+counted fault instead of a hang. What it leaves to others: which files (daemon/gate.py).
+
+    doors = Doors(state_dir)
+    doors.close_all_others()
+    doors.proc_text("7/status")      # through the /proc descriptor opened at start
+    open("/etc/passwd")              # OurFault
+
+The doors, in order of what they may reach: below /proc by its descriptor; below state/policy by its
+descriptor; any path with O_PATH, which opens nothing a mark can see; a process's program, only
+while no permission mark exists.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from edgewarden.errors import OperatorFault, OurFault
+from edgewarden.kernel.mounts import AT_FDCWD
+
+PROC_TEXT_BYTES = 8192
+"""/proc/PID/status and smaps_rollup are below 2 KiB."""
+FORBIDDEN = frozenset(
+    (
+        "import", "exec", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn",
+        "os.system", "pty.spawn", "subprocess.Popen", "ctypes.dlopen",
+    )
+)  # fmt: skip
+"""Audit events (docs.python.org/3/library/audit_events.html) that a responder has no use for.
+"open" is the other one."""
+OTHERS_MAY_WRITE = 0o022
+
+
+class Doors:
+    """See the module. One thread. Nothing here blocks on another process."""
+
+    def __init__(self, state_dir: str) -> None:
+        """Open the descriptors that the doors use.
+
+        Raises:
+            OperatorFault: no policy directory there, or others than root may write to it.
+        """
+        self.proc_fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        policy = os.path.join(state_dir, "policy")
+        try:
+            self.policy_fd = os.open(
+                policy, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+            )
+        except OSError as fault:
+            raise OperatorFault(
+                f"{policy}: {os.strerror(fault.errno or 0)}",
+                code="EW-EXEC-014",
+                next_step="start edgewarden-policy.service first; it writes this directory",
+            ) from fault
+        check_owned_by_root(self.policy_fd, policy)
+        self._inside = False
+        self.permission_marks = False
+
+    def open(self, dir_fd: int, name: str, flags: int) -> int:
+        """Open below one of our descriptors, or anything with O_PATH.
+
+        Raises:
+            OSError: as os.open.
+            OurFault: a name that leads elsewhere.
+        """
+        if dir_fd == AT_FDCWD:
+            if not flags & os.O_PATH:
+                raise OurFault(f"gate opens no path: {name}")
+            return self._open(name, flags, None)
+        if dir_fd not in (self.proc_fd, self.policy_fd) or name.startswith("/") or ".." in name:
+            raise OurFault(f"gate opens nothing at {name}")
+        return self._open(name, flags, dir_fd)
+
+    def open_program(self, pid: int) -> int:
+        """The program a process runs; only where nobody waits for a verdict of ours.
+
+        Raises:
+            OSError: the process is gone.
+            OurFault: permission marks exist.
+        """
+        if self.permission_marks:
+            raise OurFault("a program is opened while permission marks exist")
+        return self._open(f"{pid}/exe", os.O_RDONLY | os.O_CLOEXEC, self.proc_fd)
+
+    def _open(self, name: str, flags: int, dir_fd: int | None) -> int:
+        self._inside = True
+        try:
+            return os.open(name, flags | os.O_CLOEXEC, 0o644, dir_fd=dir_fd)
+        finally:
+            self._inside = False
+
+    def proc_text(self, name: str) -> str:
+        """The first PROC_TEXT_BYTES of a file below /proc; "" when it is gone."""
+        try:
+            fd = self.open(self.proc_fd, name, os.O_RDONLY)
+        except OSError:
+            return ""
+        try:
+            return os.read(fd, PROC_TEXT_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
+
+    def proc_link(self, name: str) -> bytes:
+        """What a link below /proc says; b"" when it is gone."""
+        try:
+            return os.readlink(name.encode(), dir_fd=self.proc_fd)
+        except OSError:
+            return b""
+
+    def pss_bytes(self, process: str) -> int:
+        """Proportional set size of a process ("self" or its number); 0 when /proc does not say."""
+        text = self.proc_text(f"{process}/smaps_rollup")
+        at = text.find("\nPss:")  # proc(5): "Pss:  1234 kB"
+        return int(text[at + 5 :].split(None, 1)[0]) * 1024 if at >= 0 else 0
+
+    def read_policy(self, name: str, most: int) -> bytes:
+        """A whole file of the policy directory.
+
+        Read, not mapped: a mapped file that somebody truncates kills its reader (SIGBUS).
+
+        Raises:
+            OSError: it cannot be read.
+            OperatorFault: others than root may write to it.
+        """
+        fd = self.open(self.policy_fd, name, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            check_owned_by_root(fd, name)
+            return read_whole(fd, most)
+        finally:
+            os.close(fd)
+
+    def write_policy(self, name: str, data: bytes) -> None:
+        """Replace a small file of the policy directory, without fsync: gate may not wait for a
+        disk.
+
+        A power cut within the kernel's write-back time (30 s) can bring the old one back.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        fd = self.open(self.policy_fd, f".{name}.new", flags)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+        os.rename(f".{name}.new", name, src_dir_fd=self.policy_fd, dst_dir_fd=self.policy_fd)
+
+    def close_all_others(self) -> None:
+        """From now on everything but the doors raises, for the life of this process."""
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, args: tuple[object, ...]) -> None:
+        if event in FORBIDDEN or (event == "open" and not self._inside):
+            raise OurFault(f"gate does not do this while it answers execs: {event} {args[:1]}")
+
+
+def check_owned_by_root(fd: int, name: str) -> None:
+    """Refuse what others than root can change.
+
+    Raises:
+        OperatorFault: the owner or the mode bits are wrong.
+    """
+    status = os.fstat(fd)
+    if status.st_uid != 0 or status.st_mode & OTHERS_MAY_WRITE:
+        raise OperatorFault(
+            f"{name} is of uid {status.st_uid}, mode {status.st_mode & 0o7777:o}: not root's alone",
+            code="EW-EXEC-015",
+            next_step=f"chown root:root and chmod go-w {name}, then look at who changed it",
+            name="not_root_owned",
+        )
+
+
+def read_whole(fd: int, most: int) -> bytes:
+    """All bytes of a descriptor, one more than ``most`` at the most."""
+    parts = []
+    left = most + 1
+    while left > 0 and (part := os.read(fd, min(left, 1 << 20))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)

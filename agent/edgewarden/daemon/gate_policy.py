@@ -1,0 +1,155 @@
+"""What gate goes by: configuration, table, tier and the mode a person chose, each read from a file
+of root's.
+
+What this decides: which of them is believed. A file that is not root's, torn, or of another boot
+(the tier) is refused by name; the last good table stays in use, and without one nothing is on the
+list. What it leaves to others: what is armed (daemon/gate.py), the bytes (wire/gate_files.py,
+judge/exec_table.py).
+
+    policy = Policy(doors, run_dir)
+    policy.table.decide(digest); policy.asked_mode; policy.tier.tier
+"""
+
+from __future__ import annotations
+
+import os
+
+from edgewarden.daemon.gate_doors import Doors, check_owned_by_root, read_whole
+from edgewarden.errors import EdgewardenError, OperatorFault
+from edgewarden.judge.exec_table import EMPTY, MAX_TABLE_BYTES, Table
+from edgewarden.wire.gate_files import MAX_FILE_BYTES, ExecTier, GateConfig
+from edgewarden.wire.local import MODES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from edgewarden.act.exec_marks import Armed
+    from edgewarden.kernel.mounts import Mounts
+
+TABLE_NAME, CONFIG_NAME, MODE_NAME, TIER_NAME = "exec.table", "gate.conf", "mode", "exec-tier"
+_MODE_FILES = {mode: f"edgewarden mode {mode}\n".encode() for mode in MODES}
+"""The whole file; anything else is no word of ours."""
+
+
+class Policy:
+    """See the module.
+
+    Attributes:
+        config: filesystems, mode of the settings, link's uid.
+        table: the last good table.
+        tier: what the canary proved on this boot.
+        asked_mode: a person's last word, else the settings' mode.
+        alarms: (code, severity, text) that the owner has not yet passed on.
+    """
+
+    def __init__(self, doors: Doors, run_dir: str) -> None:
+        """Read everything once.
+
+        Raises:
+            OperatorFault: gate.conf is missing or not root's.
+            WireRefusal: gate.conf is torn.
+        """
+        self._doors = doors
+        self.alarms: list[tuple[str, int, str]] = []
+        self.config = self._read_config()
+        self.table = EMPTY
+        try:
+            self.table = self._read_table()
+        except EdgewardenError as fault:
+            self._alarm("EW-EXEC-017", 4, f"no policy table, nothing is on the list: {fault.text}")
+        self.tier = self._read_tier(run_dir)
+        self.asked_mode = self._read_mode()
+
+    def _alarm(self, code: str, severity: int, text: str) -> None:
+        self.alarms.append((code, severity, text))
+
+    def reload(self) -> str:
+        """Read configuration and table again.
+
+        Returns:
+            What is in use now, in words.
+
+        Raises:
+            EdgewardenError: a file is refused; everything stays as it was, and there is an alarm.
+        """
+        try:
+            table, config = self._read_table(), self._read_config()
+        except EdgewardenError as fault:
+            self._alarm("EW-EXEC-017", 4, f"new policy refused, the last one stays: {fault.text}")
+            raise
+        self.table, self.config = table, config
+        return f"{table.count} rules, generation {table.generation}"
+
+    def devices(self) -> set[int]:
+        """st_dev of the configured filesystems that are there."""
+        found = set()
+        for path in self.config.filesystems:
+            try:
+                found.add(os.stat(path).st_dev)
+            except OSError:
+                continue
+        return found
+
+    def _read_table(self) -> Table:
+        return Table.load(self._read(TABLE_NAME, MAX_TABLE_BYTES))
+
+    def _read_config(self) -> GateConfig:
+        return GateConfig.load(self._read(CONFIG_NAME, MAX_FILE_BYTES))
+
+    def _read(self, name: str, most: int) -> bytes:
+        try:
+            return self._doors.read_policy(name, most)
+        except OSError as fault:
+            raise OperatorFault(
+                f"policy/{name}: {os.strerror(fault.errno or 0)}",
+                code="EW-EXEC-014",
+                next_step="run the policy one-shot (edgewarden-policy.service)",
+                name="unreadable",
+            ) from fault
+
+    def _read_tier(self, run_dir: str) -> ExecTier:
+        boot_id = self._doors.proc_text("sys/kernel/random/boot_id").strip()
+        reason = "the canary has not run on this boot"
+        try:
+            path = os.path.join(run_dir, TIER_NAME)
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                check_owned_by_root(fd, TIER_NAME)
+                tier = ExecTier.load(read_whole(fd, MAX_FILE_BYTES))
+            finally:
+                os.close(fd)
+            if tier.boot_id == boot_id:
+                return tier
+        except OSError:
+            pass
+        except EdgewardenError as fault:
+            reason = fault.text
+        return ExecTier("T0", "none", reason, boot_id)
+
+    def _read_mode(self) -> str:
+        try:
+            data = self._doors.read_policy(MODE_NAME, 64)
+        except OSError:
+            return self.config.mode
+        except EdgewardenError as fault:
+            self._alarm("EW-EXEC-018", 4, f"the chosen mode is not believed: {fault.text}")
+            return self.config.mode
+        for mode, text in _MODE_FILES.items():
+            if data == text:
+                return mode
+        self._alarm("EW-EXEC-018", 4, f"policy/{MODE_NAME} is damaged; mode {self.config.mode}")
+        return self.config.mode
+
+    def keep_mode(self, mode: str, mounts: Mounts, armed: Armed | None) -> str:
+        """Remember a person's word over a restart.
+
+        Not on a marked filesystem: gate writes nothing where it answers. Returns what was done, in
+        words.
+        """
+        try:
+            if armed is not None and mounts.of(self._doors.policy_fd).device in armed.superblocks:
+                return "not kept over a restart: state/policy lies on a watched filesystem"
+            self._doors.write_policy(MODE_NAME, _MODE_FILES[mode])
+        except (OSError, EdgewardenError) as fault:
+            return f"not kept over a restart: {fault}"
+        self.asked_mode = mode
+        return "kept over a restart"

@@ -1,0 +1,319 @@
+"""gate's three sockets: facts out to link, a person's control in, heartbeats to guard.
+
+What this decides: who is heard (the kernel's SO_PEERCRED, never a claim), and that nobody who
+listens slowly can delay gate: every send is non-blocking, what cannot be sent waits in two bounded
+rings and then is dropped and counted, denials and alarms last. What it leaves to others: what to
+say (daemon/gate.py), the bytes (wire/local.py).
+
+    facts = FactsOut(listen(path, owner_uid=995), {0, 995})
+    facts.put(Alarm(...)); facts.flush()
+"""
+
+from __future__ import annotations
+
+import os
+from _socket import (
+    AF_UNIX,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_SEQPACKET,
+    socket,
+)
+
+from edgewarden.errors import HardwareFault, OperatorFault, WireRefusal
+from edgewarden.kernel.netlink import PROC_EVENT_EXEC, PROC_EVENT_EXIT, PROC_EVENT_FORK
+from edgewarden.kernel.process import accept_connection, peer_of
+from edgewarden.wire.local import (
+    MAX_MESSAGE_BYTES,
+    Alarm,
+    Answer,
+    AnyMessage,
+    ExecVerdict,
+    GateStats,
+    Heartbeat,
+    ProcBatch,
+    ProcEntry,
+    Request,
+    TripInfo,
+    encode,
+    parse,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgewarden.kernel.netlink import Gathered
+
+URGENT_FACTS = 512
+ROUTINE_FACTS = 512
+"""At most 650 bytes each: 660 kB if link stays away and every path is long; typically 150 kB."""
+CONTROL_CLIENTS = 4
+BACKLOG = 8
+SUN_PATH_BYTES = 107
+"""<linux/un.h>: sun_path[108] with its NUL."""
+
+_PROC_WORDS = {PROC_EVENT_FORK: "fork", PROC_EVENT_EXEC: "exec", PROC_EVENT_EXIT: "exit"}
+_U32 = 0xFFFFFFFF
+_KIND = SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC
+
+
+def listen(path: str, *, owner_uid: int = 0) -> socket:
+    """A listening socket at ``path``, mode 0600, owned by ``owner_uid``.
+
+    Raises:
+        OperatorFault: the path is too long or the directory refuses.
+    """
+    if len(os.fsencode(path)) > SUN_PATH_BYTES:
+        raise _fault(path, f"longer than {SUN_PATH_BYTES} bytes", "choose a shorter [paths] run")
+    made = socket(AF_UNIX, _KIND)
+    mask = os.umask(0o177)
+    try:
+        if os.path.lexists(path):
+            os.unlink(path)
+        made.bind(path)
+        os.chown(path, owner_uid, -1)
+        made.listen(BACKLOG)
+    except OSError as fault:
+        made.close()
+        text = os.strerror(fault.errno or 0)
+        raise _fault(path, text, "check that [paths] run is there") from fault
+    finally:
+        os.umask(mask)
+    return made
+
+
+def _fault(path: str, text: str, next_step: str) -> OperatorFault:
+    return OperatorFault(f"{path}: {text}", code="EW-EXEC-016", next_step=next_step, path=path)
+
+
+def send(connection: socket, data: bytes) -> bool | None:
+    """True sent, None not now, False the peer is gone."""
+    try:
+        connection.send(data, MSG_DONTWAIT | MSG_NOSIGNAL)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return False
+    return True
+
+
+def receive(connection: socket) -> bytes | None:
+    """One message, b"" at the end of the connection, None when there is none."""
+    try:
+        return connection.recv(MAX_MESSAGE_BYTES + 1, MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def batch_of(seen: Gathered, boot_minus_mono_ns: int) -> ProcBatch:
+    """The fact; the proc connector counts in CLOCK_MONOTONIC, facts in CLOCK_BOOTTIME."""
+    entries = tuple(
+        ProcEntry(
+            _PROC_WORDS[e.kind], e.pid, e.other & _U32, max(0, e.mono_ns + boot_minus_mono_ns)
+        )
+        for e in seen.events
+    )
+    return ProcBatch(seen.forks, seen.execs, seen.exits, seen.resync, entries)
+
+
+class FactsOut:
+    """Facts to the one client that may take them.
+
+    Attributes:
+        client: the connection, or None.
+        dropped: facts that found no place.
+        refused: connections of other users, and clients that spoke.
+    """
+
+    def __init__(self, listener: socket, uids: set[int]) -> None:
+        self.listener = listener
+        self.uids = uids
+        self.client: socket | None = None
+        self.dropped = 0
+        self.refused = 0
+        self._urgent: list[bytes] = []
+        self._routine: list[bytes] = []
+
+    def accept(self) -> bool:
+        """Take a client; True when there is a new one. One at a time."""
+        taken = False
+        while (found := accept_connection(self.listener)) is not None:
+            client, peer = found
+            if peer.uid not in self.uids or self.client is not None:
+                self.refused += 1
+                client.close()
+                continue
+            self.client = client
+            taken = True
+        return taken
+
+    def put(self, message: AnyMessage) -> None:
+        """Queue a fact; the oldest of its ring goes when there is no place."""
+        urgent = isinstance(message, Alarm) or (
+            isinstance(message, ExecVerdict) and message.decision in ("deny", "would_deny")
+        )
+        ring, most = (self._urgent, URGENT_FACTS) if urgent else (self._routine, ROUTINE_FACTS)
+        if len(ring) >= most:
+            del ring[0]
+            self.dropped += 1
+        ring.append(encode(message))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to send and somebody to send it to."""
+        return self.client is not None and bool(self._urgent or self._routine)
+
+    def flush(self) -> None:
+        """Send what the client takes now."""
+        for ring in (self._urgent, self._routine):
+            sent = 0
+            for data in ring:
+                if self.client is None:
+                    break
+                done = send(self.client, data)
+                if done is None:
+                    break
+                if not done:
+                    self.drop_client()
+                    break
+                sent += 1
+            del ring[:sent]
+
+    def hear(self) -> None:
+        """The client closed, or said something: it may only listen."""
+        if self.client is not None and (data := receive(self.client)) is not None:
+            if data:
+                self.refused += 1
+            self.drop_client()
+
+    def fileno(self) -> int:
+        """Of the client's connection, -1 without one."""
+        return -1 if self.client is None else self.client.fileno()
+
+    def drop_client(self) -> None:
+        if self.client is not None:
+            self.client.close()
+            self.client = None
+
+
+class Control:
+    """A person's requests, from root only.
+
+    Args:
+        listener: of run/gate.sock.
+        handle: request -> answer; raises nothing.
+    """
+
+    def __init__(self, listener: socket, handle: Callable[[Request], Answer | GateStats]) -> None:
+        self.listener = listener
+        self.refused = 0
+        self._handle = handle
+        self._clients: list[socket] = []
+
+    def accept(self) -> list[socket]:
+        """New clients that may speak; others hear why not and are closed."""
+        taken = []
+        while (found := accept_connection(self.listener)) is not None:
+            client, peer = found
+            if peer.uid != 0:
+                self._refuse(client, "not_permitted", f"uid {peer.uid}; only root controls gate")
+            elif len(self._clients) >= CONTROL_CLIENTS:
+                self._refuse(client, "busy", "too many control connections; try again")
+            else:
+                self._clients.append(client)
+                taken.append(client)
+        return taken
+
+    def _refuse(self, client: socket, name: str, text: str) -> None:
+        self.refused += 1
+        send(client, encode(Answer(False, name, text)))
+        client.close()
+
+    def serve(self, client: socket) -> bool:
+        """Answer one request; False when the client is gone and must be forgotten."""
+        data = receive(client)
+        if data is None:
+            return True
+        if data:
+            try:
+                answer = self._handle(parse(data, Request))
+            except WireRefusal as refusal:
+                send(client, encode(Answer(False, refusal.name, refusal.text)))
+                data = b""
+            else:
+                if send(client, encode(answer)):
+                    return True
+        self._clients.remove(client)
+        client.close()
+        return False
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+
+
+class GuardLine:
+    """The connection to guard: heartbeats out, its count of trips in.
+
+    Attributes:
+        connection: None while guard is not there.
+        trips: kills within guard's window, as it said when we connected.
+        pid: guard's, 0 before it spoke.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.connection: socket | None = None
+        self.trips = 0
+        self.pid = 0
+        self._path = path
+        self._counter = 0
+
+    def connect(self) -> bool:
+        """Try once; does not wait."""
+        made = socket(AF_UNIX, _KIND)
+        try:
+            made.connect(self._path)
+            ours = peer_of(made).uid == 0
+        except (OSError, HardwareFault):
+            ours = False
+        if not ours:
+            made.close()
+            return False
+        self.connection = made
+        return self.beat()
+
+    def beat(self) -> bool:
+        """One heartbeat; False when guard is gone."""
+        if self.connection is None:
+            return False
+        self._counter += 1
+        if send(self.connection, encode(Heartbeat(self._counter))) is False:
+            self.drop()
+        return self.connection is not None
+
+    def hear(self) -> bool:
+        """Take what guard said; False when it is gone."""
+        while self.connection is not None and (data := receive(self.connection)) is not None:
+            try:
+                said = parse(data, TripInfo)
+            except WireRefusal:
+                self.drop()
+            else:
+                self.trips, self.pid = said.trips, said.pid
+        return self.connection is not None
+
+    def fileno(self) -> int:
+        """Of the connection, -1 without one."""
+        return -1 if self.connection is None else self.connection.fileno()
+
+    def drop(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        self.pid = 0

@@ -1,0 +1,170 @@
+"""guard: the process whose only power is to end a gate that stalls.
+
+A stopped or stuck responder makes every exec on a guarded filesystem wait for ever, PID 1's
+included; a dead one makes none wait. So, in order:
+
+1. Whoever connects and is not root is sent away. The kernel says who (SO_PEERCRED).
+2. The connection's process is held by a pidfd, taken while the connection lives: no reuse of its
+   number can redirect the signal. One gate at a time.
+3. It is told how often a gate was killed within TRIP_WINDOW_S; what to do about it is gate's to
+   know.
+4. SILENCE_S without a heartbeat: SIGKILL by pidfd, and one more trip. A connection that ended while
+   its process lives counts as silence; a process that ended is no trip.
+5. Silence is counted in looks of LOOK_S, each worth at most twice that: a machine that was
+   suspended, or so loaded that guard itself did not run, gives gate the time to say something
+   first.
+6. Told to follow its parent, it ends with it, but not before the gate it watches.
+
+From then on it opens, executes, logs and imports nothing; everything it uses is in locked memory.
+
+    python3 -I -S .../daemon/guard.py 3        # 3: a listening AF_UNIX seqpacket socket,
+    run/guard.sock
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from _socket import socket
+from select import POLLIN, poll
+
+if __name__ == "__main__":  # started by path: this file's package is not on the path yet
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from edgewarden.errors import HardwareFault, WireRefusal
+from edgewarden.kernel.process import accept_connection, lock_memory, open_pidfd, signal_pidfd
+from edgewarden.kernel.signals import SIGINT, SIGKILL, SIGTERM, signal
+from edgewarden.wire.local import MAX_MESSAGE_BYTES, Heartbeat, TripInfo, encode, parse
+
+SILENCE_S = 2.0
+"""Four of gate's heartbeats; an exec that waits longer looks hung to a person."""
+LOOK_S = 0.5
+TRIP_WINDOW_S = 600.0
+MAX_TRIPS = 32
+"""More are not told apart: three put gate into observe."""
+
+
+class Guard:
+    """See the module.
+
+    Args:
+        listener: of run/guard.sock, non-blocking.
+    """
+
+    def __init__(self, listener: socket) -> None:
+        self.listener = listener
+        self.connection: socket | None = None
+        self.pidfd = -1
+        self.silence_s = 0.0
+        self.trips_mono: list[float] = []
+
+    def look(self) -> None:
+        """Wait for at most LOOK_S, hear what was said, and judge the silence."""
+        started = time.monotonic()
+        waiting = poll()
+        waiting.register(self.listener.fileno(), POLLIN)
+        if self.connection is not None:
+            waiting.register(self.connection.fileno(), POLLIN)
+        if self.pidfd >= 0:
+            waiting.register(self.pidfd, POLLIN)
+        ready = {fd for fd, _ in waiting.poll(int(LOOK_S * 1000))}
+        self.silence_s += min(time.monotonic() - started, 2 * LOOK_S)
+        if self.connection is not None and self.connection.fileno() in ready:
+            self._hear()
+        if self.pidfd >= 0 and self.pidfd in ready:
+            self._forget()  # it has ended
+        if self.pidfd >= 0 and self.silence_s >= SILENCE_S:
+            self._kill()
+        if self.listener.fileno() in ready:
+            self._accept()
+
+    def _hear(self) -> None:
+        while self.connection is not None:
+            try:
+                data = self.connection.recv(MAX_MESSAGE_BYTES)
+                parse(data, Heartbeat)
+            except BlockingIOError:
+                return
+            except (OSError, WireRefusal):  # the end of the connection parses as too_short
+                self.connection.close()
+                self.connection = None
+                return
+            self.silence_s = 0.0
+
+    def _accept(self) -> None:
+        found = accept_connection(self.listener)
+        if found is None:
+            return
+        client, peer = found
+        if peer.uid != 0 or self.pidfd >= 0:
+            client.close()
+            return
+        try:
+            pidfd = open_pidfd(peer.pid)
+        except HardwareFault:
+            client.close()
+            return
+        now = time.monotonic()
+        self.trips_mono = [t for t in self.trips_mono if now - t < TRIP_WINDOW_S][-MAX_TRIPS:]
+        told = TripInfo(len(self.trips_mono), int(TRIP_WINDOW_S), os.getpid())
+        try:
+            # Fails if the peer ended before its pidfd was taken: then the number may be another's.
+            client.send(encode(told))
+        except OSError:
+            client.close()
+            os.close(pidfd)
+            return
+        self.connection, self.pidfd, self.silence_s = client, pidfd, 0.0
+
+    def _kill(self) -> None:
+        if signal_pidfd(self.pidfd, SIGKILL):
+            self.trips_mono.append(time.monotonic())
+        self._forget()
+
+    def _forget(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def main(listen_fd: int, *, with_parent: bool = False) -> int:
+    """Run guard.
+
+    Args:
+        listen_fd: a listening seqpacket socket, handed over by systemd or the supervisor.
+        with_parent: end when the parent ends, once no gate is left to watch.
+
+    Returns:
+        0 after SIGTERM, or when the parent is gone.
+    """
+    listener = socket(fileno=listen_fd)
+    listener.setblocking(False)
+    stopping: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        stopping.append(number)
+
+    signal(SIGTERM, stop)
+    signal(SIGINT, stop)
+    parent = os.getppid()
+    try:
+        lock_memory()
+    except HardwareFault as fault:
+        sys.stderr.write(f"edgewarden guard: {fault.text} ({fault.code}); goes on unlocked\n")
+    gc.collect()
+    gc.freeze()
+    guard = Guard(listener)
+    while not stopping:
+        guard.look()
+        if with_parent and guard.pidfd < 0 and os.getppid() != parent:
+            break
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), with_parent="--with-parent" in sys.argv[2:]))

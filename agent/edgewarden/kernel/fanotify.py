@@ -1,0 +1,242 @@
+"""fanotify for exec events: one group, filesystem marks, events read strictly, answers.
+
+What this decides: which marks can exist at all. ``Group.mark`` takes the mask but no mark type: it
+always says ``FAN_MARK_FILESYSTEM``, because a mount mark is walked around by any user with
+``unshare -rm``, a bind mount or an overlay. What it leaves to others: verdicts and which filesystem
+may be marked (act/).
+
+Rules, in order:
+
+1. A notify group (``FAN_CLASS_NOTIF``) cannot hold permission marks: the kernel itself refuses
+   them. That is why learn and observe use one, and cannot delay an exec even if this program is
+   wrong.
+2. A content group never loses an event: ``FAN_UNLIMITED_QUEUE`` (an overflow would mean "allow").
+3. An event that does not fit the ABI we know (version 3, 24 bytes) is a HardwareFault; nothing of
+   it is used.
+4. The last descriptor of the group closed = every waiting exec allowed, every mark gone
+   (fanotify(7)).
+
+    group = open_group(permission=True)
+    group.mark("/mnt/x", FAN_OPEN_EXEC_PERM)
+    for event in group.read():
+        group.answer(event.fd, allow=True)
+        event.close()
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+
+from edgewarden.errors import HardwareFault
+from edgewarden.kernel.libc import check, libc, refused
+from edgewarden.kernel.process import signal_pidfd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# <linux/fanotify.h>, spelled as there.
+FAN_OPEN_EXEC = 0x00001000
+FAN_Q_OVERFLOW = 0x00004000
+FAN_OPEN_EXEC_PERM = 0x00040000
+FAN_CLOEXEC = 0x00000001
+FAN_NONBLOCK = 0x00000002
+FAN_CLASS_NOTIF = 0x00000000
+FAN_CLASS_CONTENT = 0x00000004
+FAN_UNLIMITED_QUEUE = 0x00000010
+FAN_UNLIMITED_MARKS = 0x00000020
+FAN_REPORT_PIDFD = 0x00000080
+FAN_MARK_ADD = 0x00000001
+FAN_MARK_FILESYSTEM = 0x00000100
+FANOTIFY_METADATA_VERSION = 3
+FAN_EVENT_INFO_TYPE_PIDFD = 4
+FAN_ALLOW = 0x01
+FAN_DENY = 0x02
+FAN_NOFD = -1
+# <linux/fcntl.h>
+AT_FDCWD = -100
+
+_METADATA = struct.Struct("=IBBHQii")
+"""struct fanotify_event_metadata: event_len, vers, reserved, metadata_len, mask, fd, pid."""
+_INFO = struct.Struct("=BBH")
+"""struct fanotify_event_info_header: info_type, pad, len."""
+_PIDFD = struct.Struct("=i")
+_RESPONSE = struct.Struct("=iI")
+"""struct fanotify_response: fd, response."""
+
+EVENTS_PER_READ = 64
+"""Each event of a read costs one or two descriptors until it is answered; an unbounded read can use
+up RLIMIT_NOFILE (inspektor-gadget#5730)."""
+READ_BYTES = EVENTS_PER_READ * (_METADATA.size + _INFO.size + _PIDFD.size)
+
+_fanotify_init = libc.fanotify_init
+_fanotify_init.argtypes = [ctypes.c_uint, ctypes.c_uint]
+_fanotify_mark = libc.fanotify_mark
+_fanotify_mark.argtypes = [
+    ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p,
+]  # fmt: skip
+
+
+class ExecEvent:
+    """One exec seen by the kernel.
+
+    Attributes:
+        mask: the FAN_ bits.
+        fd: the very file being executed, open for reading, or FAN_NOFD after an overflow.
+        pid: the process calling execve, 0 when it is outside our pid namespace.
+        pidfd: its pidfd, or a negative number where the kernel gave none.
+    """
+
+    __slots__ = ("fd", "mask", "pid", "pidfd")
+
+    def __init__(self, mask: int, fd: int, pid: int, pidfd: int) -> None:
+        self.mask = mask
+        self.fd = fd
+        self.pid = pid
+        self.pidfd = pidfd
+
+    @property
+    def wants_answer(self) -> bool:
+        """Whether a process stands still until ``Group.answer``."""
+        return bool(self.mask & FAN_OPEN_EXEC_PERM)
+
+    def is_alive(self) -> bool:
+        """Whether ``pid`` still names the process that caused the event; True when unknown."""
+        return self.pidfd < 0 or signal_pidfd(self.pidfd, 0)
+
+    def close(self) -> None:
+        """Close what came with the event; twice is harmless."""
+        for fd in (self.fd, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.pidfd = FAN_NOFD
+
+
+class Group:
+    """A fanotify group; see the module for what its class can hold.
+
+    Does not block (FAN_NONBLOCK). One thread. ``close`` allows what waits and removes all marks.
+    """
+
+    __slots__ = ("fd", "permission", "pidfds")
+
+    def __init__(self, fd: int, permission: bool, pidfds: bool) -> None:
+        self.fd = fd
+        self.permission = permission
+        self.pidfds = pidfds
+
+    def mark(self, path: str, mask: int, *, dir_fd: int = AT_FDCWD) -> None:
+        """Watch the whole filesystem that ``path`` (looked up from ``dir_fd``) lies on.
+
+        Raises:
+            HardwareFault: EINVAL where the kernel has no permission events or the group is a notify
+                group, EPERM without CAP_SYS_ADMIN, ENOENT, ENOSYS.
+        """
+        flags = FAN_MARK_ADD | FAN_MARK_FILESYSTEM
+        done = _fanotify_mark(self.fd, flags, mask, dir_fd, os.fsencode(path))
+        check(done, "fanotify_mark", path=path, mask=mask)
+
+    def read(self) -> list[ExecEvent]:
+        """The next events, at most EVENTS_PER_READ; empty when there is none.
+
+        Raises:
+            HardwareFault: the kernel refuses (EMFILE, ...) or speaks another ABI.
+        """
+        try:
+            data = os.read(self.fd, READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError as fault:
+            raise refused("read(fanotify)", fault.errno or 0) from fault
+        return list(parse_events(data))
+
+    def answer(self, fd: int, *, allow: bool) -> bool:
+        """Let the exec of the event with ``fd`` go on or fail with EPERM.
+
+        Returns:
+            False when nobody waits any more (the process was killed).
+
+        Raises:
+            HardwareFault: the kernel does not take the answer.
+        """
+        try:
+            os.write(self.fd, _RESPONSE.pack(fd, FAN_ALLOW if allow else FAN_DENY))
+        except OSError as fault:
+            if fault.errno == errno.ENOENT:
+                return False
+            raise refused("write(fanotify)", fault.errno or 0) from fault
+        return True
+
+    def close(self) -> None:
+        """Close the group; twice is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def open_group(*, permission: bool) -> Group:
+    """A new group without marks.
+
+    Args:
+        permission: a content group, whose marks may make an exec wait; False is a notify group.
+
+    Raises:
+        HardwareFault: ENOSYS or EINVAL where the kernel has none, EPERM without CAP_SYS_ADMIN.
+    """
+    flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS
+    flags |= FAN_CLASS_CONTENT if permission else FAN_CLASS_NOTIF
+    event_flags = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE
+    fd = _fanotify_init(flags | FAN_REPORT_PIDFD, event_flags)
+    if fd >= 0:
+        return Group(fd, permission, pidfds=True)
+    # FAN_REPORT_PIDFD is younger (5.15) than the rest: one more try without it.
+    fd = check(_fanotify_init(flags, event_flags), "fanotify_init", permission=permission)
+    return Group(fd, permission, pidfds=False)
+
+
+def parse_events(data: bytes) -> Iterator[ExecEvent]:
+    """Read what the kernel wrote, refusing everything that is not the ABI above.
+
+    Raises:
+        HardwareFault: another version, or lengths that do not add up.
+    """
+    at = 0
+    while at < len(data):
+        if len(data) - at < _METADATA.size:
+            raise _abi(f"{len(data) - at} bytes left over")
+        event_len, vers, _, metadata_len, mask, fd, pid = _METADATA.unpack_from(data, at)
+        if vers != FANOTIFY_METADATA_VERSION or metadata_len != _METADATA.size:
+            raise _abi(f"version {vers}, metadata of {metadata_len} bytes")
+        if not _METADATA.size <= event_len <= len(data) - at:
+            raise _abi(f"event of {event_len} bytes in {len(data) - at}")
+        end = at + event_len
+        pidfd = _pidfd_of(data, at + _METADATA.size, end)
+        yield ExecEvent(mask, fd, pid, pidfd)
+        at = end
+
+
+def _pidfd_of(data: bytes, at: int, end: int) -> int:
+    found = FAN_NOFD
+    while at < end:
+        if end - at < _INFO.size:
+            raise _abi("information record cut short")
+        kind, _, length = _INFO.unpack_from(data, at)
+        if not _INFO.size <= length <= end - at:
+            raise _abi(f"information record of {length} bytes")
+        if kind == FAN_EVENT_INFO_TYPE_PIDFD:
+            if length != _INFO.size + _PIDFD.size:
+                raise _abi(f"pidfd record of {length} bytes")
+            (found,) = _PIDFD.unpack_from(data, at + _INFO.size)
+        at += length
+    return found
+
+
+def _abi(text: str) -> HardwareFault:
+    return HardwareFault(
+        f"fanotify speaks another ABI: {text}",
+        code="EW-EXEC-006",
+        next_step="report this kernel's version; exec control is off on it",
+    )

@@ -1,0 +1,157 @@
+"""Mounts: which filesystem a path lies on, by superblock, and the canary's private tmpfs.
+
+What this decides: identity of a filesystem is the device number of its *superblock* as mountinfo
+prints it, not ``st_dev``: btrfs gives every subvolume its own st_dev while a filesystem mark covers
+them all, so comparing st_dev would let enforce be armed on the filesystem that holds ``/``. What it
+leaves to others: which may be marked.
+
+Paths are looked at through O_PATH descriptors: those raise no fanotify event and are closed before
+return.
+
+    where = Mounts(proc_fd).at("/mnt/x")     # Filesystem(device="0:53", kind="tmpfs", ...)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from edgewarden.errors import OperatorFault
+from edgewarden.kernel.libc import check, libc, refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# <linux/mount.h>, <sys/mount.h>, <linux/sched.h>
+MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x4000, 0x40000
+MNT_DETACH = 2
+CLONE_NEWNS = 0x00020000
+# <linux/fcntl.h>
+AT_FDCWD = -100
+
+MOUNTINFO_BYTES = 4 << 20
+"""A host with thousands of containers stays below 1 MiB; more is refused, not read."""
+
+_mount = libc.mount
+_mount.argtypes = [
+    ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p,
+]  # fmt: skip
+_umount2 = libc.umount2
+_umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+
+
+class Filesystem:
+    """One mounted filesystem.
+
+    Attributes:
+        device: "major:minor" of the superblock.
+        kind: type name (``ext4``, ``fuse.sshfs``).
+        options: the superblock's options, unparsed pairs.
+    """
+
+    __slots__ = ("device", "kind", "options")
+
+    def __init__(self, device: str, kind: str, options: tuple[str, ...]) -> None:
+        self.device = device
+        self.kind = kind
+        self.options = options
+
+
+class Mounts:
+    """Looks at the mount table through a /proc descriptor that was opened before arming."""
+
+    __slots__ = ("_open", "_proc_fd")
+
+    def __init__(self, proc_fd: int, opener: Callable[[int, str, int], int] | None = None) -> None:
+        """``opener(dir_fd, name, flags)`` opens below /proc; default os.open."""
+        self._proc_fd = proc_fd
+        self._open = opener or _plain_open
+
+    def at(self, path: str) -> Filesystem:
+        """The filesystem that the directory or file ``path`` lies on.
+
+        Raises:
+            OperatorFault: no such path.
+            HardwareFault: /proc does not say.
+        """
+        try:
+            fd = self._open(AT_FDCWD, path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as fault:
+            raise OperatorFault(
+                f"{path}: {os.strerror(fault.errno or 0)}",
+                code="EW-EXEC-010",
+                name="absent",
+                next_step="mount it, or take it out of [exec] filesystems",
+                path=path,
+            ) from fault
+        try:
+            return self.of(fd)
+        finally:
+            os.close(fd)
+
+    def of(self, fd: int) -> Filesystem:
+        """The filesystem of an open descriptor.
+
+        Raises:
+            HardwareFault: /proc does not say.
+        """
+        mount_id = ""
+        for line in self._text(f"self/fdinfo/{fd}").splitlines():
+            if line.startswith("mnt_id:"):
+                mount_id = line[7:].strip()
+        for line in self._text("self/mountinfo").splitlines():
+            found = parse_mountinfo(line)
+            if found is not None and found[0] == mount_id:
+                return found[1]
+        raise refused("mountinfo", 2, mount_id=mount_id)
+
+    def _text(self, name: str) -> str:
+        try:
+            fd = self._open(self._proc_fd, name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as fault:
+            raise refused(f"open(/proc/{name})", fault.errno or 0) from fault
+        try:
+            parts = []
+            left = MOUNTINFO_BYTES
+            while left > 0 and (part := os.read(fd, min(left, 65536))):
+                parts.append(part)
+                left -= len(part)
+        finally:
+            os.close(fd)
+        return b"".join(parts).decode("utf-8", "surrogateescape")
+
+
+def _plain_open(dir_fd: int, name: str, flags: int) -> int:
+    return os.open(name, flags, dir_fd=None if dir_fd == AT_FDCWD else dir_fd)
+
+
+def parse_mountinfo(line: str) -> tuple[str, Filesystem] | None:
+    """(mount id, filesystem) of one line of mountinfo, proc(5); None when it is not one."""
+    before, dash, after = line.partition(" - ")
+    left, right = before.split(" "), after.split(" ")
+    if not dash or len(left) < 6 or len(right) < 3:
+        return None
+    return left[0], Filesystem(left[2], right[0], tuple(right[2].split(",")))
+
+
+def enter_private_mounts() -> None:
+    """Give this process its own mount namespace, from which nothing propagates out.
+
+    Raises:
+        HardwareFault: EPERM without CAP_SYS_ADMIN.
+    """
+    check(libc.unshare(CLONE_NEWNS), "unshare(CLONE_NEWNS)")
+    check(_mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mount(MS_PRIVATE)")
+
+
+def mount_tmpfs(where: str, options: str) -> None:
+    """Mount a tmpfs at ``where`` (executables allowed, no devices, no setuid)."""
+    flags = MS_NOSUID | MS_NODEV
+    done = _mount(b"edgewarden", os.fsencode(where), b"tmpfs", flags, options.encode())
+    check(done, "mount(tmpfs)", path=where)
+
+
+def unmount(where: str) -> None:
+    """Take the mount away, now from the tree and at last use from the kernel (MNT_DETACH)."""
+    check(_umount2(os.fsencode(where), MNT_DETACH), "umount2", path=where)

@@ -1,0 +1,112 @@
+"""This process and its peers, as the kernel knows them: memory locks, parents, pidfds, credentials.
+
+What this decides: nothing; it names kernel calls that the standard library lacks. What it leaves to
+others: whether a refusal matters (gate and guard treat memory locks and priority as best effort).
+
+    lock_memory()
+    peer = peer_of(connection)      # Peer(pid, uid)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from _socket import SO_PEERCRED, SOL_SOCKET, socket
+
+from edgewarden.errors import HardwareFault
+from edgewarden.kernel.libc import check, libc, refused
+from edgewarden.kernel.signals import pidfd_send_signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# <asm-generic/mman.h>, <linux/prctl.h>
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
+PR_SET_PDEATHSIG = 1
+
+_UCRED = struct.Struct("=iII")
+"""struct ucred: pid, uid, gid."""
+
+
+class Peer:
+    """Who connected, as the kernel recorded it at connect()."""
+
+    __slots__ = ("pid", "uid")
+
+    def __init__(self, pid: int, uid: int) -> None:
+        self.pid = pid
+        self.uid = uid
+
+
+def peer_of(connection: socket) -> Peer:
+    """SO_PEERCRED of an AF_UNIX connection.
+
+    Raises:
+        HardwareFault: the socket has no peer.
+    """
+    try:
+        data = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size)
+    except OSError as fault:
+        raise refused("getsockopt(SO_PEERCRED)", fault.errno or 0) from fault
+    pid, uid, _ = _UCRED.unpack(data)
+    return Peer(pid, uid)
+
+
+def lock_memory() -> None:
+    """Keep every page this process touches in memory, now and later.
+
+    MCL_ONFAULT: pages are locked when they are first touched. Without it the files of the
+    interpreter and of libc become resident in whole.
+
+    Raises:
+        HardwareFault: ENOMEM or EPERM beyond RLIMIT_MEMLOCK without CAP_IPC_LOCK.
+    """
+    check(libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT), "mlockall")
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Have the kernel send this process a signal when its parent ends (PR_SET_PDEATHSIG)."""
+    done = libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), 0, 0, 0)
+    check(done, "prctl(PR_SET_PDEATHSIG)")
+
+
+def open_pidfd(pid: int) -> int:
+    """A descriptor of the process ``pid`` that no reuse of the number can redirect.
+
+    Raises:
+        HardwareFault: ESRCH when it is gone, ENOSYS before Linux 5.3.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError as fault:
+        raise refused("pidfd_open", fault.errno or 0, pid=pid) from fault
+
+
+def signal_pidfd(pidfd: int, signal_number: int) -> bool:
+    """Send a signal (0 only asks); False when the process is gone."""
+    try:
+        pidfd_send_signal(pidfd, signal_number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def accept_connection(listener: socket) -> tuple[socket, Peer] | None:
+    """The next connection of a non-blocking AF_UNIX listener and who made it; None: there is none.
+
+    ``_socket.socket`` has accept() only as the private half that ``socket.socket`` builds on.
+    """
+    half: Callable[[], tuple[int, object]] = getattr(listener, "_accept")  # noqa: B009
+    try:
+        fd, _ = half()
+    except OSError:  # BlockingIOError, or the client has already given up
+        return None
+    client = socket(fileno=fd)
+    client.setblocking(False)
+    try:
+        return client, peer_of(client)
+    except HardwareFault:
+        client.close()
+        return None

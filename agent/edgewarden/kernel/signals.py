@@ -1,0 +1,18 @@
+"""The interpreter's own signal functions, without the package ``signal`` around them.
+
+``signal`` wraps ``_signal`` to turn numbers into enum members, and enum costs gate and guard 0.9 MB
+each of about 6 (PSS, measured). Type checkers see the public module; the names are the same in
+both.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from signal import SIG_IGN, SIGINT, SIGIO, SIGKILL, SIGTERM, alarm, pidfd_send_signal, signal
+else:
+    from _signal import SIG_IGN, SIGINT, SIGIO, SIGKILL, SIGTERM, alarm, pidfd_send_signal, signal
+
+__all__ = [
+    "SIGINT", "SIGIO", "SIGKILL", "SIGTERM", "SIG_IGN", "alarm", "pidfd_send_signal", "signal",
+]  # fmt: skip

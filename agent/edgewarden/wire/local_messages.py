@@ -1,0 +1,220 @@
+"""The messages between gate and its neighbours, as values; wire/local.py is their bytes.
+
+What this decides: which fields each message has, and the words its kinds are made of. Words are
+plain text checked against the tuples below, not StrEnum: see wire/lean.py for what an import costs
+in gate.
+"""
+
+from __future__ import annotations
+
+from edgewarden.wire.lean import Frozen
+
+# Order is the wire value; a new word goes to the end.
+MODES = ("learn", "observe", "enforce")
+TIERS = ("T0", "T1", "T2", "T3", "T4")
+SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission")
+DECISIONS = ("allow", "deny", "would_deny", "learned")
+REASONS = ("listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written")
+PROC_KINDS = ("fork", "exec", "exit")
+VERBS = ("status", "mode", "reload", "quit")
+
+UNKNOWN_UID = 0xFFFFFFFF
+"""The process was gone before it could be asked ((uid_t)-1, never a user)."""
+
+
+class ExecVerdict(Frozen):
+    """One exec and what was decided.
+
+    Attributes:
+        decision: of DECISIONS; would_deny = observe mode, learned = learn mode.
+        reason: of REASONS.
+        mode: of MODES, at the moment of the decision.
+        tier: of TIERS, what this kernel was proved to do.
+        sha256: of the content, 32 bytes, or b"" when it was not hashed.
+        rule: name of the rule that allows it, or "".
+        path: as the kernel names the open file, at most MAX_PATH_BYTES of its end.
+        pid: of the process that called execve; 0 when outside our pid namespace.
+        uid: its real uid, or UNKNOWN_UID.
+        boot_ns: CLOCK_BOOTTIME.
+    """
+
+    __slots__ = (
+        "boot_ns",
+        "decision",
+        "mode",
+        "path",
+        "pid",
+        "reason",
+        "rule",
+        "sha256",
+        "tier",
+        "uid",
+    )  # fmt: skip
+    decision: str
+    reason: str
+    mode: str
+    tier: str
+    sha256: bytes
+    rule: str
+    path: bytes
+    pid: int
+    uid: int
+    boot_ns: int
+
+    def path_text(self) -> str:
+        """The path as text; bytes that are not UTF-8 as \\xNN."""
+        return self.path.decode("utf-8", "backslashreplace")
+
+
+class ProcEntry(Frozen):
+    """One fork, exec or exit.
+
+    Attributes:
+        kind: of PROC_KINDS.
+        pid: the process.
+        other: the parent (fork), the wait status (exit), 0 (exec).
+        boot_ns: CLOCK_BOOTTIME.
+    """
+
+    __slots__ = ("boot_ns", "kind", "other", "pid")
+    kind: str
+    pid: int
+    other: int
+    boot_ns: int
+
+
+class ProcBatch(Frozen):
+    """Processes since the last batch: counts of all, and the first MAX_BATCH of them.
+
+    Attributes:
+        forks, execs, exits: all that happened.
+        resync: some were lost, or did not fit: sweep /proc now.
+        entries: at most MAX_BATCH, in order.
+    """
+
+    __slots__ = ("entries", "execs", "exits", "forks", "resync")
+    forks: int
+    execs: int
+    exits: int
+    resync: bool
+    entries: tuple[ProcEntry, ...]
+
+
+class GateStats(Frozen):
+    """What gate is and has done since its start. Sent on a timer, and as the answer to ``status``.
+
+    Attributes:
+        mode: what a person asked for, of MODES.
+        tier: of TIERS.
+        source: what sees execs now, of SOURCES.
+        armed: whether execs really wait for a verdict (mode enforce and nothing stands in its way).
+        link: whether a facts client is connected.
+        guard: whether guard is connected.
+        trips: guard's kills within its window.
+        filesystems: how many are marked.
+        rules, generation: of the policy table in use.
+        allowed, denied, would_deny, learned: verdicts.
+        undecidable: execs allowed because they could not be judged (each is an Alarm too).
+        unreported: facts dropped because link did not take them.
+        hashed, cached: verdicts that needed a hash, and that found one.
+        proc_events, proc_lost: events of the proc connector, and resyncs after losses.
+        gate_pss_bytes, guard_pss_bytes: 0 when /proc does not say.
+        boot_ns: CLOCK_BOOTTIME of this message.
+    """
+
+    __slots__ = (
+        "allowed",
+        "armed",
+        "boot_ns",
+        "cached",
+        "denied",
+        "filesystems",
+        "gate_pss_bytes",
+        "generation",
+        "guard",
+        "guard_pss_bytes",
+        "hashed",
+        "learned",
+        "link",
+        "mode",
+        "proc_events",
+        "proc_lost",
+        "rules",
+        "source",
+        "tier",
+        "trips",
+        "undecidable",
+        "unreported",
+        "would_deny",
+    )  # fmt: skip
+    mode: str
+    tier: str
+    source: str
+    armed: bool
+    link: bool
+    guard: bool
+    trips: int
+    filesystems: int
+    rules: int
+    generation: int
+    allowed: int
+    denied: int
+    would_deny: int
+    learned: int
+    undecidable: int
+    unreported: int
+    hashed: int
+    cached: int
+    proc_events: int
+    proc_lost: int
+    gate_pss_bytes: int
+    guard_pss_bytes: int
+    boot_ns: int
+
+
+class Alarm(Frozen):
+    """Something a person should know: EW code, OCSF severity 1..5, one line of text."""
+
+    __slots__ = ("boot_ns", "code", "severity", "text")
+    code: str
+    severity: int
+    text: str
+    boot_ns: int
+
+
+class Heartbeat(Frozen):
+    """gate lives; the counter rises by one each time."""
+
+    __slots__ = ("counter",)
+    counter: int
+
+
+class TripInfo(Frozen):
+    """guard's first word to a gate: kills within the window, and its own pid (for its PSS)."""
+
+    __slots__ = ("pid", "trips", "window_s")
+    trips: int
+    window_s: int
+    pid: int
+
+
+class Request(Frozen):
+    """verb of VERBS; mode of MODES where the verb is "mode", else "learn" (not looked at)."""
+
+    __slots__ = ("mode", "verb")
+    verb: str
+    mode: str
+
+
+class Answer(Frozen):
+    """ok, or the name of the refusal with its text and next step in one line."""
+
+    __slots__ = ("name", "ok", "text")
+    ok: bool
+    name: str
+    text: str
+
+
+AnyMessage = ExecVerdict | ProcBatch | GateStats | Alarm | Heartbeat | TripInfo | Request | Answer
+FACTS = (ExecVerdict, ProcBatch, GateStats, Alarm)
+"""What gate sends to link."""
