@@ -95,10 +95,11 @@ def test_the_program_ends_with_its_parent(tmp_path: Path) -> None:
     directory = tmp_path / "rig"
     read_end, write_end = os.pipe()
     try:
-        script = f'"{sys.executable}" hw/rigs/board.py --dir "{directory}" >"$0" <&3 & exec sleep 30'
+        board = f'"{sys.executable}" hw/rigs/board.py --dir "{directory}"'
+        script = f'{board} >"$0" <&{read_end} & exec sleep 30'
         ready = tmp_path / "ready"
         shell = subprocess.Popen(
-            ["bash", "-c", script.replace("<&3", f"<&{read_end}"), str(ready)],
+            ["bash", "-c", script, str(ready)],
             cwd=ROOT,
             pass_fds=[read_end],
             start_new_session=True,

@@ -87,6 +87,13 @@ def test_the_reply_is_found_behind_what_does_not_answer(bytes_before: bytes) -> 
     assert under_test.held_bytes == 0
 
 
+def test_noise_that_promises_a_long_reply_does_not_hide_a_short_one() -> None:
+    """The exception reply is whole while the false start before it still waits for more."""
+    start = bytes((UNIT, 3, 2 * COUNT))
+    reply = parser().feed(start + seal(bytes((UNIT, 0x83, 2))))
+    assert reply == Reply(exception="illegal_data_address")
+
+
 @pytest.mark.parametrize(
     "answer",
     [
