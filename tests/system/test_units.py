@@ -119,7 +119,7 @@ def test_a_loosened_unit_is_seen(tmp_path: Path, unit: str, line: str) -> None:
     assert not is_within(loosened, THRESHOLDS[unit])
 
 
-def test_gate_speaks_no_ip_and_holds_eight_capabilities() -> None:
+def test_gate_speaks_no_ip_and_holds_nine_capabilities() -> None:
     gate = settings("edgewarden-gate.service")
     assert gate["RestrictAddressFamilies"].split() == ["AF_UNIX", "AF_NETLINK"]
     assert set(gate["CapabilityBoundingSet"].split()) == {
@@ -131,9 +131,10 @@ def test_gate_speaks_no_ip_and_holds_eight_capabilities() -> None:
         "CAP_SYS_PTRACE",
         "CAP_IPC_LOCK",
         "CAP_SYS_NICE",
+        "CAP_CHOWN",
     }
     assert "PrivateNetwork" not in gate, "the proc connector needs the host's network namespace"
-    assert gate["WatchdogSignal"] == "SIGKILL"
+    assert gate["Restart"] == "always"
 
 
 def test_guard_can_kill_and_lock_memory_and_nothing_else() -> None:
@@ -160,7 +161,7 @@ def test_link_is_an_ordinary_user_with_serial_ports_only() -> None:
 def test_the_policy_compiler_has_no_network() -> None:
     policy = settings("edgewarden-policy.service")
     assert policy["PrivateNetwork"] == "yes"
-    assert policy["RestrictAddressFamilies"] == "none"
+    assert policy["RestrictAddressFamilies"] == "AF_UNIX"
     assert policy["Before"] == "edgewarden-gate.service"
 
 
@@ -169,15 +170,26 @@ def test_what_gate_believes_is_not_writable_by_link() -> None:
         line.split() for line in (UNITS / "tmpfiles.d/edgewarden.conf").read_text().splitlines()
     ]
     owner = {row[1]: (row[2], row[3]) for row in rows if row and row[0] == "d"}
-    assert owner["/var/lib/edgewarden"] == ("0755", "root")
-    assert owner["/var/lib/edgewarden/policy"] == ("0755", "root")
-    assert owner["/run/edgewarden"] == ("1775", "root"), "sticky: link cannot replace a socket"
+    for folder in ("/run/edgewarden", "/var/lib/edgewarden", "/var/lib/edgewarden/policy"):
+        assert owner[folder] == ("0755", "root"), folder
+    writable = settings("edgewarden-link.service")["ReadWritePaths"].split()
+    assert {owner[folder] for folder in writable} == {("0750", "edgewarden")}
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_systemd_waits_only_for_those_that_notify(unit: str) -> None:
+    """Type=notify with a daemon that never says READY=1 is a start that times out."""
+    daemon = ROOT / f"agent/edgewarden/daemon/{unit.removeprefix('edgewarden-')[:-8]}.py"
+    notifies = "edgewarden.daemon.notify" in daemon.read_text()
+    directives = settings(unit)
+    assert (directives["Type"] == "notify") == notifies
+    assert ("WatchdogSec" in directives) == notifies
 
 
 @pytest.mark.parametrize("unit", SERVICES)
 def test_every_unit_starts_a_command_that_exists(unit: str) -> None:
     program, *arguments = settings(unit)["ExecStart"].split()
     assert program == "/usr/bin/edgewarden"
-    done = tool(ROOT, "python", "-m", "edgewarden.cli.main", *arguments, "--help")
+    done = tool(ROOT, "python", "-m", "edgewarden", *arguments, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: edgewarden"), done.stdout
