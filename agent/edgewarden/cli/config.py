@@ -10,7 +10,7 @@ from typing import Any
 from edgewarden.cli.console import Console, Exit
 from edgewarden.cli.services import settings_option
 from edgewarden.probe.disk import Disk
-from edgewarden.settings.faults import Fault, SettingsFaults
+from edgewarden.settings.faults import SettingsFaults
 from edgewarden.settings.fields import Kind, declared
 from edgewarden.settings.files import read_loaded, settings_files
 from edgewarden.settings.reference import reference, toml_value
@@ -46,10 +46,10 @@ def _check(args: argparse.Namespace, console: Console) -> int:
     except SettingsFaults as faults:
         if not args.json:
             raise
-        console.json("edgewarden.check/1", {"ok": False, "faults": faults_json(faults.faults)})
+        console.json("edgewarden.check/1", check_json(faults))
         return Exit.BAD_INPUT
     if args.json:
-        console.json("edgewarden.check/1", {"ok": True, "faults": []})
+        console.json("edgewarden.check/1", check_json(None))
     else:
         files = len(settings_files(args.file, disk))
         ports = len(loaded.settings.serial)
@@ -104,6 +104,9 @@ def _origin(origin: Origin | None) -> str:
     return f"  # {origin.file}:{origin.line}" if origin else "  # default"
 
 
-def faults_json(faults: tuple[Fault, ...]) -> list[dict[str, object]]:
-    """Faults as ``check --json`` lists them, here and for policies."""
-    return [dataclasses.asdict(fault) for fault in faults]
+def check_json(found: SettingsFaults | None) -> dict[str, object]:
+    """The body of edgewarden.check/1, for settings and for policies."""
+    if found is None:
+        return {"ok": True, "faults": []}
+    faults = [dataclasses.asdict(fault) for fault in found.faults]
+    return {"ok": False, "faults": faults, "next": found.next_step}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgewarden.cli.config import faults_json
+from edgewarden.cli.config import check_json
 from edgewarden.cli.console import Console, Exit, clip
 from edgewarden.cli.services import compile_policy, settings_option
 from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
@@ -53,10 +53,10 @@ def _check(args: argparse.Namespace, console: Console) -> int:
     except SettingsFaults as faults:
         if not args.json:
             raise
-        console.json("edgewarden.check/1", {"ok": False, "faults": faults_json(faults.faults)})
+        console.json("edgewarden.check/1", check_json(faults))
         return Exit.BAD_INPUT
     if args.json:
-        console.json("edgewarden.check/1", {"ok": True, "faults": []})
+        console.json("edgewarden.check/1", check_json(None))
     else:
         console.line(f"ok: {len(policy.allow)} program(s) allowed")
     return Exit.OK

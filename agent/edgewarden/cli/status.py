@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 from edgewarden import __version__
-from edgewarden.cli.console import HEIGHT, Console, Exit, amount, clip
+from edgewarden.cli.console import HEIGHT, WIDTH, Console, Exit, amount, clip
 from edgewarden.cli.services import settings_option, system_clock
 from edgewarden.errors import EdgewardenError, PeerUnavailable
 from edgewarden.probe.control import ask_link
@@ -169,7 +169,9 @@ def _own(body: dict[str, Any]) -> list[str]:
 
 
 def _reasons(reasons: list[dict[str, str]]) -> list[str]:
-    rows = [f"! {r['text']} [{r['code']}] next: {r['next']}" for r in reasons[:MAX_REASONS]]
+    rows = []
+    for r in reasons[:MAX_REASONS]:
+        rows += [f"! {clip(r['text'], WIDTH - 16)} [{r['code']}]", f"  next: {r['next']}"]
     if len(reasons) > MAX_REASONS:
-        rows[-1] = f"! and {len(reasons) - MAX_REASONS + 1} more: `edgewarden doctor`"
+        rows[-2:] = [f"! and {len(reasons) - MAX_REASONS + 1} more: `edgewarden doctor`"]
     return rows

@@ -68,6 +68,7 @@ async def serve_control(
                 await writer.wait_closed()
 
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    server: asyncio.AbstractServer | None = None
     try:
         fresh.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(serve, fresh, limit=MAX_REQUEST_BYTES)
@@ -76,6 +77,9 @@ async def serve_control(
         fresh.chmod(0o660)
         fresh.rename(path)
     except (OSError, LookupError) as fault:
+        if server is not None:
+            server.close()
+            fresh.unlink(missing_ok=True)
         raise HardwareFault(
             f"the control socket {path} cannot be made: {fault}",
             code="EW-HOST-006",

@@ -59,14 +59,24 @@ def ask_gate(run_dir: str, request: local.Request) -> local.Answer | local.GateS
         g.sendall(local.encode(request))
         data = g.recv(local.MAX_MESSAGE_BYTES + 1)
     if not data:
-        raise OperatorFault(
-            "gate closed the connection: it answers root only",
-            code="EW-AGT-005",
-            next_step="run the command again with sudo",
+        raise PeerUnavailable(
+            "gate closed the connection without an answer",
+            code="EW-AGT-006",
+            next_step="wait a minute and try again",
         )
     answer = local.parse(data, local.Answer, local.GateStats)
     assert isinstance(answer, local.Answer | local.GateStats)  # parse() takes no other type
+    if isinstance(answer, local.Answer) and answer.name == "not_permitted":
+        raise _root_only()
     return answer
+
+
+def _root_only() -> OperatorFault:
+    return OperatorFault(
+        "gate answers root only",
+        code="EW-AGT-005",
+        next_step="run the command again with sudo",
+    )
 
 
 @contextlib.contextmanager

@@ -63,14 +63,17 @@ class SettingsFaults(OperatorFault):
 
     Attributes:
         faults: at least one.
+
+    Args:
+        noun: the command that checks such a file: config or policy.
     """
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[Fault], noun: str = "config") -> None:
         self.faults = tuple(faults)
         many = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         super().__init__(
             f"{many}: {self.faults[0]}",
             code=self.faults[0].code,
-            next_step="mend the lines named, then run `edgewarden config check FILE`",
+            next_step=f"mend the lines named, then run `edgewarden {noun} check FILE`",
             faults=len(self.faults),
         )

@@ -82,7 +82,7 @@ def load_policy(source: SourceFile) -> Policy:
         faults += _twice(file, entries)
     if faults:
         faults.sort(key=lambda fault: fault.line)
-        raise SettingsFaults(faults[:MAX_SHOWN])
+        raise SettingsFaults(faults[:MAX_SHOWN], "policy")
     return Policy(tuple(allow))
 
 

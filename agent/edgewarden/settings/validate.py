@@ -123,8 +123,9 @@ class _FileReader:
                 continue
             try:
                 values[name] = self._value(known[name], value, here, (*owner, name))
-                line = self.file.line(here)
-                self.origins[(*owner, name)] = Origin(self.file.name, line)
+                if known[name].key.model is None:  # tables have no origin of their own
+                    line = self.file.line(here)
+                    self.origins[(*owner, name)] = Origin(self.file.name, line)
             except Refused as refused:
                 self._fault(here, refused.text, refused.code, refused.suggestion)
         return values

@@ -1,7 +1,7 @@
 """The technician's control socket: one line of JSON each way, then the server closes.
 
     -> {"schema":"edgewarden.control/1","command":"status"}
-    <- {"schema":"edgewarden.status/1", ...}          or {"schema":"edgewarden.refusal/1", ...}
+    <- {"schema":"edgewarden.status/1", ...}          or {"schema":"edgewarden.control-refusal/1", ...}
 
 Decides which bytes are a request and which an answer, and refuses everything else by name:
 ``too_long``, ``not_utf8``, ``not_json``, ``not_one_line``, ``duplicate_key``, ``not_an_object``,
@@ -26,7 +26,7 @@ MAX_ANSWER_BYTES = 1024 * 1024
 """16 ports and 200 findings stay below 200 KiB."""
 
 REQUEST_SCHEMA = "edgewarden.control/1"
-REFUSAL_SCHEMA = "edgewarden.refusal/1"
+REFUSAL_SCHEMA = "edgewarden.control-refusal/1"
 
 
 class Command(StrEnum):

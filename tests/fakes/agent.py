@@ -1,0 +1,108 @@
+"""A running agent for commands: link behind the real control server, gate behind a real seqpacket
+socket.
+
+Each runs in a thread of this process and ends with its ``with`` block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from edgewarden.daemon.control import serve_control
+from edgewarden.probe.control import GATE_SOCKET, LINK_SOCKET
+from edgewarden.wire import local
+from edgewarden.wire.control import Request
+
+STATS = local.GateStats(
+    mode="observe",
+    tier="T3",
+    source="fanotify-permission",
+    armed=False,
+    link=True,
+    guard=True,
+    trips=0,
+    filesystems=1,
+    rules=2,
+    generation=4,
+    allowed=120,
+    denied=0,
+    would_deny=3,
+    learned=0,
+    undecidable=0,
+    unreported=0,
+    hashed=5,
+    cached=118,
+    proc_events=900,
+    proc_lost=0,
+    gate_pss_bytes=6_000_000,
+    guard_pss_bytes=5_000_000,
+    boot_ns=1,
+)
+
+
+def stats(**changed: object) -> local.GateStats:
+    """STATS with some fields changed."""
+    fields = {name: getattr(STATS, name) for name in local.GateStats.__slots__}
+    return local.GateStats(**{**fields, **changed})
+
+
+@contextlib.contextmanager
+def running_link(run_dir: Path, handler: Callable[[Request], dict[str, object]]) -> Iterator[Path]:
+    """Link's control socket below ``run_dir``, answering with ``handler``."""
+    path = run_dir / LINK_SOCKET
+    path.parent.mkdir(parents=True, exist_ok=True)
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(serve_control(path, handler))
+    thread = threading.Thread(target=loop.run_forever, name="fake link")
+    thread.start()
+    try:
+        yield path
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(_drain(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        loop.close()
+
+
+async def _drain() -> None:
+    """Wait for clients still being served."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=4)
+
+
+@contextlib.contextmanager
+def running_gate(
+    run_dir: Path, handler: Callable[[local.Request], local.Answer | local.GateStats]
+) -> Iterator[list[local.Request]]:
+    """gate's control socket below ``run_dir``; yields the requests it got."""
+    seen: list[local.Request] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        listener.bind(str(run_dir / GATE_SOCKET))
+        listener.listen(4)
+        listener.settimeout(0.05)
+        over = threading.Event()
+
+        def serve() -> None:
+            while not over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    client, _ = listener.accept()
+                    with client:
+                        request = local.parse(client.recv(4096), local.Request)
+                        seen.append(request)
+                        client.sendall(local.encode(handler(request)))
+
+        thread = threading.Thread(target=serve, name="fake gate")
+        thread.start()
+        try:
+            yield seen
+        finally:
+            over.set()
+            thread.join(5)
