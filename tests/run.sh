@@ -111,6 +111,13 @@ install_missing() {
     fi
 }
 
+# A mount namespace of their own: what other people on this machine mount meanwhile is not taken for a test's leftover, and
+# what a killed test has mounted goes with it.
+isolated=()
+isolate() {
+    if unshare --mount --propagation private true 2>/dev/null; then isolated=(unshare --mount --propagation private); fi
+}
+
 # --- one run of pytest -----------------------------------------------------------------------------------------------
 
 # run LEDGER VENV ARGUMENT...: the ledger's name stands in tests/test-count.txt and, for skips, in tests/allowed-skips.txt.
@@ -119,7 +126,7 @@ run() {
     shift 2
     printf '\n=== %s (%s)\n' "$ledger" "$venv"
     rm -f "$tally"
-    "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/$ledger" --tier "$ledger" --tally "$tally" \
+    "${isolated[@]}" "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/$ledger" --tier "$ledger" --tally "$tally" \
         "${runs[@]}" "$@" || true
     if [ -s "$tally" ]; then
         read -r p f s <"$tally"
@@ -157,5 +164,6 @@ tier_boot() {
 }
 
 install_missing
+isolate
 for tier in "${tiers[@]}"; do "tier_$tier"; done
 finished=yes

@@ -7,7 +7,7 @@ is written:
 * a room that exists must have a row, and a row's room need not exist yet;
 * ``kernel.openssl`` in a row allows that module, not its room; ``*`` allows everything;
 * errors, codes and the package's version are free to all;
-* rooms are one folder deep; nothing imports edgewarden_fleet; the table itself has no cycle.
+* nothing imports edgewarden_fleet; the table itself has no cycle.
 
 Example row: ``trust: wire ports kernel.openssl``.
 """
@@ -55,8 +55,6 @@ class RoomsContract(Contract):
         doors: set[tuple[str, ...]],
         module: str,
     ) -> list[str]:
-        if module.count(".") > 2:
-            return [f"{module}: deeper than one folder"]
         room = room_of(module)
         if room not in table and room not in FREE:
             return [f"{module}: its room has no row in the table"]

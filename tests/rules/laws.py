@@ -25,6 +25,7 @@ SPAWN_DOORS: dict[str, str] = {}
 CLOCK_DOORS = {
     "agent/edgewarden/daemon/clock.py": "the real Clock and Randomness behind the ports",
     "agent/edgewarden/daemon/gate.py": "gate has no ports: deadlines and the heartbeat",
+    "agent/edgewarden/daemon/gate_arming.py": "part of gate: how long guard has been away",
     "agent/edgewarden/daemon/guard.py": "guard has no ports: the age of a heartbeat",
     "agent/edgewarden/daemon/supervise.py": "waits between restarts",
 }
@@ -71,6 +72,15 @@ def modules(tree: Path, *packages: Path) -> Iterator[tuple[str, ast.Module]]:
 
 def has_door(name: str, doors: dict[str, str]) -> bool:
     return any(name == door or (door.endswith("/") and name.startswith(door)) for door in doors)
+
+
+def law_1_one_folder_deep(tree: Path) -> list[str]:
+    """A room has files and no rooms. (The import graph does not see a folder without __init__.)"""
+    return [
+        f"{path.relative_to(tree).as_posix()}:1: deeper than one folder"
+        for package in (GATEWAY, FLEET)
+        for path in sorted((tree / package).glob("*/*/**/*.py"))
+    ]
 
 
 def law_2_no_files(tree: Path) -> list[str]:

@@ -11,6 +11,7 @@ from tests.rules import laws
 from tests.rules.planting import ROOT, copy_tree, import_contracts, plant
 
 TREE_LAWS = [
+    laws.law_1_one_folder_deep,
     laws.law_2_no_files,
     laws.law_3_no_spawning,
     laws.law_7_clocks,
@@ -45,7 +46,6 @@ IMPORTS = [
     ("law-1", "trust/planted.py", "import edgewarden.kernel.fanotify"),
     ("law-1", "daemon/planted.py", "import edgewarden_fleet"),
     ("law-1", "cellar/__init__.py", ""),
-    ("law-1", "wire/deeper/__init__.py", ""),
     ("law-2", "wire/planted.py", "import os.path"),
     ("law-2", "settings/planted.py", "from time import monotonic"),
     ("law-2", "judge/planted.py", "import asyncio"),
@@ -88,6 +88,7 @@ def test_planted_indirect_import_is_seen(
 
 
 PLANTS = [
+    (laws.law_1_one_folder_deep, "edgewarden/wire/deeper/planted.py", ""),
     (laws.law_2_no_files, "edgewarden/wire/planted.py", "x = open('/etc/hostname')"),
     (laws.law_2_no_files, "edgewarden/judge/planted.py", "from p import q\nq.read_bytes()"),
     (laws.law_3_no_spawning, "edgewarden/link/planted.py", "import os\nos.system('id')"),
