@@ -1,0 +1,106 @@
+"""The enrolment service: GET /v1/ca and POST /v1/enroll over TLS (wire/enrol.py).
+
+Open to whoever reaches the port, so everything is bounded before it is read: body bytes, seconds
+for a request, requests per address and minute, requests at once. A refusal is JSON with a name, a
+line and a next step; the gateway prints the same name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable
+
+from aiohttp import web
+
+from edgewarden.errors import WireRefusal
+from edgewarden.wire import enrol
+from edgewarden_fleet.ca import certificates
+from edgewarden_fleet.ca.tokens import Office, enrol_device
+
+REQUEST_S = 10.0
+"""A request is 2 kB: ten seconds is a modem's time."""
+PER_MINUTE = 20
+"""Attempts of one address; a person enrols a few gateways a minute behind one address, a guesser
+wants thousands."""
+AT_ONCE = 16
+MAX_ADDRESSES = 4096
+"""Addresses remembered for the rate; the oldest is forgotten first."""
+
+_NEXT = {
+    "token_malformed": "copy the whole token, one line beginning with ew1.",
+    "token_unknown": "ask the fleet's operator for a new token",
+    "token_used": "ask for a new token; if nobody here used this one, report it",
+    "token_expired": "ask for a new token",
+    "token_foreign_device": "use the token made for this device id",
+    "token_foreign_ca": "the token belongs to another fleet: check the URL",
+    "csr_invalid": "run `edgewarden enroll` again",
+    "device_exists": "a device id keeps its first key: choose another id, or have it replaced",
+    "rate_limited": "wait a minute",
+}
+
+log = logging.getLogger("edgewarden_fleet.enroll")
+
+
+class RateLimit:
+    """Token bucket per address; bounded memory."""
+
+    def __init__(self, per_minute: int = PER_MINUTE) -> None:
+        self._per_minute = per_minute
+        self._seen: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def allow(self, address: str, now_mono_s: float) -> bool:
+        """Count one attempt; False when the address has used up its minute."""
+        left, since = self._seen.pop(address, (float(self._per_minute), now_mono_s))
+        left = min(float(self._per_minute), left + (now_mono_s - since) * self._per_minute / 60.0)
+        allowed = left >= 1.0
+        self._seen[address] = (left - 1.0 if allowed else left, now_mono_s)
+        if len(self._seen) > MAX_ADDRESSES:
+            self._seen.popitem(last=False)
+        return allowed
+
+
+def application(
+    db: sqlite3.Connection, office: Office, now_utc_s: Callable[[], float]
+) -> web.Application:
+    """Return the service; db is used by it alone."""
+    limit, room, one_writer = RateLimit(), asyncio.Semaphore(AT_ONCE), asyncio.Lock()
+    app = web.Application(client_max_size=enrol.MAX_MESSAGE_BYTES)
+
+    async def get_ca(_: web.Request) -> web.Response:
+        return web.Response(
+            text=certificates.pem(office.root), content_type="application/x-pem-file"
+        )
+
+    async def post_enroll(request: web.Request) -> web.Response:
+        address = request.remote or ""
+        try:
+            if not limit.allow(address, asyncio.get_running_loop().time()) or room.locked():
+                raise WireRefusal("rate_limited", "too many attempts")
+            async with room:
+                async with asyncio.timeout(REQUEST_S):
+                    body = await request.read()
+                wanted = enrol.parse_request(body)
+                async with one_writer:
+                    answer = await asyncio.to_thread(enrol_device, db, office, wanted, now_utc_s())
+        except web.HTTPRequestEntityTooLarge:
+            return _refuse(address, WireRefusal("too_long", "the request is too long"), 413)
+        except TimeoutError:
+            return _refuse(address, WireRefusal("too_slow", "the request took too long"), 408)
+        except WireRefusal as refusal:
+            return _refuse(address, refusal, 429 if refusal.name == "rate_limited" else 403)
+        log.info("enrolled device=%s tenant=%s address=%s", wanted.device, answer.tenant, address)
+        return web.Response(body=enrol.encode_answer(answer), content_type="application/json")
+
+    app.router.add_get("/v1/ca", get_ca)
+    app.router.add_post("/v1/enroll", post_enroll)
+    return app
+
+
+def _refuse(address: str, refusal: WireRefusal, status: int) -> web.Response:
+    log.warning("enrolment refused reason=%s address=%s", refusal.name, address)
+    next_step = _NEXT.get(refusal.name, "run `edgewarden enroll` again with the token as printed")
+    body = enrol.encode_refusal(refusal.name, refusal.text, next_step)
+    return web.Response(body=body, status=status, content_type="application/json")

@@ -1,0 +1,152 @@
+"""fleet.toml: the operator side's settings, read strictly.
+
+Unknown table or key, wrong type, a port out of range: refused with the key's path, before anything
+starts. Secrets never stand here; they are files beside it (folder.py).
+
+    read(Path("fleet/fleet.toml")).attestation.period_s == 300
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewarden.errors import OperatorFault
+from edgewarden.wire.evidence import FACETS
+from edgewarden.wire.record import is_identifier
+
+DEFAULT_REQUIRED = ("identity", "freshness", "executables")
+"""Facets whose worst tier is the overall verdict; the rest are shown and do not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a service is reached."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """When gateways are challenged and what an answer must cover.
+
+    Attributes:
+        period_s: seconds between challenges of a gateway that is on line.
+        nonce_ttl_s: how long a challenge may be answered.
+        required: facets that decide the overall verdict.
+    """
+
+    period_s: int
+    nonce_ttl_s: int
+    required: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """All of fleet.toml."""
+
+    tenant: str
+    broker: Endpoint
+    enroll: Endpoint
+    console: Endpoint
+    attestation: Attestation
+
+
+def text(settings: FleetSettings) -> str:
+    """Return fleet.toml for these settings."""
+    s = settings
+    required = ", ".join(f'"{facet}"' for facet in s.attestation.required)
+    return f"""\
+# Settings of edgewarden-fleet. Restart `edgewarden-fleet serve` after a change.
+tenant = "{s.tenant}"
+
+[broker]
+host = "{s.broker.host}"
+port = {s.broker.port}
+
+[enroll]
+host = "{s.enroll.host}"
+port = {s.enroll.port}
+
+[console]            # read-only page, loopback only
+host = "{s.console.host}"
+port = {s.console.port}
+
+[attestation]
+period_s = {s.attestation.period_s}
+nonce_ttl_s = {s.attestation.nonce_ttl_s}
+required = [{required}]
+"""
+
+
+def read(path: Path) -> FleetSettings:
+    """Read fleet.toml.
+
+    Raises:
+        OperatorFault: EW-SET-020 naming the key at fault.
+    """
+    try:
+        body = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as fault:
+        raise _no(f"{path}: {fault}") from fault
+    table = _Table(body, "", {"tenant", "broker", "enroll", "console", "attestation"})
+    tenant = table.text("tenant")
+    if not is_identifier(tenant):
+        raise _no(f"tenant {tenant!r} is not [a-z0-9][a-z0-9-]*, at most 63 characters")
+    a = table.table("attestation", {"period_s", "nonce_ttl_s", "required"})
+    required = a.body.get("required")
+    if not isinstance(required, list) or not required or not set(required) <= set(FACETS):
+        raise _no(f"attestation.required is not a list of {', '.join(FACETS)}")
+    return FleetSettings(
+        tenant=tenant,
+        broker=_endpoint(table, "broker"),
+        enroll=_endpoint(table, "enroll"),
+        console=_endpoint(table, "console"),
+        attestation=Attestation(
+            a.number("period_s", 1, 86400), a.number("nonce_ttl_s", 5, 3600), tuple(required)
+        ),
+    )
+
+
+class _Table:
+    def __init__(self, body: Mapping[str, object], path: str, keys: set[str]) -> None:
+        for key in body:
+            if key not in keys:
+                raise _no(f"{path}{key} is not known; known here: {', '.join(sorted(keys))}")
+        for key in sorted(keys):
+            if key not in body:
+                raise _no(f"{path}{key} is missing")
+        self.body = body
+        self.path = path
+
+    def text(self, key: str) -> str:
+        value = self.body[key]
+        if not isinstance(value, str) or not value:
+            raise _no(f"{self.path}{key} is not a text")
+        return value
+
+    def number(self, key: str, low: int, high: int) -> int:
+        value = self.body[key]
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise _no(f"{self.path}{key} is not a whole number from {low} to {high}")
+        return value
+
+    def table(self, key: str, keys: set[str]) -> _Table:
+        value = self.body[key]
+        if not isinstance(value, dict):
+            raise _no(f"{self.path}{key} is not a table")
+        return _Table(value, f"{key}.", keys)
+
+
+def _endpoint(table: _Table, key: str) -> Endpoint:
+    t = table.table(key, {"host", "port"})
+    return Endpoint(t.text("host"), t.number("port", 1, 65535))
+
+
+def _no(why: str) -> OperatorFault:
+    return OperatorFault(
+        f"fleet settings: {why}", code="EW-SET-020", next_step="correct fleet.toml and start again"
+    )

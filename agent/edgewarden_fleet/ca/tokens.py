@@ -1,0 +1,112 @@
+"""Enrolment, the operator's side: a token for one device, a certificate for whoever brings it with
+a key.
+
+    text = str(new_token(db, root, "gw-demo", now_utc_s, ttl_s=3600))
+    answer = enrol_device(db, office, request, now_utc_s)
+
+Order of ``enrol_device``: token readable, for this device, of this CA; signing request sound; then
+one transaction (store/registry.py) that consumes the token and registers the certificate. The
+certificate is signed before that transaction: signing can fail, and a token must not be spent on a
+failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from edgewarden.errors import OperatorFault, WireRefusal
+from edgewarden.trust.keys import public_cose_key
+from edgewarden.wire import enrol
+from edgewarden.wire.record import is_identifier
+from edgewarden_fleet.ca import certificates
+from edgewarden_fleet.ca.certificates import Authority
+from edgewarden_fleet.ca.folder import FleetFolder
+from edgewarden_fleet.ca.settings import FleetSettings
+from edgewarden_fleet.store import registry
+
+MAX_TTL_S = 7 * 86400
+"""A token on paper in a van for a week is the longest that a single-use secret should wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What enrolment needs of the fleet folder, read once."""
+
+    settings: FleetSettings
+    root: x509.Certificate
+    issuing: Authority
+    verifier_key: bytes
+
+    @classmethod
+    def open(cls, folder: FleetFolder) -> Office:
+        """Read settings, certificates and keys; raises OperatorFault."""
+        return cls(
+            folder.settings(), folder.root(), folder.issuing(), folder.verifier().public_key()
+        )
+
+    def root_sha256(self) -> bytes:
+        """The fingerprint a token carries."""
+        return hashlib.sha256(certificates.der(self.root)).digest()
+
+
+def new_token(
+    db: sqlite3.Connection, root: x509.Certificate, device: str, now_utc_s: float, ttl_s: int
+) -> enrol.Token:
+    """Make a token; its secret exists only in what is returned.
+
+    Raises:
+        OperatorFault: EW-SET-024 for a device id or lifetime that cannot be.
+    """
+    if not is_identifier(device):
+        raise OperatorFault(
+            f"{device!r} is not a device id",
+            code="EW-SET-024",
+            next_step="use a-z, 0-9 and -, at most 63 characters, beginning with a letter or digit",
+        )
+    if not 1 <= ttl_s <= MAX_TTL_S:
+        raise OperatorFault(
+            f"a lifetime of {ttl_s} s cannot be",
+            code="EW-SET-024",
+            next_step=f"use 1 to {MAX_TTL_S} seconds",
+        )
+    secret = secrets.token_bytes(enrol.SECRET_BYTES)
+    registry.add_token(db, secret, device, now_utc_s, ttl_s)
+    return enrol.Token(device, secret, hashlib.sha256(certificates.der(root)).digest())
+
+
+def enrol_device(
+    db: sqlite3.Connection, office: Office, request: enrol.EnrolRequest, now_utc_s: float
+) -> enrol.EnrolAnswer:
+    """Issue and register a certificate.
+
+    Raises:
+        WireRefusal: by a name of wire/enrol.py; nothing was issued.
+    """
+    token = enrol.parse_token(request.token)
+    if token.device != request.device:
+        raise WireRefusal("token_foreign_device", "the token is for another device")
+    if token.ca_sha256 != office.root_sha256():
+        raise WireRefusal("token_foreign_ca", "the token was issued by another fleet")
+    key = certificates.read_request(request.csr_pem)
+    tenant = office.settings.tenant
+    leaf = certificates.make_gateway(office.issuing, key, tenant, request.device, now_utc_s)
+    leaf_pem = certificates.pem(leaf)
+    issued = registry.Issued(
+        certificates.serial_hex(leaf), leaf_pem, leaf.not_valid_after_utc.timestamp()
+    )
+    registry.redeem(
+        db, token.secret, request.device, tenant, public_cose_key(key), issued, now_utc_s
+    )
+    return enrol.EnrolAnswer(
+        tenant=tenant,
+        certificate_pem=leaf_pem + certificates.pem(office.issuing.certificate),
+        ca_pem=certificates.pem(office.root),
+        verifier_key=office.verifier_key,
+        broker_host=office.settings.broker.host,
+        broker_port=office.settings.broker.port,
+    )

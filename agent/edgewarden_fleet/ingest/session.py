@@ -1,0 +1,133 @@
+"""The fleet's broker session: MQTT 5 over mutual TLS, durable, acknowledged by hand.
+
+clean_start is off and the session outlives its connection, so the broker queues while the fleet is
+down. paho's own thread reads; each message goes to the worker, which acknowledges after its commit
+(``manual_ack``). An acknowledgement belongs to the connection that delivered the message: after a
+reconnect the broker delivers again, and the old packet id may mean another message.
+
+Reconnects for ever with paho's backoff: the broker is started by somebody else and may come later.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgewarden.wire.topics import PREFIX
+from edgewarden_fleet.ca.certificates import FLEET_CN
+from edgewarden_fleet.ca.settings import Endpoint
+from edgewarden_fleet.ingest.worker import Delivery, Worker
+from edgewarden_fleet.verify.attest import Outgoing
+from edgewarden_fleet.verify.pipeline import Incoming
+
+SESSION_EXPIRY_S = 7 * 86400
+"""How long the broker queues for a fleet that is down; gateways keep their own spools beyond
+that."""
+RECEIVE_MAXIMUM = 256
+"""Unacknowledged messages the broker may have on the way: two groups of the worker."""
+KEEPALIVE_S = 30
+RECONNECT_S = (1, 30)
+
+log = logging.getLogger("edgewarden_fleet.broker")
+
+
+class BrokerSession:
+    """One durable subscription to every gateway of a tenant."""
+
+    def __init__(self, broker: Endpoint, tls: ssl.SSLContext, tenant: str) -> None:
+        self._broker = broker
+        self._filter = f"{PREFIX}/{tenant}"
+        self._worker: Worker | None = None
+        self._connection = 0
+        self.connected = threading.Event()
+        self._client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, FLEET_CN, protocol=mqtt.MQTTv5, manual_ack=True
+        )
+        self._client.tls_set_context(tls)
+        self._client.reconnect_delay_set(*RECONNECT_S)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_connect_fail = self._on_connect_fail
+        self._client.on_message = self._on_message
+        self._client.on_subscribe = self._on_subscribe
+
+    def start(self, worker: Worker) -> None:
+        """Begin to connect; returns at once."""
+        self._worker = worker
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        self._client.connect_async(
+            self._broker.host, self._broker.port, KEEPALIVE_S, clean_start=False,
+            properties=properties,
+        )  # fmt: skip
+        self._client.loop_start()
+
+    def stop(self) -> None:
+        """Disconnect; the broker goes on queueing."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def send(self, message: Outgoing) -> None:
+        """Publish; dropped when not connected: a challenge is made again, a result is in the
+        store."""
+        if self.connected.is_set():
+            self._client.publish(message.topic, message.payload, qos=1)
+
+    def _on_connect(
+        self, client: mqtt.Client, userdata: object, flags: mqtt.ConnectFlags,
+        reason: ReasonCode, properties: Properties | None,
+    ) -> None:  # fmt: skip
+        if reason.is_failure:
+            log.error("broker refuses the fleet reason=%r code=EW-NET-020", str(reason))
+            return
+        self._connection += 1
+        options = SubscribeOptions(qos=1)
+        topics = [
+            (f"{self._filter}/+/{name}", options) for name in ("s/status", "r/+", "e/evidence")
+        ]
+        client.subscribe(topics)
+        self.connected.set()
+        log.info("broker connected session_kept=%s", flags.session_present)
+
+    def _on_subscribe(
+        self, client: mqtt.Client, userdata: object, mid: int, reasons: list[ReasonCode],
+        properties: Properties | None,
+    ) -> None:  # fmt: skip
+        if any(reason.is_failure for reason in reasons):
+            log.error("broker refuses a subscription code=EW-NET-021 next=%r", "check broker/acl")
+
+    def _on_disconnect(
+        self, client: mqtt.Client, userdata: object, flags: mqtt.DisconnectFlags,
+        reason: ReasonCode, properties: Properties | None,
+    ) -> None:  # fmt: skip
+        self.connected.clear()
+        self._connection += 1
+        log.info("broker disconnected reason=%r", str(reason))
+
+    def _on_connect_fail(self, client: mqtt.Client, userdata: object) -> None:
+        log.warning(
+            "broker does not answer address=%s:%s code=EW-NET-020 next=%r",
+            self._broker.host, self._broker.port, "start mosquitto with broker/mosquitto.conf",
+        )  # fmt: skip
+
+    def _on_message(self, client: mqtt.Client, userdata: object, message: mqtt.MQTTMessage) -> None:
+        assert self._worker is not None
+        connection = self._connection
+
+        def acknowledge(mid: int = message.mid, qos: int = message.qos) -> None:
+            if self._connection == connection:
+                client.ack(mid, qos)
+
+        incoming = Incoming(
+            message.topic, bytes(message.payload), bool(message.dup), bool(message.retain)
+        )
+        self._worker.offer(Delivery(incoming, acknowledge))

@@ -1,0 +1,182 @@
+"""Sessions, nonces, evidence, results, references at rest. One step each, inside the caller's
+transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgewarden.judge.appraisal import IssuedNonce
+from edgewarden.wire.evidence import Evidence, Result, Status
+from edgewarden.wire.record import RecordClass
+
+KEPT_EVIDENCE = 1000
+"""Pieces of evidence and results kept per device: three days at a challenge every five minutes."""
+KEPT_NONCES = 64
+"""Challenges remembered per device, answered or not; an older one is unknown, which is refused as
+well."""
+KEPT_BOOTS = 4096
+"""Boots remembered per device, so that no status of a past one starts a session again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The newest session of a device."""
+
+    device: str
+    boot_id: bytes
+    session_ns: int
+    online: bool
+
+
+def current_session(db: sqlite3.Connection, device: str) -> Session | None:
+    """The session that counts."""
+    row = db.execute("SELECT * FROM session WHERE device = ? AND current = 1", (device,)).fetchone()
+    if row is None:
+        return None
+    return Session(device, row["boot_id"], row["session_ns"], bool(row["online"]))
+
+
+def session_of_boot(db: sqlite3.Connection, device: str, boot_id: bytes) -> Session | None:
+    """The newest session of one boot, whether it counts or not."""
+    row = db.execute(
+        "SELECT * FROM session WHERE device = ? AND boot_id = ?", (device, boot_id)
+    ).fetchone()
+    if row is None:
+        return None
+    return Session(device, boot_id, row["session_ns"], bool(row["online"]))
+
+
+def save_session(db: sqlite3.Connection, status: Status, now_utc_s: float) -> None:
+    """Make a status the session that counts."""
+    db.execute("UPDATE session SET current = 0 WHERE device = ?", (status.device,))
+    db.execute(
+        "INSERT INTO session VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET"
+        " session_ns = excluded.session_ns, online = excluded.online, current = 1,"
+        " received_utc_s = excluded.received_utc_s",
+        (status.device, status.boot_id, status.session_ns, int(status.online), now_utc_s),
+    )
+    db.execute(
+        "DELETE FROM session WHERE device = ? AND current = 0 AND rowid <="
+        " (SELECT rowid FROM session WHERE device = ? ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
+        (status.device, status.device, KEPT_BOOTS),
+    )
+
+
+def add_nonce(
+    db: sqlite3.Connection, nonce: bytes, device: str, now_utc_s: float, expires_utc_s: float
+) -> None:
+    """Remember a challenge together with the heads stored at this moment."""
+    heads = {
+        str(row["class"]): row["head_seq"]
+        for row in db.execute("SELECT class, head_seq FROM chain WHERE device = ?", (device,))
+    }
+    db.execute(
+        "INSERT INTO nonce VALUES (?, ?, ?, ?, ?, NULL)",
+        (nonce, device, now_utc_s, expires_utc_s, json.dumps(heads)),
+    )
+    db.execute(
+        "DELETE FROM nonce WHERE device = ? AND nonce NOT IN (SELECT nonce FROM nonce"
+        " WHERE device = ? ORDER BY issued_utc_s DESC LIMIT ?)",
+        (device, device, KEPT_NONCES),
+    )
+
+
+def last_challenge(db: sqlite3.Connection, device: str) -> float:
+    """When a device was last challenged; 0 when never."""
+    row = db.execute("SELECT max(issued_utc_s) FROM nonce WHERE device = ?", (device,)).fetchone()
+    return float(row[0] or 0.0)
+
+
+def consume_nonce(
+    db: sqlite3.Connection, nonce: bytes, now_utc_s: float
+) -> tuple[IssuedNonce | None, dict[RecordClass, int]]:
+    """Mark a nonce as answered; returns how it stood before, and the heads stored with it."""
+    row = db.execute("SELECT * FROM nonce WHERE nonce = ?", (nonce,)).fetchone()
+    if row is None:
+        return None, {}
+    db.execute("UPDATE nonce SET used_utc_s = ? WHERE nonce = ?", (now_utc_s, nonce))
+    heads = {RecordClass(int(c)): int(seq) for c, seq in json.loads(row["heads"]).items()}
+    return IssuedNonce(row["device"], row["expires_utc_s"], row["used_utc_s"] is not None), heads
+
+
+def due(db: sqlite3.Connection, before_utc_s: float) -> list[str]:
+    """Devices on line that were last challenged before a moment."""
+    return [
+        row[0]
+        for row in db.execute(
+            "SELECT s.device FROM session s JOIN device d ON d.device = s.device"
+            " WHERE s.current = 1 AND s.online = 1 AND d.revoked_utc_s IS NULL AND"
+            " coalesce((SELECT max(issued_utc_s) FROM nonce n WHERE n.device = s.device), 0) < ?",
+            (before_utc_s,),
+        )
+    ]
+
+
+def key_boot(db: sqlite3.Connection, device: str, cose_key: bytes) -> bytes | None:
+    """Boot id under which a report key was introduced."""
+    row = db.execute(
+        "SELECT boot_id FROM report_key WHERE device = ? AND cose_key = ?", (device, cose_key)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def add_result(
+    db: sqlite3.Connection, evidence: Evidence, evidence_data: bytes, result: Result,
+    result_data: bytes, now_utc_s: float,
+) -> None:  # fmt: skip
+    """Keep evidence (for another appraisal later) and its signed result."""
+    row = db.execute(
+        "INSERT INTO evidence (device, received_utc_s, data) VALUES (?, ?, ?) RETURNING id",
+        (result.device, now_utc_s, evidence_data),
+    ).fetchone()
+    db.execute(
+        "INSERT INTO result (device, evidence, overall, grade, facets, reasons, version,"
+        " exec_tier, exec_mode, issued_utc_s, expires_utc_s, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            result.device, row[0], result.overall.label, result.grade,
+            json.dumps({name: tier.label for name, tier in result.facets.items()}),
+            json.dumps(dict(result.reasons)), evidence.version, evidence.exec_tier[:32],
+            evidence.exec_mode[:32], result.issued_utc_s, result.expires_utc_s, result_data,
+        ),
+    )  # fmt: skip
+    for table in ("result", "evidence"):
+        db.execute(
+            f"DELETE FROM {table} WHERE device = ? AND id <= (SELECT id FROM {table}"  # noqa: S608
+            " WHERE device = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (result.device, result.device, KEPT_EVIDENCE),
+        )
+
+
+def add_reference(
+    db: sqlite3.Connection, kind: str, version: str, device: str, digest: bytes,
+    sources: Mapping[str, str], now_utc_s: float,
+) -> bool:  # fmt: skip
+    """Keep a reference value; False when the same one stands there already.
+
+    Args:
+        kind: code, settings, policy or cmdline.
+        version: agent version for code, else "".
+        device: "" for every device.
+        sources: file -> SHA-256 in hex, what the digest was computed from.
+    """
+    done = db.execute(
+        "INSERT OR IGNORE INTO reference (kind, version, device, digest, sources, added_utc_s)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (kind, version, device, digest, json.dumps(dict(sources)), now_utc_s),
+    )
+    return done.rowcount == 1
+
+
+def references(db: sqlite3.Connection, device: str, version: str) -> list[tuple[str, bytes]]:
+    """(kind, digest) of every reference that applies, in a stable order."""
+    return [
+        (row["kind"], row["digest"])
+        for row in db.execute(
+            "SELECT kind, digest FROM reference WHERE device IN ('', ?) AND version IN ('', ?)"
+            " ORDER BY kind, digest",
+            (device, version),
+        )
+    ]

@@ -1,0 +1,338 @@
+"""Records at rest: chains, gaps, report keys, refusals, what waits for its key.
+
+Each function is one step inside the caller's transaction; none decides anything
+(judge/continuity.py, verify/). What is kept of refused messages is bounded: a flood of forgeries
+must not fill the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from dataclasses import dataclass
+
+from edgewarden.judge.continuity import Chain, Gap, GapNote, Neighbours
+from edgewarden.wire.record import MAX_SEQ, Record, RecordClass
+
+KEPT_REFUSALS = 1000
+"""Refused messages remembered one by one per device (reason and hash, never the bytes); all are
+counted."""
+KEPT_FINDINGS = 10_000
+PENDING_PER_DEVICE = 256
+"""Messages that wait for their key: a whole broker window of one gateway whose introduction is
+late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A message that waits for the introduction of its key."""
+
+    id: int
+    topic: str
+    dup: bool
+    data: bytes
+
+
+def chain_of(db: sqlite3.Connection, device: str, record_class: RecordClass) -> Chain:
+    """State of a chain; a new one when nothing is known."""
+    row = db.execute(
+        "SELECT head_seq, head_hash, floor FROM chain WHERE device = ? AND class = ?",
+        (device, int(record_class)),
+    ).fetchone()
+    return Chain() if row is None else Chain(row[0], row[1], row[2])
+
+
+def save_chain(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, chain: Chain, count: str = "",
+    now_utc_s: float | None = None,
+) -> None:  # fmt: skip
+    """Keep a chain's state; ``count`` names a counter to raise: records, reordered, duplicates."""
+    db.execute(
+        "INSERT INTO chain (device, class, head_seq, head_hash, floor, last_utc_s)"
+        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (device, class) DO UPDATE SET"
+        " head_seq = excluded.head_seq, head_hash = excluded.head_hash, floor = excluded.floor,"
+        " last_utc_s = coalesce(excluded.last_utc_s, last_utc_s)",
+        (device, int(record_class), chain.head_seq, chain.head_hash, chain.floor, now_utc_s),
+    )
+    if count:
+        columns = {"records": "records", "reordered": "reordered", "duplicates": "duplicates"}
+        db.execute(
+            f"UPDATE chain SET {columns[count]} = {columns[count]} + 1"  # noqa: S608 - from the table above
+            " WHERE device = ? AND class = ?",
+            (device, int(record_class)),
+        )
+
+
+def neighbours(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, seq: int
+) -> Neighbours:
+    """What is stored at, before and after a sequence."""
+    found = {
+        row["seq"]: row
+        for row in db.execute(
+            "SELECT seq, hash, prev FROM record WHERE device = ? AND class = ?"
+            " AND seq BETWEEN ? AND ?",
+            (device, int(record_class), seq - 1, seq + 1),
+        )
+    }
+    same, before, after = found.get(seq), found.get(seq - 1), found.get(seq + 1)
+    return Neighbours(
+        same["hash"] if same else None,
+        before["hash"] if before else None,
+        after["prev"] if after else None,
+    )
+
+
+def add_record(
+    db: sqlite3.Connection, record: Record, digest: bytes, outcome: str, data: bytes,
+    now_utc_s: float,
+) -> None:  # fmt: skip
+    """Store an accepted record with its exact bytes."""
+    t = record.time
+    db.execute(
+        "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            record.device, int(record.record_class), record.seq, digest, record.prev, record.kind,
+            record.boot_id, _int64(t.boot_ns), _int64(t.wall_ns),
+            None if t.uncertainty_ms is None else _int64(t.uncertainty_ms), t.state,
+            outcome, now_utc_s, data,
+        ),
+    )  # fmt: skip
+
+
+def hash_at(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, seq: int
+) -> bytes | None:
+    """Hash of one stored record."""
+    if seq > MAX_SEQ:
+        return None
+    row = db.execute(
+        "SELECT hash FROM record WHERE device = ? AND class = ? AND seq = ?",
+        (device, int(record_class), seq),
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def open_gap(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, missing: tuple[int, int],
+    now_utc_s: float,
+) -> None:  # fmt: skip
+    """State what did not come."""
+    db.execute(
+        "INSERT INTO gap VALUES (?, ?, ?, ?, ?, NULL)",
+        (device, int(record_class), *missing, now_utc_s),
+    )
+
+
+def fill_gap(db: sqlite3.Connection, device: str, record_class: RecordClass, seq: int) -> None:
+    """A late record came: shorten, split or remove the gap it stood in."""
+    key = (device, int(record_class))
+    row = db.execute(
+        "SELECT * FROM gap WHERE device = ? AND class = ? AND first <= ? AND last >= ?",
+        (*key, seq, seq),
+    ).fetchone()
+    if row is None:
+        return
+    db.execute("DELETE FROM gap WHERE device = ? AND class = ? AND first = ?", (*key, row["first"]))
+    for first, last in ((row["first"], seq - 1), (seq + 1, row["last"])):
+        if first <= last:
+            db.execute(
+                "INSERT INTO gap VALUES (?, ?, ?, ?, ?, ?)",
+                (*key, first, last, row["opened_utc_s"], row["explained"]),
+            )
+
+
+def unexplained_gaps(db: sqlite3.Connection, device: str, record_class: RecordClass) -> list[Gap]:
+    """Open gaps with the hashes at their edges."""
+    gaps = []
+    for row in db.execute(
+        "SELECT first, last FROM gap WHERE device = ? AND class = ? AND explained IS NULL",
+        (device, int(record_class)),
+    ).fetchall():
+        gaps.append(
+            Gap(
+                row["first"],
+                row["last"],
+                neighbours(db, device, record_class, row["first"]).before,
+                neighbours(db, device, record_class, row["last"]).after_prev,
+            )
+        )
+    return gaps
+
+
+def explain_gap(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, first: int, why: str
+) -> None:
+    """Write a signed reason beside a gap."""
+    db.execute(
+        "UPDATE gap SET explained = ? WHERE device = ? AND class = ? AND first = ?",
+        (why, device, int(record_class), first),
+    )
+
+
+def add_gap_note(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, note: GapNote, why: str
+) -> None:
+    """Keep a gateway's signed statement about records it dropped."""
+    db.execute(
+        "INSERT OR IGNORE INTO gap_note VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (device, int(record_class), note.first, note.last, note.before, note.after, why),
+    )
+
+
+def gap_notes(
+    db: sqlite3.Connection, device: str, record_class: RecordClass
+) -> list[tuple[GapNote, str]]:
+    """All statements about a class, with their reasons."""
+    return [
+        (GapNote(row["first"], row["last"], row["before"], row["after"]), row["why"])
+        for row in db.execute(
+            "SELECT * FROM gap_note WHERE device = ? AND class = ?", (device, int(record_class))
+        )
+    ]
+
+
+def add_report_key(
+    db: sqlite3.Connection, record: Record, kid: bytes, cose_key: bytes, version: str,
+    now_utc_s: float,
+) -> bool:  # fmt: skip
+    """Remember an introduced key; True when it is new for this device."""
+    db.execute(
+        "INSERT INTO introduction VALUES (?, ?, ?, ?)",
+        (record.device, int(record.record_class), record.seq, kid),
+    )
+    done = db.execute(
+        "INSERT OR IGNORE INTO report_key VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            record.device,
+            kid,
+            cose_key,
+            record.boot_id,
+            _int64(record.time.boot_ns),
+            version,
+            now_utc_s,
+        ),
+    )
+    return done.rowcount == 1
+
+
+def report_key(db: sqlite3.Connection, device: str, kid: bytes) -> bytes | None:
+    """The COSE_Key a kid of this device stands for."""
+    row = db.execute(
+        "SELECT cose_key FROM report_key WHERE device = ? AND kid = ?", (device, kid)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def key_in_force(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, seq: int
+) -> bytes | None:
+    """kid of the last introduction before a sequence of a class."""
+    row = db.execute(
+        "SELECT kid FROM introduction WHERE device = ? AND class = ? AND seq < ?"
+        " ORDER BY seq DESC LIMIT 1",
+        (device, int(record_class), seq),
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def introduced_at(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, kid: bytes
+) -> int | None:
+    """Sequence at which a class introduced a key."""
+    row = db.execute(
+        "SELECT max(seq) FROM introduction WHERE device = ? AND class = ? AND kid = ?",
+        (device, int(record_class), kid),
+    ).fetchone()
+    return None if row[0] is None else int(row[0])
+
+
+def hold(
+    db: sqlite3.Connection, device: str, kid: bytes, topic: str, dup: bool, data: bytes,
+    now_utc_s: float,
+) -> bool:  # fmt: skip
+    """Keep a message until its key is introduced; False when the device has too many waiting."""
+    count = db.execute("SELECT count(*) FROM pending WHERE device = ?", (device,)).fetchone()[0]
+    if count >= PENDING_PER_DEVICE:
+        return False
+    db.execute(
+        "INSERT INTO pending (device, kid, topic, dup, received_utc_s, data)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (device, kid, topic, int(dup), now_utc_s, data),
+    )
+    return True
+
+
+def release(db: sqlite3.Connection, device: str, kid: bytes) -> list[Held]:
+    """Take out what waited for a key, oldest first."""
+    rows = db.execute(
+        "SELECT id, topic, dup, data FROM pending WHERE device = ? AND kid = ? ORDER BY id",
+        (device, kid),
+    ).fetchall()
+    db.execute("DELETE FROM pending WHERE device = ? AND kid = ?", (device, kid))
+    return [Held(row["id"], row["topic"], bool(row["dup"]), row["data"]) for row in rows]
+
+
+def overdue(db: sqlite3.Connection, before_utc_s: float) -> list[tuple[str, Held]]:
+    """Take out what waited too long."""
+    rows = db.execute(
+        "SELECT id, device, topic, dup, data FROM pending WHERE received_utc_s < ? ORDER BY id",
+        (before_utc_s,),
+    ).fetchall()
+    db.execute("DELETE FROM pending WHERE received_utc_s < ?", (before_utc_s,))
+    return [
+        (row["device"], Held(row["id"], row["topic"], bool(row["dup"]), row["data"]))
+        for row in rows
+    ]
+
+
+def add_refusal(
+    db: sqlite3.Connection, device: str, topic: str, reason: str, text: str, data: bytes,
+    now_utc_s: float,
+) -> None:  # fmt: skip
+    """Count a refusal, keep its outline, forget the oldest outline beyond the limit."""
+    parts = topic.split("/")
+    group, record_class = (parts[4], parts[5]) if len(parts) == 6 else ("?", "?")
+    db.execute(
+        "INSERT INTO refusal_count VALUES (?, ?, ?, ?, 1)"
+        " ON CONFLICT DO UPDATE SET count = count + 1",
+        (device, group[:8], record_class[:16], reason),
+    )
+    row = db.execute(
+        "INSERT INTO refusal (device, topic, reason, text, sha256, bytes, received_utc_s)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            device, topic[:200], reason, text[:300], hashlib.sha256(data).digest(), len(data),
+            now_utc_s,
+        ),
+    ).fetchone()  # fmt: skip
+    if row[0] % 100 == 0:
+        db.execute(
+            "DELETE FROM refusal WHERE device = ? AND id <="
+            " (SELECT id FROM refusal WHERE device = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (device, device, KEPT_REFUSALS),
+        )
+
+
+def add_finding(
+    db: sqlite3.Connection, device: str, kind: str, severity: int, text: str, at_utc_s: float,
+    record_class: int | None = None, seq: int | None = None, data: bytes | None = None,
+) -> None:  # fmt: skip
+    """Keep something a person should look at; data is its proof (the second record of a fork)."""
+    row = db.execute(
+        "INSERT INTO finding (device, kind, severity, text, at_utc_s, class, seq, data)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (device, kind, severity, text[:500], at_utc_s, record_class, seq, data),
+    ).fetchone()
+    if row[0] % 100 == 0:
+        db.execute(
+            "DELETE FROM finding WHERE device = ? AND id <="
+            " (SELECT id FROM finding WHERE device = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (device, device, KEPT_FINDINGS),
+        )
+
+
+def _int64(value: int) -> int:
+    """Nanoseconds as SQLite keeps them: a clock that claims the year 2262 is kept as the year
+    2262."""
+    return min(value, 2**63 - 1)

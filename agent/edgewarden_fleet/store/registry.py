@@ -1,0 +1,146 @@
+"""Who is known: tokens, devices, certificates. One atomic step from a token to a registered device.
+
+Rules of ``redeem``, in order, all inside one write transaction:
+
+1. the secret's hash is known                                        ``token_unknown``
+2. the token is for this device                                      ``token_foreign_device``
+3. not used before, except by this very key (an answer was lost)     ``token_used``
+4. not expired                                                       ``token_expired``
+5. a device that is known keeps its key for ever                     ``device_exists``
+6. a key belongs to one device                                       ``csr_invalid``
+
+Only then is the token marked and the certificate's serial registered. A refusal leaves the token
+as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from dataclasses import dataclass
+
+from edgewarden.errors import WireRefusal
+from edgewarden_fleet.store.schema import transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """One device of the registry."""
+
+    device: str
+    tenant: str
+    public_key: bytes
+    grade: str
+    serial: str
+    not_after_utc_s: float
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate about to be registered."""
+
+    serial: str
+    pem: str
+    not_after_utc_s: float
+
+
+def add_token(
+    db: sqlite3.Connection, secret: bytes, device: str, now_utc_s: float, ttl_s: float
+) -> None:
+    """Remember a token by its secret's hash."""
+    with transaction(db):
+        db.execute(
+            "INSERT INTO token VALUES (?, ?, ?, ?, NULL, NULL)",
+            (_hash(secret), device, now_utc_s, now_utc_s + ttl_s),
+        )
+
+
+def redeem(
+    db: sqlite3.Connection,
+    secret: bytes,
+    device: str,
+    tenant: str,
+    public_key: bytes,
+    certificate: Issued,
+    now_utc_s: float,
+) -> None:
+    """Consume a token and register its device with this key and certificate.
+
+    Raises:
+        WireRefusal: by the names in this module's docstring; nothing was changed.
+    """
+    with transaction(db):
+        _check_token(db, secret, device, public_key, now_utc_s)
+        known = db.execute("SELECT public_key FROM device WHERE device = ?", (device,)).fetchone()
+        if known is not None and known["public_key"] != public_key:
+            raise WireRefusal("device_exists", f"{device} is enrolled with another key")
+        other = db.execute(
+            "SELECT device FROM device WHERE public_key = ? AND device <> ?", (public_key, device)
+        ).fetchone()
+        if other is not None:
+            raise WireRefusal("csr_invalid", "the key belongs to another device")
+        db.execute(
+            "UPDATE token SET used_utc_s = coalesce(used_utc_s, ?), used_by = ?"
+            " WHERE secret_sha256 = ?",
+            (now_utc_s, public_key, _hash(secret)),
+        )
+        c = certificate
+        db.execute(
+            "INSERT INTO device (device, tenant, public_key, grade, serial, certificate,"
+            " not_after_utc_s, enrolled_utc_s) VALUES (?, ?, ?, 'G0', ?, ?, ?, ?)"
+            " ON CONFLICT (device) DO UPDATE SET"
+            " serial = excluded.serial, certificate = excluded.certificate,"
+            " not_after_utc_s = excluded.not_after_utc_s",
+            (device, tenant, public_key, c.serial, c.pem, c.not_after_utc_s, now_utc_s),
+        )
+
+
+def _check_token(
+    db: sqlite3.Connection, secret: bytes, device: str, public_key: bytes, now_utc_s: float
+) -> None:
+    row = db.execute("SELECT * FROM token WHERE secret_sha256 = ?", (_hash(secret),)).fetchone()
+    if row is None:
+        raise WireRefusal("token_unknown", "this token was never issued here")
+    if row["device"] != device:
+        raise WireRefusal("token_foreign_device", "the token is for another device")
+    if row["used_utc_s"] is not None and row["used_by"] != public_key:
+        raise WireRefusal("token_used", "the token has been used")
+    if row["expires_utc_s"] <= now_utc_s:
+        raise WireRefusal("token_expired", "the token's time is over")
+
+
+def find(db: sqlite3.Connection, device: str) -> Registered | None:
+    """The registry's entry of a device."""
+    row = db.execute("SELECT * FROM device WHERE device = ?", (device,)).fetchone()
+    if row is None:
+        return None
+    return Registered(
+        row["device"],
+        row["tenant"],
+        row["public_key"],
+        row["grade"],
+        row["serial"],
+        row["not_after_utc_s"],
+        row["revoked_utc_s"] is not None,
+    )
+
+
+def revoke(db: sqlite3.Connection, device: str, why: str, now_utc_s: float) -> bool:
+    """Mark a device: nothing it sends is accepted from now on. False when it is not known."""
+    with transaction(db):
+        changed = db.execute(
+            "UPDATE device SET revoked_utc_s = ?, revoked_why = ? WHERE device = ?"
+            " AND revoked_utc_s IS NULL",
+            (now_utc_s, why, device),
+        )
+    return changed.rowcount == 1 or find(db, device) is not None
+
+
+def seen(db: sqlite3.Connection, device: str, now_utc_s: float) -> None:
+    """Note when something verified last came from a device."""
+    db.execute("UPDATE device SET last_seen_utc_s = ? WHERE device = ?", (now_utc_s, device))
+
+
+def _hash(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()

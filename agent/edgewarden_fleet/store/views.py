@@ -1,0 +1,294 @@
+"""What people and scripts read: gateways, one gateway whole. Read-only, plain JSON-ready values.
+
+The same shapes go to ``edgewarden-fleet gateways|show --json``, to the console's API and, escaped,
+onto its page. Times are ISO 8601 in UTC. Schemas: ``edgewarden-fleet.gateways/1``,
+``edgewarden-fleet.gateway/1``.
+
+A verdict is the worst of what is known, as one word:
+
+    critical   a fork, a revoked device, contraindicated evidence
+    warning    evidence with a warning, or none, or past its time; unexplained gaps; refused
+               messages; a denied program
+    ok         none of these
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from datetime import UTC, datetime
+
+from edgewarden.wire.facts import Severity
+from edgewarden.wire.record import RecordClass
+
+Json = dict[str, object]
+
+SHOWN_GAPS = 100
+SHOWN_FINDINGS = 50
+SHOWN_REFUSALS = 20
+SHOWN_VERDICTS = 50
+HOST = "host"
+"""Source name of host health readings; everything else is a sensor."""
+
+
+def gateways(db: sqlite3.Connection, now_utc_s: float) -> Json:
+    """Every gateway, one line each."""
+    names = [row[0] for row in db.execute("SELECT device FROM device ORDER BY device")]
+    lines = []
+    for name in names:
+        whole = gateway(db, name, now_utc_s)
+        assert whole is not None
+        keys = ("device", "tenant", "verdict", "reasons", "online", "last_seen_utc", "attestation",
+                "enforcement", "reports_verified", "reports_rejected")  # fmt: skip
+        lines.append({key: whole[key] for key in keys})
+    return {"schema": "edgewarden-fleet.gateways/1", "gateways": lines}
+
+
+def gateway(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json | None:
+    """One gateway whole; None when it is not registered."""
+    row = db.execute("SELECT * FROM device WHERE device = ?", (device,)).fetchone()
+    if row is None:
+        return None
+    session = db.execute(
+        "SELECT * FROM session WHERE device = ? AND current = 1", (device,)
+    ).fetchone()
+    body: Json = {
+        "schema": "edgewarden-fleet.gateway/1",
+        "device": device,
+        "tenant": row["tenant"],
+        "online": bool(session and session["online"]),
+        "last_seen_utc": iso(row["last_seen_utc_s"]),
+        "identity": {
+            "grade": row["grade"],
+            "serial": row["serial"],
+            "not_after_utc": iso(row["not_after_utc_s"]),
+            "enrolled_utc": iso(row["enrolled_utc_s"]),
+            "revoked_utc": iso(row["revoked_utc_s"]),
+        },
+        "attestation": _attestation(db, device, now_utc_s),
+        "enforcement": _enforcement(db, device),
+        "reports_verified": db.execute(
+            "SELECT coalesce(sum(records), 0) FROM chain WHERE device = ?", (device,)
+        ).fetchone()[0],
+        "reports_rejected": _refused(db, device, "r"),
+        "refused": _refused(db, device),
+        "pending": _count(db, "SELECT count(*) FROM pending WHERE device = ?", device),
+        "sensors": _sensors(db, device, host=False),
+        "host": _sensors(db, device, host=True).get(HOST, {}),
+        "counts": dict(
+            db.execute("SELECT name, value FROM counter WHERE device = ?", (device,)).fetchall()
+        ),
+        "exec": _exec(db, device),
+        "chain": {c.label: _chain(db, device, c) for c in RecordClass},
+        "findings": _findings(db, device),
+        "recent_refusals": _recent_refusals(db, device),
+    }
+    body["verdict"], body["reasons"] = _verdict(db, device, body)
+    return body
+
+
+def iso(utc_s: float | None) -> str | None:
+    """ISO 8601, whole seconds; None for never or for a time no calendar has."""
+    if utc_s is None:
+        return None
+    try:
+        return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _attestation(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json:
+    row = db.execute(
+        "SELECT * FROM result WHERE device = ? ORDER BY id DESC LIMIT 1", (device,)
+    ).fetchone()
+    if row is None:
+        return {"result": "none", "grade": "G0", "facets": {}, "reasons": {}, "age_s": None,
+                "expired": False, "version": None}  # fmt: skip
+    return {
+        "result": row["overall"],
+        "grade": row["grade"],
+        "facets": json.loads(row["facets"]),
+        "reasons": json.loads(row["reasons"]),
+        "age_s": round(max(0.0, now_utc_s - row["issued_utc_s"]), 1),
+        "expired": now_utc_s > row["expires_utc_s"],
+        "version": row["version"],
+    }
+
+
+def _enforcement(db: sqlite3.Connection, device: str) -> Json:
+    row = db.execute(
+        "SELECT exec_tier, exec_mode FROM result WHERE device = ? ORDER BY id DESC LIMIT 1",
+        (device,),
+    ).fetchone()
+    return {"tier": row[0] if row else None, "mode": row[1] if row else None}
+
+
+def _refused(db: sqlite3.Connection, device: str, group: str | None = None) -> dict[str, int]:
+    rows = db.execute(
+        "SELECT reason, sum(count) FROM refusal_count"
+        " WHERE device = ? AND coalesce(?, topic_group) = topic_group GROUP BY reason ORDER BY reason",
+        (device, group),
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def _sensors(db: sqlite3.Connection, device: str, host: bool) -> dict[str, Json]:
+    out: dict[str, Json] = {}
+    for row in db.execute(
+        "SELECT * FROM reading WHERE device = ? ORDER BY source, name", (device,)
+    ):
+        if (row["source"] == HOST) is not host:
+            continue
+        sensor = out.setdefault(row["source"], {"readings": 0, "channels": {}})
+        readings, channels = sensor["readings"], sensor["channels"]
+        assert isinstance(readings, int)
+        assert isinstance(channels, dict)
+        sensor["readings"] = readings + row["count"]
+        channels[row["name"]] = {
+            "value": row["value"],
+            "unit": row["unit"],
+            "seen_utc": iso(row["at_utc_s"]),
+            "readings": row["count"],
+        }
+    return out
+
+
+def _exec(db: sqlite3.Connection, device: str) -> Json:
+    counts = dict(
+        db.execute(
+            "SELECT action, count(*) FROM exec_verdict WHERE device = ? GROUP BY action", (device,)
+        ).fetchall()
+    )
+    rows = db.execute(
+        "SELECT * FROM exec_verdict WHERE device = ? AND action = 'denied'"
+        " ORDER BY at_utc_s DESC LIMIT ?",
+        (device, SHOWN_VERDICTS),
+    )
+    verdicts = [
+        {
+            "digest": row["digest"].hex(),
+            "path": row["path"],
+            "rule": row["rule"],
+            "tier": row["tier"],
+            "mode": row["mode"],
+            "class": RecordClass(row["class"]).label,
+            "seq": row["seq"],
+            "seen_utc": iso(row["at_utc_s"]),
+        }
+        for row in rows
+    ]
+    names = ("allowed", "denied", "would_deny", "learned")
+    return {**{name: counts.get(name, 0) for name in names}, "denied_verdicts": verdicts}
+
+
+def _chain(db: sqlite3.Connection, device: str, record_class: RecordClass) -> Json:
+    key = (device, int(record_class))
+    row = db.execute("SELECT * FROM chain WHERE device = ? AND class = ?", key).fetchone()
+    gaps = db.execute(
+        "SELECT * FROM gap WHERE device = ? AND class = ? ORDER BY first LIMIT ?",
+        (*key, SHOWN_GAPS),
+    ).fetchall()
+    missing = db.execute(
+        "SELECT coalesce(sum(last - first + 1), 0), count(*) FROM gap"
+        " WHERE device = ? AND class = ? AND explained IS NULL",
+        key,
+    ).fetchone()
+    refused = db.execute(
+        "SELECT reason, count FROM refusal_count"
+        " WHERE device = ? AND topic_group = 'r' AND class = ? ORDER BY reason",
+        (device, record_class.label),
+    )
+    return {
+        "head": row["head_seq"] if row else 0,
+        "head_sha256": row["head_hash"].hex() if row else None,
+        "records": row["records"] if row else 0,
+        "reordered": row["reordered"] if row else 0,
+        "duplicates": row["duplicates"] if row else 0,
+        "last_utc": iso(row["last_utc_s"]) if row else None,
+        "dropped": missing[0],
+        "unexplained_gaps": missing[1],
+        "gaps": [
+            {"first": g["first"], "last": g["last"], "explained": g["explained"]} for g in gaps
+        ],
+        "refused": {r[0]: r[1] for r in refused},
+    }
+
+
+def _findings(db: sqlite3.Connection, device: str) -> list[Json]:
+    return [
+        {
+            "id": row["id"],
+            "kind": row["kind"],
+            "severity": _severity(row["severity"]),
+            "text": row["text"],
+            "seen_utc": iso(row["at_utc_s"]),
+            "class": RecordClass(row["class"]).label if row["class"] else None,
+            "seq": row["seq"],
+        }
+        for row in db.execute(
+            "SELECT * FROM finding WHERE device = ? ORDER BY id DESC LIMIT ?",
+            (device, SHOWN_FINDINGS),
+        )
+    ]
+
+
+def _recent_refusals(db: sqlite3.Connection, device: str) -> list[Json]:
+    return [
+        {
+            "reason": row["reason"],
+            "text": row["text"],
+            "topic": row["topic"],
+            "sha256": row["sha256"].hex(),
+            "bytes": row["bytes"],
+            "received_utc": iso(row["received_utc_s"]),
+        }
+        for row in db.execute(
+            "SELECT * FROM refusal WHERE device = ? ORDER BY id DESC LIMIT ?",
+            (device, SHOWN_REFUSALS),
+        )
+    ]
+
+
+def _severity(number: int) -> str:
+    try:
+        return Severity(number).name.lower()
+    except ValueError:
+        return str(number)
+
+
+def _count(db: sqlite3.Connection, sql: str, device: str) -> int:
+    return int(db.execute(sql, (device,)).fetchone()[0])
+
+
+def _verdict(db: sqlite3.Connection, device: str, body: Json) -> tuple[str, list[str]]:
+    attestation, identity, execs = body["attestation"], body["identity"], body["exec"]
+    assert isinstance(attestation, dict)
+    assert isinstance(identity, dict)
+    assert isinstance(execs, dict)
+    bad: list[str] = []
+    so_so: list[str] = []
+    if identity["revoked_utc"]:
+        bad.append("revoked")
+    forks = _count(db, "SELECT count(*) FROM finding WHERE device = ? AND kind = 'fork'", device)
+    if forks:
+        bad.append(f"{forks} fork(s): two histories were signed")
+    result = attestation["result"]
+    if result == "contraindicated":
+        bad.append("evidence contraindicated")
+    elif result == "none":
+        so_so.append("not attested" if attestation["age_s"] is None else "no reference values")
+    elif result == "warning":
+        so_so.append("evidence with a warning")
+    if attestation["expired"]:
+        so_so.append("attestation is out of date")
+    gaps = _count(db, "SELECT count(*) FROM gap WHERE device = ? AND explained IS NULL", device)
+    if gaps:
+        so_so.append(f"{gaps} unexplained gap(s)")
+    refused = body["refused"]
+    assert isinstance(refused, dict)
+    if refused:
+        total = sum(refused.values())
+        so_so.append(f"{total} message(s) refused: {', '.join(refused)}")
+    if execs["denied"]:
+        so_so.append(f"{execs['denied']} program(s) denied")
+    return ("critical" if bad else "warning" if so_so else "ok"), bad + so_so

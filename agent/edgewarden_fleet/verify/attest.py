@@ -1,0 +1,229 @@
+"""Challenge and appraisal: the verifier's half of attestation, around the pure judge/appraisal.py.
+
+* A session status (s/status) is believed when chain, registry and signature hold and it is newer
+  than every one before: another boot never seen, or a later connect of the current boot
+  (``stale_session`` otherwise). It sets the redelivery floor of every class (judge/continuity.py)
+  and earns a challenge.
+* A challenge is 32 random bytes, kept with the heads stored at that moment, signed, answerable once
+  and for a while. Also sent when a new report key is introduced, on a timer, and to whoever is on
+  line when the fleet starts.
+* Evidence is believed as a status is; then its nonce is consumed, whatever comes after; then
+  judged; the signed result goes back to the gateway and is kept with the evidence.
+
+Nothing here blocks but the store; nothing is sent from here: ``Outgoing`` messages are returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgewarden.errors import WireRefusal
+from edgewarden.judge import appraisal, continuity
+from edgewarden.judge.appraisal import Appraisal, Known, References
+from edgewarden.ports import Signer
+from edgewarden.wire import cbor, cose
+from edgewarden.wire.cose import ContentType
+from edgewarden.wire.evidence import (
+    MAX_EVIDENCE_BYTES,
+    NONCE_BYTES,
+    Challenge,
+    Evidence,
+    Result,
+    Status,
+    decode_evidence,
+    decode_status,
+    encode_challenge,
+    encode_result,
+)
+from edgewarden.wire.record import MAX_SEQ, RecordClass
+from edgewarden.wire.topics import Topic
+from edgewarden_fleet.ca.settings import Attestation
+from edgewarden_fleet.store import attestation as kept
+from edgewarden_fleet.store import records, registry
+from edgewarden_fleet.verify.chain import Identity
+from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
+
+RESULT_PERIODS = 3
+"""A result is good for three challenges: one lost answer on a cellular link is no news, three
+are."""
+HURRY_S = 2.0
+"""Least time between two challenges of one device that are not on the timer: connect and
+introduction come together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to publish."""
+
+    topic: str
+    payload: bytes
+
+
+class Appraiser:
+    """Challenges gateways and judges their answers. Used by the ingest thread alone."""
+
+    def __init__(self, verifier: Verifier, signer: Signer, settings: Attestation) -> None:
+        self._verifier = verifier
+        self._db: sqlite3.Connection = verifier.db
+        self._signer = signer
+        self._settings = settings
+
+    def take_status(self, message: Incoming, now_utc_s: float) -> tuple[Verdict, list[Outgoing]]:
+        """Verify one s/status message."""
+        device = ""
+        try:
+            topic = self._verifier.parse_topic(message.topic)
+            device = topic.device
+            status = self._status(topic, message, now_utc_s)
+        except WireRefusal as refusal:
+            return self._verifier.refuse(device, message, refusal, now_utc_s), []
+        if not status.online:
+            return Verdict(device, "offline", True), []
+        return Verdict(device, "online", True), self.challenge_soon(device, now_utc_s)
+
+    def take_evidence(self, message: Incoming, now_utc_s: float) -> tuple[Verdict, list[Outgoing]]:
+        """Verify, appraise and answer one e/evidence message."""
+        device = ""
+        try:
+            topic = self._verifier.parse_topic(message.topic)
+            device = topic.device
+            evidence = self._evidence(topic, message, now_utc_s)
+            issued, heads = kept.consume_nonce(self._db, evidence.nonce, now_utc_s)
+            appraisal.admit(evidence, issued, now_utc_s)
+        except WireRefusal as refusal:
+            return self._verifier.refuse(device, message, refusal, now_utc_s), []
+        judged, policy_hash = self._judge(evidence, heads)
+        result = self._result(evidence, judged, policy_hash, now_utc_s)
+        data = self._seal(encode_result(result), ContentType.RESULT)
+        kept.add_result(self._db, evidence, message.payload, result, data, now_utc_s)
+        registry.seen(self._db, device, now_utc_s)
+        out = Outgoing(str(replace(topic, name="result")), data)
+        return Verdict(device, judged.overall.label, True), [out]
+
+    def challenge(self, device: str, now_utc_s: float) -> Outgoing:
+        """Make, remember and sign one challenge."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        expires = now_utc_s + self._settings.nonce_ttl_s
+        kept.add_nonce(self._db, nonce, device, now_utc_s, expires)
+        tenant = self._verifier.tenant
+        challenge = Challenge(tenant, device, nonce, int(now_utc_s), int(expires))
+        data = self._seal(encode_challenge(challenge), ContentType.NONCE)
+        return Outgoing(str(Topic(tenant, device, "e", "nonce")), data)
+
+    def challenge_soon(self, device: str, now_utc_s: float) -> list[Outgoing]:
+        """Challenge unless that happened a moment ago."""
+        known = registry.find(self._db, device)
+        if known is None or known.revoked:
+            return []
+        if now_utc_s - kept.last_challenge(self._db, device) < HURRY_S:
+            return []
+        return [self.challenge(device, now_utc_s)]
+
+    def challenge_due(self, now_utc_s: float) -> list[Outgoing]:
+        """Challenge everybody on line whose time has come."""
+        devices = kept.due(self._db, now_utc_s - self._settings.period_s)
+        return [self.challenge(device, now_utc_s) for device in devices]
+
+    def _status(self, topic: Topic, message: Incoming, now_utc_s: float) -> Status:
+        envelope = cose.open_envelope(message.payload, ContentType.STATUS, MAX_EVIDENCE_BYTES)
+        identity = self._verifier.identity_of(envelope, topic, now_utc_s)
+        status = decode_status(envelope.payload)
+        _check_names(identity, status.tenant, status.device)
+        if status.session_ns >= 2**63 or max(status.acked.values(), default=0) > MAX_SEQ:
+            raise WireRefusal("bad_status", "a number is out of range")
+        now = kept.current_session(self._db, topic.device)
+        same = now is not None and (now.boot_id, now.session_ns) == (
+            status.boot_id,
+            status.session_ns,
+        )
+        if same and (message.retain or message.dup):
+            return status
+        if same and not status.online:  # the will of the very session
+            kept.save_session(self._db, status, now_utc_s)
+            return status
+        self._check_newer(now, status)
+        kept.save_session(self._db, status, now_utc_s)
+        registry.seen(self._db, topic.device, now_utc_s)
+        for record_class in RecordClass:
+            chain = records.chain_of(self._db, topic.device, record_class)
+            floor = status.acked.get(record_class, 0)
+            begun = continuity.begin_session(chain, floor)
+            records.save_chain(self._db, topic.device, record_class, begun)
+        return status
+
+    def _check_newer(self, now: kept.Session | None, status: Status) -> None:
+        """A session starts once: a boot never seen, or a later connect of the current boot."""
+        before = kept.session_of_boot(self._db, status.device, status.boot_id)
+        if before is None:
+            return
+        current = now is not None and now.boot_id == status.boot_id
+        if not current or status.session_ns <= before.session_ns:
+            raise WireRefusal("stale_session", "a status of a session that is over")
+
+    def _evidence(self, topic: Topic, message: Incoming, now_utc_s: float) -> Evidence:
+        envelope = cose.open_envelope(message.payload, ContentType.EVIDENCE, MAX_EVIDENCE_BYTES)
+        identity = self._verifier.identity_of(envelope, topic, now_utc_s, revoked_too=True)
+        evidence = decode_evidence(envelope.payload)
+        _check_names(identity, evidence.tenant, evidence.device)
+        return evidence
+
+    def _judge(self, evidence: Evidence, heads: dict[RecordClass, int]) -> tuple[Appraisal, bytes]:
+        device = evidence.device
+        registered = registry.find(self._db, device)
+        if registered is None:
+            raise WireRefusal("unregistered", "the device is not in the registry")
+        known = Known(
+            grade=registered.grade,
+            revoked=registered.revoked,
+            key_boot=kept.key_boot(self._db, device, evidence.report_key),
+            heads=heads,
+            hashes={
+                c: records.hash_at(self._db, device, c, seq)
+                for c, (seq, _) in evidence.heads.items()
+            },
+        )
+        rows = kept.references(self._db, device, evidence.version)
+        judged = appraisal.appraise(evidence, known, _sort(rows), self._settings.required)
+        return judged, _policy_hash(self._settings.required, rows)
+
+    def _result(
+        self, evidence: Evidence, judged: Appraisal, policy_hash: bytes, now_utc_s: float
+    ) -> Result:
+        return Result(
+            tenant=evidence.tenant,
+            device=evidence.device,
+            nonce=evidence.nonce,
+            issued_utc_s=int(now_utc_s),
+            expires_utc_s=int(now_utc_s) + RESULT_PERIODS * self._settings.period_s,
+            grade=judged.grade,
+            overall=judged.overall,
+            facets=judged.facets,
+            reasons=judged.reasons,
+            policy_hash=policy_hash,
+        )
+
+    def _seal(self, payload: bytes, kind: ContentType) -> bytes:
+        return cose.seal(payload, kind, self._signer.kid, self._signer.sign)
+
+
+def _check_names(identity: Identity, tenant: str, device: str) -> None:
+    if (identity.tenant, identity.device) != (tenant, device):
+        raise WireRefusal("wrong_topic", "the message names another gateway than its certificate")
+
+
+def _sort(rows: Sequence[tuple[str, bytes]]) -> References:
+    def of(kind: str) -> frozenset[bytes]:
+        return frozenset(digest for k, digest in rows if k == kind)
+
+    return References(of("code"), of("settings"), of("policy"), of("cmdline"))
+
+
+def _policy_hash(required: Sequence[str], rows: Sequence[tuple[str, bytes]]) -> bytes:
+    """What a result was judged by: required facets and the references that applied."""
+    return hashlib.sha256(
+        cbor.encode([list(required), [[kind, digest] for kind, digest in rows]])
+    ).digest()

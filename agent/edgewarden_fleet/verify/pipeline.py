@@ -1,0 +1,317 @@
+"""The verifier: one message in, one verdict out; believes nothing it cannot check.
+
+Neither the broker nor the topic is trusted: a topic only says which device a message claims to be
+of. In order, for records:
+
+ 1. topic                          ``bad_topic``; another tenant ``wrong_tenant``
+ 2. envelope (wire/cose.py)        ``too_long`` ... ``bad_header``
+ 3. key: an introduction carries its certificate chain (chain.py), the registry must hold exactly
+    that
+    certificate and not have revoked it (``unregistered``, ``superseded``, ``revoked``); anything
+    else is signed by an introduced report key, waits for it a while (``pending``), or is
+    ``unknown_key``
+ 4. signature                      ``bad_signature``
+ 5. payload (wire/record.py)       ``bad_record``; device or class other than the topic's:
+    ``wrong_topic``
+ 6. the signer may sign this kind  ``wrong_signer``: identity key for introductions, report key for
+    the rest
+ 7. the key is in force at that place of the chain: introduced before, not yet followed by another
+                                   ``stale_key``: a report key stolen from an earlier start signs
+                                   nothing new
+ 8. continuity (judge/)            ``replay``, ``fork``; else next, gap, reordered, duplicate
+
+Only after 8 are the facts inside looked at (facts.py). Every refusal is counted per device and
+reason. Runs inside the caller's transaction; a message is acknowledged to the broker after that
+has been committed, refused ones too.
+
+    verdict = Verifier(db, root, tenant).take(Incoming(topic, payload), now_utc_s)
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from edgewarden.errors import WireRefusal
+from edgewarden.judge import continuity
+from edgewarden.judge.continuity import GapNote, Judgement, Offer, Outcome
+from edgewarden.trust.keys import key_id, verifier_for
+from edgewarden.wire import cose, topics
+from edgewarden.wire.cose import ContentType, Envelope
+from edgewarden.wire.facts import Severity
+from edgewarden.wire.record import (
+    MAX_RECORD_BYTES,
+    Kind,
+    Record,
+    RecordClass,
+    decode_record,
+    record_hash,
+)
+from edgewarden.wire.topics import Topic
+from edgewarden_fleet.store import records, registry
+from edgewarden_fleet.verify import facts
+from edgewarden_fleet.verify.chain import Identity, check_chain
+
+PENDING_S = 600.0
+"""How long a message waits for the introduction of its key; a gateway's window is sent in
+seconds."""
+KEYS_CACHED = 4096
+"""Parsed public keys kept; one per gateway and start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One message as the broker delivered it."""
+
+    topic: str
+    payload: bytes
+    dup: bool = False
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a message.
+
+    Attributes:
+        device: whose it is; "" when not even that is known.
+        outcome: a continuity outcome, ``pending``, or the refusal's name.
+        accepted: stored and believed.
+        introduced: a report key became known with it.
+    """
+
+    device: str
+    outcome: str
+    accepted: bool
+    why: str = ""
+    introduced: bool = False
+
+
+class Verifier:
+    """Verifies records against one root and one store. Used by one thread."""
+
+    def __init__(self, db: sqlite3.Connection, root: x509.Certificate, tenant: str) -> None:
+        self.db = db
+        self.root = root
+        self.tenant = tenant
+        self._keys: OrderedDict[bytes, cose.Verify] = OrderedDict()
+
+    def take(self, message: Incoming, now_utc_s: float) -> Verdict:
+        """Verify one record message and store what is to be stored."""
+        device = ""
+        try:
+            topic = self.parse_topic(message.topic)
+            device = topic.device
+            return self._record(topic, message, now_utc_s)
+        except WireRefusal as refusal:
+            return self.refuse(device, message, refusal, now_utc_s)
+
+    def parse_topic(self, text: str) -> Topic:
+        """The topic, of this fleet's tenant; raises WireRefusal."""
+        topic = topics.parse(text)
+        if topic.tenant != self.tenant:
+            raise WireRefusal("wrong_tenant", f"{topic.tenant!r} is not this fleet's tenant")
+        return topic
+
+    def refuse(
+        self, device: str, message: Incoming, refusal: WireRefusal, now_utc_s: float
+    ) -> Verdict:
+        """Count and remember a refusal; devices that were never registered share one row."""
+        known = device if device and registry.find(self.db, device) else ""
+        records.add_refusal(
+            self.db, known, message.topic, refusal.name, refusal.text, message.payload, now_utc_s
+        )
+        return Verdict(device, refusal.name, False, refusal.text)
+
+    def identity_of(
+        self, envelope: Envelope, topic: Topic, now_utc_s: float, revoked_too: bool = False
+    ) -> Identity:
+        """Believe a message that carries its own chain: chain, registry, signature, in that order.
+
+        Raises:
+            WireRefusal: see the module's docstring.
+        """
+        identity = check_chain(envelope.x5chain, self.root, now_utc_s)
+        if (identity.tenant, identity.device) != (topic.tenant, topic.device):
+            raise WireRefusal("wrong_topic", f"{identity.device} speaks on {topic.device}'s topic")
+        if key_id(identity.public_key) != envelope.kid:
+            raise WireRefusal("bad_header", "kid is not that of the certificate's key")
+        known = registry.find(self.db, topic.device)
+        if known is None or known.public_key != identity.public_key:
+            raise WireRefusal("unregistered", "the certificate's key is not in the registry")
+        if known.serial != identity.serial:
+            raise WireRefusal("superseded", "a newer certificate was issued to this device")
+        if known.revoked and not revoked_too:
+            raise WireRefusal("revoked", "the device is revoked")
+        cose.check_signature(envelope, self._verify_with(identity.public_key))
+        return identity
+
+    def drop_overdue(self, now_utc_s: float) -> int:
+        """Refuse what waited too long for its key; returns how many."""
+        late = records.overdue(self.db, now_utc_s - PENDING_S)
+        for device, held in late:
+            refusal = WireRefusal("unknown_key", "its key was never introduced")
+            self.refuse(device, Incoming(held.topic, held.data), refusal, now_utc_s)
+        return len(late)
+
+    def _record(self, topic: Topic, message: Incoming, now_utc_s: float) -> Verdict:
+        envelope = cose.open_envelope(message.payload, ContentType.RECORD, MAX_RECORD_BYTES)
+        introduces = bool(envelope.x5chain)
+        if introduces:
+            self.identity_of(envelope, topic, now_utc_s)
+        elif not self._signed_by_report_key(envelope, topic):
+            return self._hold(topic, message, envelope, now_utc_s)
+        record = decode_record(envelope.payload)
+        if record.device != topic.device or record.record_class.label != topic.name:
+            raise WireRefusal("wrong_topic", "device or class differs from the topic's")
+        if introduces is not (record.kind == Kind.REPORT_KEY):
+            raise WireRefusal("wrong_signer", f"kind {record.kind!r} is not this key's to sign")
+        key = _introduced_key(record) if introduces else None
+        if key is None:
+            self._check_in_force(record, envelope.kid)
+        digest = record_hash(message.payload)
+        judged = self._continue(record, digest, message, now_utc_s)
+        if not judged.accepted:
+            return Verdict(topic.device, str(judged.outcome), False, judged.why)
+        if judged.outcome is not Outcome.NEXT:
+            self._explain_gaps(record.device, record.record_class)
+        if key is None:
+            facts.keep(self.db, record, now_utc_s)
+            self._note_gap(record, now_utc_s)
+        introduced = key is not None and self._introduce(record, key, now_utc_s)
+        return Verdict(topic.device, str(judged.outcome), True, judged.why, introduced)
+
+    def _signed_by_report_key(self, envelope: Envelope, topic: Topic) -> bool:
+        """Check the signature; False when the key is not known yet."""
+        known = registry.find(self.db, topic.device)
+        if known is None:
+            raise WireRefusal("unregistered", "the device is not in the registry")
+        if known.revoked:
+            raise WireRefusal("revoked", "the device is revoked")
+        key = records.report_key(self.db, topic.device, envelope.kid)
+        if key is None:
+            return False
+        cose.check_signature(envelope, self._verify_with(key))
+        return True
+
+    def _hold(
+        self, topic: Topic, message: Incoming, envelope: Envelope, now_utc_s: float
+    ) -> Verdict:
+        if not records.hold(
+            self.db, topic.device, envelope.kid, message.topic, message.dup, message.payload,
+            now_utc_s,
+        ):  # fmt: skip
+            raise WireRefusal("unknown_key", "too many messages wait for an introduction")
+        return Verdict(topic.device, "pending", False, "its key is not introduced yet")
+
+    def _continue(
+        self, record: Record, digest: bytes, message: Incoming, now_utc_s: float
+    ) -> Judgement:
+        """Judge continuity and store what the judgement says."""
+        device, record_class = record.device, record.record_class
+        chain = records.chain_of(self.db, device, record_class)
+        around = records.neighbours(self.db, device, record_class, record.seq)
+        judged = continuity.judge(
+            chain, Offer(record.seq, record.prev, digest, message.dup), around
+        )
+        if judged.outcome in (Outcome.REPLAY, Outcome.FORK):
+            refusal = WireRefusal(str(judged.outcome), judged.why)
+            self.refuse(device, message, refusal, now_utc_s)
+            if judged.outcome is Outcome.FORK:
+                records.add_finding(
+                    self.db, device, "fork", Severity.CRITICAL, judged.why, now_utc_s,
+                    int(record_class), record.seq, message.payload,
+                )  # fmt: skip
+            return judged
+        if judged.outcome is Outcome.DUPLICATE:
+            records.save_chain(self.db, device, record_class, judged.chain, "duplicates")
+            return judged
+        records.add_record(self.db, record, digest, str(judged.outcome), message.payload, now_utc_s)
+        records.save_chain(self.db, device, record_class, judged.chain, "records", now_utc_s)
+        if judged.missing is not None:
+            records.open_gap(self.db, device, record_class, judged.missing, now_utc_s)
+        if judged.outcome is Outcome.REORDERED:
+            records.save_chain(self.db, device, record_class, judged.chain, "reordered")
+            records.fill_gap(self.db, device, record_class, record.seq)
+        registry.seen(self.db, device, now_utc_s)
+        return judged
+
+    def _check_in_force(self, record: Record, kid: bytes) -> None:
+        """Refuse a key outside its stretch of the chain; see rule 7."""
+        place = (record.device, record.record_class)
+        if records.key_in_force(self.db, *place, record.seq) == kid:
+            return
+        introduced = records.introduced_at(self.db, *place, kid)
+        if introduced is not None:
+            raise WireRefusal(
+                "stale_key", f"introduced at {introduced}, not in force at {record.seq}"
+            )
+        # Introduced in another class; this class's introduction was lost with a gap.
+
+    def _introduce(self, record: Record, key: bytes, now_utc_s: float) -> bool:
+        """Remember the key; True when it is new, and then look again at what waited for it."""
+        version = record.body.get("agent")
+        fresh = records.add_report_key(
+            self.db, record, key_id(key), key,
+            version[:64] if isinstance(version, str) else "", now_utc_s,
+        )  # fmt: skip
+        if fresh:
+            for held in records.release(self.db, record.device, key_id(key)):
+                self.take(Incoming(held.topic, held.data, held.dup), now_utc_s)
+        return fresh
+
+    def _note_gap(self, record: Record, now_utc_s: float) -> None:
+        """Keep a signed gap statement and match it with the gaps that are open."""
+        if record.kind != Kind.GAP:
+            return
+        note = _gap_note(record)
+        if note is None:
+            records.add_finding(
+                self.db, record.device, "unreadable_facts", Severity.MEDIUM,
+                "a gap statement cannot be read", now_utc_s, int(record.record_class), record.seq,
+            )  # fmt: skip
+            return
+        records.add_gap_note(self.db, record.device, *note)
+        self._explain_gaps(record.device, note[0])
+
+    def _explain_gaps(self, device: str, record_class: RecordClass) -> None:
+        """Match open gaps with signed statements, whichever of the two came first."""
+        gaps = records.unexplained_gaps(self.db, device, record_class)
+        notes = records.gap_notes(self.db, device, record_class) if gaps else []
+        for gap in gaps:
+            for statement, why in notes:
+                if continuity.explains(statement, gap):
+                    records.explain_gap(self.db, device, record_class, gap.first, why)
+
+    def _verify_with(self, cose_key: bytes) -> cose.Verify:
+        """The verify function of a key, parsed once."""
+        verify = self._keys.get(cose_key)
+        if verify is None:
+            verify = self._keys[cose_key] = verifier_for(cose_key)
+            if len(self._keys) > KEYS_CACHED:
+                self._keys.popitem(last=False)
+        return verify
+
+
+def _introduced_key(record: Record) -> bytes:
+    key = record.body.get("key")
+    if not isinstance(key, bytes):
+        raise WireRefusal("bad_record", "an introduction without a key")
+    verifier_for(key)
+    return key
+
+
+def _gap_note(record: Record) -> tuple[RecordClass, GapNote, str] | None:
+    body = record.body
+    gone, first, last = body.get("class"), body.get("first"), body.get("last")
+    before, after, why = body.get("before"), body.get("after"), body.get("reason")
+    if gone not in (1, 2, 3) or type(gone) is not int:
+        return None
+    if type(first) is not int or type(last) is not int or not 1 <= first <= last < 2**53:
+        return None
+    if not isinstance(before, bytes) or not isinstance(after, bytes) or not isinstance(why, str):
+        return None
+    return RecordClass(gone), GapNote(first, last, before, after), why[:200]
