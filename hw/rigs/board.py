@@ -161,30 +161,34 @@ async def board(directory: Path) -> AsyncIterator[dict[str, str]]:
                 await asyncio.wait(feeds)
 
 
-async def until_told_to_end() -> None:
-    """Return on SIGTERM, SIGINT, end of a piped standard input, or a new parent."""
-    loop, end, parent = asyncio.get_running_loop(), asyncio.Event(), os.getppid()
+@contextlib.contextmanager
+def ending() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGTERM, SIGINT and the end of a piped standard input set."""
+    loop, end = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end.set)
-    # /dev/null and terminals are "closed" or silent for reasons of their own: `board.py &` in a
-    # script.
+    # /dev/null and terminals end or stay silent for reasons of their own: `board.py &` in a script.
     mode = os.fstat(0).st_mode
     watched = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
     if watched:
         loop.add_reader(0, lambda: end.set() if not os.read(0, 4096) else None)
-    while not end.is_set() and os.getppid() == parent:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PARENT_LOOK_S):
-                await end.wait()
-    if watched:
-        loop.remove_reader(0)
+    try:
+        yield end
+    finally:
+        if watched:
+            loop.remove_reader(0)
 
 
 async def serve(directory: Path) -> None:
-    """The program."""
-    async with board(directory) as paths:
-        print(json.dumps(paths), flush=True)
-        await until_told_to_end()
+    """The program: listens for its end before it says that it is ready."""
+    parent = os.getppid()
+    with ending() as end:
+        async with board(directory) as paths:
+            print(json.dumps(paths), flush=True)
+            while not end.is_set() and os.getppid() == parent:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PARENT_LOOK_S):
+                        await end.wait()
 
 
 if __name__ == "__main__":
