@@ -19,7 +19,9 @@ PURE_ROOMS = ("wire", "settings", "judge")
 FILE_CALLS = frozenset({"read_text", "read_bytes", "write_text", "write_bytes", "iterdir", "glob"})
 
 SPAWNING = re.compile(r"^(system|popen|fork|forkpty|posix_spawnp?|exec[lv]p?e?|spawn[lv]p?e?)$")
-SPAWN_DOORS: dict[str, str] = {}
+SPAWN_DOORS = {
+    "agent/edgewarden/act/exec_canary.py": "a one-shot that proves the tier by really executing",
+}
 """Files that may start a program through os or asyncio instead of subprocess (law 3)."""
 
 CLOCK_DOORS = {
@@ -27,6 +29,7 @@ CLOCK_DOORS = {
     "agent/edgewarden/daemon/gate.py": "gate has no ports: deadlines and the heartbeat",
     "agent/edgewarden/daemon/gate_arming.py": "part of gate: how long guard has been away",
     "agent/edgewarden/daemon/guard.py": "guard has no ports: the age of a heartbeat",
+    "agent/edgewarden/daemon/notify.py": "sd_notify(3): systemd names its socket in the environment",
     "agent/edgewarden/daemon/supervise.py": "waits between restarts",
 }
 """Where time, randomness and environment may enter (law 7)."""
@@ -59,8 +62,10 @@ LOOSE_DOORS = {
 FILE_LINES = 400
 FUNCTION_LINES = 80
 ROOM_FILES = 14  # "full at about twelve": two for the way there
-SIZE_DOORS: dict[str, str] = {}
-"""``FILE`` or ``FILE:FUNCTION`` of each exemption from the size budget (law 10)."""
+SIZE_DOORS = {
+    "agent/edgewarden/daemon": "four processes are put together here, five files of them gate's",
+}
+"""``FILE``, ``FILE:FUNCTION`` or ``ROOM`` of each exemption from the size budget (law 10)."""
 
 
 def modules(tree: Path, *packages: Path) -> Iterator[tuple[str, ast.Module]]:
@@ -225,8 +230,9 @@ def law_10_sizes(tree: Path) -> list[str]:
     for package in (GATEWAY, FLEET):
         for room in sorted(p for p in (tree / package).iterdir() if p.is_dir()):
             count = len([p for p in room.glob("*.py") if p.name != "__init__.py"])
-            if count > ROOM_FILES:
-                found.append(f"{room.relative_to(tree)}:1: {count} files, the cap is {ROOM_FILES}")
+            name = room.relative_to(tree).as_posix()
+            if count > ROOM_FILES and name not in SIZE_DOORS:
+                found.append(f"{name}:1: {count} files, the cap is {ROOM_FILES}")
     return found
 
 
