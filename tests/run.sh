@@ -33,12 +33,13 @@ for tier in "${tiers[@]}"; do
     case $tier in unit | system | boot) ;; *) echo "run.sh: there is no tier $tier" >&2; usage ;; esac
 done
 
+. requirements/apt.sh
 work=$(mktemp -d)
 finished=no passed=0 failed=0 skipped=0 unavailable=0
 close() {
     code=$?
     trap - EXIT
-    restore_service_guard
+    apt_guard_down
     rm -rf "$work"
     if [ $finished = no ]; then
         failed=$((failed + 1))
@@ -52,64 +53,6 @@ close() {
 trap close EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-
-# --- what the machine needs ------------------------------------------------------------------------------------------
-
-# Installing a daemon's package starts the daemon, unless this file says no; what stood there before comes back.
-service_guard=/usr/sbin/policy-rc.d
-guarding=no
-raise_service_guard() {
-    if [ -e $service_guard ]; then cp -a $service_guard "$work/policy-rc.d"; fi
-    guarding=yes
-    printf '#!/bin/sh\nexit 101\n' >$service_guard
-    chmod 755 $service_guard
-}
-restore_service_guard() {
-    [ $guarding = yes ] || return 0
-    guarding=no
-    rm -f $service_guard
-    if [ -e "$work/policy-rc.d" ]; then cp -a "$work/policy-rc.d" $service_guard; fi
-}
-
-missing_packages() {
-    local program package
-    while read -r program package; do
-        command -v "$program" >/dev/null || echo "$package"
-    done <<-'LIST'
-	mosquitto mosquitto
-	mosquitto_sub mosquitto-clients
-	ip iproute2
-	mkfs.ext4 e2fsprogs
-	mount mount
-	unshare util-linux
-	openssl openssl
-	systemd-analyze systemd
-	LIST
-    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
-}
-
-install_missing() {
-    local packages
-    mapfile -t packages < <(missing_packages | sort -u)
-    [ ${#packages[@]} -gt 0 ] || return 0
-    if [ "$(id -u)" -ne 0 ]; then
-        echo "run.sh: not root, so not installed: ${packages[*]} (tests that need them are skipped by name)"
-        return 0
-    fi
-    echo "run.sh: installing ${packages[*]}"
-    raise_service_guard
-    export DEBIAN_FRONTEND=noninteractive
-    if ! { apt-get update && apt-get install -y --no-install-recommends "${packages[@]}"; } >"$work/apt.log" 2>&1; then
-        tail -n 20 "$work/apt.log"
-        echo "run.sh: apt could not install ${packages[*]}"
-        exit 69
-    fi
-    restore_service_guard
-    # Nor may the broker we brought start with the machine.
-    if [[ " ${packages[*]} " == *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
-        systemctl --quiet disable mosquitto.service || true
-    fi
-}
 
 # A mount namespace of their own: what other people on this machine mount meanwhile is not taken for a test's leftover, and
 # what a killed test has mounted goes with it.
@@ -163,7 +106,8 @@ tier_boot() {
     [ $asked = no ] || unavailable=69
 }
 
-install_missing
+apt_need mosquitto:mosquitto mosquitto_sub:mosquitto-clients ip:iproute2 mkfs.ext4:e2fsprogs mount:mount \
+    unshare:util-linux openssl:openssl systemd-analyze:systemd
 isolate
 for tier in "${tiers[@]}"; do "tier_$tier"; done
 finished=yes

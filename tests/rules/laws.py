@@ -29,7 +29,7 @@ CLOCK_DOORS = {
     "agent/edgewarden/daemon/gate.py": "gate has no ports: deadlines and the heartbeat",
     "agent/edgewarden/daemon/gate_arming.py": "part of gate: how long guard has been away",
     "agent/edgewarden/daemon/guard.py": "guard has no ports: the age of a heartbeat",
-    "agent/edgewarden/daemon/notify.py": "sd_notify(3): systemd names its socket in the environment",
+    "agent/edgewarden/daemon/notify.py": "sd_notify(3): where systemd listens",
     "agent/edgewarden/daemon/supervise.py": "waits between restarts",
 }
 """Where time, randomness and environment may enter (law 7)."""

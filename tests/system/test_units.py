@@ -21,6 +21,7 @@ THRESHOLDS = {
     "edgewarden-gate.service": 30,
     "edgewarden-guard.service": 20,
     "edgewarden-policy.service": 20,
+    "edgewarden-canary.service": 30,
 }
 FOREIGN = [
     "basic.target",
@@ -46,6 +47,7 @@ def root(tmp_path: Path) -> Path:
     program = tmp_path / "usr/bin/edgewarden"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
+    shutil.copy(program, tmp_path / "usr/bin/python3")
     for name in FOREIGN:
         (units / name).write_text(f"[Unit]\nDescription={name}\n")
     for path in UNITS.glob("edgewarden*"):
@@ -180,16 +182,27 @@ def test_what_gate_believes_is_not_writable_by_link() -> None:
 def test_systemd_waits_only_for_those_that_notify(unit: str) -> None:
     """Type=notify with a daemon that never says READY=1 is a start that times out."""
     daemon = ROOT / f"agent/edgewarden/daemon/{unit.removeprefix('edgewarden-')[:-8]}.py"
-    notifies = "edgewarden.daemon.notify" in daemon.read_text()
+    notifies = daemon.exists() and "edgewarden.daemon.notify" in daemon.read_text()
     directives = settings(unit)
     assert (directives["Type"] == "notify") == notifies
     assert ("WatchdogSec" in directives) == notifies
 
 
-@pytest.mark.parametrize("unit", SERVICES)
+COMMANDS = [unit for unit in SERVICES if unit != "edgewarden-canary.service"]
+
+
+@pytest.mark.parametrize("unit", COMMANDS)
 def test_every_unit_starts_a_command_that_exists(unit: str) -> None:
     program, *arguments = settings(unit)["ExecStart"].split()
     assert program == "/usr/bin/edgewarden"
     done = tool(ROOT, "python", "-m", "edgewarden", *arguments, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: edgewarden"), done.stdout
+
+
+def test_the_canary_is_started_by_its_file_as_debian_installs_it() -> None:
+    python, *options, script, run_dir = settings("edgewarden-canary.service")["ExecStart"].split()
+    assert (python, options, run_dir) == ("/usr/bin/python3", ["-I", "-S"], "/run/edgewarden")
+    installed = "/usr/lib/python3/dist-packages/"
+    assert script.startswith(installed)
+    assert (ROOT / "agent" / script.removeprefix(installed)).exists()

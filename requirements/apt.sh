@@ -1,0 +1,54 @@
+# Sourced, never run: Debian packages that are missing, installed by name, without starting what they bring.
+#
+#   apt_need PROGRAM:PACKAGE ...     installs the packages whose program is not on PATH
+#
+# Returns 69 when apt cannot; without root it says what is missing and returns 0: the caller finds out by itself.
+
+_guard=/usr/sbin/policy-rc.d
+_guard_kept=
+
+# Installing a daemon's package starts the daemon, unless this file says no; what stood there before comes back.
+apt_guard_up() {
+    _guard_kept=$(mktemp -d)
+    if [ -e $_guard ]; then cp -a $_guard "$_guard_kept/policy-rc.d"; fi
+    printf '#!/bin/sh\nexit 101\n' >$_guard
+    chmod 755 $_guard
+}
+
+apt_guard_down() {
+    [ -n "$_guard_kept" ] || return 0
+    rm -f $_guard
+    if [ -e "$_guard_kept/policy-rc.d" ]; then cp -a "$_guard_kept/policy-rc.d" $_guard; fi
+    rm -rf "$_guard_kept"
+    _guard_kept=
+}
+
+apt_need() {
+    local pair packages=() log status=0
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
+    done
+    # The venv module is there without what it needs to make one.
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+    [ ${#packages[@]} -gt 0 ] || return 0
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "not root, so not installed: ${packages[*]}" >&2
+        return 0
+    fi
+    echo "installing ${packages[*]}" >&2
+    log=$(mktemp)
+    apt_guard_up
+    export DEBIAN_FRONTEND=noninteractive
+    if ! { apt-get update && apt-get install -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        echo "apt could not install ${packages[*]}" >&2
+        status=69
+    fi
+    apt_guard_down
+    rm -f "$log"
+    # Nor may a broker we brought start with the machine.
+    if [[ " ${packages[*]} " == *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
+        systemctl --quiet disable mosquitto.service || true
+    fi
+    return $status
+}
