@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -88,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser(typed).parse_args(words)
     console = Console(sys.stdout, sys.stderr)
     try:
-        return int(args.run(args, console))
+        code = int(args.run(args, console))
+        sys.stdout.flush()
+        return code
     except EdgewardenError as fault:
         _report(fault, console)
         return int(exit_for(fault))
@@ -96,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.fault(str(fault), "EW-AGT-005", "run the command again with sudo")
         return int(Exit.PERMISSION)
     except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
-        sys.stderr.close()
+        # The interpreter flushes stdout once more at its end (docs.python.org, "Note on SIGPIPE").
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Exit.OK)
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as a shell reports it

@@ -83,10 +83,8 @@ def tls(address: str, port: int, host: str, context: ssl.SSLContext) -> Outcome:
     """A handshake with our certificate, and a look at what comes after it."""
     try:
         with _session(address, port, host, context) as peer:
-            peer.settimeout(ALERT_S)
-            with contextlib.suppress(TimeoutError):  # silence is consent: it waits for CONNECT
-                if not peer.recv(1):
-                    return Outcome("refused", "the broker closed after the handshake")
+            if _closed_after_handshake(peer):
+                return Outcome("refused", "the broker closed after the handshake")
             return Outcome("ok", f"{peer.version()}, {(peer.cipher() or ('?',))[0]}")
     except OSError as fault:
         return _tls_outcome(fault)
@@ -99,6 +97,9 @@ def mqtt(address: str, port: int, host: str, context: ssl.SSLContext, client_id:
     """
     try:
         with _session(address, port, host, context) as peer:
+            # A write to a peer that has sent its alert and gone would lose the alert.
+            if _closed_after_handshake(peer):
+                return Outcome("refused_certificate", "the broker closed after the handshake")
             peer.settimeout(ANSWER_S)
             peer.sendall(connect_packet(client_id))
             answer = b""
@@ -117,6 +118,19 @@ def mqtt(address: str, port: int, host: str, context: ssl.SSLContext, client_id:
         outcome = _tls_outcome(fault)
         name = "refused_certificate" if outcome.name == "refused" else outcome.name
         return Outcome(name, outcome.detail, 0)
+
+
+def _closed_after_handshake(peer: ssl.SSLSocket) -> bool:
+    """Wait for the alert that TLS 1.3 sends late; silence is consent, the broker waits for CONNECT.
+
+    Raises:
+        ssl.SSLError: the alert.
+    """
+    peer.settimeout(ALERT_S)
+    try:
+        return not peer.recv(1)
+    except TimeoutError:
+        return False
 
 
 def connect_packet(client_id: str) -> bytes:
