@@ -11,11 +11,12 @@ doctor_net.py.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgewarden.cli.console import Console, Exit, clip
+from edgewarden.cli.console import WIDTH, Console, Exit, clip
 from edgewarden.cli.services import settings_option, system_clock
 from edgewarden.errors import EdgewardenError, PeerUnavailable
 from edgewarden.judge import doctor as judge
@@ -82,13 +83,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _print(rungs: list[Rung], first: Rung | None, console: Console) -> None:
     if first is not None:
-        console.line(clip(f"first: {first.name}: {first.text} [{first.code}]"))
-        console.line(f"  next: {first.next_step}")
+        code = f" [{first.code}]"
+        console.line(clip(f"first: {first.name}: {first.text}", WIDTH - len(code)) + code)
+        _wrap(f"next: {first.next_step}", "  ", console)
         console.line()
     for r in rungs:
         console.line(clip(f"{r.state:<10} {r.name:<12} {r.text}"))
         if r.code and r is not first:
-            console.line(f"{'':<10} {'':<12} next: {r.next_step} [{r.code}]")
+            _wrap(f"next: {r.next_step} [{r.code}]", " " * 24, console)
+
+
+def _wrap(text: str, indent: str, console: Console) -> None:
+    for row in textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False
+    ):
+        console.line(row)
 
 
 @dataclass
@@ -172,10 +181,10 @@ def _folders(settings: Settings, ladder: Ladder) -> None:
 
 
 def _spool(state_dir: str) -> Rung:
-    from edgewarden.record import reader
-
     if not Path(state_dir, "spool").is_dir():
         return judge.unchecked("spool", "disk", "link has not written anything yet")
+    from edgewarden.record import reader
+
     try:
         classes = reader.stat(Path(state_dir)).values()
     except EdgewardenError as fault:

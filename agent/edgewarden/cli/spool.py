@@ -40,11 +40,12 @@ def _state(args: argparse.Namespace) -> Path:
 
 
 def _stat(args: argparse.Namespace, console: Console) -> int:
+    state = _state(args)
     from edgewarden.record import reader
 
     classes = {
         name: {field: int(getattr(counters, field)) for field in _FIELDS}
-        for name, counters in reader.stat(_state(args)).items()
+        for name, counters in reader.stat(state).items()
     }
     if args.json:
         console.json("edgewarden.spool/1", {"classes": classes})
@@ -57,9 +58,10 @@ def _stat(args: argparse.Namespace, console: Console) -> int:
 
 
 def _verify(args: argparse.Namespace, console: Console) -> int:
+    state = _state(args)
     from edgewarden.record import reader
 
-    report = reader.verify(_state(args))
+    report = reader.verify(state)
     if args.json:
         body = {"problems": list(report.problems), "records": dict(report.records)}
         console.json("edgewarden.spool-verify/1", {"ok": not report.problems, **body})

@@ -120,7 +120,7 @@ def judge_session(uplink: Mapping[str, object], sound_below: bool) -> Rung:
         return ok("session", AREA, text)
     text = f"link has no session ({uplink['reconnects']} reconnects so far)"
     if not sound_below:
-        return unchecked("session", AREA, f"{text}: mend the rung above first")
+        return unchecked("session", AREA, "link has no session: mend the rung above first")
     step = "wait two minutes; then look at `journalctl -u edgewarden-link`"
     return broken("session", AREA, text, "EW-NET-009", step)
 

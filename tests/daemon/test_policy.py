@@ -1,0 +1,96 @@
+"""The policy one-shot: what it writes, when the generation rises, and that a fault changes
+nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgewarden.daemon.policy import compile_policy
+from edgewarden.errors import OperatorFault
+from edgewarden.judge.exec_table import Table
+from edgewarden.settings.faults import SettingsFaults
+from edgewarden.wire.gate_files import GateConfig
+from edgewarden.wire.local import Answer
+from tests.fakes.agent import running_gate
+
+ONE = '[[allow]]\nname = "one"\nsha256 = "' + "1" * 64 + '"\n'
+TWO = '[[allow]]\nname = "two"\nsha256 = "' + "2" * 64 + '"\n'
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> str:
+    path = tmp_path / "edgewarden.toml"
+    path.write_text(
+        f'[paths]\nstate = "{tmp_path}/state"\nrun = "{tmp_path}/run"\n'
+        f'[exec]\nfilesystems = ["/mnt/x"]\nmode = "observe"\npolicy = "{tmp_path}/policy.toml"\n'
+        'link_user = "no-such-user"\n'
+    )
+    return str(path)
+
+
+def table(tmp_path: Path) -> Table:
+    return Table.load((tmp_path / "state/policy/exec.table").read_bytes())
+
+
+def test_what_gate_reads_is_written(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "policy.toml").write_text(ONE + TWO)
+    done = compile_policy(settings)
+    assert (done.rules, done.generation, done.changed, done.reloaded) == (2, 1, True, False)
+    assert table(tmp_path).decide(b"\x22" * 32) == "two"
+    assert table(tmp_path).decide(b"\x33" * 32) is None
+    config = GateConfig.load((tmp_path / "state/policy/gate.conf").read_bytes())
+    assert (config.filesystems, config.mode) == (("/mnt/x",), "observe")
+
+
+def test_the_generation_rises_with_the_rules_alone(tmp_path: Path, settings: str) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(ONE)
+    assert compile_policy(settings).generation == 1
+    policy.write_text("# a comment\n" + ONE)
+    assert compile_policy(settings).generation == 1
+    policy.write_text(ONE.replace("one", "uno"))
+    assert compile_policy(settings).generation == 2
+    policy.write_text(TWO)
+    assert compile_policy(settings).generation == 3
+
+
+def test_a_fault_leaves_the_last_table(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "policy.toml").write_text(ONE)
+    compile_policy(settings)
+    (tmp_path / "policy.toml").write_text(ONE + ONE)
+    with pytest.raises(SettingsFaults):
+        compile_policy(settings)
+    assert table(tmp_path).decide(b"\x11" * 32) == "one"
+
+
+def test_no_policy_is_an_empty_one_only_the_first_time(tmp_path: Path, settings: str) -> None:
+    assert compile_policy(settings).rules == 0
+    with pytest.raises(SettingsFaults, match="No such file"):
+        compile_policy(settings)
+
+
+def test_a_damaged_table_is_replaced(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "policy.toml").write_text(ONE)
+    compile_policy(settings)
+    (tmp_path / "state/policy/exec.table").write_bytes(b"torn")
+    assert compile_policy(settings).changed
+    assert table(tmp_path).count == 1
+
+
+def test_a_running_gate_is_told(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "policy.toml").write_text(ONE)
+    with running_gate(tmp_path / "run", lambda request: Answer(True, "", "")) as asked:
+        assert compile_policy(settings).reloaded
+    assert [request.verb for request in asked] == ["reload"]
+
+
+def test_a_gate_that_will_not_is_a_fault(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "policy.toml").write_text(ONE)
+    refusal = Answer(False, "bad_stamp", "torn")
+    with (
+        running_gate(tmp_path / "run", lambda request: refusal),
+        pytest.raises(OperatorFault, match="bad_stamp"),
+    ):
+        compile_policy(settings)
