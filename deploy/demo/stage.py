@@ -25,11 +25,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 STOP_LIMIT_S = 8.0
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent
 ROOT = Path(__file__).resolve().parents[2]
+
+
+Json = dict[str, Any]
+"""What a command printed; the demo reads only what surface.md publishes."""
 
 
 class DemoError(Exception):
@@ -149,7 +154,7 @@ def listening(port: int) -> bool:
     return True
 
 
-def read_json(text: str) -> dict[str, object]:
+def read_json(text: str) -> Json:
     """One JSON object."""
     body = json.loads(text)
     if not isinstance(body, dict):
