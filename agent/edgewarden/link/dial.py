@@ -1,0 +1,179 @@
+"""From a host name to a TLS connection, and the name of what went wrong on the way.
+
+Decides whether a failure passes (PeerUnavailable) or is one of trust (TrustFault). Blocks; runs on
+an executor. The whole way has one deadline, however slowly the other side drips; only the resolver
+keeps its own time-out.
+
+    name does not resolve                     PeerUnavailable  EW-NET-003 nothing accepts the
+    connection            PeerUnavailable  EW-NET-004 no TLS handshake, or not in time
+    PeerUnavailable  EW-NET-005 broker's certificate does not hold        TrustFault
+    EW-NET-006 ... because our clock was never set       PeerUnavailable  EW-NET-006 (passes when
+    the clock is set) our certificate is refused by an alert    TrustFault       EW-NET-007
+
+With TLS 1.3 the last one arrives after the handshake, and MQTT libraries report it as an unnamed
+loss: probe() connects once more and only reads, because writing first makes the kernel throw the
+alert away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+
+from edgewarden.errors import OurFault, PeerUnavailable, TrustFault
+from edgewarden.ports import Clock
+
+DEADLINE_S = 15.0
+"""TCP and TLS together: a satellite link needs 3 s, a slow board 1 s more for the signature."""
+PROBE_READ_S = 3.0
+"""How long a broker may take from our Finished message to its alert."""
+
+# OpenSSL <openssl/x509_vfy.h>
+_X509_V_ERR_CERT_NOT_YET_VALID = 9
+_ALERT = re.compile(r"ALERT_([A-Z_]+)")
+CERTIFICATE_ALERTS = frozenset(
+    {
+        "access_denied",
+        "bad_certificate",
+        "certificate_expired",
+        "certificate_required",
+        "certificate_revoked",
+        "certificate_unknown",
+        "decrypt_error",
+        "unknown_ca",
+        "unsupported_certificate",
+    }
+)
+"""RFC 8446 §6.2: what a server says about a client's certificate."""
+
+
+def dial(host: str, port: int, context: ssl.SSLContext, clock: Clock) -> ssl.SSLSocket:
+    """Return a connected, verified, blocking TLS socket.
+
+    Raises:
+        OurFault: the context would not verify the broker.
+        PeerUnavailable, TrustFault: see the module's docstring.
+    """
+    if context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
+        raise OurFault("a TLS context that does not verify the broker")
+    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
+        raise OurFault("a TLS context that speaks less than TLS 1.2")
+    until_ns = clock.now().boot_ns + round(DEADLINE_S * 1e9)
+    plain = _connect(host, port, clock, until_ns)
+    try:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _handshake(plain, host, context, clock, until_ns)
+    except ssl.SSLCertVerificationError as fault:
+        raise _distrust(host, fault, clock) from fault
+    except ssl.SSLError as fault:
+        alert = alert_name(fault)
+        if alert in CERTIFICATE_ALERTS:
+            raise refused_certificate(alert) from fault
+        raise _no_handshake(host, port, fault.reason or str(fault)) from fault
+    except OSError as fault:
+        raise _no_handshake(host, port, str(fault) or type(fault).__name__) from fault
+
+
+def probe(host: str, port: int, context: ssl.SSLContext, clock: Clock) -> str | None:
+    """Connect, say nothing, listen: return the name of a certificate alert, or None.
+
+    Raises:
+        PeerUnavailable, TrustFault: as dial().
+    """
+    with dial(host, port, context, clock) as connection:
+        connection.settimeout(PROBE_READ_S)
+        try:
+            connection.recv(1)
+        except ssl.SSLError as fault:
+            alert = alert_name(fault)
+            return alert if alert in CERTIFICATE_ALERTS else None
+        except OSError:
+            return None
+    return None
+
+
+def alert_name(fault: ssl.SSLError) -> str:
+    """``certificate_expired`` from SSLV3_ALERT_CERTIFICATE_EXPIRED; "" when it is no alert."""
+    found = _ALERT.search(fault.reason or "")
+    return found.group(1).lower() if found else ""
+
+
+def refused_certificate(alert: str) -> TrustFault:
+    """The broker does not accept our certificate, and says why."""
+    return TrustFault(
+        f"the broker refuses this gateway's certificate: {alert.replace('_', ' ')}",
+        code="EW-NET-007",
+        next_step="see `edgewarden identity show`; ask the operator whether it was revoked",
+        alert=alert,
+    )
+
+
+def _connect(host: str, port: int, clock: Clock, until_ns: int) -> socket.socket:
+    """Try every address until the deadline."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as fault:
+        raise PeerUnavailable(
+            f"the name {host} does not resolve: {fault.strerror or fault}",
+            code="EW-NET-003",
+            next_step=f"try `getent hosts {host}`",
+        ) from fault
+    last: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(_left_s(clock, until_ns))
+            connection.connect(address)
+            return connection
+        except OSError as fault:
+            connection.close()
+            last = fault
+    raise PeerUnavailable(
+        f"no TCP connection to {host}:{port}: {last}",
+        code="EW-NET-004",
+        next_step="ask the operator whether the broker runs",
+    ) from last
+
+
+def _handshake(
+    plain: socket.socket, host: str, context: ssl.SSLContext, clock: Clock, until_ns: int
+) -> ssl.SSLSocket:
+    """TLS with a deadline over all its reads; closes plain when it fails."""
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(plain.close)
+        tls = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+        cleanup.callback(tls.close)
+        tls.settimeout(_left_s(clock, until_ns))
+        tls.do_handshake()
+        tls.settimeout(None)
+        cleanup.pop_all()
+        return tls
+
+
+def _left_s(clock: Clock, until_ns: int) -> float:
+    left_s = (until_ns - clock.now().boot_ns) / 1e9
+    if left_s <= 0:
+        raise TimeoutError(f"not done within {DEADLINE_S:g} s")
+    return left_s
+
+
+def _no_handshake(host: str, port: int, why: str) -> PeerUnavailable:
+    return PeerUnavailable(
+        f"no TLS handshake with {host}:{port}: {why}",
+        code="EW-NET-005",
+        next_step="check uplink.port; ask the site whether it inspects TLS",
+    )
+
+
+def _distrust(
+    host: str, fault: ssl.SSLCertVerificationError, clock: Clock
+) -> TrustFault | PeerUnavailable:
+    why = fault.verify_message or str(fault)
+    text = f"{host} does not prove to be the broker: {why}"
+    step = "check the clock (`date -u`); if it is right, report it to the operator"
+    unset = clock.now().state == "unsynced"
+    if unset and fault.verify_code == _X509_V_ERR_CERT_NOT_YET_VALID:
+        return PeerUnavailable(text, code="EW-NET-006", next_step=step)
+    return TrustFault(text, code="EW-NET-006", next_step=step, verify_code=fault.verify_code)

@@ -1,0 +1,228 @@
+"""From the spool to one session: what is sent next, and what an answer means.
+
+Decides the moments; the rules themselves are in window.py. Leaves connecting to uplink.py.
+
+* Only durable records are fetched, a few at a time: memory does not grow with the backlog.
+* The spool hears of a record's end only through Lane.accept: after PUBACK below 0x80, in order.
+* Status and evidence go first and are not kept: they speak of this session only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+
+from edgewarden.errors import EdgewardenError
+from edgewarden.link.session import Session, Terms
+from edgewarden.link.window import (
+    FAILURE,
+    LASTING,
+    NO_MATCHING_SUBSCRIBERS,
+    PACKET_TOO_LARGE,
+    PARK_AFTER,
+    Flight,
+    Lane,
+    Turns,
+    Window,
+)
+from edgewarden.ports import Clock, Drain
+from edgewarden.wire.record import RecordClass
+from edgewarden.wire.topics import record_topic
+
+FETCH_COUNT = 32
+"""Records of a class in memory: a window and a half."""
+FETCH_BYTES = 64 * 1024
+PACKET_OVERHEAD_BYTES = 512
+"""PUBLISH's own fields: topic of at most 150 bytes, length, identifier, no properties."""
+MAX_REFUSED_WAIT_S = 60.0
+"""Between tries after a refusal that may pass."""
+STORAGE_RETRY_S = 5.0
+"""After the disk refused to be read."""
+MAX_CONTROL = 8
+"""Status and evidence waiting: a nonce a minute is the most a verifier asks."""
+
+Lanes = Mapping[RecordClass, Lane]
+
+
+class Drainer:
+    """Sends through one session until it ends.
+
+    Args:
+        topics: (tenant, device).
+        lanes: outlive sessions; their fetched and sent parts are forgotten here.
+        park_s: how often a parked class is tried.
+        on_parked: called with the class and the reason code, once when it is parked.
+        counters: shared with the uplink.
+    """
+
+    def __init__(
+        self,
+        storage: Drain,
+        clock: Clock,
+        lanes: Lanes,
+        topics: tuple[str, str],
+        *,
+        window: int,
+        park_s: float,
+        on_parked: Callable[[RecordClass, int], None],
+        counters: Counter[str],
+    ) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._lanes = lanes
+        self._topics = {c: record_topic(*topics, c) for c in RecordClass}
+        self._window_messages = window
+        self._park_s = park_s
+        self._on_parked = on_parked
+        self._counters = counters
+        self._control: deque[tuple[str, bytes, bool]] = deque(maxlen=MAX_CONTROL)
+        self._turns = Turns()
+        self._window = Window(window)
+        self._session: Session | None = None
+        self._max_packet_bytes: int | None = None
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self.accepted_any = False
+
+    @property
+    def window(self) -> Window:
+        """What is in flight."""
+        return self._window
+
+    def changed(self) -> None:
+        """There may be something to do; any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    def send(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Status or evidence: next in line; the oldest of too many is dropped."""
+        self._control.append((topic, payload, retain))
+        self._wake.set()
+
+    async def run(self, session: Session, terms: Terms) -> None:
+        """Send until the session ends."""
+        self._session = session
+        self._max_packet_bytes = terms.max_packet_bytes
+        self._window = Window(max(1, min(self._window_messages, terms.receive_maximum)))
+        state = self._storage.state()
+        for c, lane in self._lanes.items():
+            lane.go_back(state[c].acked if c in state else None)
+        while not session.ended.done():
+            self._wake.clear()
+            self._send_control(session)
+            refused_s = await self._fetch()
+            self._fill(session)
+            await self._sleep(session, refused_s)
+
+    def acked(self, mid: int, reason: int) -> None:
+        """A PUBACK came."""
+        flight = self._window.ended(mid)
+        self._wake.set()
+        if flight is None:
+            self._counters["stray_acks"] += 1
+            return
+        self._counters["pubacks"] += 1
+        if flight.record_class is None:
+            if reason >= FAILURE:
+                self._counters["control_refused"] += 1
+            return
+        lane = self._lanes[flight.record_class]
+        if reason >= FAILURE:
+            self._refused(lane, flight, reason)
+            return
+        self.accepted_any = True
+        if reason == NO_MATCHING_SUBSCRIBERS:
+            self._counters["no_subscribers"] += 1
+        upto = lane.accept(flight)
+        if upto is not None:
+            self._storage.ack(lane.record_class, upto)
+
+    def _refused(self, lane: Lane, flight: Flight, reason: int) -> None:
+        self._counters[f"refused_{reason:#04x}"] += 1
+        wait_s = min(MAX_REFUSED_WAIT_S, 2.0**lane.refusals)
+        if reason in LASTING and lane.refusals + 1 >= PARK_AFTER:
+            wait_s = self._park_s
+        if lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s):
+            self._on_parked(lane.record_class, reason)
+
+    def _send_control(self, session: Session) -> None:
+        while self._control and self._window.room_for(None, len(self._control[0][1])):
+            topic, payload, retain = self._control.popleft()
+            mid = session.publish(topic, payload, retain=retain)
+            if mid is None:
+                return
+            self._window.sent(mid, Flight(None, 0, len(payload)))
+
+    async def _fetch(self) -> float | None:
+        """Refill empty lanes; return after how long to try again when the disk refuses."""
+        state = self._storage.state()
+        for c, lane in self._lanes.items():
+            if lane.ready or c not in state or state[c].durable <= lane.fetched:
+                continue
+            epoch = lane.epoch
+            try:
+                found = await self._storage.peek(c, lane.fetched, FETCH_COUNT, FETCH_BYTES)
+            except EdgewardenError:
+                self._counters["storage_refused"] += 1
+                return STORAGE_RETRY_S
+            if lane.epoch == epoch:
+                lane.fetch(found)
+                if not found:  # everything up to the head was evicted meanwhile
+                    lane.fetched = state[c].durable
+        return None
+
+    def _fill(self, session: Session) -> None:
+        """Send as much as window and turns allow."""
+        while not session.ended.done():
+            now_ns = self._clock.now().boot_ns
+            waiting = [c for c, lane in self._lanes.items() if lane.may_send(now_ns)]
+            chosen = self._choose(waiting)
+            if chosen is None:
+                return
+            lane = self._lanes[chosen]
+            data = lane.ready[0].data
+            if self._too_large(data):
+                self._refused(lane, lane.send(), PACKET_TOO_LARGE)
+                continue
+            mid = session.publish(self._topics[chosen], data)
+            if mid is None:
+                return
+            self._window.sent(mid, lane.send())
+            self._turns.took(chosen)
+            self._counters["published"] += 1
+
+    def _choose(self, waiting: list[RecordClass]) -> RecordClass | None:
+        """Whose turn it is and who has room; behind one without room only an alarm may pass."""
+        for place, c in enumerate(self._turns.order(waiting)):
+            if place > 0 and c is not RecordClass.ALARM:
+                return None
+            if self._window.room_for(c, len(self._lanes[c].ready[0].data)):
+                return c
+        return None
+
+    def _too_large(self, data: bytes) -> bool:
+        limit = self._max_packet_bytes
+        return limit is not None and len(data) + PACKET_OVERHEAD_BYTES > limit
+
+    async def _sleep(self, session: Session, refused_s: float | None) -> None:
+        """Until something changes, the session ends, or a held class may go on."""
+        now_ns = self._clock.now().boot_ns
+        due_s = [
+            (lane.held_until_ns - now_ns) / 1e9
+            for lane in self._lanes.values()
+            if lane.held_until_ns > now_ns
+        ]
+        if refused_s is not None:
+            due_s.append(refused_s)
+        session.ended.add_done_callback(self._ended)
+        try:
+            async with asyncio.timeout(min(due_s, default=None)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        finally:
+            session.ended.remove_done_callback(self._ended)
+
+    def _ended(self, _: object) -> None:
+        self._wake.set()

@@ -1,0 +1,314 @@
+"""One MQTT 5 connection, from CONNECT to its end, driven by the asyncio loop.
+
+Decides how paho is used. Leaves to uplink.py what is sent and when to try again, to dial.py how a
+connection comes about.
+
+* A new paho client per connection: the old one's queue would be sent again, all at once, before
+  any acknowledgement (paho #492; measured, still so in 2.2.0). Correctness never relies on the
+  broker's session: clean start, no expiry.
+* paho never queues: its two limits stand at the window, and a publish beyond it is a defect
+  (OurFault).
+* Only the PUBACK's reason code counts. is_published() is true after a refusal, too (measured).
+* paho is handed a socket that is connected and verified; it never resolves, dials or reads proxy
+  settings.
+* What the broker may send is bounded twice: by the Maximum Packet Size of our CONNECT, and by
+  refusing to read further when it does not keep to it.
+
+All methods on the event loop's thread; none blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgewarden.errors import OurFault, PeerFault, PeerUnavailable
+
+MAX_DOWN_BYTES = 16 * 1024
+"""Payload of one message to us: a nonce or a result is under 1 kB, twice 8 kB is evidence's
+limit.
+"""
+MAX_PACKET_BYTES = MAX_DOWN_BYTES + 1024
+"""The same with topic and properties: what CONNECT tells the broker."""
+RECEIVE_MAXIMUM = 8
+"""Messages to us in flight: nonce and result, a few times over."""
+CONNACK_S = 15.0
+"""A broker that looks up a revocation list takes seconds; more is no answer."""
+CLOSE_S = 2.0
+"""How long a goodbye may take before the socket is simply closed."""
+MISC_S = 5.0
+"""Period of paho's keepalive check: a ping may be this late; brokers wait half a keepalive more."""
+
+# MQTT 5.0 §3.14.2.1 and §3.2.2.2
+DISCONNECT_WITH_WILL = 0x04
+SESSION_TAKEN_OVER = 0x8E
+_DEFAULT_RECEIVE_MAXIMUM = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the broker's CONNACK allows.
+
+    Attributes:
+        receive_maximum: our QoS 1 messages in flight.
+        max_packet_bytes: of one packet, None for no limit.
+    """
+
+    receive_maximum: int
+    max_packet_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a session is over: a broker's reason code (None when the connection just went) and
+    text.
+    """
+
+    reason: int | None
+    text: str
+
+
+class _Client(mqtt.Client):
+    """paho's client on a socket that is connected already (2.1 and 2.2 agree on these two)."""
+
+    ready: ssl.SSLSocket | None = None
+
+    def _create_socket(self) -> ssl.SSLSocket:
+        if self.ready is None:
+            raise OurFault("a session connects once")
+        connection, self.ready = self.ready, None
+        return connection
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > MAX_PACKET_BYTES:
+            raise ConnectionError(f"a packet of {bufsize} bytes, limit {MAX_PACKET_BYTES}")
+        return super()._sock_recv(bufsize)
+
+
+class Session:
+    """See the module's docstring.
+
+    Args:
+        connection: from dial(); belongs to the session from now on.
+        client_id: the device id.
+        keepalive_s: the broker gives up after one and a half of it, we after two.
+        window: messages in flight that the caller will never exceed.
+        will: (topic, payload), retained.
+        on_acked: (packet identifier, reason code) of each PUBACK.
+        on_message: (topic, payload) of each message.
+    """
+
+    def __init__(
+        self,
+        connection: ssl.SSLSocket,
+        client_id: str,
+        *,
+        keepalive_s: int,
+        window: int,
+        will: tuple[str, bytes],
+        on_acked: Callable[[int, int], None],
+        on_message: Callable[[str, bytes], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_acked = on_acked
+        self._on_message = on_message
+        self._keepalive_s = keepalive_s
+        self._misc: asyncio.TimerHandle | None = None
+        self._terms: asyncio.Future[Terms] = self._loop.create_future()
+        self._subscribed: asyncio.Future[None] = self._loop.create_future()
+        self.ended: asyncio.Future[Ending] = self._loop.create_future()
+        self._log = ""
+        client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
+        client.ready = connection
+        client.max_inflight_messages = client.max_queued_messages = window
+        client.will_set(will[0], will[1], qos=1, retain=True)
+        client.on_socket_open = self._socket_opened
+        client.on_socket_close = self._socket_closed
+        client.on_socket_register_write = self._wants_write
+        client.on_socket_unregister_write = self._wants_no_write
+        client.on_connect = self._connected
+        client.on_subscribe = self._was_subscribed
+        client.on_publish = self._published
+        client.on_message = self._received
+        client.on_disconnect = self._disconnected
+        client.on_log = self._logged
+        self._client = client
+        self._connection = connection
+
+    async def connect(self, host: str, port: int) -> Terms:
+        """Send CONNECT, wait for CONNACK.
+
+        Raises:
+            PeerFault: EW-NET-008, the broker refuses or does not speak MQTT 5.
+            PeerUnavailable: EW-NET-008, the connection went before an answer.
+        """
+        wishes = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        wishes.ReceiveMaximum = RECEIVE_MAXIMUM
+        wishes.MaximumPacketSize = MAX_PACKET_BYTES
+        self._client.connect_async(
+            host, port, self._keepalive_s, clean_start=True, properties=wishes
+        )
+        self._client.reconnect()
+        self._tick()
+        try:
+            async with asyncio.timeout(CONNACK_S):
+                return await self._terms
+        except TimeoutError as fault:
+            self.abort("no CONNACK")
+            raise PeerUnavailable(
+                f"no CONNACK within {CONNACK_S:g} s",
+                code="EW-NET-008",
+                next_step="ask the operator whether the broker is overloaded",
+            ) from fault
+
+    async def subscribe(self, topics: Sequence[str]) -> None:
+        """Subscribe with QoS 1 and wait for the broker's word.
+
+        Raises:
+            PeerFault: EW-NET-008, one of the topics is refused.
+            PeerUnavailable: the connection went.
+        """
+        self._client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in topics])
+        try:
+            async with asyncio.timeout(CONNACK_S):
+                await self._subscribed
+        except TimeoutError as fault:
+            raise PeerUnavailable("no SUBACK", code="EW-NET-008") from fault
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
+        """Send with QoS 1; return the packet identifier, or None when the connection just went.
+
+        Raises:
+            OurFault: more than the window allows: paho would have queued it.
+        """
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        if info.rc == mqtt.MQTT_ERR_QUEUE_SIZE:
+            raise OurFault("a publish beyond the window")
+        return info.mid if info.rc == mqtt.MQTT_ERR_SUCCESS else None
+
+    async def close(self) -> None:
+        """Say goodbye so that the broker publishes the will (this session's end), then be gone."""
+        if not self.ended.done():
+            reason = ReasonCode(PacketTypes.DISCONNECT, identifier=DISCONNECT_WITH_WILL)
+            self._client.disconnect(reasoncode=reason)
+            await asyncio.wait([self.ended], timeout=CLOSE_S)
+        self.abort("closed")
+
+    def abort(self, why: str) -> None:
+        """Close the socket now. Harmless when it is closed."""
+        if self._misc is not None:
+            self._misc.cancel()
+            self._misc = None
+        for deaf in ("on_socket_close", "on_socket_unregister_write", "on_disconnect"):
+            setattr(self._client, deaf, None)
+        if self._connection.fileno() >= 0:
+            self._loop.remove_reader(self._connection)
+            self._loop.remove_writer(self._connection)
+            self._connection.close()
+        self._end(Ending(None, why))
+
+    # --- paho's callbacks, on the loop's thread -----------------------------------------------
+
+    def _socket_opened(self, client: mqtt.Client, _: Any, connection: Any) -> None:
+        self._loop.add_reader(connection, self._readable)
+
+    def _socket_closed(self, client: mqtt.Client, _: Any, connection: Any) -> None:
+        self._loop.remove_reader(connection)
+        self._loop.remove_writer(connection)
+
+    def _wants_write(self, client: mqtt.Client, _: Any, connection: Any) -> None:
+        self._loop.add_writer(connection, client.loop_write)
+
+    def _wants_no_write(self, client: mqtt.Client, _: Any, connection: Any) -> None:
+        self._loop.remove_writer(connection)
+
+    def _readable(self) -> None:
+        """Read until TLS holds nothing back: decrypted bytes do not make the socket readable."""
+        self._client.loop_read()
+        while not self.ended.done() and self._connection.fileno() >= 0:
+            if not self._connection.pending():
+                break
+            self._client.loop_read()
+
+    def _tick(self) -> None:
+        """paho's keepalive: ping, and notice that pings stay unanswered."""
+        if not self.ended.done():
+            self._client.loop_misc()
+            self._misc = self._loop.call_later(min(MISC_S, self._keepalive_s / 4), self._tick)
+
+    def _connected(
+        self, client: mqtt.Client, _: Any, flags: Any, reason: ReasonCode, properties: Any
+    ) -> None:
+        if self._terms.done():
+            return
+        if reason.is_failure:
+            self._terms.set_exception(
+                PeerFault(
+                    f"the broker refused the session: {reason} ({reason.value:#x})",
+                    code="EW-NET-008",
+                    next_step="give the reason code to the operator",
+                    reason=reason.value,
+                )
+            )
+            return
+        receive_maximum = getattr(properties, "ReceiveMaximum", _DEFAULT_RECEIVE_MAXIMUM)
+        max_packet = getattr(properties, "MaximumPacketSize", None)
+        self._terms.set_result(Terms(receive_maximum, max_packet))
+
+    def _was_subscribed(
+        self, client: mqtt.Client, _: Any, mid: int, reasons: list[ReasonCode], properties: Any
+    ) -> None:
+        refused = [str(r) for r in reasons if r.is_failure]
+        if self._subscribed.done():
+            return
+        if refused:
+            self._subscribed.set_exception(
+                PeerFault(f"the broker refused a subscription: {refused}", code="EW-NET-008")
+            )
+        else:
+            self._subscribed.set_result(None)
+
+    def _published(
+        self, client: mqtt.Client, _: Any, mid: int, reason: ReasonCode, properties: Any
+    ) -> None:
+        self._on_acked(mid, reason.value)
+
+    def _received(self, client: mqtt.Client, _: Any, message: mqtt.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""
+        self._on_message(topic, bytes(message.payload))
+
+    def _logged(self, client: mqtt.Client, _: Any, level: int, text: str) -> None:
+        if level == mqtt.MQTT_LOG_ERR:
+            self._log = text
+
+    def _disconnected(
+        self, client: mqtt.Client, _: Any, flags: Any, reason: ReasonCode, properties: Any
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._end(Ending(reason.value, str(reason)))
+        else:
+            self._end(Ending(None, self._log or str(reason)))
+
+    def _end(self, ending: Ending) -> None:
+        if not self.ended.done():
+            self.ended.set_result(ending)
+        lost = PeerUnavailable(
+            f"the connection went before the broker answered: {ending.text}", code="EW-NET-008"
+        )
+        for waiting in (self._terms, self._subscribed):
+            if not waiting.done():
+                waiting.set_exception(lost)
+                waiting.exception()  # nobody may be waiting for it

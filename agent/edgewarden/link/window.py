@@ -1,0 +1,187 @@
+"""What may be in flight, whose turn it is, and what an acknowledgement is worth. Pure.
+
+The rules, in order:
+
+1. At most ``messages`` in flight (our window, or the broker's Receive Maximum if less) and
+   MAX_FLYING_BYTES; a record longer than that travels alone. More would only stand in front of the
+   next alarm: 64 kB are 8 s at 64 kbit/s.
+2. The last slot is for alarms, and the first alarm needs no room in bytes.
+3. Alarm before audit before bulk; but every BULK_TURN-th record is bulk when bulk waits, so that
+   it never starves.
+4. A record counts as accepted when it and all records sent before it in its class are
+   (acknowledgements may come out of order). Only that contiguous end is told to the spool.
+5. After a refusal the class goes back to its last accepted record, waits, and then sends one
+   record at a time until one is accepted. Answers to what was sent before going back free their
+   slots and mean nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from edgewarden.ports import Stored
+from edgewarden.wire.record import RecordClass
+
+MAX_FLYING_BYTES = 64 * 1024
+BULK_TURN = 8
+PARK_AFTER = 3
+"""Refusals in a row of the kind that does not pass, before the class is parked."""
+
+# MQTT 5.0 §2.4, reason codes of PUBACK.
+NO_MATCHING_SUBSCRIBERS = 0x10
+FAILURE = 0x80
+NOT_AUTHORIZED = 0x87
+TOPIC_NAME_INVALID = 0x90
+PACKET_TOO_LARGE = 0x95
+QUOTA_EXCEEDED = 0x97
+PAYLOAD_FORMAT_INVALID = 0x99
+LASTING = frozenset({NOT_AUTHORIZED, TOPIC_NAME_INVALID, PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID})
+"""Refusals that no waiting cures: somebody must change something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """One message on its way.
+
+    Attributes:
+        record_class: None for status and evidence.
+        seq: 0 for status and evidence.
+        epoch: of its lane when it was sent.
+    """
+
+    record_class: RecordClass | None
+    seq: int
+    size_bytes: int
+    epoch: int = 0
+
+
+class Window:
+    """Slots in flight, by packet identifier (rules 1 and 2)."""
+
+    def __init__(self, messages: int) -> None:
+        self._messages = messages
+        self._flying: dict[int, Flight] = {}
+        self.bytes_flying = 0
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    def room_for(self, record_class: RecordClass | None, size_bytes: int) -> bool:
+        """Whether one more message may be sent now; None is status and evidence."""
+        urgent = record_class is RecordClass.ALARM or record_class is None
+        reserved = 0 if urgent or self._messages == 1 else 1
+        if len(self._flying) >= self._messages - reserved:
+            return False
+        if self.bytes_flying + size_bytes <= MAX_FLYING_BYTES or not self._flying:
+            return True
+        return urgent and all(f.record_class is not record_class for f in self._flying.values())
+
+    def sent(self, mid: int, flight: Flight) -> None:
+        """Take a slot."""
+        self._flying[mid] = flight
+        self.bytes_flying += flight.size_bytes
+
+    def ended(self, mid: int) -> Flight | None:
+        """Free a slot; None when nothing of ours has this identifier."""
+        flight = self._flying.pop(mid, None)
+        if flight is not None:
+            self.bytes_flying -= flight.size_bytes
+        return flight
+
+
+class Turns:
+    """Whose turn it is (rule 3)."""
+
+    def __init__(self) -> None:
+        self._since_bulk = 0
+
+    def order(self, waiting: Collection[RecordClass]) -> Sequence[RecordClass]:
+        """The waiting classes, the one whose turn it is first."""
+        ordered = sorted(waiting)
+        if self._since_bulk >= BULK_TURN - 1 and RecordClass.BULK in ordered:
+            ordered.remove(RecordClass.BULK)
+            ordered.insert(0, RecordClass.BULK)
+        return ordered
+
+    def took(self, record_class: RecordClass) -> None:
+        """A record of this class was sent."""
+        self._since_bulk = 0 if record_class is RecordClass.BULK else self._since_bulk + 1
+
+
+@dataclass(slots=True)
+class Lane:
+    """One class on its way to the broker (rules 4 and 5).
+
+    Attributes:
+        accepted: everything up to here was accepted.
+        fetched: highest sequence taken from the spool.
+        ready: taken from the spool, not sent yet.
+        epoch: counts the times this class went back.
+        refusals: in a row.
+        held_until_ns: nothing is sent before this moment of CLOCK_BOOTTIME.
+        parked: refused PARK_AFTER times for a lasting reason; tried slowly until it passes.
+    """
+
+    record_class: RecordClass
+    accepted: int = 0
+    fetched: int = 0
+    ready: deque[Stored] = field(default_factory=deque)
+    epoch: int = 0
+    refusals: int = 0
+    held_until_ns: int = 0
+    parked: bool = False
+    _sent: deque[int] = field(default_factory=deque)
+    _done: set[int] = field(default_factory=set)
+
+    def go_back(self, accepted: int | None = None) -> None:
+        """Forget what was fetched and sent; go on behind the last accepted record."""
+        if accepted is not None:
+            self.accepted = max(self.accepted, accepted)
+        self.fetched = self.accepted
+        self.ready.clear()
+        self._sent.clear()
+        self._done.clear()
+        self.epoch += 1
+
+    def fetch(self, records: Sequence[Stored]) -> None:
+        """Take records from the spool."""
+        self.ready.extend(records)
+        if records:
+            self.fetched = records[-1].seq
+
+    def may_send(self, now_ns: int) -> bool:
+        """Whether the front record may go, as far as this class is concerned."""
+        if not self.ready or now_ns < self.held_until_ns:
+            return False
+        return self.refusals == 0 or not self._sent
+
+    def send(self) -> Flight:
+        """The front record is being sent."""
+        record = self.ready.popleft()
+        self._sent.append(record.seq)
+        return Flight(self.record_class, record.seq, len(record.data), self.epoch)
+
+    def accept(self, flight: Flight) -> int | None:
+        """A record was accepted; return the new contiguous end when it moved."""
+        if flight.epoch != self.epoch:
+            return None
+        self.refusals, self.parked = 0, False
+        self._done.add(flight.seq)
+        before = self.accepted
+        while self._sent and self._sent[0] in self._done:
+            self.accepted = self._sent.popleft()
+            self._done.discard(self.accepted)
+        return self.accepted if self.accepted != before else None
+
+    def refuse(self, flight: Flight, reason: int, now_ns: int, wait_s: float) -> bool:
+        """A record was refused: go back and wait; return whether this parks the class."""
+        if flight.epoch != self.epoch:
+            return False
+        self.go_back()
+        self.refusals += 1
+        self.held_until_ns = now_ns + round(wait_s * 1e9)
+        parks = reason in LASTING and self.refusals >= PARK_AFTER and not self.parked
+        self.parked = self.parked or parks
+        return parks
