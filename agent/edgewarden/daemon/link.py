@@ -136,7 +136,7 @@ class Link:
             self._session_status,
             self._on_nonce,
             self._on_result,
-            self.take,
+            self._uplink_event,
             self.clock,
             self.random,
         )
@@ -181,7 +181,7 @@ class Link:
 
     # --- the uplink's questions ---------------------------------------------------------------
 
-    def _session_status(self, online: bool, session_ns: int) -> bytes:
+    def _session_status(self, session_ns: int, online: bool) -> bytes:
         """The signed status of a session, or its last will."""
         state = self.storage.state()
         message = Status(
@@ -207,6 +207,10 @@ class Link:
 
     def _on_result(self, message: bytes) -> None:
         self.attester.on_result(message)
+
+    def _uplink_event(self, event: Event, record_class: RecordClass) -> None:
+        self.findings.see(event)
+        self.storage.submit_event(event, record_class)
 
     # --- the technician's questions -----------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +19,10 @@ from edgewarden import __version__
 from edgewarden.daemon.attester import Attester
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.gate_facts import GateFacts
+from edgewarden.errors import TrustFault
 from edgewarden.judge.health import Picture, judge
-from edgewarden.ports import ClassState, Clock
+from edgewarden.link.uplink import UplinkSnapshot
+from edgewarden.ports import ClassState, Clock, Instant
 from edgewarden.sense.serialport import SerialSensor
 from edgewarden.trust.identity import Identity
 from edgewarden.wire.record import RecordClass
@@ -28,16 +30,6 @@ from edgewarden.wire.record import RecordClass
 _ROLLUP = Path("/proc/self/smaps_rollup")
 _IO = Path("/proc/self/io")
 _DAY_S = 86400
-
-
-class UplinkState(Protocol):
-    """What status needs of the uplink's snapshot."""
-
-    connected: bool
-    since_utc: str | None
-    reconnects: int
-    trust_fault: str
-    offline_s: float
 
 
 class StorageState(Protocol):
@@ -64,7 +56,7 @@ class Parts:
 
 
 def status(
-    parts: Parts, running: Running, faults: tuple[str, ...], up: UplinkState
+    parts: Parts, running: Running, faults: tuple[str, ...], up: UplinkSnapshot
 ) -> dict[str, object]:
     """Return the status object; on the loop's thread, about a millisecond."""
     now = parts.clock.now()
@@ -77,8 +69,8 @@ def status(
     mode = running.settings.exec.mode if stats is None else stats.mode
     picture = Picture(
         connected=up.connected,
-        offline_s=up.offline_s,
-        trust_fault=up.trust_fault,
+        offline_s=_offline_s(up, parts, now),
+        trust_fault=str(up.fault) if isinstance(up.fault, TrustFault) else "",
         attestation="none" if result is None else result.overall.label,
         attestation_age_s=age_s,
         attestation_period_s=running.settings.attestation.period_s,
@@ -158,6 +150,15 @@ def status(
     }
 
 
+def _offline_s(up: UplinkSnapshot, parts: Parts, now: Instant) -> float:
+    """Seconds without a session; since the start when there never was one."""
+    if up.connected:
+        return 0.0
+    if up.since_utc is None:
+        return (now.boot_ns - parts.started_ns) / 1e9
+    return max(0.0, now.wall_ns / 1e9 - datetime.fromisoformat(up.since_utc).timestamp())
+
+
 def footprint(parts: Parts, now_ns: int) -> dict[str, object]:
     """Memory of gate, guard and link; link's CPU; link's writes, extrapolated to a day."""
     stats = parts.gate.stats
@@ -181,8 +182,3 @@ def _number(path: Path, name: str, unit: int) -> int:
     except OSError:
         return 0
     return 0
-
-
-def utc_text(wall_ns: int) -> str:
-    """RFC 3339, seconds."""
-    return datetime.fromtimestamp(wall_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

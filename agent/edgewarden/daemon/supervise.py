@@ -4,7 +4,7 @@ systemd.
     1. the policy one-shot compiles what gate may map; a policy that does not compile stops nothing
     that runs
     2. guard, with the listening seqpacket socket as descriptor 3
-    3. gate (tier probe first, in a process of its own: gate never spawns)
+    3. the canary, which proves what this kernel can deny; then gate, which never spawns
     4. link, as the user `exec.link_user` when we are root and that user exists
 
 A part that ends is started again after a wait that doubles from RESTART_S to RESTART_CAP_S and is
@@ -43,7 +43,7 @@ STABLE_S = 60.0
 STOP_S = 5.0
 RESTART_ME = 75
 """EX_TEMPFAIL of <sysexits.h>: link asks to be started again at once."""
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_PACKAGE = Path(__file__).resolve().parents[1]
 _LISTEN_FD = 3
 
 
@@ -84,7 +84,8 @@ def supervise(plan: Plan) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     _prepare_folders(plan)
     listener = _guard_listener(plan)
-    _one_shot(["-m", "edgewarden", "policy", "compile", "--settings", plan.settings])
+    _compile(plan)
+    _one_shot([*_lean("act/exec_canary.py"), plan.run_dir])
     parts = _parts(plan, listener)
     _say(f"supervising {', '.join(p.name for p in parts)}")
     try:
@@ -133,17 +134,17 @@ def _guard_listener(plan: Plan) -> socket.socket:
 
 
 def _parts(plan: Plan, listener: socket.socket) -> list[Part]:
-    lean = [sys.executable, "-I", "-S", "-c"]
-    where = f"import sys; sys.path.append({_PACKAGE_ROOT!r}); "
-    state, run = plan.state_dir, plan.run_dir
-    guard = f"from edgewarden.daemon.guard import main; sys.exit(main({_LISTEN_FD}))"
-    gate = f"from edgewarden.daemon.gate import main; sys.exit(main({state!r}, {run!r}))"
     link = [sys.executable, "-m", "edgewarden", "link", "--settings", plan.settings]
     return [
-        Part("guard", [*lean, where + guard], listen=listener),
-        Part("gate", [*lean, where + gate]),
+        Part("guard", [*_lean("daemon/guard.py"), str(_LISTEN_FD), "--with-parent"], "", listener),
+        Part("gate", [*_lean("daemon/gate.py"), plan.state_dir, plan.run_dir, "--with-parent"]),
         Part("link", link, user=plan.link_user),
     ]
+
+
+def _lean(file: str) -> list[str]:
+    """An interpreter that reads one of our files and no site-packages."""
+    return [sys.executable, "-I", "-S", f"{_PACKAGE}/{file}"]
 
 
 def _start(part: Part) -> None:
@@ -205,7 +206,7 @@ def _next_due(parts: list[Part], now: float) -> float:
 
 def _reload(parts: list[Part], plan: Plan) -> None:
     """HUP: compile the policy anew (the one-shot tells gate), let link look at its settings."""
-    _one_shot(["-m", "edgewarden", "policy", "compile", "--settings", plan.settings])
+    _compile(plan)
     for part in parts:
         if part.name == "link" and part.process is not None:
             part.process.send_signal(signal.SIGHUP)
@@ -222,11 +223,17 @@ def _stop(part: Part) -> None:
         part.process.wait()
 
 
-def _one_shot(arguments: list[str]) -> None:
+def _compile(plan: Plan) -> None:
+    _one_shot(
+        [sys.executable, "-m", "edgewarden", "policy", "compile", "--settings", plan.settings]
+    )
+
+
+def _one_shot(command: list[str]) -> None:
     """Run one of our own commands to its end; its fault is told and stops nothing."""
     try:
         subprocess.run(
-            [sys.executable, *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             timeout=60,
@@ -234,7 +241,7 @@ def _one_shot(arguments: list[str]) -> None:
             preexec_fn=_child(None),
         )
     except subprocess.SubprocessError as fault:
-        _say(f"{' '.join(arguments[2:4])}: {fault}")
+        _say(f"{' '.join(command[1:])}: {fault}")
 
 
 def _user(name: str) -> pwd.struct_passwd | None:
