@@ -1,0 +1,352 @@
+"""The responder without a kernel: one answer for each event, and what may be cached."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.act import exec_gate
+from edgewarden.act.exec_gate import CTIME_SETTLE_NS, MAX_HASH_BYTES, ExecGate
+from edgewarden.errors import HardwareFault
+from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
+from edgewarden.kernel.lease import ignore_lease_breaks
+from edgewarden.wire.local import UNKNOWN_UID, Alarm, AnyMessage, ExecVerdict
+from tests.system.exec_world import loop_ext4, private_tmpfs
+
+
+class Script:
+    """Plays the kernel: events to be read, and the answers that came."""
+
+    def __init__(self, *, breaks_on: int = -1) -> None:
+        self.waiting: list[ExecEvent] = []
+        self.answers: list[tuple[int, bool]] = []
+        self.breaks_on = breaks_on
+        self.told: list[str] = []
+
+    def exec(self, path: Path, mask: int = FAN_OPEN_EXEC_PERM, pid: int = 0) -> int:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.waiting.append(ExecEvent(mask, fd, pid, UNTOLD))
+        return fd
+
+    def read(self) -> list[ExecEvent]:
+        found, self.waiting = self.waiting, []
+        return found
+
+    def answer(self, fd: int, *, allow: bool) -> bool:
+        self.told.append("answer")
+        self.answers.append((fd, allow))
+        if fd == self.breaks_on:
+            raise HardwareFault("write(fanotify) refused: EINVAL")
+        return True
+
+
+class Bench:
+    """A responder with its surroundings."""
+
+    def __init__(self, script: Script, mode: str = "enforce") -> None:
+        self.script = script
+        self.listed: dict[bytes, str] = {}
+        self.facts: list[AnyMessage] = []
+        self.wall_ns = 1 << 62
+        self.pulses = 0
+        self.gate = ExecGate(
+            judge=self.judge,
+            report=self.report,
+            proc_text=lambda name: "Name:\tx\nUid:\t1000\t0\t0\t0\n",
+            proc_link=lambda name: os.readlink(f"/proc/{name}".encode()),
+            boot_ns=lambda: 7,
+            wall_ns=lambda: self.wall_ns,
+            pulse=self.pulse,
+            tier="T3",
+        )
+        self.gate.mode = mode
+
+    def judge(self, digest: bytes) -> str | None:
+        return self.listed.get(digest)
+
+    def report(self, fact: AnyMessage) -> None:
+        self.script.told.append("report")
+        self.facts.append(fact)
+
+    def pulse(self) -> None:
+        self.pulses += 1
+
+    def serve(self) -> int:
+        return self.gate.serve(self.script)  # type: ignore[arg-type]
+
+    def verdicts(self) -> list[ExecVerdict]:
+        return [fact for fact in self.facts if isinstance(fact, ExecVerdict)]
+
+
+@pytest.fixture
+def script() -> Script:
+    ignore_lease_breaks()
+    return Script()
+
+
+@pytest.fixture
+def bench(script: Script) -> Bench:
+    return Bench(script)
+
+
+def program(path: Path, content: bytes = b"\x7fELF one") -> tuple[Path, bytes]:
+    path.write_bytes(content)
+    return path, hashlib.sha256(content).digest()
+
+
+def test_listed_runs_and_unlisted_does_not(bench: Bench, tmp_path: Path) -> None:
+    good, digest = program(tmp_path / "good")
+    bad, other = program(tmp_path / "bad", b"\x7fELF two")
+    bench.listed[digest] = "tool"
+    fds = [bench.script.exec(good), bench.script.exec(bad, pid=os.getpid())]
+    assert bench.serve() == 2
+    assert bench.script.answers == [(fds[0], True), (fds[1], False)]
+    first, second = bench.verdicts()
+    assert (first.decision, first.reason, first.rule) == ("allow", "listed", "tool")
+    assert (first.sha256, first.path) == (digest, str(good).encode())
+    assert (second.decision, second.reason, second.sha256) == ("deny", "unlisted", other)
+    assert (second.uid, second.boot_ns) == (1000, 7)
+    assert first.uid == UNKNOWN_UID
+
+
+def test_all_answers_come_before_the_first_report(bench: Bench, tmp_path: Path) -> None:
+    path, _ = program(tmp_path / "p")
+    for _ in range(5):
+        bench.script.exec(path)
+    bench.serve()
+    assert bench.script.told == ["answer"] * 5 + ["report"] * 5
+
+
+@pytest.mark.parametrize(("mode", "decision"), [("learn", "learned"), ("observe", "would_deny")])
+def test_a_notify_event_gets_no_answer(
+    script: Script, tmp_path: Path, mode: str, decision: str
+) -> None:
+    bench = Bench(script, mode)
+    script.exec(program(tmp_path / "p")[0], mask=FAN_OPEN_EXEC)
+    bench.serve()
+    assert script.answers == []
+    assert [v.decision for v in bench.verdicts()] == [decision]
+
+
+def test_what_cannot_be_judged_is_allowed_counted_and_said(bench: Bench, tmp_path: Path) -> None:
+    good, digest = program(tmp_path / "good")
+    bad, _ = program(tmp_path / "bad", b"two")
+    bench.listed[digest] = "tool"
+    spoken = bench.gate.judge
+
+    def stumble(found: bytes) -> str | None:
+        if found != digest:
+            raise MemoryError("no room")
+        return spoken(found)
+
+    bench.gate.judge = stumble
+    for path in (bad, good, bad):
+        bench.script.exec(path)
+    bench.serve()
+    assert [allow for _, allow in bench.script.answers] == [True] * 3
+    assert [v.reason for v in bench.verdicts()] == ["undecidable", "listed", "undecidable"]
+    assert bench.gate.counters.undecidable == 2
+    alarms = [fact for fact in bench.facts if isinstance(fact, Alarm)]
+    assert [a.code for a in alarms] == ["EW-EXEC-007"] * 2
+    assert "MemoryError: no room" in alarms[0].text
+
+
+def test_a_report_that_fails_costs_no_answer_and_no_descriptor(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = program(tmp_path / "p")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        bench.script.exec(path)
+
+    def broken(event: ExecEvent) -> int:
+        raise RuntimeError("no uid")
+
+    monkeypatch.setattr(bench.gate, "_uid", broken)
+    bench.serve()
+    assert len(bench.script.answers) == 3
+    assert bench.gate.counters.unreported == 3
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_refused_answer_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
+    script = Script()
+    bench = Bench(script)
+    path, _ = program(tmp_path / "p")
+    script.breaks_on = script.exec(path)
+    script.exec(path)
+    with pytest.raises(HardwareFault):
+        bench.serve()
+    assert len(script.answers) == 2
+    assert len(bench.facts) == 2
+
+
+def test_a_file_that_is_being_written_is_not_run(bench: Bench, tmp_path: Path) -> None:
+    """Its content is judged now and could be another when the kernel maps it."""
+    path, digest = program(tmp_path / "p")
+    bench.listed[digest] = "tool"
+    with path.open("r+b"):
+        bench.script.exec(path)
+        bench.serve()
+    bench.script.exec(path)
+    bench.serve()
+    assert [v.reason for v in bench.verdicts()] == ["being_written", "listed"]
+    assert [allow for _, allow in bench.script.answers] == [False, True]
+
+
+def test_a_writer_waits_until_the_verdict_was_reported(bench: Bench, tmp_path: Path) -> None:
+    path, digest = program(tmp_path / "p")
+    bench.listed[digest] = "tool"
+    states = []
+
+    def attempt(fact: AnyMessage) -> None:
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            states.append("open")
+        except BlockingIOError:
+            states.append("waits")
+
+    bench.gate._report = attempt
+    bench.script.exec(path)
+    bench.serve()
+    attempt(Alarm("", 1, "", 0))
+    assert states == ["waits", "open"]
+
+
+def test_what_is_no_file_and_what_is_huge(bench: Bench, tmp_path: Path) -> None:
+    fifo, huge = tmp_path / "fifo", tmp_path / "huge"
+    os.mkfifo(fifo)
+    huge.touch()
+    os.truncate(huge, 2 << 30)
+    for path in (fifo, tmp_path, huge):
+        bench.script.exec(path)
+    bench.serve()
+    assert [v.reason for v in bench.verdicts()] == ["not_a_file", "not_a_file", "too_large"]
+    assert [allow for _, allow in bench.script.answers] == [True, True, False]
+
+
+def test_a_long_hash_keeps_the_heart_beating(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "long"
+    path.touch()
+    os.truncate(path, 16 << 20)
+    bench.listed[hashlib.sha256(bytes(16 << 20)).digest()] = "long"
+    bench.script.exec(path)
+    bench.serve()
+    assert bench.verdicts()[0].rule == "long"
+    assert bench.pulses == 16
+    assert MAX_HASH_BYTES > 16 << 20
+
+
+# --- the cache ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached(script: Script) -> Iterator[tuple[Bench, Path]]:
+    with loop_ext4() as where:
+        bench = Bench(script)
+        bench.gate.cacheable = {where.stat().st_dev}
+        yield bench, where
+
+
+def hashes(bench: Bench, path: Path, mask: int = FAN_OPEN_EXEC_PERM) -> tuple[int, int]:
+    """(hashed, cached) that one more exec costs."""
+    counters = bench.gate.counters
+    before = counters.hashed, counters.cached
+    bench.script.exec(path, mask=mask)
+    bench.serve()
+    return counters.hashed - before[0], counters.cached - before[1]
+
+
+@pytest.mark.needs("root", "loop-mount")
+def test_a_quiet_file_is_hashed_once(cached: tuple[Bench, Path]) -> None:
+    bench, where = cached
+    path, digest = program(where / "p")
+    assert hashes(bench, path) == (1, 0)
+    assert hashes(bench, path) == (0, 1)
+    assert [v.sha256 for v in bench.verdicts()] == [digest, digest]
+
+
+@pytest.mark.needs("root", "loop-mount")
+def test_a_mapping_that_can_write_keeps_a_file_out_of_the_cache(
+    cached: tuple[Bench, Path],
+) -> None:
+    bench, where = cached
+    path, _ = program(where / "p", bytes(8192))
+    with path.open("r+b") as writer:
+        mapping = mmap.mmap(writer.fileno(), 0)
+    for _ in range(2):
+        assert hashes(bench, path, FAN_OPEN_EXEC) == (1, 0)
+    mapping.close()
+    assert hashes(bench, path, FAN_OPEN_EXEC) == (1, 0)
+    assert hashes(bench, path, FAN_OPEN_EXEC) == (0, 1)
+
+
+@pytest.mark.needs("root", "loop-mount")
+def test_a_file_changed_a_moment_ago_stays_out_of_the_cache(cached: tuple[Bench, Path]) -> None:
+    bench, where = cached
+    path, _ = program(where / "p")
+    bench.wall_ns = path.stat().st_ctime_ns + CTIME_SETTLE_NS - 1
+    assert [hashes(bench, path), hashes(bench, path)] == [(1, 0), (1, 0)]
+    bench.wall_ns += 1
+    assert [hashes(bench, path), hashes(bench, path)] == [(1, 0), (0, 1)]
+
+
+def change_by_write(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"X")
+
+
+def change_by_mapping(path: Path) -> None:
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[0] ^= 1
+        mapping[0] ^= 2
+
+
+def change_by_replacing(path: Path) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(b"Y" * path.stat().st_size)
+    fresh.rename(path)
+
+
+@pytest.mark.needs("root", "loop-mount")
+@pytest.mark.parametrize("change", [change_by_write, change_by_mapping, change_by_replacing])
+def test_a_cached_file_that_changed_is_hashed_again(
+    cached: tuple[Bench, Path], change: Callable[[Path], None]
+) -> None:
+    bench, where = cached
+    path, digest = program(where / "p", bytes(8192))
+    assert [hashes(bench, path), hashes(bench, path)] == [(1, 0), (0, 1)]
+    change(path)
+    assert hashes(bench, path) == (1, 0)
+    last = bench.verdicts()[-1].sha256
+    assert last == hashlib.sha256(path.read_bytes()).digest() != digest
+
+
+@pytest.mark.needs("root")
+def test_nothing_of_a_tmpfs_is_cached(script: Script) -> None:
+    """There a mapped store leaves no trace: tests/kernel/test_lease_and_mounts.py shows it."""
+    from edgewarden.act.exec_marks import CACHEABLE
+
+    assert "tmpfs" not in CACHEABLE
+    bench = Bench(script)
+    with private_tmpfs() as where:
+        path, _ = program(where / "p")
+        assert [hashes(bench, path), hashes(bench, path)] == [(1, 0), (1, 0)]
+
+
+@pytest.mark.needs("root", "loop-mount")
+def test_the_cache_is_bounded_and_forgets_the_oldest(
+    cached: tuple[Bench, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, where = cached
+    monkeypatch.setattr(exec_gate, "CACHE_ENTRIES", 2)
+    paths = [program(where / str(n), bytes([n]))[0] for n in range(3)]
+    for path in paths:
+        assert hashes(bench, path) == (1, 0)
+    assert hashes(bench, paths[2]) == (0, 1)
+    assert hashes(bench, paths[0]) == (1, 0)

@@ -1,0 +1,150 @@
+"""The proc connector: datagrams read strictly, losses said aloud, storms gathered."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from socket import SO_RCVBUF, SOL_SOCKET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewarden.kernel import netlink
+from edgewarden.kernel.netlink import (
+    PROC_EVENT_EXEC,
+    PROC_EVENT_EXIT,
+    PROC_EVENT_FORK,
+    RESYNC,
+    Gatherer,
+    ProcConnector,
+    ProcEvent,
+    open_proc_connector,
+    parse_datagram,
+)
+from tests.waiting import wait_until
+
+
+def datagram(what: int, data: bytes, idx: int = 1, kind: int = 3) -> bytes:
+    event = struct.pack("=IIQ", what, 0, 5) + data
+    message = struct.pack("=IIIIHH", idx, 1, 0, 0, len(event), 0) + event
+    return struct.pack("=IHHII", 16 + len(message), kind, 0, 0, 0) + message
+
+
+FORK = struct.pack("=IIII", 10, 10, 20, 20)
+THREAD = struct.pack("=IIII", 10, 10, 21, 20)
+EXIT = struct.pack("=IIII", 20, 20, 256, 17)
+
+
+def seen(data: bytes) -> tuple[int, int, int] | None:
+    event = parse_datagram(data)
+    return None if event is None else (event.kind, event.pid, event.other)
+
+
+def test_forks_execs_and_exits_of_processes_are_read() -> None:
+    assert seen(datagram(PROC_EVENT_FORK, FORK)) == (PROC_EVENT_FORK, 20, 10)
+    assert seen(datagram(PROC_EVENT_EXEC, struct.pack("=II", 7, 7))) == (PROC_EVENT_EXEC, 7, 0)
+    assert seen(datagram(PROC_EVENT_EXIT, EXIT)) == (PROC_EVENT_EXIT, 20, 256)
+
+
+def test_threads_are_of_no_interest() -> None:
+    assert seen(datagram(PROC_EVENT_FORK, THREAD)) == (PROC_EVENT_FORK, 0, 10)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        datagram(PROC_EVENT_FORK, FORK)[:-1],
+        datagram(PROC_EVENT_FORK, FORK[:4]),
+        datagram(PROC_EVENT_FORK, FORK, idx=2),
+        datagram(PROC_EVENT_FORK, FORK, kind=2),
+    ],
+)
+def test_what_does_not_add_up_is_refused(data: bytes) -> None:
+    assert parse_datagram(data) is None
+
+
+@given(st.binary(max_size=200))
+def test_garbage_raises_nothing(garbage: bytes) -> None:
+    event = parse_datagram(garbage)
+    assert event is None or len(garbage) >= 52
+
+
+@pytest.fixture
+def connector() -> Iterator[ProcConnector]:
+    opened = open_proc_connector()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.needs("root", "proc-connector")
+def test_a_child_is_seen_from_fork_to_exit(connector: ProcConnector) -> None:
+    child = subprocess.Popen(["/bin/false"])
+    child.wait(5)
+    found: list[tuple[int, int]] = []
+
+    def whole_life() -> bool:
+        found.extend((e.kind, e.pid) for e in connector.read() if e.pid == child.pid)
+        return (PROC_EVENT_EXIT, child.pid) in found
+
+    wait_until(whole_life)
+    assert found == [(k, child.pid) for k in (PROC_EVENT_FORK, PROC_EVENT_EXEC, PROC_EVENT_EXIT)]
+
+
+@pytest.mark.needs("root", "proc-connector")
+def test_a_reader_that_was_too_slow_is_told_to_resync(connector: ProcConnector) -> None:
+    connector._socket.setsockopt(SOL_SOCKET, SO_RCVBUF, 1)  # the kernel's least
+    script = "i=0; while [ $i -lt 200 ]; do (:); i=$((i+1)); done"
+    subprocess.run(["sh", "-c", script], check=True, timeout=20)
+    assert RESYNC in [event.kind for event in connector.read()]
+
+
+@pytest.mark.needs("root", "proc-connector")
+def test_another_process_cannot_forge_an_event(connector: ProcConnector) -> None:
+    port = connector._socket.getsockname()[0]
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, netlink.NETLINK_CONNECTOR) as liar:
+        # Refused by the kernel itself is as good.
+        with contextlib.suppress(ConnectionRefusedError, PermissionError):
+            liar.sendto(datagram(PROC_EVENT_EXEC, struct.pack("=II", 4242, 4242)), (port, 0))
+        events = connector.read()
+    assert 4242 not in [event.pid for event in events]
+
+
+def event(kind: int, pid: int) -> ProcEvent:
+    return ProcEvent(kind, pid, 0, 1)
+
+
+def test_nothing_is_due_before_its_time() -> None:
+    gatherer = Gatherer()
+    assert gatherer.due_mono is None
+    gatherer.take([event(PROC_EVENT_FORK, 1)], now_mono=10.0)
+    assert gatherer.due_mono == pytest.approx(10.0 + netlink.GATHER_S)
+    assert gatherer.give(10.05) is None
+    given_ = gatherer.give(10.2)
+    assert given_ is not None
+    assert (given_.forks, given_.execs, given_.exits, given_.resync) == (1, 0, 0, False)
+    assert gatherer.give(99.0) is None
+
+
+def test_a_storm_is_counted_whole_and_named_in_part() -> None:
+    gatherer = Gatherer()
+    gatherer.take([event(PROC_EVENT_EXEC, n) for n in range(1, 501)], now_mono=0.0)
+    given_ = gatherer.give(1.0)
+    assert given_ is not None
+    assert given_.execs == 500
+    assert [e.pid for e in given_.events] == list(range(1, netlink.GATHER_EVENTS + 1))
+    assert given_.resync
+
+
+def test_a_loss_asks_for_a_resync() -> None:
+    gatherer = Gatherer()
+    gatherer.take([event(RESYNC, 0)], now_mono=0.0)
+    given_ = gatherer.give(1.0)
+    assert given_ is not None
+    assert given_.resync
+    assert given_.events == []
+    assert (gatherer.losses, gatherer.total) == (1, 0)

@@ -1,0 +1,236 @@
+"""A small world for exec control: a filesystem of its own, gate and guard as real processes.
+
+Rules that keep the machine alive: only filesystems mounted here are ever named, each asserted to be
+another than the one that holds ``/``; gate and guard run below ``timeout -s KILL``, so that a
+responder that hangs is gone within LIFE_S even when this process hangs with it; whatever happens,
+``close`` kills before it unmounts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from edgewarden.act.policy_compile import write_policy
+from edgewarden.judge.exec_table import compile_table
+from edgewarden.wire import local
+from edgewarden.wire.gate_files import ExecTier, compile_gate_config
+from edgewarden.wire.local import Answer, GateStats, Request
+from tests.waiting import wait_until
+
+LIFE_S = 60
+AGENT = Path(__file__).parents[2] / "agent"
+DAEMONS = AGENT / "edgewarden" / "daemon"
+MASKER = Path(__file__).with_name("masked.py")
+PYTHON = [sys.executable, "-I", "-S"]
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def private_tmpfs() -> Iterator[Path]:
+    """A tmpfs of the test's own."""
+    with _mounted(["-t", "tmpfs", "-o", "size=256m,mode=0755", "ew-test"]) as where:
+        yield where
+
+
+@contextlib.contextmanager
+def loop_ext4() -> Iterator[Path]:
+    """An ext4 filesystem in a file."""
+    with tempfile.NamedTemporaryFile(prefix="ew-image-") as image:
+        image.truncate(32 << 20)
+        make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", image.name]
+        subprocess.run(make, check=True, capture_output=True)
+        with _mounted(["-o", "loop", image.name]) as where:
+            yield where
+
+
+@contextlib.contextmanager
+def _mounted(arguments: list[str]) -> Iterator[Path]:
+    where = Path(tempfile.mkdtemp(prefix="ew-fs-"))
+    subprocess.run(["mount", *arguments, where], check=True, capture_output=True)
+    try:
+        assert where.stat().st_dev != os.stat("/").st_dev
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", where], check=False, capture_output=True)
+        where.rmdir()
+
+
+class World:
+    """gate, guard, a policy, and what a person and link do to them."""
+
+    def __init__(self, filesystem: Path) -> None:
+        self.filesystem = filesystem
+        self.state = Path(tempfile.mkdtemp(prefix="ew-w-"))
+        self.state.chmod(0o755)
+        self.run = self.state / "run"
+        self.run.mkdir(mode=0o755)
+        self.rules: list[tuple[str, bytes]] = []
+        self.markers = self.state / "markers"
+        self.markers.mkdir(mode=0o777)
+        self.markers.chmod(0o777)
+        self._wrappers: list[subprocess.Popen[bytes]] = []
+        self._sockets: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        self.gate_pid = 0
+        self.guard_pid = 0
+        self.control: socket.socket | None = None
+        self.tier("T3")
+
+    # --- what gate goes by ---------------------------------------------------------------------
+
+    def tier(self, tier: str, reason: str = "") -> None:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        source = "fanotify-permission" if tier == "T3" else "fanotify-notify"
+        (self.run / "exec-tier").write_bytes(ExecTier(tier, source, reason, boot_id).dump())
+
+    def program(self, name: str, *, allow: bool, image: str = "/bin/touch") -> Path:
+        """A program of its own content; ``/bin/touch`` leaves a marker where it is told to."""
+        path = self.filesystem / name
+        path.write_bytes(Path(image).read_bytes() + f"\0{name}\0".encode())
+        path.chmod(0o755)
+        if allow:
+            self.rules.append((name, hashlib.sha256(path.read_bytes()).digest()))
+        return path
+
+    def policy(self, mode: str = "learn", link_uid: int = 0) -> None:
+        config = compile_gate_config([str(self.filesystem)], mode, link_uid=link_uid)
+        write_policy(str(self.state), compile_table(self.rules), config)
+
+    # --- processes -----------------------------------------------------------------------------
+
+    def start_guard(self) -> None:
+        path = self.run / "guard.sock"
+        if self._listener is None:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._listener.bind(str(path))
+            self._listener.listen(4)
+        fd = self._listener.fileno()
+        self.guard_pid = self._start([*PYTHON, str(DAEMONS / "guard.py"), str(fd)], pass_fds=(fd,))
+
+    def start_gate(self, *, masked: str = "") -> None:
+        command = [*PYTHON, str(DAEMONS / "gate.py"), str(self.state), str(self.run)]
+        if masked:
+            command = [sys.executable, str(MASKER), masked, *command]
+        (self.run / "gate.sock").unlink(missing_ok=True)
+        self.gate_pid = self._start(command)
+        self.control = self.connect("gate.sock")
+
+    def _start(self, command: Sequence[str], pass_fds: tuple[int, ...] = ()) -> int:
+        wrapper = subprocess.Popen(
+            ["timeout", "-s", "KILL", str(LIFE_S), *command], pass_fds=pass_fds, cwd="/"
+        )
+        self._wrappers.append(wrapper)
+        children = Path(f"/proc/{wrapper.pid}/task/{wrapper.pid}/children")
+        wait_until(lambda: wrapper.poll() is not None or children.read_text().strip())
+        return int(children.read_text())
+
+    def connect(self, name: str) -> socket.socket:
+        """A client of one of gate's sockets, as root."""
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        made.settimeout(5)
+        self._sockets.append(made)
+
+        def connected() -> bool:
+            with contextlib.suppress(OSError):
+                made.connect(str(self.run / name))
+                return True
+            return False
+
+        wait_until(connected)
+        return made
+
+    def gate_is_gone(self) -> bool:
+        return not Path(f"/proc/{self.gate_pid}").exists()
+
+    def close(self) -> None:
+        """Kill first: whoever waits for a verdict goes on."""
+        for pid in (self.gate_pid, self.guard_pid):
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for wrapper in self._wrappers:
+            wrapper.wait(10)
+        for client in self._sockets:
+            client.close()
+        if self._listener is not None:
+            self._listener.close()
+        shutil.rmtree(self.state)
+
+    # --- a person, and programs ----------------------------------------------------------------
+
+    def ask(self, verb: str, mode: str = "learn") -> Answer | GateStats:
+        assert self.control is not None
+        self.control.send(local.encode(Request(verb, mode)))
+        return local.parse(self.control.recv(4096), Answer, GateStats)
+
+    def status(self) -> GateStats:
+        answer = self.ask("status")
+        assert isinstance(answer, GateStats)
+        return answer
+
+    def set_mode(self, mode: str) -> Answer:
+        answer = self.ask("mode", mode)
+        assert isinstance(answer, Answer)
+        return answer
+
+    def enforcing(self) -> None:
+        """Guard and gate up, and permission marks really armed."""
+        self.policy("observe")
+        self.start_guard()
+        self.start_gate()
+        wait_until(lambda: self.status().guard)
+        answer = self.set_mode("enforce")
+        assert answer.ok, answer
+        assert self.status().armed
+
+    def outcome(self, command: Sequence[str | Path], timeout_s: float = 10) -> str:
+        """Run a program that touches a marker: ``ran``, ``denied``, or what else came of it.
+
+        Denied means both: execve failed with EPERM, and the payload left nothing behind.
+        """
+        marker = self.markers / "marker"
+        marker.unlink(missing_ok=True)
+        try:
+            done = subprocess.run([*command, marker], capture_output=True, timeout=timeout_s)
+        except PermissionError:
+            return "ran after EPERM" if marker.exists() else "denied"
+        except OSError as fault:
+            return f"{type(fault).__name__} {fault.errno}"
+        if done.returncode == 0:
+            return "ran" if marker.exists() else "no marker"
+        text = done.stderr.decode(errors="replace")
+        if "Operation not permitted" in text and not marker.exists():
+            return "denied"
+        return f"exit {done.returncode}: {text}"
+
+    def facts(
+        self, client: socket.socket, until: type[local.AnyMessage] | None = None
+    ) -> list[local.AnyMessage]:
+        """Everything gate says until half a second of silence, or a message of type ``until``."""
+        found: list[local.AnyMessage] = []
+        client.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while data := client.recv(4096):
+                found.append(local.parse(data, *local.FACTS))
+                if until is not None and isinstance(found[-1], until):
+                    break
+        return found
+
+
+@contextlib.contextmanager
+def world(filesystem: Path) -> Iterator[World]:
+    made = World(filesystem)
+    try:
+        yield made
+    finally:
+        made.close()
