@@ -100,6 +100,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "loop-mount": _loop_mount,
     "unshare-net": _unshare_net,
     "mosquitto": _program("mosquitto"),
+    "mosquitto_sub": _program("mosquitto_sub"),
     "openssl": _program("openssl"),
     "systemd-analyze": _program("systemd-analyze"),
     "nft": _program("nft"),

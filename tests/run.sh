@@ -96,6 +96,7 @@ tier_unit() {
 
 tier_system() {
     bash requirements/venv.sh .venv ceiling
+    bash requirements/venv.sh .venv-peers peers # the stranger's interpreter: pycose, and no edgewarden
     run system .venv tests/system
 }
 

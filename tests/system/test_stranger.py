@@ -1,0 +1,255 @@
+"""A stranger's verifier believes what mosquitto_sub prints of ours, and nothing that was altered.
+
+The records come from the journal and the fleet's CA, through a real Mosquitto. The verifier
+(stranger/verify.py) was written from docs/wire-format.md; it runs in an interpreter that has
+pycose and has no edgewarden.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edgewarden.record.journal import Introduction, Journal
+from edgewarden.record.spool import DiskSpool
+from edgewarden.trust.keys import FileSigner
+from edgewarden.wire import cbor, cose, evidence
+from edgewarden.wire.record import RecordClass, encode_record, record_hash
+from edgewarden.wire.topics import record_topic
+from edgewarden_fleet.ca import certificates
+from edgewarden_fleet.ca.certificates import Authority
+from tests.broker import HOST, Broker, Pki
+from tests.fakes.clock import FakeClock
+from tests.features import skip_missing
+from tests.vectors import make
+from tests.vectors.fixed import ORDER
+from tests.wire import samples
+
+ROOT = Path(__file__).resolve().parents[2]
+VERIFY = ROOT / "tests" / "system" / "stranger" / "verify.py"
+DEVICE = "gw-test"
+Line = tuple[str, bytes]
+
+pytestmark = pytest.mark.needs("mosquitto", "mosquitto_sub")
+
+
+@dataclass(frozen=True)
+class World:
+    """What the stranger is given: lines of mosquitto_sub and the CA certificate.
+
+    Attributes:
+        first_key: the report key of the gateway's first start, as a thief would have it.
+    """
+
+    lines: list[Line]
+    ca: Path
+    python: str
+    first_key: FileSigner
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    """An interpreter that has pycose and has no edgewarden."""
+    probe = (
+        "import cbor2, cryptography, pycose, importlib.util\n"
+        "assert importlib.util.find_spec('edgewarden') is None"
+    )
+    for found in (ROOT / ".venv-peers" / "bin" / "python", Path(sys.executable)):
+        if found.exists():
+            done = subprocess.run([found, "-I", "-c", probe], capture_output=True, check=False)
+            if done.returncode == 0:
+                return str(found)
+    skip_missing("pycose")
+
+
+def published(
+    folder: Path, identity: FileSigner, x5chain: tuple[bytes, ...], first_key: FileSigner
+) -> list[Line]:
+    """What a gateway would publish after its start: two starts, so that keys change once."""
+    clock = FakeClock(wall_ns=1_767_225_600 * 10**9, uncertainty_ms=40, state="ntp")
+    spool = DiskSpool(folder, cap_bytes=8 << 20)
+    messages: list[Line] = []
+    try:
+        for report_key in (first_key, FileSigner.generate()):
+            journal = Journal(spool, DEVICE, clock, report_key)
+            journal.introduce(Introduction(identity, x5chain, "0.1.0"))
+            for _ in range(3):
+                clock.advance(1)
+                journal.event(RecordClass.ALARM, samples.EVENT)
+                journal.batch(samples.READINGS, [samples.EVENT], {"proc.launch": 3})
+            journal.attestation(bytes(32), journal.heads())
+        for record_class in RecordClass:
+            topic = record_topic("main", DEVICE, record_class)
+            rows = spool.peek(record_class, 0, 1000, 1 << 30)
+            messages += [(topic, row.data) for row in rows]
+    finally:
+        spool.close()
+    for kind, place, payload in (
+        (cose.ContentType.STATUS, "s/status", evidence.encode_status(samples.STATUS)),
+        (cose.ContentType.EVIDENCE, "e/evidence", evidence.encode_evidence(samples.EVIDENCE)),
+    ):
+        data = cose.seal(payload, kind, identity.kid, identity.sign, x5chain)
+        messages.append((f"ew/1/main/{DEVICE}/{place}", data))
+    return messages
+
+
+def through_mosquitto(folder: Path, messages: list[Line]) -> list[Line]:
+    """Publish everything and return what mosquitto_sub prints."""
+    pki = Pki(folder / "pki")
+
+    def client(program: str, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        cert, key = pki.issue(name)
+        tls = ["--cafile", str(pki.ca), "--cert", str(cert), "--key", str(key)]
+        where = ["-h", HOST, "-p", str(broker.port), "-V", "mqttv5", "-q", "1", "-i", name]
+        return subprocess.run([program, *where, *tls, *more], check=True, capture_output=True,
+                              text=True, timeout=60)  # fmt: skip
+
+    with Broker(folder / "broker", pki) as broker:
+        listen = ["-c", "-x", "600", "-t", "ew/1/#", "-F", "%t %x"]
+        client("mosquitto_sub", "fleet", *listen, "-E")
+        for number, (topic, data) in enumerate(messages):
+            file = folder / f"{number}.cose"
+            file.write_bytes(data)
+            client("mosquitto_pub", DEVICE, "-t", topic, "-f", str(file))
+        count = ["-C", str(len(messages)), "-W", "30"]
+        printed = client("mosquitto_sub", "fleet", *listen, *count).stdout
+    lines = [line.split(" ") for line in printed.splitlines()]
+    return [(topic, bytes.fromhex(digits)) for topic, digits in lines]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, python: str) -> World:
+    folder = tmp_path_factory.mktemp("stranger")
+    now = time.time()
+    root_key, issuing_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = Authority(certificates.make_root(root_key, "main", now), root_key)
+    between = certificates.make_issuing(root, issuing_key, "main", now)
+    identity = FileSigner.generate()
+    leaf = certificates.make_gateway(
+        Authority(between, issuing_key), identity.private_key().public_key(), "main", DEVICE, now
+    )
+    ca = folder / "ca.pem"
+    ca.write_text(certificates.pem(root.certificate))
+    chain = (certificates.der(leaf), certificates.der(between))
+    first_key = FileSigner.generate()
+    messages = published(folder / "spool", identity, chain, first_key)
+    return World(through_mosquitto(folder, messages), ca, python, first_key)
+
+
+def verdicts(world: World, lines: list[Line], ca: Path | None = None) -> list[str]:
+    """One line of the stranger's verifier for each message."""
+    done = subprocess.run(
+        [world.python, "-I", str(VERIFY), str(ca or world.ca)],
+        input="".join(f"{topic} {data.hex()}\n" for topic, data in lines),
+        capture_output=True, text=True, check=False, timeout=300, cwd="/",
+    )  # fmt: skip
+    assert done.stderr == ""
+    said = done.stdout.splitlines()
+    assert len(said) == len(lines)
+    assert done.returncode == (1 if any(line.startswith("refused") for line in said) else 0)
+    return said
+
+
+def records(world: World, label: str) -> list[Line]:
+    return [line for line in world.lines if line[0].endswith(f"/r/{label}")]
+
+
+def test_ours_are_accepted(world: World) -> None:
+    said = verdicts(world, world.lines)
+    assert [line for line in said if not line.startswith("accepted")] == []
+    for label, kind in (("alarm", "event"), ("bulk", "batch")):
+        shown = [line.split(f" {label} ")[1] for line in said if f" {label} " in line]
+        assert shown == [f"{n + 1} {'report-key' if n in (0, 4) else kind} next" for n in range(8)]
+    assert sum(line.endswith((" status", " evidence")) for line in said) == 2
+
+
+@pytest.mark.parametrize(("label", "number"), [("alarm", 1), ("alarm", 4), ("bulk", 3)])
+def test_a_flipped_bit_in_any_byte_is_refused(world: World, label: str, number: int) -> None:
+    """Every byte: tag, heads, algorithm, type, kid, certificates, payload, r and s."""
+    chain = records(world, label)
+    topic, good = chain[number]
+    altered = []
+    for at in range(len(good)):
+        data = bytearray(good)
+        data[at] ^= 1 << (at % 8)
+        altered.append((topic, bytes(data)))
+    said = verdicts(world, [*chain[:number], *altered, chain[number]])
+    assert [line for line in said[number:-1] if not line.startswith("refused ")] == []
+    assert said[-1].startswith("accepted ")
+
+
+def test_cut_extended_and_twin_are_refused(world: World) -> None:
+    (introduction, (topic, good), *_) = records(world, "alarm")
+    body = cbor.decode(good[1:])
+    assert isinstance(body, list)
+    s = int.from_bytes(body[3][32:], "big")
+    body[3] = body[3][:32] + (ORDER - s).to_bytes(32, "big")
+    bad = [good[:-1], good + b"\x00", b"\xd2" + cbor.encode(body)]
+    said = verdicts(world, [introduction, *((topic, data) for data in bad)])
+    names = [line.split()[1] for line in said[1:]]
+    assert names == ["truncated", "trailing_bytes", "bad_signature"]
+
+
+def test_order_loss_and_repetition_are_named(world: World) -> None:
+    a = records(world, "alarm")
+    said = verdicts(world, [a[0], a[3], a[1], a[1], a[4], a[2], a[5]])
+    assert [" ".join(line.split()[-2:]) for line in said] == [
+        "report-key next", "of 2", "event reordered", "event duplicate", "report-key next",
+        "event reordered", "event next",
+    ]  # fmt: skip
+    assert said[1].endswith("4 event gap of 2")
+
+
+def test_another_place_is_refused(world: World) -> None:
+    introduction, first = records(world, "alarm")[:2]
+    elsewhere = [
+        (introduction[0].replace(DEVICE, "gw-other"), introduction[1]),
+        (introduction[0].replace("alarm", "audit"), introduction[1]),
+        (first[0].replace("r/alarm", "e/evidence"), first[1]),
+        (first[0].replace("/alarm", "/fire"), first[1]),
+    ]
+    said = verdicts(world, [introduction, *elsewhere])
+    assert [line.split()[1] for line in said[1:]] == [
+        "wrong_topic", "wrong_topic", "wrong_type", "bad_topic"
+    ]  # fmt: skip
+
+
+def test_a_key_of_an_earlier_start_is_stale(world: World) -> None:
+    """Whoever stole the first start's report key cannot go on with the chain."""
+    a = records(world, "alarm")
+    stolen = world.first_key
+    forged = samples.record(
+        record_class=RecordClass.ALARM, seq=len(a) + 1, prev=record_hash(a[-1][1])
+    )
+    data = cose.seal(encode_record(forged), cose.ContentType.RECORD, stolen.kid, stolen.sign)
+    said = verdicts(world, [*a, (a[0][0], data)])
+    assert said[-1].startswith("refused stale_key ")
+    # Out of order is not out of force: its own stretch of the chain is believed whenever it comes.
+    said = verdicts(world, [a[0], a[4], a[3]])
+    assert [line.split()[0] for line in said] == ["accepted"] * 3
+
+
+def test_under_another_root_nothing_is_believed(world: World, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    other = tmp_path / "ca.pem"
+    other.write_text(certificates.pem(certificates.make_root(key, "main", time.time())))
+    said = verdicts(world, world.lines, other)
+    assert {line.split()[1] for line in said} == {"bad_chain", "unknown_key"}
+
+
+def test_the_vectors(world: World) -> None:
+    """Good ones are accepted, bad ones refused; facts inside a record are not its matter."""
+    vectors = make.vectors()
+    ca = ROOT / "tests" / "vectors" / "ca.pem"
+    good = [v for v in vectors if v.expect == "accepted" and v.key != samples.VERIFIER.public_key()]
+    said = verdicts(world, [(v.topic, v.data) for v in good], ca)
+    assert all(line.startswith("accepted ") for line in said)
+    bad = [v for v in vectors if v.expect not in ("accepted", "bad_fact")]
+    said = verdicts(world, [(v.topic, v.data) for v in [*good, *bad]], ca)[len(good) :]
+    assert [v.name for v, line in zip(bad, said, strict=True) if "refused " not in line] == []
