@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,12 @@ def _unshare_net() -> bool:
     return done.returncode == 0
 
 
+def _mdwe() -> bool:
+    """PR_SET_MDWE (kernel 6.3), tried in a process of its own: it cannot be taken back."""
+    script = "import ctypes, sys; sys.exit(ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0)"
+    return subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
 def _program(name: str) -> Callable[[], bool]:
     return lambda: shutil.which(name, path=f"{os.defpath}:/usr/sbin:/sbin") is not None
 
@@ -99,6 +106,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "proc-connector": _proc_connector,
     "loop-mount": _loop_mount,
     "unshare-net": _unshare_net,
+    "mdwe": _mdwe,
     "mosquitto": _program("mosquitto"),
     "mosquitto_sub": _program("mosquitto_sub"),
     "openssl": _program("openssl"),

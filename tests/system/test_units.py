@@ -206,3 +206,25 @@ def test_the_canary_is_started_by_its_file_as_debian_installs_it() -> None:
     installed = "/usr/lib/python3/dist-packages/"
     assert script.startswith(installed)
     assert (ROOT / "agent" / script.removeprefix(installed)).exists()
+
+
+UNDER_MDWE = """
+import ctypes, mmap, sys
+assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
+try:
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    sys.exit("writable code was allowed")
+except PermissionError:
+    pass
+import edgewarden.daemon.gate, edgewarden.daemon.guard, edgewarden.daemon.link
+from edgewarden.trust.keys import FileSigner
+FileSigner.generate().sign(b"what link does")
+"""
+
+
+@pytest.mark.needs("mdwe")
+def test_the_daemons_live_without_writable_code() -> None:
+    """MemoryDenyWriteExecute= for real: ctypes, cffi and TLS work with the kernel's own refusal."""
+    assert all(settings(unit)["MemoryDenyWriteExecute"] == "yes" for unit in SERVICES)
+    done = tool(ROOT, "python", "-c", UNDER_MDWE)
+    assert done.returncode == 0, done.stderr
