@@ -107,6 +107,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "loop-mount": _loop_mount,
     "unshare-net": _unshare_net,
     "mdwe": _mdwe,
+    "no-gpio": lambda: not any(Path("/dev").glob("gpiochip*")),
     "mosquitto": _program("mosquitto"),
     "mosquitto_sub": _program("mosquitto_sub"),
     "openssl": _program("openssl"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,27 @@ def test_every_tier_has_a_count() -> None:
 TIERS = ("unit", "floor", "peers", "system")
 
 
-def test_every_allowed_skip_names_a_known_feature_and_an_existing_file() -> None:
-    for pattern, feature in ledger.allowed_skips():
-        assert feature in features.PROBES, pattern
-        path = ROOT / pattern.partition("::")[0]
-        assert path.exists() or list(ROOT.glob(pattern.partition("::")[0])), pattern
+NEED = re.compile(r"(?:mark\.needs|skip_missing)\(([^)]*)\)|pytest\.skip\(\"missing: ([\w-]+)\"\)")
+
+
+def needs() -> set[tuple[str, str]]:
+    """(file, feature) of everything a test says it needs."""
+    found = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        if path.parent.name == "rules" and path.name != "test_settled.py":
+            continue  # these speak about needs
+        name = path.relative_to(ROOT).as_posix()
+        for listed, single in NEED.findall(path.read_text()):
+            for feature in re.findall(r"\"([\w-]+)\"", listed) or [single]:
+                found.add((name, feature))
+    return found
+
+
+def test_the_list_is_exactly_what_the_tests_need() -> None:
+    listed = {(p.removesuffix("::*"), feature) for p, feature in ledger.allowed_skips()}
+    assert listed - needs() == set(), "nobody needs these any more"
+    assert needs() - listed == set(), "these would fail the run where the feature is missing"
+    assert {feature for _, feature in listed} <= set(features.PROBES)
 
 
 def test_an_unknown_tier_is_refused(tmp_path: Path) -> None:
