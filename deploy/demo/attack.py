@@ -21,6 +21,8 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edgewarden.wire import cose
+
 ROUNDS = 200
 """Of 50 ms each: the whole attack is bounded to ten seconds."""
 
@@ -71,7 +73,7 @@ def attack(
 
 
 def forge(genuine: bytes) -> bytes:
-    """The record with one bit of its payload changed: a byte of the signature's own would do
-    less."""
-    at = len(genuine) // 2
+    """The record with one bit of its payload changed; everything else stays as it was signed."""
+    payload = cose.open_envelope(genuine, cose.ContentType.RECORD).payload
+    at = genuine.index(payload) + len(payload) // 2
     return genuine[:at] + bytes([genuine[at] ^ 1]) + genuine[at + 1 :]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 import time
@@ -49,8 +50,8 @@ class Demo:
         self.broker_port, self.enroll_port, self.console_port = free_ports(3)
         self.outcome = Outcome(0, 0)
 
-    def operator_side(self) -> None:
-        """CA, broker, verifier, console."""
+    def operator_side(self, attestation_s: int = 15) -> None:
+        """CA, broker, verifier, console; gateways are challenged every attestation_s."""
         ports = {
             "--broker-port": self.broker_port,
             "--enroll-port": self.enroll_port,
@@ -58,14 +59,17 @@ class Demo:
         }
         flags = [str(x) for pair in ports.items() for x in pair]
         self.stage.run(FLEET, "init", self.fleet, *flags)
+        settings = self.fleet / "fleet.toml"
+        text = re.sub(r"(?m)^period_s = \d+", f"period_s = {attestation_s}", settings.read_text())
+        settings.write_text(text)
         self.stage.start("mosquitto", "mosquitto", "-c", self.fleet / "broker" / "mosquitto.conf")
         self.stage.await_("broker", lambda: listening(self.broker_port), 10)
         self.stage.start("fleet", FLEET, "serve", self.fleet)
         self.stage.await_("enrolment", lambda: listening(self.enroll_port), 15)
         say(f"fleet is up; console on http://127.0.0.1:{self.console_port}/")
 
-    def gateway_side(self) -> None:
-        """Board, settings, enrolment, agent."""
+    def provision(self) -> None:
+        """Board, settings, reference values, enrolment."""
         board = self.stage.folder / "board"
         board.mkdir()
         self.stage.start("board", PYTHON, ROOT / "hw" / "rigs" / "board.py", "--dir", board)
@@ -81,6 +85,10 @@ class Demo:
         ).strip()
         gw.enroll(self.stage, self.gateway, f"https://127.0.0.1:{self.enroll_port}", token)
         say(f"{gw.DEVICE} is enrolled; its key never left it")
+
+    def gateway_side(self) -> None:
+        """Everything a gateway needs, and the agent."""
+        self.provision()
         self.stage.start("gateway", gw.AGENT, "run", "--settings", self.gateway.settings)
         self.stage.await_("uplink", self._connected, 20)
         say("uplink is up over mutual TLS")
@@ -184,11 +192,10 @@ class Demo:
 
 def genuine_record(state: Path) -> bytes:
     """A batch that the gateway itself wrote, as a thief of its disk would find it."""
-    batches = (data for _, data in reader.iterate(state, RecordClass.BULK))
-    for data in batches:
-        payload = cose.open_envelope(data, cose.ContentType.RECORD).payload
+    for stored in reader.iterate(state, RecordClass.BULK):
+        payload = cose.open_envelope(stored.data, cose.ContentType.RECORD).payload
         if decode_record(payload).kind == Kind.BATCH:
-            return data
+            return stored.data
     raise DemoError("the gateway's spool holds no batch")
 
 
@@ -215,8 +222,11 @@ def main() -> int:
         demo = Demo(stage, args.wheel)
         for step in (demo.operator_side, demo.gateway_side, demo.enforce, demo.attack):
             step()
-        stage.await_("everything to be verified", demo.complete, LIMIT_S)
-        result = demo.report()
+        try:
+            stage.await_("everything to be verified", demo.complete, LIMIT_S)
+        finally:
+            result = demo.report()
+            say(f"the fleet shows {json.dumps(result)}")
         say(f"everything is verified after {result['elapsed_s']} s")
         if not args.once:
             demo.watch()

@@ -1,0 +1,151 @@
+"""A whole installation standing for tests: broker, fleet, virtual board and one gateway, all real.
+
+The same stage as the demo (deploy/demo/), with the agent run from a copy of the tree, so that a
+test may change a
+byte of "installed" code without touching the checkout.
+
+    with standing(tmp_path) as site:
+        site.await_status(lambda s: s["uplink"]["connected"])
+        site.kill("link")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "deploy" / "demo"))
+
+import gateway as demo_gateway  # noqa: E402
+from main import FLEET, Demo  # noqa: E402
+from stage import Json, Stage, read_json  # noqa: E402
+
+ATTESTATION_S = 5
+"""How often the fleet asks in tests: fleet.toml's own setting, low enough to see it twice."""
+
+
+class Site:
+    """One installation; every wait is bounded."""
+
+    def __init__(self, stage: Stage, demo: Demo, agent: Path) -> None:
+        self.stage = stage
+        self.demo = demo
+        self.agent = agent
+        self.gateway = demo.gateway
+        self.supervisor: subprocess.Popen[bytes] | None = None
+
+    def environment(self) -> dict[str, str]:
+        """The environment in which ``-m edgewarden`` is the copy."""
+        return {**os.environ, "PYTHONPATH": str(self.agent)}
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        """Run one command of the agent, from the copy."""
+        line = [sys.executable, "-m", "edgewarden", *words, "--settings"]
+        return subprocess.run(
+            [*line, str(self.gateway.settings)],
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    def start(self) -> None:
+        """Start `edgewarden run` from the copy."""
+        line = [sys.executable, "-m", "edgewarden", "run", "--settings"]
+        with (self.stage.folder / "log" / "gateway").open("ab") as log:
+            self.supervisor = subprocess.Popen(
+                [*line, str(self.gateway.settings)],
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop(self) -> None:
+        """End the agent by its supervisor's pid."""
+        if self.supervisor is not None:
+            self.supervisor.terminate()
+            self.supervisor.wait(20)
+            self.supervisor = None
+
+    def status(self) -> Json:
+        """`edgewarden status --json`; {} while link does not answer."""
+        done = self.command("status", "--json")
+        with contextlib.suppress(ValueError):
+            body = json.loads(done.stdout)
+            if done.returncode in (0, 1, 2):
+                return dict(body)
+        return {}
+
+    def shown(self) -> Json:
+        """`edgewarden-fleet show gw-demo --json`."""
+        line = (FLEET, "show", demo_gateway.DEVICE, "--dir", self.demo.fleet, "--json")
+        return read_json(self.stage.run(*line))
+
+    def await_status(self, holds: Callable[[Json], object], limit_s: float = 30) -> None:
+        """Wait until the status is there and holds(status)."""
+        wait_until(lambda: bool((s := self.status()) and holds(s)), limit_s)
+
+    def await_fleet(self, holds: Callable[[Json], object], limit_s: float = 30) -> None:
+        """Wait until holds(what the fleet shows)."""
+        wait_until(lambda: bool(holds(self.shown())), limit_s)
+
+    def pids(self) -> dict[str, int]:
+        """Pids of guard, gate and link under the supervisor."""
+        assert self.supervisor is not None
+        children = Path(f"/proc/{self.supervisor.pid}/task/{self.supervisor.pid}/children")
+        found: dict[str, int] = {}
+        for pid in children.read_text().split():
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                name = re.search(r"daemon/(guard|gate)\.py| (link) ", line)
+                if name:
+                    found[name[1] or name[2]] = int(pid)
+        return found
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one part and wait until the supervisor has started it again."""
+        old = self.pids()[name]
+        os.kill(old, signal.SIGKILL)
+        wait_until(lambda: self.pids().get(name, old) != old, 20)
+
+
+@contextlib.contextmanager
+def standing() -> Iterator[Site]:
+    """Stand everything up, yield, take everything down."""
+    stage = Stage()
+    site: Site | None = None
+    try:
+        wheels = stage.folder / "wheels"
+        build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+        stage.run(sys.executable, "-m", "pip", *build, "--wheel-dir", wheels, ROOT)
+        demo = Demo(stage, next(wheels.glob("*.whl")))
+        demo.operator_side(attestation_s=ATTESTATION_S)
+        demo.provision()
+        agent = stage.folder / "agent"
+        shutil.copytree(
+            ROOT / "agent" / "edgewarden",
+            agent / "edgewarden",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+        site = Site(stage, demo, agent)
+        site.start()
+        site.await_status(lambda s: s["uplink"]["connected"])
+        yield site
+    finally:
+        if site is not None:
+            site.stop()
+        stage.close()
+        assert stage.check_clean() == []

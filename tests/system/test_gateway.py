@@ -1,0 +1,124 @@
+"""One gateway for real: what it survives, what it says about itself, what a changed byte does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.standing import Site, standing
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.needs("root", "mosquitto")
+
+PARTS = ("guard", "gate", "link")
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with standing() as site:
+        yield site
+
+
+def test_attests_affirming(site: Site) -> None:
+    site.await_fleet(lambda f: f["attestation"]["result"] == "affirming")
+    site.await_status(lambda s: s["attestation"]["result"] == "affirming")
+
+
+def test_link_runs_without_privilege(site: Site) -> None:
+    status = Path(f"/proc/{site.pids()['link']}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split()[0] != "0"
+    assert int(fields["CapEff"], 16) == 0
+
+
+def test_only_its_owner_reads_the_key(site: Site) -> None:
+    key = site.gateway.identity / "key.pem"
+    assert key.stat().st_mode & 0o077 == 0
+    assert key.stat().st_uid != 0
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_killed_part_comes_back_and_nothing_is_lost(site: Site, part: str) -> None:
+    promised = site.status()["spool"]
+    site.kill(part)
+    site.await_status(lambda s: s["uplink"]["connected"] and s["spool"])
+    now = site.status()["spool"]
+    for name, was in promised.items():
+        assert now[name]["durable"] >= was["durable"]
+    reached = {name: c["durable"] for name, c in now.items()}
+    site.await_fleet(lambda f: all(f["chain"][n]["head"] >= d for n, d in reached.items()))
+    shown = site.shown()
+    assert [c["unexplained_gaps"] for c in shown["chain"].values()] == [0, 0, 0]
+    assert shown["reports_rejected"] == {}
+    assert not [f for f in shown["findings"] if "fork" in f["kind"]]
+
+
+def test_broken_settings_change_nothing_that_runs(site: Site) -> None:
+    good = site.gateway.settings.read_text()
+    before = site.pids()
+    broken = good.replace("bulk_commit_s = 2", "bulk_comit_s = 2") + "\n[hosst]\nperiod_s = 5\n"
+    try:
+        site.gateway.settings.write_text(broken)
+        os.kill(before["link"], signal.SIGHUP)
+        good_copy = site.stage.folder / "good.toml"
+        good_copy.write_text(good)
+        asked = site.command("config", "check", str(site.gateway.settings))
+        told = asked.stderr.decode() + asked.stdout.decode()
+        assert asked.returncode == 65
+        assert "bulk_comit_s" in told
+        assert "did you mean bulk_commit_s?" in told
+        assert "hosst" in told
+    finally:
+        site.gateway.settings.write_text(good)
+    assert site.pids() == before
+
+
+def test_one_flipped_byte_of_code_is_contraindicated(site: Site) -> None:
+    site.await_fleet(lambda f: f["attestation"]["result"] == "affirming")
+    victim = site.agent / "edgewarden" / "judge" / "triage.py"
+    original = victim.read_bytes()
+    at = original.index(b"storm")
+    try:
+        victim.write_bytes(original[:at] + b"S" + original[at + 1 :])
+        site.await_fleet(lambda f: f["attestation"]["facets"]["executables"] == "contraindicated")
+        assert site.shown()["attestation"]["result"] == "contraindicated"
+        site.await_status(lambda s: s["attestation"]["result"] == "contraindicated")
+    finally:
+        victim.write_bytes(original)
+    site.await_fleet(lambda f: f["attestation"]["result"] == "affirming")
+
+
+def test_a_stopped_agent_starts_where_it_was(site: Site) -> None:
+    before = site.status()["spool"]
+    site.stop()
+    assert site.command("status").returncode == 3
+    site.start()
+    site.await_status(lambda s: s["uplink"]["connected"])
+    after = site.status()["spool"]
+    assert all(after[name]["durable"] > was["durable"] for name, was in before.items())
+    site.await_fleet(lambda f: f["online"])
+    assert [c["unexplained_gaps"] for c in site.shown()["chain"].values()] == [0, 0, 0]
+
+
+def test_a_killed_supervisor_leaves_nothing(site: Site) -> None:
+    parts = site.pids()
+    assert set(parts) == set(PARTS)
+    assert site.supervisor is not None
+    site.supervisor.kill()
+    site.supervisor.wait(10)
+    wait_until(lambda: not any(_lives(pid) for pid in parts.values()), 15)
+    site.start()
+    site.await_status(lambda s: s["uplink"]["connected"])
+    assert set(site.pids()) == set(PARTS)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
