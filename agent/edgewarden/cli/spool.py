@@ -4,13 +4,20 @@ dead."""
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgewarden.cli.console import Console, Exit, amount, clip
 from edgewarden.cli.services import settings_option
-from edgewarden.errors import OperatorFault
+from edgewarden.errors import TrustFault
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_settings
+
+if TYPE_CHECKING:
+    from edgewarden.record.reader import ClassReport
+    from edgewarden.wire.cose import Verify
 
 _FIELDS = ("next", "durable", "acked", "bytes", "evicted")
 
@@ -25,27 +32,20 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
         verb.add_argument("--json", action="store_true", help=f"print JSON (edgewarden.{name}/1)")
         settings_option(verb)
         verb.set_defaults(run=run)
+    verify.add_argument("--ca", metavar="FILE", help="root certificate (default: the identity's)")
 
 
 def _state(args: argparse.Namespace) -> Path:
     """The state folder; with --state no settings are read: a copied folder needs none."""
-    state = Path(args.state or read_settings(args.settings, Disk()).paths.state)
-    if not (state / "spool").is_dir():
-        raise OperatorFault(
-            f"{state} holds no spool",
-            code="EW-SPL-005",
-            next_step="give the state folder with --state DIR, or start link once",
-        )
-    return state
+    return Path(args.state or read_settings(args.settings, Disk()).paths.state)
 
 
 def _stat(args: argparse.Namespace, console: Console) -> int:
-    state = _state(args)
     from edgewarden.record import reader
 
     classes = {
-        name: {field: int(getattr(counters, field)) for field in _FIELDS}
-        for name, counters in reader.stat(state).items()
+        record_class.label: {field: int(getattr(counters, field)) for field in _FIELDS}
+        for record_class, counters in reader.stat(_state(args)).items()
     }
     if args.json:
         console.json("edgewarden.spool/1", {"classes": classes})
@@ -58,20 +58,87 @@ def _stat(args: argparse.Namespace, console: Console) -> int:
 
 
 def _verify(args: argparse.Namespace, console: Console) -> int:
-    state = _state(args)
+    """Chain and sequence always; signatures as far as a root certificate is at hand."""
     from edgewarden.record import reader
+    from edgewarden.trust.keys import verifier_for
 
-    report = reader.verify(state)
+    state = _state(args)
+    root = Path(args.ca) if args.ca else state / "identity" / "current" / "ca.pem"
+    chains = chain_verifier(root) if args.ca or root.exists() else None
+    report = reader.verify(state, verifier_for if chains else None, chains)
+    problems = [
+        f"{record_class.label} {seq}: {text}" if seq else f"{record_class.label}: {text}"
+        for record_class, found in report.classes.items()
+        for seq, text in [*found.faults, *((0, f"damaged {name}") for name in found.bad_segments)]
+    ]
     if args.json:
-        body = {"problems": list(report.problems), "records": dict(report.records)}
-        console.json("edgewarden.spool-verify/1", {"ok": not report.problems, **body})
+        classes = {c.label: _as_json(found) for c, found in report.classes.items()}
+        body = {"ok": report.ok, "signatures": chains is not None, "problems": problems}
+        console.json("edgewarden.spool-verify/1", {**body, "classes": classes})
     else:
-        for name, count in report.records.items():
-            console.line(f"{name}: {count} record(s) checked")
-        for problem in report.problems:
+        for record_class, c in report.classes.items():
+            held = f"{c.signed} signature(s) hold" if chains else "signatures not checked"
+            gaps = f", {len(c.gaps)} explained gap(s)" if c.gaps else ""
+            span = f" ({c.first} to {c.last})" if c.records else ""
+            console.line(f"{record_class.label}: {c.records} record(s){span}, {held}{gaps}")
+        for problem in problems:
             console.line(clip(f"problem: {problem}"))
-    if not report.problems:
+        if chains is None:
+            console.note("no root certificate: give the fleet's with --ca FILE")
+    if report.ok:
         return Exit.OK
-    text = f"{len(report.problems)} problem(s) in the spool"
+    count = sum(c.fault_count + len(c.bad_segments) for c in report.classes.values())
+    text = f"{count} problem(s) in the spool"
     console.fault(text, "EW-SPL-002", "keep a copy of the folder for the operator")
     return Exit.FAILING
+
+
+def _as_json(found: ClassReport) -> dict[str, object]:
+    return {
+        "records": found.records,
+        "first": found.first,
+        "last": found.last,
+        "signed": found.signed,
+        "unknown_key": found.unknown_key,
+        "gaps": [list(gap) for gap in found.gaps],
+        "bad_segments": found.bad_segments,
+        "faults": found.fault_count,
+    }
+
+
+def chain_verifier(root_path: Path) -> Callable[[tuple[bytes, ...]], Verify]:
+    """A function from an x5chain to its leaf's verify function; the chain must end at this root.
+
+    Time is not judged: a record outlives the certificate that introduced its key.
+
+    Raises:
+        TrustFault: EW-ID-005, the root cannot be read.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+    from edgewarden.trust.keys import public_cose_key, verifier_for
+
+    try:
+        root = x509.load_pem_x509_certificate(root_path.read_bytes())
+    except (OSError, ValueError) as fault:
+        raise TrustFault(
+            f"{root_path} is no root certificate: {fault}",
+            code="EW-ID-005",
+            next_step="give the fleet's ca.pem with --ca FILE",
+        ) from fault
+
+    def verify(x5chain: tuple[bytes, ...]) -> Verify:
+        try:
+            chain = [*(x509.load_der_x509_certificate(der) for der in x5chain), root]
+            for child, parent in pairwise(chain):
+                child.verify_directly_issued_by(parent)
+            key = chain[0].public_key()
+        except (ValueError, TypeError, InvalidSignature) as fault:
+            raise TrustFault(f"the certificate chain does not hold: {fault}") from fault
+        if len(chain) < 2 or not isinstance(key, EllipticCurvePublicKey):
+            raise TrustFault("the certificate chain has no P-256 leaf")
+        return verifier_for(public_cose_key(key))
+
+    return verify

@@ -70,8 +70,8 @@ def from_disk(settings: Settings, fault: PeerUnavailable) -> dict[str, Any]:
         reasons.append(_reason(problem))
     spool: dict[str, dict[str, int]] = {}
     try:
-        for name, counters in reader.stat(state).items():
-            spool[name] = {
+        for record_class, counters in reader.stat(state).items():
+            spool[record_class.label] = {
                 field: getattr(counters, field)
                 for field in ("next", "durable", "acked", "bytes", "evicted")
             }

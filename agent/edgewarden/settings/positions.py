@@ -5,8 +5,8 @@ key, table and array element. It decides nothing: whether the text is TOML is to
 handing over a text that is not raises ``ValueError`` or gives lines of no meaning, never a hang
 (every step moves forward).
 
-Why not tomlkit: see docs/adr/0006-settings-validation.md (measured: it costs more memory than the
-whole budget). A differential test holds the paths found here to exactly the paths of tomllib's
+Why not tomlkit: it keeps layout but tells no line of a key and stops at its first fault
+(docs/adr/0006-settings-validation.md). A differential test holds the paths found here to exactly the paths of tomllib's
 tree.
 
     locate('[uplink]\\nport = 1\\n') == {("uplink",): 1, ("uplink", "port"): 2}

@@ -1,0 +1,144 @@
+"""spool stat|verify and status with link dead: read from a real spool of really signed records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edgewarden.cli.main import main
+from edgewarden.record.journal import Introduction, Journal
+from edgewarden.record.segment import SUFFIX
+from edgewarden.record.spool import FOLDER, DiskSpool
+from edgewarden.trust import identity as store
+from edgewarden.trust.keys import FileSigner
+from edgewarden.wire.facts import OCSF, Event, Severity
+from edgewarden.wire.record import RecordClass
+from tests.fakes.clock import FakeClock
+from tests.fakes.pki import Authority, store_identity
+
+CAP_BYTES = 64 * 1024 * 1024
+WALL_NS = 1_800_000_000 * 10**9
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def state(tmp_path: Path, authority: Authority) -> Path:
+    """A state folder with an identity and a spool: 3 introductions, 5 alarms, 2 batches."""
+    state = tmp_path / "state"
+    store_identity(state, authority.pem, authority.client())
+    identity = store.load(state)
+    spool = DiskSpool(state / FOLDER, CAP_BYTES)
+    journal = Journal(spool, "gw-demo", FakeClock(wall_ns=WALL_NS), FileSigner.generate())
+    journal.introduce(Introduction(identity.signer(), identity.x5chain(), "0.1.0"))
+    for number in range(5):
+        detail = {"title": f"finding {number}"}
+        event = Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 1, detail)
+        journal.event(RecordClass.ALARM, event)
+    for _ in range(2):
+        journal.batch([], [], {"seen": 1})
+    spool.ack(RecordClass.ALARM, 4)
+    spool.close()
+    return state
+
+
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, object], str]:
+    code = main([*words, "--json"])
+    printed = capsys.readouterr()
+    return code, json.loads(printed.out), printed.err
+
+
+def test_stat_tells_what_survives(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, body, _ = run(["spool", "stat", "--state", str(state)], capsys)
+    assert (code, body["schema"]) == (0, "edgewarden.spool/1")
+    alarm = body["classes"]["alarm"]  # type: ignore[index]
+    assert (alarm["next"], alarm["durable"], alarm["acked"], alarm["evicted"]) == (7, 6, 4, 0)
+    main(["spool", "stat", "--state", str(state)])
+    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["alarm", "7", "6", "4"]
+
+
+def test_verify_checks_signatures_against_the_root(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, body, _ = run(["spool", "verify", "--state", str(state)], capsys)
+    assert (code, body["ok"], body["signatures"], body["problems"]) == (0, True, True, [])
+    classes = body["classes"]
+    assert isinstance(classes, dict)
+    assert {n: (c["records"], c["signed"]) for n, c in classes.items()} == {
+        "alarm": (6, 6), "audit": (1, 1), "bulk": (3, 3),
+    }  # fmt: skip
+
+
+def test_verify_of_a_copied_folder_needs_a_root_for_signatures(
+    state: Path, tmp_path: Path, authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(state / FOLDER, tmp_path / "copy" / FOLDER)
+    words = ["spool", "verify", "--state", str(tmp_path / "copy")]
+    code, body, _ = run(words, capsys)
+    assert (code, body["ok"], body["signatures"]) == (0, True, False)
+    main(words)
+    assert "signatures not checked" in capsys.readouterr().out
+    root = tmp_path / "root.pem"
+    root.write_bytes(authority.pem)
+    assert run([*words, "--ca", str(root)], capsys)[1]["signatures"]
+
+
+def test_records_of_another_fleet_do_not_pass(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "other.pem"
+    root.write_bytes(Authority("other fleet").pem)
+    words = ["spool", "verify", "--state", str(state), "--ca", str(root)]
+    code, body, err = run(words, capsys)
+    assert (code, body["ok"]) == (2, False)
+    assert "[EW-SPL-002]" in err
+    root.write_text("not a certificate")
+    assert main(words) == 2
+    assert "[EW-ID-005]" in capsys.readouterr().err
+
+
+def test_one_altered_byte_is_found(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (segment,) = (state / FOLDER / "alarm").glob("*" + SUFFIX)
+    with sqlite3.connect(segment) as db:
+        ((data,),) = db.execute("SELECT data FROM record WHERE seq = 6").fetchall()
+        altered = data[:-1] + bytes([data[-1] ^ 1])
+        db.execute("UPDATE record SET data = ? WHERE seq = 6", (altered,))
+    db.close()
+    code, body, _ = run(["spool", "verify", "--state", str(state)], capsys)
+    assert (code, body["ok"]) == (2, False)
+    assert any("alarm" in str(problem) for problem in body["problems"])  # type: ignore[attr-defined]
+
+
+def test_status_with_link_dead_tells_what_the_disk_knows_and_guesses_nothing(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "edgewarden.toml"
+    settings.write_text(f'[paths]\nstate = "{state}"\nrun = "{tmp_path}/run"\n')
+    code, body, _ = run(["status", "--settings", str(settings)], capsys)
+    assert (code, body["schema"], body["verdict"]) == (3, "edgewarden.status/1", "failing")
+    assert body["device"] == "gw-demo"
+    assert body["spool"]["bulk"]["durable"] == 3  # type: ignore[index]
+    assert body["identity"]["certificate"]["serial"] == "2a"  # type: ignore[index]
+    assert [reason["code"] for reason in body["reasons"]] == ["EW-AGT-002"]  # type: ignore[attr-defined]
+    assert body["enforcement"] is None
+    assert body["footprint"] is None
+    assert main(["status", "--settings", str(settings)]) == 3
+    rows = capsys.readouterr().out.splitlines()
+    assert any(row.startswith("exec         not known") for row in rows)
+    assert all(len(row) <= 80 for row in rows)
+
+
+def test_status_of_a_fresh_installation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tmp_path / "edgewarden.toml"
+    settings.write_text(f'[paths]\nstate = "{tmp_path}/state"\nrun = "{tmp_path}/run"\n')
+    code, body, _ = run(["status", "--settings", str(settings)], capsys)
+    assert code == 3
+    codes = [reason["code"] for reason in body["reasons"]]  # type: ignore[attr-defined]
+    assert codes == ["EW-AGT-002", "EW-ID-004", "EW-SPL-005"]
