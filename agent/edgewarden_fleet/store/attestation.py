@@ -134,7 +134,8 @@ def add_result(
     ).fetchone()
     db.execute(
         "INSERT INTO result (device, evidence, overall, grade, facets, reasons, version,"
-        " exec_tier, exec_mode, issued_utc_s, expires_utc_s, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " exec_tier, exec_mode, issued_utc_s, expires_utc_s, data)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             result.device, row[0], result.overall.label, result.grade,
             json.dumps({name: tier.label for name, tier in result.facets.items()}),

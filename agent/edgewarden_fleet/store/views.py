@@ -126,7 +126,8 @@ def _enforcement(db: sqlite3.Connection, device: str) -> Json:
 def _refused(db: sqlite3.Connection, device: str, group: str | None = None) -> dict[str, int]:
     rows = db.execute(
         "SELECT reason, sum(count) FROM refusal_count"
-        " WHERE device = ? AND coalesce(?, topic_group) = topic_group GROUP BY reason ORDER BY reason",
+        " WHERE device = ? AND coalesce(?, topic_group) = topic_group"
+        " GROUP BY reason ORDER BY reason",
         (device, group),
     )
     return {row[0]: row[1] for row in rows}
