@@ -50,10 +50,13 @@ class Site:
         return {**os.environ, "PYTHONPATH": str(self.agent)}
 
     def command(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        """Run one command of the agent, from the copy, on the gateway's settings."""
+        return self.plain(*words, "--settings", str(self.gateway.settings))
+
+    def plain(self, *words: str) -> subprocess.CompletedProcess[bytes]:
         """Run one command of the agent, from the copy."""
-        line = [sys.executable, "-m", "edgewarden", *words, "--settings"]
         return subprocess.run(
-            [*line, str(self.gateway.settings)],
+            [sys.executable, "-m", "edgewarden", *words],
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,16 +67,19 @@ def test_broken_settings_change_nothing_that_runs(site: Site) -> None:
     try:
         site.gateway.settings.write_text(broken)
         os.kill(before["link"], signal.SIGHUP)
-        good_copy = site.stage.folder / "good.toml"
-        good_copy.write_text(good)
-        asked = site.command("config", "check", str(site.gateway.settings))
+        asked = site.plain("config", "check", str(site.gateway.settings))
         told = asked.stderr.decode() + asked.stdout.decode()
         assert asked.returncode == 65
         assert "bulk_comit_s" in told
         assert "did you mean bulk_commit_s?" in told
         assert "hosst" in told
+        link = site.stage.folder / "gateway" / "run" / "link" / "link.sock"
+        told_by_link = ask(link)
+        assert any("bulk_comit_s" in r["text"] for r in told_by_link["reasons"])
+        assert told_by_link["verdict"] == "degraded"
     finally:
         site.gateway.settings.write_text(good)
+    os.kill(before["link"], signal.SIGHUP)
     assert site.pids() == before
 
 
@@ -92,28 +98,33 @@ def test_one_flipped_byte_of_code_is_contraindicated(site: Site) -> None:
     site.await_fleet(lambda f: f["attestation"]["result"] == "affirming")
 
 
-def test_a_stopped_agent_starts_where_it_was(site: Site) -> None:
-    before = site.status()["spool"]
-    site.stop()
-    assert site.command("status").returncode == 3
-    site.start()
-    site.await_status(lambda s: s["uplink"]["connected"])
-    after = site.status()["spool"]
-    assert all(after[name]["durable"] > was["durable"] for name, was in before.items())
-    site.await_fleet(lambda f: f["online"])
-    assert [c["unexplained_gaps"] for c in site.shown()["chain"].values()] == [0, 0, 0]
+def test_a_stopped_agent_starts_where_it_was_and_a_killed_one_leaves_nothing() -> None:
+    with standing() as site:
+        before = site.status()["spool"]
+        site.stop()
+        assert site.command("status").returncode == 3
+        site.start()
+        site.await_status(lambda s: s["uplink"]["connected"])
+        after = site.status()["spool"]
+        assert all(after[name]["durable"] > was["durable"] for name, was in before.items())
+        site.await_fleet(lambda f: f["online"])
+        assert [c["unexplained_gaps"] for c in site.shown()["chain"].values()] == [0, 0, 0]
+        parts = site.pids()
+        assert set(parts) == set(PARTS)
+        assert site.supervisor is not None
+        site.supervisor.kill()
+        site.supervisor.wait(10)
+        wait_until(lambda: not any(_lives(pid) for pid in parts.values()), 15)
 
 
-def test_a_killed_supervisor_leaves_nothing(site: Site) -> None:
-    parts = site.pids()
-    assert set(parts) == set(PARTS)
-    assert site.supervisor is not None
-    site.supervisor.kill()
-    site.supervisor.wait(10)
-    wait_until(lambda: not any(_lives(pid) for pid in parts.values()), 15)
-    site.start()
-    site.await_status(lambda s: s["uplink"]["connected"])
-    assert set(site.pids()) == set(PARTS)
+def ask(path: Path) -> dict[str, Any]:
+    """link's status, straight from its socket: the command would stumble over the settings."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        sock.sendall(b'{"schema":"edgewarden.control/1","command":"status"}\n')
+        answer: dict[str, Any] = json.loads(sock.makefile().readline())
+        return answer
 
 
 def _lives(pid: int) -> bool:
