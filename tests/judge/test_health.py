@@ -48,7 +48,7 @@ def test_well_is_ok() -> None:
         ({"unsent": 1001}, "degraded", "EW-SPL-004"),
         ({"evicted": 1}, "degraded", "EW-SPL-003"),
         ({"sensors": {"gps": ("silent", "no frame")}}, "degraded", "EW-SER-002"),
-        ({"settings_faults": ("x.toml:3 no such key",)}, "degraded", "EW-SET-001"),
+        ({"settings_faults": ("x.toml:3 no such key",)}, "degraded", "EW-SET-013"),
     ],
 )
 def test_each_fault_is_named(change: dict[str, object], verdict: str, code: str) -> None:

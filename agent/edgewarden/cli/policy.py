@@ -68,7 +68,7 @@ def _mode(args: argparse.Namespace, console: Console) -> int:
     if isinstance(answer, Answer) and not answer.ok:
         raise OperatorFault(
             f"gate refused: {answer.name}: {answer.text}",
-            code="EW-EXEC-006",
+            code="EW-EXEC-024",
             next_step="run `edgewarden doctor exec`",
         )
     console.line(f"gate is in mode {args.mode}")
@@ -120,7 +120,7 @@ def _table(state_dir: str) -> dict[str, object] | None:
     except WireRefusal as damaged:
         raise OperatorFault(
             f"{path} is damaged: {damaged.text}",
-            code="EW-EXEC-007",
+            code="EW-EXEC-017",
             next_step="run `edgewarden policy compile`",
         ) from damaged
     return {"rules": table.count, "generation": table.generation}

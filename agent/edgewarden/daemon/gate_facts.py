@@ -126,7 +126,7 @@ def verdict_event(m: local.ExecVerdict) -> Event:
         "process": process,
     }
     severity = _SEVERITIES.get(m.decision, Severity.INFORMATIONAL)
-    code = "EW-EXEC-002" if m.decision == "deny" else ""
+    code = {"deny": "EW-EXEC-002", "would_deny": "EW-EXEC-003"}.get(m.decision, "")
     return Event(OCSF.PROCESS_ACTIVITY, _LAUNCH, severity, m.boot_ns, detail, code)
 
 

@@ -104,7 +104,7 @@ def _reload(run_dir: str) -> bool:
     if isinstance(answer, Answer) and not answer.ok:
         raise OperatorFault(
             f"gate did not take the new policy: {answer.name}: {answer.text}",
-            code="EW-EXEC-005",
+            code="EW-EXEC-023",
             next_step="gate goes on with the last one; see `journalctl -u edgewarden-gate`",
         )
     return True

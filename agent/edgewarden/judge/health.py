@@ -101,7 +101,7 @@ def _reasons(p: Picture) -> Iterator[Reason]:
             yield Reason("EW-SER-002", text, "run `edgewarden sensors`")
     for text in p.settings_faults:
         yield Reason(
-            "EW-SET-001", f"new settings are not used: {text}", "run `edgewarden config check`"
+            "EW-SET-013", f"new settings are not used: {text}", "run `edgewarden config check`"
         )
 
 
