@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from edgewarden.judge.triage import Subject, classify, subject_of
+from edgewarden.judge.describe import Subject, describe, subject_of
+from edgewarden.judge.triage import classify
 from edgewarden.ports import Clock
-from edgewarden.wire.facts import OCSF, Event, Plain
+from edgewarden.wire.facts import Event
 from edgewarden.wire.record import RecordClass
 
 MAX_FINDINGS = 200
@@ -67,27 +67,6 @@ class Findings:
             }
             for subject, line in reversed(self._lines.items())
         ]
-
-
-def describe(event: Event) -> str:
-    """One line for a person."""
-    detail = event.detail
-    if event.class_uid is OCSF.PROCESS_ACTIVITY:
-        file = detail.get("file")
-        path = file.get("path") if isinstance(file, dict) else None
-        digest = file.get("sha256") if isinstance(file, dict) else None
-        short = f" (sha256 {digest.hex()[:16]})" if isinstance(digest, bytes) else ""
-        shown = path if isinstance(path, str) else "?"
-        return f"{_first_text(detail, 'action') or 'seen'}: {shown}{short}"
-    device = detail.get("peripheral_device")
-    told = _first_text(detail, "title", "reason", "state") or event.class_uid.name.lower()
-    return f"{_first_text(device, 'name')}: {told}" if isinstance(device, dict) else told
-
-
-def _first_text(detail: Mapping[str, Plain], *names: str) -> str:
-    """The first of these names that holds text."""
-    texts = (detail.get(name) for name in names)
-    return next((text for text in texts if isinstance(text, str) and text), "")
 
 
 def _utc(wall_ns: int) -> str:

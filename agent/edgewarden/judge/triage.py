@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgewarden.judge.describe import Subject, subject_of
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.record import RecordClass
 
@@ -37,8 +38,6 @@ _AUDIT = frozenset(
     {OCSF.CONFIG_STATE, OCSF.HEALTH, OCSF.PERIPHERAL_ACTIVITY, OCSF.EVENT_LOG_ACTIVITY}
 )
 
-Subject = tuple[object, ...]
-
 
 def classify(event: Event) -> RecordClass:
     """Return the class of an event's record."""
@@ -47,23 +46,6 @@ def classify(event: Event) -> RecordClass:
     if event.class_uid in _AUDIT:
         return RecordClass.AUDIT
     return RecordClass.BULK
-
-
-def subject_of(event: Event) -> Subject:
-    """What makes two alarms the same one."""
-    detail = event.detail
-    file, device = detail.get("file"), detail.get("peripheral_device")
-    path = digest = name = None
-    if isinstance(file, dict):
-        path, digest = file.get("path"), file.get("sha256")
-    if isinstance(device, dict):
-        name = device.get("name")
-    text = [detail.get(k) for k in ("action", "rule", "title", "subject") if _plain(detail.get(k))]
-    return (int(event.class_uid), event.activity_id, event.code, *text, path, digest, name)
-
-
-def _plain(value: Plain) -> bool:
-    return isinstance(value, str | int | bytes)
 
 
 @dataclass(slots=True)
