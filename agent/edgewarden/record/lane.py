@@ -266,8 +266,8 @@ class Lane:
 
     def _spans(self) -> list[tuple[SegmentFile, int]]:
         """Each file with the first sequence that is no longer its own."""
-        ends = [f.first for f in self._files[1:]] + [self.head + 1]
-        return list(zip(self._files, ends, strict=True))
+        ends = [*(f.first for f in self._files[1:]), self.head + 1]
+        return list(zip(self._files, ends, strict=False))
 
     def oldest(self, acked: int, reason: str) -> Loss | None:
         """What deleting the oldest file would lose; None when the newest is the only one."""

@@ -244,6 +244,7 @@ class StorageThread:
         if not self._introduced:
             journal.introduce(self._introduction)
             self._introduced = True
+        self._tell(journal)
         while (waiting := self._intake.front()) is not None:
             journal.event(*waiting)
             self._intake.pop(waiting[0])

@@ -1,0 +1,197 @@
+"""The read side: finds what does not fit, and leaves no trace."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edgewarden.errors import OperatorFault, TrustFault
+from edgewarden.record.journal import Introduction, Journal
+from edgewarden.record.reader import VerifyReport, iterate, stat, verify
+from edgewarden.record.spool import FOLDER, DiskSpool
+from edgewarden.trust.keys import FileSigner, verifier_for
+from edgewarden.wire.cose import Verify
+from edgewarden.wire.facts import OCSF, Event, Reading, Severity
+from edgewarden.wire.record import RecordClass
+from tests.fakes.clock import FakeClock
+
+ALARM, AUDIT, BULK = RecordClass
+IDENTITY = FileSigner.generate()
+CHAIN = (b"leaf", b"issuing")
+
+
+def identity_of(chain: tuple[bytes, ...]) -> Verify:
+    if chain != CHAIN:
+        raise TrustFault("not the chain")
+    return verifier_for(IDENTITY.public_key())
+
+
+def check(state: Path) -> VerifyReport:
+    return verify(state, verifier_for, identity_of)
+
+
+def started(state: Path, cap: int = 4 << 20) -> tuple[DiskSpool, Journal]:
+    spool = DiskSpool(state / FOLDER, cap)
+    journal = Journal(spool, "gw-demo", FakeClock(), FileSigner.generate())
+    journal.introduce(Introduction(IDENTITY, CHAIN, "0"))
+    return spool, journal
+
+
+def event(n: int) -> Event:
+    return Event(OCSF.HEALTH, 1, Severity.LOW, 1, {"n": n, "text": "x" * 500})
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Two starts, a few hundred records, one eviction, some accepted."""
+    for start in range(2):
+        spool, journal = started(tmp_path, 2 << 20)
+        for n in range(100):
+            journal.event(ALARM, event(n))
+            journal.batch([Reading("s", "n", "", "x" * 9000, 1)], [], {})
+        if start == 0:
+            spool.ack(ALARM, 40)
+        spool.close()
+    return tmp_path
+
+
+def newest(state: Path, record_class: RecordClass) -> Path:
+    return max((state / FOLDER / record_class.label).glob("*.seg"))
+
+
+def change(path: Path, sql: str, *values: object) -> None:
+    db = sqlite3.connect(path)
+    db.execute(sql, values)
+    db.commit()
+    db.close()
+
+
+def picture(state: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        str(f): (f.stat().st_size, f.stat().st_mtime_ns, f.read_bytes())
+        for f in state.rglob("*")
+        if f.is_file()
+    }
+
+
+def test_an_honest_spool_verifies(state: Path) -> None:
+    report = check(state)
+    assert report.ok, report
+    alarm, bulk = report.classes[ALARM], report.classes[BULK]
+    assert (alarm.first, alarm.last, alarm.records) == (1, 202, 202)
+    assert alarm.signed == 202
+    assert bulk.gaps[0][0] == 1
+    assert bulk.gaps[-1][1] == bulk.first - 1 > 0
+    states = stat(state)
+    assert (states[ALARM].durable, states[ALARM].acked) == (202, 40)
+    assert states[BULK].evicted == bulk.first - 1
+    assert [s.seq for s in iterate(state, ALARM)] == list(range(1, 203))
+
+
+def test_reading_leaves_no_trace(state: Path) -> None:
+    before = picture(state)
+    assert check(state).ok
+    stat(state)
+    assert picture(state) == before
+
+
+def test_a_living_agents_spool_can_be_read(tmp_path: Path) -> None:
+    spool, journal = started(tmp_path)
+    for n in range(20):
+        journal.event(ALARM, event(n))
+    assert list((tmp_path / FOLDER / "alarm").glob("*-wal")), "there is a log beside the file"
+    assert check(tmp_path).ok
+    assert stat(tmp_path)[ALARM].durable == 21
+    journal.event(ALARM, event(20))
+    assert check(tmp_path).classes[ALARM].last == 22
+    spool.close()
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_what_a_killed_agent_left_can_be_read(tmp_path: Path, with_index: bool) -> None:
+    spool, journal = started(tmp_path / "alive")
+    for n in range(20):
+        journal.event(ALARM, event(n))
+    shutil.copytree(tmp_path / "alive", tmp_path / "dead")
+    spool.close()
+    if not with_index:
+        for index in (tmp_path / "dead").rglob("*-shm"):
+            index.unlink()
+    before = picture(tmp_path / "dead")
+    assert check(tmp_path / "dead").classes[ALARM].last == 21
+    assert check(tmp_path / "dead").ok
+    assert picture(tmp_path / "dead") == before
+
+
+def test_a_changed_byte_is_found(state: Path) -> None:
+    seq, data = (
+        sqlite3.connect(newest(state, ALARM))
+        .execute("SELECT seq, data FROM record ORDER BY seq LIMIT 1 OFFSET 3")
+        .fetchone()
+    )
+    changed = bytearray(data)
+    changed[-100] ^= 1
+    change(newest(state, ALARM), "UPDATE record SET data=? WHERE seq=?", bytes(changed), seq)
+    faults = check(state).classes[ALARM].faults
+    assert [f[0] for f in faults] == [seq, seq + 1], "itself, and the chain behind it"
+    assert "bad_signature" in faults[0][1]
+    without_keys = verify(state)
+    assert [f[0] for f in without_keys.classes[ALARM].faults] == [seq + 1]
+
+
+def test_a_removed_record_is_found(state: Path) -> None:
+    report = check(state)
+    seq = report.classes[ALARM].last - 5
+    change(newest(state, ALARM), "DELETE FROM record WHERE seq=?", seq)
+    assert check(state).classes[ALARM].faults == [
+        (seq, f"{seq} to {seq} are missing without a gap record")
+    ]
+
+
+def test_two_records_that_changed_places_are_found(state: Path) -> None:
+    path = newest(state, ALARM)
+    db = sqlite3.connect(path)
+    rows = db.execute("SELECT seq, data FROM record ORDER BY seq DESC LIMIT 2 OFFSET 2").fetchall()
+    db.close()
+    (one, data_one), (other, data_other) = rows
+    change(path, "UPDATE record SET data=? WHERE seq=?", data_other, one)
+    change(path, "UPDATE record SET data=? WHERE seq=?", data_one, other)
+    texts = [text for _, text in check(state).classes[ALARM].faults]
+    assert any("says it is" in text for text in texts)
+
+
+def test_a_removed_segment_is_found(state: Path) -> None:
+    middle = sorted((state / FOLDER / "bulk").glob("*.seg"))[1]
+    middle.unlink()
+    faults = check(state).classes[BULK].faults
+    assert len(faults) == 1
+    assert "missing without a gap record" in faults[0][1]
+
+
+def test_a_forged_introduction_is_found(state: Path) -> None:
+    def nobody(chain: tuple[bytes, ...]) -> Verify:
+        return verifier_for(FileSigner.generate().public_key())
+
+    assert not verify(state, verifier_for, nobody).ok
+
+
+def test_a_damaged_segment_is_named_and_explained_after_the_next_start(state: Path) -> None:
+    path = newest(state, ALARM)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert not check(state).ok
+    spool, journal = started(state)
+    journal.explain_losses()
+    spool.close()
+    report = check(state).classes[ALARM]
+    assert [name.endswith(".bad") for name in report.bad_segments] == [True]
+    assert report.faults == [], "the gap record says what is missing"
+    assert report.gaps
+
+
+def test_no_spool_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OperatorFault) as caught:
+        stat(tmp_path)
+    assert caught.value.code == "EW-SPL-005"

@@ -1,0 +1,266 @@
+"""The storage thread: when things become durable, what waits, what is lost and how it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from edgewarden.errors import HardwareFault, OurFault
+from edgewarden.record import intake
+from edgewarden.record.journal import Introduction, Journal
+from edgewarden.record.segment import DiskFull
+from edgewarden.record.storage import StorageThread
+from edgewarden.trust.keys import FileSigner
+from edgewarden.wire import cose
+from edgewarden.wire.cose import ContentType
+from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
+from edgewarden.wire.record import Kind, Record, RecordClass, decode_record
+from tests.fakes.clock import FakeClock
+from tests.fakes.spool import MemorySpool
+from tests.waiting import wait_until
+
+KEY = FileSigner.generate()
+ALARM, AUDIT, BULK = RecordClass
+WAIT_S = 10.0
+
+
+@contextmanager
+def running(
+    spool: MemorySpool, clock: FakeClock | None = None, commit_bytes: int = 65536
+) -> Iterator[StorageThread]:
+    clock = clock or FakeClock()
+    storage = StorageThread(
+        lambda: Journal(spool, "gw-demo", clock, KEY),
+        Introduction(KEY, (b"leaf",), "0"),
+        clock,
+        bulk_commit_s=3600,
+        bulk_commit_bytes=commit_bytes,
+    )
+    storage.start()
+    try:
+        yield storage
+    finally:
+        storage.stop()
+
+
+def event(**detail: Plain) -> Event:
+    return Event(OCSF.HEALTH, 1, Severity.LOW, 1, detail)
+
+
+def reading(n: int = 0, text: str = "") -> Reading:
+    return Reading("s", "n", "", text or float(n), 1)
+
+
+def opened(spool: MemorySpool, record_class: RecordClass) -> list[Record]:
+    return [
+        decode_record(cose.open_envelope(s.data, ContentType.RECORD).payload)
+        for s in spool.peek(record_class, 0, 10_000, 1 << 30)
+    ]
+
+
+def entries(spool: MemorySpool) -> list[dict[int, Any]]:
+    """The SenML entries of all batches."""
+    found: list[dict[int, Any]] = []
+    for record in opened(spool, BULK)[1:]:
+        readings = record.body["readings"]
+        assert isinstance(readings, list)
+        found += readings
+    return found
+
+
+def settled(storage: StorageThread) -> None:
+    storage.flush().result(WAIT_S)
+
+
+@pytest.mark.parametrize("record_class", [ALARM, AUDIT])
+def test_an_event_that_must_not_wait_is_durable_without_a_flush(record_class: RecordClass) -> None:
+    spool = MemorySpool()
+    with running(spool) as storage:
+        storage.submit_event(event(a=1), record_class)
+        wait_until(lambda: storage.state()[record_class].durable == 2)
+        assert storage.heads()[record_class][0] == 2
+    assert opened(spool, record_class)[-1].kind == Kind.EVENT
+
+
+def test_bulk_waits_for_its_age() -> None:
+    spool, clock = MemorySpool(), FakeClock()
+    with running(spool, clock) as storage:
+        storage.submit_reading(reading(1))
+        storage.submit_event(event(), AUDIT)
+        wait_until(lambda: storage.state()[AUDIT].durable == 2)
+        assert storage.state()[BULK].durable == 1
+        clock.advance(3601)
+        storage.submit_event(event(), AUDIT)  # any work makes the thread look at the clock
+        wait_until(lambda: storage.state()[BULK].durable == 2)
+        assert storage.totals()["readings"] == 1
+
+
+def test_bulk_does_not_wait_when_there_is_enough_of_it() -> None:
+    spool = MemorySpool()
+    with running(spool, commit_bytes=2000) as storage:
+        for n in range(100):
+            storage.submit_reading(reading(n))
+        wait_until(lambda: storage.state()[BULK].durable >= 2)
+        settled(storage)
+        assert storage.totals()["readings"] == 100
+    assert [e[2] for e in entries(spool)] == [float(n) for n in range(100)]
+
+
+def test_stop_makes_durable_what_waits() -> None:
+    spool = MemorySpool()
+    with running(spool) as storage:
+        storage.submit_reading(reading())
+        storage.submit_event(event(), ALARM)
+    assert (len(opened(spool, BULK)), len(opened(spool, ALARM))) == (2, 2)
+    assert spool.closed
+    assert not storage.alive()
+    with pytest.raises(OurFault):
+        storage.flush().result(WAIT_S)
+
+
+def test_counts_ride_in_the_next_batch() -> None:
+    spool = MemorySpool()
+    with running(spool) as storage:
+        storage.count("ring_overflow", 5)
+        storage.submit_reading(reading())
+        settled(storage)
+        storage.submit_reading(reading())
+        settled(storage)
+    counts = [r.body["counts"] for r in opened(spool, BULK)[1:]]
+    assert counts == [{"ring_overflow": 5}, {}]
+
+
+def test_a_batch_too_long_for_one_record_becomes_several() -> None:
+    spool = MemorySpool()
+    with running(spool, commit_bytes=1 << 20) as storage:
+        for n in range(90):
+            storage.submit_reading(reading(text=f"{n:04d}" + "x" * 5000))
+        settled(storage)
+        assert storage.totals()["readings"] == 90
+        assert storage.totals()["batches"] > 3
+    assert [e[3][:4] for e in entries(spool)] == [f"{n:04d}" for n in range(90)]
+
+
+def test_one_odd_fact_costs_itself_only() -> None:
+    spool = MemorySpool()
+    with running(spool) as storage:
+        for n in range(10):
+            storage.submit_reading(reading(n))
+        storage.submit_reading(reading(text="x" * 40_000))  # longer than any text may be
+        settled(storage)
+        assert storage.totals()["readings"] == 10
+        assert storage.totals()["bulk_unstorable"] == 1
+        assert storage.fault() is None
+
+
+def test_memory_is_bounded_while_the_disk_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MAX_WAITING", 10)
+    monkeypatch.setattr(intake, "MAX_BULK_BYTES", 4000)
+    spool = MemorySpool()
+    with running(spool, commit_bytes=1000) as storage:
+        spool.refuse = HardwareFault("I/O error", code="EW-SPL-001")
+        for n in range(50):
+            storage.submit_event(event(n=n), ALARM)
+            storage.submit_reading(reading(text="x" * 400))
+        with pytest.raises(HardwareFault):
+            storage.flush().result(WAIT_S)
+        assert storage.fault() is spool.refuse
+        assert storage.state()[ALARM].durable == 1
+        spool.refuse = None
+        settled(storage)
+        assert storage.fault() is None
+        assert storage.state()[ALARM].durable == 11, "the first ten, in order"
+    assert [r.body["detail"] for r in opened(spool, ALARM)[1:]] == [{"n": n} for n in range(10)]
+    counted = storage.totals()
+    assert counted["alarm_overflow"] == 40
+    assert counted["bulk_dropped"] + counted["readings"] == 50
+
+
+def test_a_full_disk_drops_bulk_counted_and_keeps_alarms() -> None:
+    spool = MemorySpool()
+    spool.has_ballast = False
+    with running(spool) as storage:
+        spool.refuse = DiskFull("full")
+        storage.submit_reading(reading())
+        storage.submit_event(event(what="urgent"), ALARM)
+        with pytest.raises(HardwareFault):
+            storage.flush().result(WAIT_S)
+        spool.refuse = None
+        settled(storage)
+        assert storage.totals()["alarm_events"] == 1
+    assert opened(spool, ALARM)[1].body["detail"] == {"what": "urgent"}
+
+
+def test_an_eviction_is_told_by_one_alarm_however_many_there_are() -> None:
+    spool = MemorySpool(cap_bytes=20_000)
+    with running(spool, commit_bytes=1000) as storage:
+        for n in range(60):
+            storage.submit_reading(reading(text=f"{n}" + "x" * 1200))
+            settled(storage)
+        assert storage.state()[BULK].evicted > 8
+    alarms = [r for r in opened(spool, ALARM) if r.kind == Kind.EVENT]
+    assert [a.body["code"] for a in alarms] == ["EW-SPL-003"]
+    assert sum(r.kind == Kind.GAP for r in opened(spool, AUDIT)) > 2
+
+
+def test_the_report_key_comes_first_even_when_the_disk_is_full_at_start() -> None:
+    spool = MemorySpool()
+    spool.has_ballast = False
+    spool.refuse = DiskFull("full")
+    with running(spool) as storage:
+        assert isinstance(storage.fault(), DiskFull)
+        storage.submit_event(event(), ALARM)
+        spool.refuse = None
+        settled(storage)
+    assert [r.kind for r in opened(spool, ALARM)] == [Kind.REPORT_KEY, Kind.EVENT]
+
+
+def test_a_spool_that_cannot_be_opened_is_said_by_start() -> None:
+    def refuse() -> Journal:
+        raise HardwareFault("no such folder")
+
+    storage = StorageThread(
+        refuse, Introduction(KEY, (), ""), FakeClock(), bulk_commit_s=1, bulk_commit_bytes=1
+    )
+    with pytest.raises(HardwareFault):
+        storage.start()
+    wait_until(lambda: not storage.alive())
+
+
+def test_a_defect_is_told_to_everybody_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    spool = MemorySpool()
+    with running(spool) as storage:
+        spool.refuse = ZeroDivisionError("a defect")  # type: ignore[assignment]
+        storage.submit_event(event(), ALARM)
+        wait_until(lambda: not storage.alive())
+        late: Future[None] = storage.flush()
+        with pytest.raises(OurFault):
+            late.result(WAIT_S)
+        assert isinstance(storage.fault(), OurFault)
+
+
+def test_the_loop_peeks_and_acknowledges_without_touching_the_disk_itself() -> None:
+    spool = MemorySpool()
+    changes: list[int] = []
+
+    async def use(storage: StorageThread) -> list[int]:
+        storage.watch(lambda: changes.append(storage.state()[ALARM].durable))
+        for n in range(3):
+            storage.submit_event(event(n=n), ALARM)
+        await asyncio.wrap_future(storage.flush())
+        seen = await storage.peek(ALARM, 1, 10, 1 << 20)
+        storage.ack(ALARM, 3)
+        return [s.seq for s in seen] + [s.seq for s in await storage.peek(ALARM, 0, 10, 1 << 20)]
+
+    with running(spool) as storage:
+        assert asyncio.run(use(storage)) == [2, 3, 4, 4]
+        assert storage.state()[ALARM].acked == 3
+        assert changes
+        assert changes[-1] == 4
+        assert storage.busy_since_ns() is None
