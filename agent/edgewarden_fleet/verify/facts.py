@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Mapping
 
 from edgewarden.errors import WireRefusal
+from edgewarden.judge.describe import describe
 from edgewarden.wire.facts import OCSF, Event, Severity, event_from_map, readings_from_senml
 from edgewarden.wire.record import Kind, Record
 from edgewarden_fleet.store import records
@@ -102,7 +103,7 @@ def _keep_event(db: sqlite3.Connection, record: Record, item: int, event: Event)
     elif event.severity_id >= Severity.HIGH or event.class_uid == OCSF.DETECTION_FINDING:
         records.add_finding(
             db, record.device, event.code or event.class_uid.name.lower(), int(event.severity_id),
-            _summary(detail), at, *place,
+            describe(event), at, *place,
         )  # fmt: skip
 
 
@@ -123,11 +124,6 @@ def _room(
 def _wall(record: Record, mono_ns: int) -> float:
     """Seconds since 1970 of a moment the gateway gave as time since boot."""
     return (record.time.wall_ns - (record.time.boot_ns - mono_ns)) / 1e9
-
-
-def _summary(detail: Mapping[str, object]) -> str:
-    parts = [f"{k}={_text(v)}" for k, v in detail.items() if not isinstance(v, (dict, list))]
-    return " ".join(parts)[:MAX_TEXT] or "no detail"
 
 
 def _show(value: float | str | bool) -> str:
