@@ -193,7 +193,7 @@ def test_a_full_disk_drops_bulk_counted_and_keeps_alarms() -> None:
         spool.refuse = None
         settled(storage)
         assert storage.totals()["alarm_events"] == 1
-    assert opened(spool, ALARM)[1].body["detail"] == {"what": "urgent"}
+    assert {"what": "urgent"} in [r.body.get("detail") for r in opened(spool, ALARM)]
 
 
 def test_an_eviction_is_told_by_one_alarm_however_many_there_are() -> None:
