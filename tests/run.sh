@@ -95,6 +95,8 @@ tier_unit() {
 }
 
 tier_system() {
+    # The peers too: the stranger who verifies what mosquitto_sub prints lives there.
+    bash requirements/venv.sh .venv-peers peers
     bash requirements/venv.sh .venv ceiling
     bash requirements/venv.sh .venv-peers peers # the stranger's interpreter: pycose, and no edgewarden
     run system .venv tests/system
