@@ -162,7 +162,12 @@ class Board:
         self.key = new_key()
         self.identity = FileSigner(self.key)
         self.x5chain = desk.enrol(device, self.key, days)
-        self.heads: dict[RecordClass, tuple[int, bytes]] = dict.fromkeys(RecordClass, (0, NO_PREDECESSOR))
+        self.clear()
+
+    def clear(self) -> None:
+        """A board with an empty spool."""
+        nothing = (0, NO_PREDECESSOR)
+        self.heads: dict[RecordClass, tuple[int, bytes]] = dict.fromkeys(RecordClass, nothing)
         self.boot_ns = 5_000_000_000
         self.start()
 
