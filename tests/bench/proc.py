@@ -63,9 +63,8 @@ def machine() -> dict[str, object]:
 
     cpu = ""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.lower().startswith(("model name", "model\t")):
-            cpu = line.partition(":")[2].strip()
-            break
+        if line.lower().startswith("model name"):
+            cpu = cpu or line.partition(":")[2].strip()
     os_release = dict(
         line.split("=", 1)
         for line in Path("/etc/os-release").read_text().splitlines()
