@@ -32,8 +32,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.line("no findings since link started")
     for f in body["findings"]:
         times = "" if f["count"] == 1 else f" x{f['count']}"
-        console.line(f"{f['last_utc'] or '-':<20} {severity(f['severity']):<8} {f['id']}{times}")
-        console.line(clip(f"  {f['text']}" + (f" [{f['code']}]" if f["code"] else "")))
+        when, code = f["last_utc"] or "-", f["code"] or "-"
+        console.line(f"{when:<20} {severity(f['severity']):<8} {code:<12} {f['id']}{times}")
+        console.line(clip(f"  {f['text']}"))
     return Exit.OK
 
 
