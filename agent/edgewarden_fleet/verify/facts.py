@@ -12,7 +12,6 @@ time (record.py, field 6).
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 
 from edgewarden.errors import WireRefusal
 from edgewarden.judge.describe import describe
