@@ -1,0 +1,546 @@
+"""gate on a real kernel: what is denied, what never is, and that nobody waits for it in vain."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.judge.exec_table import compile_table
+from edgewarden.wire import local
+from edgewarden.wire.lean import seal
+from edgewarden.wire.local import Alarm, Answer, ExecVerdict, GateStats, ProcBatch
+from tests.system.exec_world import (
+    AGENT,
+    DAEMONS,
+    NOBODY,
+    PYTHON,
+    World,
+    loop_ext4,
+    private_tmpfs,
+    world,
+)
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.needs("root", "fanotify-permission")
+
+AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+
+
+@pytest.fixture(
+    params=["tmpfs", pytest.param("ext4", marks=pytest.mark.needs("root", "loop-mount"))]
+)
+def each(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world on each kind of filesystem: one that is never cached, one that is."""
+    filesystem = private_tmpfs() if request.param == "tmpfs" else loop_ext4()
+    with filesystem as where, world(where) as made:
+        yield made
+
+
+@pytest.fixture
+def small() -> Iterator[World]:
+    with private_tmpfs() as where, world(where) as made:
+        yield made
+
+
+# --- denied and allowed --------------------------------------------------------------------------
+
+
+def test_unknown_is_denied_every_time_and_leaves_nothing(each: World, runs: int) -> None:
+    good, evil = each.program("good", allow=True), each.program("evil", allow=False)
+    assert each.outcome([evil]) == "ran"
+    each.enforcing()
+    for _ in range(runs):
+        assert each.outcome([evil]) == "denied"
+        assert each.outcome([good]) == "ran"
+    status = each.status()
+    assert (status.denied, status.allowed, status.undecidable) == (runs, runs, 0)
+
+
+def test_a_verdict_names_content_process_and_user(small: World) -> None:
+    evil = small.program("evil", allow=False)
+    small.enforcing()
+    link = small.connect("gate-facts.sock")
+    os.chmod(small.filesystem, 0o755)
+    assert small.outcome([*AS_NOBODY, evil]) == "denied"
+    (verdict,) = [f for f in small.facts(link) if isinstance(f, ExecVerdict)]
+    assert verdict.sha256 == hashlib.sha256(evil.read_bytes()).digest()
+    assert (verdict.decision, verdict.reason, verdict.mode) == ("deny", "unlisted", "enforce")
+    assert (verdict.tier, verdict.path_text(), verdict.uid) == ("T3", str(evil), NOBODY)
+    assert verdict.pid > 0
+    assert abs(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - verdict.boot_ns) < 30e9
+
+
+def hardlink(evil: Path, _: Path) -> list[str]:
+    os.link(evil, evil.with_name("linked"))
+    return [str(evil.with_name("linked"))]
+
+
+def rename(evil: Path, _: Path) -> list[str]:
+    evil.rename(evil.with_name("good-looking"))
+    return [str(evil.with_name("good-looking"))]
+
+
+def symlink(evil: Path, outside: Path) -> list[str]:
+    (outside / "link").symlink_to(evil)
+    return [str(outside / "link")]
+
+
+def in_shell(*steps: str) -> list[str]:
+    return ["sh", "-c", " && ".join(steps), "sh"]
+
+
+def bind_mount(evil: Path, outside: Path) -> list[str]:
+    bind = f"mount --bind {evil.parent} {outside}"
+    return ["unshare", "-m", *in_shell(bind, f'exec {outside}/{evil.name} "$@"')]
+
+
+def user_namespace(evil: Path, outside: Path) -> list[str]:
+    bind = f"mount --bind {evil.parent} {outside}"
+    return [*AS_NOBODY, "unshare", "-rm", *in_shell(bind, f'exec {outside}/{evil.name} "$@"')]
+
+
+def overlay(evil: Path, outside: Path) -> list[str]:
+    mount = f"mount -t overlay -o lowerdir={evil.parent}:{outside} ew {outside}"
+    return ["unshare", "-m", *in_shell(mount, f'exec {outside}/{evil.name} "$@"')]
+
+
+def process_root(evil: Path, _: Path) -> list[str]:
+    return [f"/proc/self/root{evil}"]
+
+
+WAYS = [hardlink, rename, symlink, bind_mount, user_namespace, overlay, process_root]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_other_way_to_the_same_content(
+    small: World, way: Callable[[Path, Path], list[str]]
+) -> None:
+    evil = small.program("evil", allow=False)
+    outside = small.state / "outside"
+    outside.mkdir(mode=0o755)
+    command = way(evil, outside)
+    assert small.outcome(command) == "ran", "without marks this way must lead somewhere"
+    small.enforcing()
+    assert small.outcome(command) == "denied"
+    assert small.status().denied >= 1
+
+
+# --- changed after it was allowed ----------------------------------------------------------------
+
+
+def by_write(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"EVIL")
+
+
+def by_rewriting_at_once(path: Path) -> None:
+    content = path.read_bytes()[:-4] + b"EVIL"
+    with path.open("wb") as file:
+        file.write(content)
+
+
+def by_mapping(path: Path) -> None:
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        assert mapping[-1] is not None  # mapped by a read: tmpfs then sees no store
+        mapping[-1] ^= 1
+
+
+def by_a_second_store(path: Path) -> None:
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[-1] ^= 1
+        mapping.flush()
+        mapping[-2] ^= 1
+
+
+@pytest.mark.parametrize("change", [by_write, by_rewriting_at_once, by_mapping, by_a_second_store])
+def test_an_allowed_program_that_changed_is_denied(
+    each: World, change: Callable[[Path], None]
+) -> None:
+    good = each.program("good", allow=True)
+    each.enforcing()
+    for _ in range(3):
+        assert each.outcome([good]) == "ran"
+    change(good)
+    assert each.outcome([good]) == "denied"
+
+
+def test_a_program_that_can_still_be_written_does_not_run(each: World) -> None:
+    good = each.program("good", allow=True)
+    each.enforcing()
+    with good.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+        file.close()
+        assert each.outcome([good]) == "denied"
+        assert each.status().cached == 0
+    assert each.outcome([good]) == "ran"
+
+
+def test_a_new_policy_counts_from_the_next_exec(each: World) -> None:
+    late = each.program("late", allow=False)
+    each.enforcing()
+    assert each.outcome([late]) == "denied"
+    each.rules.append(("late", hashlib.sha256(late.read_bytes()).digest()))
+    each.policy("observe")
+    answer = each.ask("reload")
+    assert isinstance(answer, Answer)
+    assert answer.ok
+    assert each.outcome([late]) == "ran"
+
+
+# --- one answer for everything --------------------------------------------------------------------
+
+
+def test_odd_files_get_one_answer_each_and_nothing_is_left_open(small: World) -> None:
+    good = small.program("good", allow=True)
+    small.enforcing()
+    descriptors = Path(f"/proc/{small.gate_pid}/fd")
+    before = len(list(descriptors.iterdir()))
+    huge, fifo = small.filesystem / "huge", small.filesystem / "fifo"
+    huge.touch(mode=0o755)
+    os.truncate(huge, 2 << 30)
+    os.mkfifo(fifo, 0o755)
+    os.symlink("loop", small.filesystem / "loop")
+    assert small.outcome([huge]) == "denied"
+    assert small.outcome([fifo]) == "denied"  # by the kernel, EACCES
+    assert small.outcome([small.filesystem]) == "denied"  # likewise
+    assert small.outcome([small.filesystem / "gone"]) == "FileNotFoundError 2"
+    assert small.outcome([small.filesystem / "loop"]) == "OSError 40"
+    unlinked = small.program("unlinked", allow=False)
+    held = os.open(unlinked, os.O_RDONLY)
+    unlinked.unlink()
+    script = f"import os, sys; os.execve({held}, sys.argv, {{}})"
+    done = subprocess.run([*PYTHON, "-c", script], pass_fds=(held,), capture_output=True, timeout=5)
+    os.close(held)
+    assert b"PermissionError" in done.stderr
+    assert small.outcome([good]) == "ran"
+    wait_until(lambda: len(list(descriptors.iterdir())) == before)
+    status = small.status()
+    assert (status.denied, status.allowed) == (2, 1)
+
+
+def test_a_killed_process_leaves_no_question_open(small: World) -> None:
+    good = small.program("good", allow=True)
+    small.enforcing()
+    os.kill(small.gate_pid, signal.SIGSTOP)
+    waiting = [start_waiting(good) for _ in range(5)]
+    for pid in waiting:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    os.kill(small.gate_pid, signal.SIGCONT)
+    assert small.outcome([good]) == "ran"
+
+
+def start_waiting(program: Path, *arguments: str) -> int:
+    """Fork a process that is stuck in execve; subprocess would wait for the exec with it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.execv(program, [str(program), *arguments])
+        finally:
+            os._exit(99)
+    # wchan is empty where the kernel hides it; the state never is.
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D")
+    return pid
+
+
+def test_sigkill_frees_whoever_waits(small: World) -> None:
+    good = small.program("good", allow=True)
+    small.enforcing()
+    os.kill(small.gate_pid, signal.SIGSTOP)
+    marks = [small.markers / str(n) for n in range(20)]
+    waiting = [start_waiting(good, str(mark)) for mark in marks]
+    assert not any(mark.exists() for mark in marks)
+    started = time.monotonic()
+    os.kill(small.gate_pid, signal.SIGKILL)
+    assert [os.waitpid(pid, 0)[1] for pid in waiting] == [0] * 20
+    assert time.monotonic() - started < 1.0
+    assert all(mark.exists() for mark in marks)
+
+
+@pytest.mark.parametrize("mode", ["learn", "observe"])
+def test_learn_and_observe_deny_nothing_and_delay_nothing(small: World, mode: str) -> None:
+    evil = small.program("evil", allow=False)
+    small.policy(mode)
+    small.start_guard()
+    small.start_gate()
+    link = small.connect("gate-facts.sock")
+    assert small.status().source == "fanotify-notify"
+    assert small.outcome([evil]) == "ran"
+    decision = {"learn": "learned", "observe": "would_deny"}[mode]
+    wait_until(lambda: small.status().learned + small.status().would_deny == 1)
+    verdicts = [f for f in small.facts(link) if isinstance(f, ExecVerdict)]
+    assert [(v.decision, v.reason, v.mode) for v in verdicts] == [(decision, "unlisted", mode)]
+    os.kill(small.gate_pid, signal.SIGSTOP)
+    started = time.monotonic()
+    assert small.outcome([evil], timeout_s=1.5) == "ran"
+    assert time.monotonic() - started < 1.5
+    os.kill(small.gate_pid, signal.SIGCONT)
+
+
+def test_a_link_that_does_not_listen_stalls_nobody(small: World) -> None:
+    good, evil = small.program("good", allow=True), small.program("evil", allow=False)
+    small.enforcing()
+    link = small.connect("gate-facts.sock")
+    wait_until(lambda: small.status().link)
+    loop = f"i=0; while [ $i -lt 4000 ]; do {good} /dev/null; i=$((i+1)); done"
+    subprocess.run(["sh", "-c", loop], check=True, timeout=60)
+    assert small.outcome([evil]) == "denied"
+    status = small.status()
+    assert status.allowed == 4000
+    assert status.unreported > 0
+    assert status.guard, "a heartbeat was late"
+    heard = small.facts(link)
+    denials = [f for f in heard if isinstance(f, ExecVerdict) and f.decision == "deny"]
+    assert len(denials) == 1, "a denial is never dropped for routine"
+
+
+def test_no_link_at_all_stalls_nobody(small: World) -> None:
+    good = small.program("good", allow=True)
+    small.enforcing()
+    for _ in range(20):
+        assert small.outcome([good]) == "ran"
+    link = small.connect("gate-facts.sock")
+    verdicts = [f for f in small.facts(link) if isinstance(f, ExecVerdict)]
+    assert [v.decision for v in verdicts] == ["allow"] * 20
+
+
+# --- who is heard ---------------------------------------------------------------------------------
+
+ASK_STATUS = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5)
+s.connect(sys.argv[1]); sys.stdout.buffer.write(s.recv(4096))
+"""
+
+
+def test_control_is_for_root_by_the_kernels_word(small: World) -> None:
+    """Not by the mode of the socket: it is opened to everybody here, as a mistake could."""
+    small.policy()
+    small.start_gate()
+    os.chmod(small.run / "gate.sock", 0o666)
+    command = [*AS_NOBODY, sys.executable, "-c", ASK_STATUS, str(small.run / "gate.sock")]
+    done = subprocess.run(command, capture_output=True, timeout=10)
+    refused = local.parse(done.stdout, Answer)
+    assert (refused.ok, refused.name) == (False, "not_permitted")
+    assert isinstance(small.status(), GateStats)
+
+
+def test_facts_are_for_link_alone(small: World) -> None:
+    small.policy(link_uid=1234)
+    small.start_gate()
+    assert (small.run / "gate-facts.sock").stat().st_uid == 1234
+    os.chmod(small.run / "gate-facts.sock", 0o666)
+    listen = [sys.executable, "-c", ASK_STATUS, str(small.run / "gate-facts.sock")]
+    assert subprocess.run([*AS_NOBODY, *listen], capture_output=True, timeout=9).stdout == b""
+    as_link = ["setpriv", "--reuid=1234", "--clear-groups", *listen]
+    assert subprocess.run(as_link, capture_output=True, timeout=9).stdout != b""
+
+
+def test_garbage_on_the_control_socket_is_refused_by_name(small: World) -> None:
+    small.policy()
+    small.start_gate()
+    client = small.connect("gate.sock")
+    client.send(b"\x01\x20\x06\0\x01\x09")
+    assert local.parse(client.recv(4096), Answer).name == "bad_value"
+    assert client.recv(4096) == b""
+    assert small.status().mode == "learn"
+
+
+# --- policy and mode ------------------------------------------------------------------------------
+
+
+def spoil_stamp(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def give_away(path: Path) -> None:
+    path.write_bytes(compile_table([]))
+    os.chown(path, NOBODY, NOBODY)
+
+
+def let_others_write(path: Path) -> None:
+    path.write_bytes(compile_table([]))
+    path.chmod(0o666)
+
+
+def wrong_kind(path: Path) -> None:
+    path.write_bytes(seal(b"EWGCONF1", b"mode learn\n"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name"),
+    [
+        (spoil_stamp, "bad_stamp"),
+        (give_away, "not_root_owned"),
+        (let_others_write, "not_root_owned"),
+        (wrong_kind, "bad_magic"),
+        (Path.unlink, "unreadable"),
+    ],
+)
+def test_a_bad_table_leaves_the_last_good_one_and_an_alarm(
+    small: World, spoil: Callable[[Path], None], name: str
+) -> None:
+    good, evil = small.program("good", allow=True), small.program("evil", allow=False)
+    small.enforcing()
+    link = small.connect("gate-facts.sock")
+    spoil(small.state / "policy" / "exec.table")
+    answer = small.ask("reload")
+    assert isinstance(answer, Answer)
+    assert (answer.ok, answer.name) == (False, name)
+    assert small.outcome([good]) == "ran"
+    assert small.outcome([evil]) == "denied"
+    assert "EW-EXEC-017" in [f.code for f in small.facts(link) if isinstance(f, Alarm)]
+
+
+def test_enforce_survives_a_restart_of_gate(small: World) -> None:
+    evil = small.program("evil", allow=False)
+    small.enforcing()
+    small.ask("quit")
+    wait_until(small.gate_is_gone)
+    assert small.outcome([evil]) == "ran"
+    small.start_gate()
+    assert (small.status().mode, small.status().armed) == ("enforce", True)
+    assert small.outcome([evil]) == "denied"
+    assert small.set_mode("observe").ok
+    assert small.outcome([evil]) == "ran"
+    small.ask("quit")
+    wait_until(small.gate_is_gone)
+    small.start_gate()
+    assert small.status().mode == "observe"
+
+
+def test_a_damaged_mode_is_not_believed(small: World) -> None:
+    small.policy("observe")
+    (small.state / "policy" / "mode").write_bytes(b"edgewarden mode enforce")
+    small.start_gate()
+    assert small.status().mode == "observe"
+    link = small.connect("gate-facts.sock")
+    assert "EW-EXEC-018" in [f.code for f in small.facts(link) if isinstance(f, Alarm)]
+
+
+def test_the_mode_is_not_written_where_gate_answers() -> None:
+    with private_tmpfs() as where, world(where) as here:
+        (where / "state").mkdir()
+        here.policy("observe")
+        os.rename(here.state / "policy", here.state / "old")
+        subprocess.run(["cp", "-a", here.state / "old", where / "policy"], check=True)
+        here.start_guard()
+        state, here.state = here.state, where
+        here.start_gate()
+        here.state = state
+        wait_until(lambda: here.status().guard)
+        answer = here.set_mode("enforce")
+        assert answer.ok
+        assert "not kept" in answer.text
+        assert not (where / "policy" / "mode").exists()
+
+
+def test_no_policy_directory_is_said_and_gate_does_not_start(small: World) -> None:
+    command = [*PYTHON, str(DAEMONS / "gate.py"), str(small.state), str(small.run)]
+    done = subprocess.run(["timeout", "10", *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "policy" in done.stderr
+
+
+# --- the world around changes ---------------------------------------------------------------------
+
+
+def test_a_remounted_filesystem_is_marked_again(small: World) -> None:
+    small.enforcing()
+    subprocess.run(["umount", small.filesystem], check=True, timeout=5)
+    wait_until(lambda: not small.status().armed)
+    mount = ["mount", "-t", "tmpfs", "-o", "mode=0755", "ew-test", small.filesystem]
+    subprocess.run(mount, check=True, timeout=5)
+    wait_until(lambda: small.status().armed)
+    evil = small.program("evil", allow=False)
+    assert small.outcome([evil]) == "denied"
+
+
+def test_processes_are_told_to_link(small: World) -> None:
+    small.policy()
+    small.start_gate()
+    link = small.connect("gate-facts.sock")
+    child = subprocess.Popen(["/bin/true"])
+    child.wait(5)
+    seen = [
+        entry.kind
+        for fact in small.facts(link)
+        if isinstance(fact, ProcBatch)
+        for entry in fact.entries
+        if entry.pid == child.pid
+    ]
+    assert seen == ["fork", "exec", "exit"]
+
+
+# --- what gate is made of -------------------------------------------------------------------------
+
+HEAVY = ("asyncio", "ssl", "_ssl", "_hashlib", "socket", "subprocess", "logging", "typing", "enum")
+FOREIGN = (
+    "dataclasses",
+    "argparse",
+    "tomllib",
+    "cbor2",
+    "cryptography",
+    "paho",
+    "serial",
+    "psutil",
+)
+
+
+@pytest.mark.parametrize("name", ["gate", "guard"])
+def test_the_lean_processes_import_nothing_heavy(name: str) -> None:
+    code = (
+        f"import sys; sys.path.append({str(AGENT)!r}); import edgewarden.daemon.{name}; "
+        f"print(*(m for m in {HEAVY + FOREIGN!r} if m in sys.modules))"
+    )
+    done = subprocess.run([*PYTHON, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+DOORS_CODE = """
+import os, sys
+sys.path.append(sys.argv[1])
+from edgewarden.daemon.gate_doors import Doors
+doors = Doors(sys.argv[2])
+doors.close_all_others()
+tries = {
+    "open": lambda: open("/etc/hostname"),
+    "os.open": lambda: os.open("/etc/hostname", os.O_RDONLY),
+    "import": lambda: __import__("json"),
+    "fork": os.fork,
+    "execv": lambda: os.execv("/bin/true", ["true"]),
+    "system": lambda: os.system("true"),
+    "door to a path": lambda: doors.open(-100, "/etc/hostname", os.O_RDONLY),
+    "door around": lambda: doors.open(doors.proc_fd, "self/root/../etc/hostname", os.O_RDONLY),
+    "a program under marks": lambda: doors.open_program(os.getpid()),
+}
+doors.permission_marks = True
+for name, attempt in tries.items():
+    try:
+        attempt()
+        sys.stdout.write(f"{name} went through\\n")
+    except Exception as fault:
+        if type(fault).__name__ != "OurFault":
+            sys.stdout.write(f"{name}: {fault!r}\\n")
+assert "State" in doors.proc_text("self/status")
+os.close(doors.open(-100, "/etc", os.O_PATH))
+assert doors.read_policy("exec.table", 100)
+"""
+
+
+def test_once_closed_only_the_doors_are_open(small: World) -> None:
+    small.policy()
+    command = [*PYTHON, "-c", DOORS_CODE, str(AGENT), str(small.state)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    assert done.stderr == ""
+    assert done.stdout == ""

@@ -1,0 +1,183 @@
+"""guard: a gate that stalls is ended, one that works is not, and who is not root is not heard."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.wire import local
+from edgewarden.wire.local import Alarm, Heartbeat, TripInfo
+from tests.system.exec_world import NOBODY, World, private_tmpfs, world
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.needs("root", "fanotify-permission")
+
+
+@pytest.fixture
+def small() -> Iterator[World]:
+    with private_tmpfs() as where, world(where) as made:
+        yield made
+
+
+def test_a_stopped_gate_is_killed_and_execs_go_on(small: World) -> None:
+    evil = small.program("evil", allow=False)
+    small.enforcing()
+    assert small.outcome([evil]) == "denied"
+    stopped = time.monotonic()
+    os.kill(small.gate_pid, signal.SIGSTOP)
+    assert small.outcome([evil], timeout_s=10) == "ran", "a dead gate lets everybody through"
+    assert time.monotonic() - stopped < 3.0
+    assert time.monotonic() - stopped > 1.4, "a gate that is merely late is not killed"
+    wait_until(small.gate_is_gone)
+
+
+def test_three_trips_put_gate_into_observe(small: World) -> None:
+    small.enforcing()
+    for trips in (1, 2, 3):
+        os.kill(small.gate_pid, signal.SIGSTOP)
+        wait_until(small.gate_is_gone, timeout_s=5)
+        small.start_gate()
+        assert small.status().trips == trips
+        assert small.status().mode == ("observe" if trips == 3 else "enforce")
+    link = small.connect("gate-facts.sock")
+    alarms = [f for f in small.facts(link) if isinstance(f, Alarm)]
+    assert [a.severity for a in alarms if a.code == "EW-EXEC-004"] == [5]
+    assert not small.status().armed
+    assert small.set_mode("enforce").ok, "a person may say otherwise"
+    assert small.status().armed
+
+
+def test_a_gate_that_ends_is_no_trip(small: World) -> None:
+    small.enforcing()
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        os.kill(small.gate_pid, ending)
+        wait_until(small.gate_is_gone)
+        small.start_gate()
+        wait_until(lambda: small.status().guard)
+    assert small.status().trips == 0
+
+
+def test_a_gate_at_work_is_left_alone(small: World) -> None:
+    """Hashing 100 MB again and again: the heart beats between chunks."""
+    big = small.filesystem / "big"
+    big.touch(mode=0o755)
+    os.truncate(big, 100 << 20)
+    small.enforcing()
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        assert small.outcome([big]) == "denied"
+    assert not small.gate_is_gone()
+
+
+def test_enforce_wants_a_guard_and_leaves_with_it(small: World) -> None:
+    evil = small.program("evil", allow=False)
+    small.policy("observe")
+    small.start_gate()
+    refused = small.set_mode("enforce")
+    assert (refused.ok, refused.name) == (False, "not_possible")
+    assert small.status().mode == "observe"
+    small.start_guard()
+    wait_until(lambda: small.status().guard)
+    assert small.set_mode("enforce").ok
+    os.kill(small.guard_pid, signal.SIGKILL)
+    assert small.outcome([evil]) == "denied", "for a moment nobody is sent home"
+    wait_until(lambda: not small.status().armed, timeout_s=6)
+    assert small.status().mode == "enforce"
+    assert small.outcome([evil]) == "ran"
+    small.start_guard()
+    wait_until(lambda: small.status().armed)
+    assert small.outcome([evil]) == "denied"
+
+
+def test_guard_dies_while_gate_stalls_is_the_worst_and_gate_ends_with_its_life(
+    small: World,
+) -> None:
+    """No guard, gate stopped: only a kill helps; that it helps at once is what the unit relies
+    on."""
+    good = small.program("good", allow=True)
+    small.enforcing()
+    os.kill(small.guard_pid, signal.SIGKILL)
+    os.kill(small.gate_pid, signal.SIGSTOP)
+    child = subprocess.Popen(["sh", "-c", f"{good} {small.markers}/late"])
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.5)
+    os.kill(small.gate_pid, signal.SIGKILL)
+    assert child.wait(1) == 0
+
+
+# --- who is heard ---------------------------------------------------------------------------------
+
+
+def connect(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made.settimeout(5)
+    made.connect(str(path))
+    return made
+
+
+def test_who_is_not_root_is_sent_away_and_not_killed(small: World) -> None:
+    small.start_guard()
+    os.chmod(small.run / "guard.sock", 0o666)
+    code = (
+        "import os, socket, sys; os.setuid(int(sys.argv[2])); "
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5); "
+        "s.connect(sys.argv[1]); print(len(s.recv(4096)), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(small.run / "guard.sock"), str(NOBODY)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdin is not None
+        assert stranger.stdout.readline() == b"0\n"
+        small.policy()
+        small.start_gate()
+        wait_until(lambda: small.status().guard)
+        with pytest.raises(subprocess.TimeoutExpired):
+            stranger.wait(2.8)
+        stranger.stdin.close()
+        assert stranger.wait(5) == 0
+
+
+def test_one_gate_at_a_time(small: World) -> None:
+    small.policy()
+    small.start_guard()
+    small.start_gate()
+    wait_until(lambda: small.status().guard)
+    with connect(small.run / "guard.sock") as second:
+        assert second.recv(4096) == b""
+    assert small.status().guard
+
+
+STAND_IN = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(sys.argv[1]); s.recv(4096); s.send(bytes.fromhex(sys.argv[2])); print("said", flush=True)
+if sys.argv[3] == "close": s.close()
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("ending", ["keep", "close"])
+@pytest.mark.parametrize("words", [local.encode(Heartbeat(1)), b"garbage"])
+def test_silence_garbage_and_a_closed_line_all_end_the_same(
+    small: World, words: bytes, ending: str
+) -> None:
+    small.start_guard()
+    command = [sys.executable, "-c", STAND_IN, str(small.run / "guard.sock"), words.hex(), ending]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as stand_in:
+        assert stand_in.stdout is not None
+        assert stand_in.stdout.readline() == b"said\n"
+        assert stand_in.wait(5) == -signal.SIGKILL
+    with connect(small.run / "guard.sock") as next_one:
+        told = local.parse(next_one.recv(4096), TripInfo)
+        assert (told.trips, told.pid) == (1, small.guard_pid)
+        os.kill(small.guard_pid, signal.SIGKILL)  # or it would end this process for its silence
