@@ -1,4 +1,4 @@
-"""The demo as a stranger runs it: one JSON object, every promise of surface.md in it, nothing left."""
+"""The demo as a stranger runs it: one JSON object, every promise of surface.md, nothing left."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Attester:
         heads: Callable[[], Heads],
         control: Control,
         keep: Keep,
-        publish: Callable[[bytes], None],
+        publish: Callable[[bytes], object],
     ) -> None:
         self._who = who
         self._signer = signer

@@ -10,7 +10,7 @@ guard's as gate reports them (link may not read a root process's).
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,7 @@ from edgewarden.errors import TrustFault
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.ports import ClassState, Clock, Instant
+from edgewarden.sense.portlife import SensorState
 from edgewarden.sense.serialport import SerialSensor
 from edgewarden.trust.identity import Identity
 from edgewarden.wire.record import RecordClass
@@ -60,32 +61,7 @@ def status(
 ) -> dict[str, object]:
     """Return the status object; on the loop's thread, about a millisecond."""
     now = parts.clock.now()
-    result, stats = parts.attester.result, parts.gate.stats
-    age_s = (now.boot_ns - parts.attester.result_ns) / 1e9 if result is not None else None
-    classes = parts.storage.state()
-    storage_fault = parts.storage.fault()
-    sensors = {s.name: s for s in (sensor.snapshot() for sensor in parts.sensors)}
-    tier = "T0" if stats is None else stats.tier
-    mode = running.settings.exec.mode if stats is None else stats.mode
-    picture = Picture(
-        connected=up.connected,
-        offline_s=_offline_s(up, parts, now),
-        trust_fault=str(up.fault) if isinstance(up.fault, TrustFault) else "",
-        attestation="none" if result is None else result.overall.label,
-        attestation_age_s=age_s,
-        attestation_period_s=running.settings.attestation.period_s,
-        storage_fault="" if storage_fault is None else str(storage_fault),
-        unsent=sum(c.durable - c.acked for c in classes.values()),
-        evicted=sum(c.evicted for c in classes.values()),
-        gate=stats is not None,
-        guard=stats is not None and stats.guard,
-        mode=mode,
-        armed=stats is not None and stats.armed,
-        tier=tier,
-        watches=bool(running.settings.exec.filesystems),
-        sensors={name: (str(s.state), s.reason) for name, s in sensors.items()},
-        settings_faults=faults,
-    )
+    picture = _picture(parts, running, faults, up, now)
     verdict, reasons = judge(picture)
     bound_ms = now.uncertainty_ms
     return {
@@ -94,7 +70,7 @@ def status(
         "version": __version__,
         "verdict": verdict,
         "reasons": [{"code": r.code, "text": r.text, "next": r.next_step} for r in reasons],
-        "attestation": {"result": picture.attestation, "age_s": age_s},
+        "attestation": {"result": picture.attestation, "age_s": picture.attestation_age_s},
         "identity": {
             "grade": parts.identity.grade,
             "certificate": {
@@ -111,42 +87,67 @@ def status(
             "since_utc": up.since_utc,
             "reconnects": up.reconnects,
         },
-        "spool": {
-            RecordClass(number).label: {
-                "next": c.next,
-                "durable": c.durable,
-                "acked": c.acked,
-                "bytes": c.bytes,
-                "evicted": c.evicted,
-            }
-            for number, c in classes.items()
-        },
-        "enforcement": {
-            "exec": {
-                "tier": tier,
-                "mode": mode,
-                "armed": picture.armed,
-                "allowed": 0 if stats is None else stats.allowed,
-                "denied": 0 if stats is None else stats.denied,
-                "would_deny": 0 if stats is None else stats.would_deny,
-                "unreported": 0 if stats is None else stats.unreported,
-            }
-        },
-        "sensors": {
-            name: {
-                "state": str(s.state),
-                "readings": s.readings,
-                "bad_frames": s.bad_frames,
-                "silent_s": round(s.silent_s, 3),
-            }
-            for name, s in sensors.items()
-        },
+        "spool": {RecordClass(n).label: asdict(c) for n, c in parts.storage.state().items()},
+        "enforcement": {"exec": _control(parts, picture)},
+        "sensors": {s.name: _sensor(s) for s in (x.snapshot() for x in parts.sensors)},
         "config": {
             "version": int.from_bytes(running.digest[:4], "big"),
             "state": "rolled_back" if faults and running.faults else "confirmed",
             "signed_by": "local",
         },
         "footprint": footprint(parts, now.boot_ns),
+    }
+
+
+def _picture(
+    parts: Parts, running: Running, faults: tuple[str, ...], up: UplinkSnapshot, now: Instant
+) -> Picture:
+    """Everything that judge/health.py looks at."""
+    result, stats = parts.attester.result, parts.gate.stats
+    classes, storage_fault = parts.storage.state().values(), parts.storage.fault()
+    sensors = [sensor.snapshot() for sensor in parts.sensors]
+    return Picture(
+        connected=up.connected,
+        offline_s=_offline_s(up, parts, now),
+        trust_fault=str(up.fault) if isinstance(up.fault, TrustFault) else "",
+        attestation="none" if result is None else result.overall.label,
+        attestation_age_s=None
+        if result is None
+        else (now.boot_ns - parts.attester.result_ns) / 1e9,
+        attestation_period_s=running.settings.attestation.period_s,
+        storage_fault="" if storage_fault is None else str(storage_fault),
+        unsent=sum(c.durable - c.acked for c in classes),
+        evicted=sum(c.evicted for c in classes),
+        gate=stats is not None,
+        guard=stats is not None and stats.guard,
+        mode=running.settings.exec.mode if stats is None else stats.mode,
+        armed=stats is not None and stats.armed,
+        tier="T0" if stats is None else stats.tier,
+        watches=bool(running.settings.exec.filesystems),
+        sensors={s.name: (str(s.state), s.reason) for s in sensors},
+        settings_faults=faults,
+    )
+
+
+def _control(parts: Parts, picture: Picture) -> dict[str, object]:
+    stats = parts.gate.stats
+    return {
+        "tier": picture.tier,
+        "mode": picture.mode,
+        "armed": picture.armed,
+        "allowed": 0 if stats is None else stats.allowed,
+        "denied": 0 if stats is None else stats.denied,
+        "would_deny": 0 if stats is None else stats.would_deny,
+        "unreported": 0 if stats is None else stats.unreported,
+    }
+
+
+def _sensor(s: SensorState) -> dict[str, object]:
+    return {
+        "state": str(s.state),
+        "readings": s.readings,
+        "bad_frames": s.bad_frames,
+        "silent_s": round(s.silent_s, 3),
     }
 
 
