@@ -1,14 +1,17 @@
 """`run`, `gate`, `guard`, `link`: thin entries into daemon/, and the only doors from cli/ to it.
 
-Each daemon is imported when it is asked for, so that no command pays for another's libraries and
-gate's process never maps TLS. ``system_clock`` and ``compile_policy`` are the two things other
-nouns need from there.
+gate and guard do not run in this interpreter: it becomes a lean one (``_become``). The others are
+imported when they are asked for, so that no command pays for another's libraries.
+``system_clock`` and ``compile_policy`` are the two things other nouns need from daemon/.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from edgewarden.cli.console import Console
 from edgewarden.probe.disk import Disk
@@ -44,16 +47,27 @@ def _run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _gate(args: argparse.Namespace, console: Console) -> int:
-    from edgewarden.daemon.gate import main
-
     paths = read_settings(args.settings, Disk()).paths
-    return main(paths.state, paths.run)
+    return _become(
+        "from edgewarden.daemon.gate import main", "*sys.argv[1:]", paths.state, paths.run
+    )
 
 
 def _guard(args: argparse.Namespace, console: Console) -> int:
-    from edgewarden.daemon.guard import main
+    return _become("from edgewarden.daemon.guard import main", str(LISTEN_FD))
 
-    return main(LISTEN_FD)
+
+def _become(load: str, arguments: str, *words: str) -> NoReturn:
+    """Become a lean interpreter that runs ``main(arguments)``.
+
+    This one has read TOML; what it loaded for that would stay mapped, and locked, for as long as
+    gate or guard lives. -I and -S: no environment, no user site, no site-packages, which neither of
+    them needs.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    code = f"import sys; sys.path.append({root!r}); {load}; sys.exit(main({arguments}))"
+    command = [sys.executable, "-I", "-S", "-c", code, *words]
+    os.execv(sys.executable, command)  # noqa: S606 - a shell would have no part in this
 
 
 def _link(args: argparse.Namespace, console: Console) -> int:

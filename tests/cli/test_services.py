@@ -1,0 +1,53 @@
+"""The service entry points: gate and guard leave everything behind that read their settings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "agent"), "PATH": "/usr/bin:/bin"}
+
+
+def test_guard_runs_in_a_lean_interpreter_on_the_socket_it_was_handed(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "guard.sock"))
+        listener.listen(4)
+        handed = (
+            f"import os, sys; os.dup2({listener.fileno()}, 3); "
+            "os.execv(sys.executable, [sys.executable, '-m', 'edgewarden', 'guard'])"
+        )
+        guard = subprocess.Popen(
+            [sys.executable, "-c", handed], env=ENVIRONMENT, pass_fds=(listener.fileno(),)
+        )
+        try:
+            cmdline = Path("/proc", str(guard.pid), "cmdline")
+            wait_until(lambda: b"\0-I\0-S\0" in cmdline.read_bytes())
+            maps = Path("/proc", str(guard.pid), "maps")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gate:
+                gate.settimeout(5)
+                gate.connect(str(tmp_path / "guard.sock"))
+                if os.geteuid() == 0:
+                    assert gate.recv(4096), "guard's first word: its trips"
+                    assert "ssl" not in maps.read_text()
+        finally:
+            guard.send_signal(signal.SIGTERM)
+            assert guard.wait(10) == 0
+
+
+def test_gate_without_a_compiled_policy_says_what_is_missing(tmp_path: Path) -> None:
+    settings = tmp_path / "e.toml"
+    settings.write_text(f'[paths]\nstate = "{tmp_path}/state"\nrun = "{tmp_path}/run"\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "edgewarden", "gate", "--settings", str(settings)],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"{tmp_path}/state/policy" in done.stderr
+    assert "edgewarden-policy.service" in done.stderr
