@@ -30,7 +30,7 @@ article>h2{margin:0;padding:14px 18px;font-size:17px;display:flex;gap:10px;align
 flex-wrap:wrap;border-bottom:1px solid var(--line)}
 article>h2 small{font-weight:400;color:var(--soft);font-size:13px;margin-left:auto}
 .why{margin:0;padding:9px 18px;color:var(--soft);border-bottom:1px solid var(--line);font-size:14px}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(290px,1fr));gap:1px;
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:1px;
 background:var(--line)}
 section{background:var(--paper);padding:14px 18px;min-width:0}
 section.wide{grid-column:1/-1}
@@ -39,8 +39,8 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 .scroll{overflow-x:auto}
 th{font-weight:500;color:var(--soft);text-align:left;font-size:13px;padding:0 12px 3px 0;
 white-space:nowrap}
-td{padding:3px 12px 3px 0;vertical-align:top;border-top:1px solid #eef1f4;overflow-wrap:anywhere}
-td.n,th.n{text-align:right}
+td{padding:3px 12px 3px 0;vertical-align:top;border-top:1px solid #eef1f4;overflow-wrap:break-word}
+time,b{white-space:nowrap}
 code{font:13px ui-monospace,"DejaVu Sans Mono",Menlo,monospace;overflow-wrap:anywhere}
 .tag{display:inline-block;border-radius:999px;padding:1px 9px;font-size:12.5px;font-weight:600;
 color:#fff;background:var(--idle);white-space:nowrap}
@@ -113,7 +113,7 @@ def _attestation(g: Mapping[str, object]) -> str:
         f'<span class="soft">{_age(age)}{", out of date" if a["expired"] else ""}</span></p>'
     )
     rows = [
-        (_e(name), _tag(tier), _e(reasons.get(name, "")))
+        (_e(name), _tag(tier), f"<span>{_e(reasons.get(name, ''))}</span>")
         for name, tier in _map(a["facets"]).items()
     ]
     return _section("Attestation", head + _table(("facet", "", ""), rows, "no evidence yet"))
@@ -152,10 +152,12 @@ def _sensors(sensors: Mapping[str, object], title: str) -> str:
                     _e(channel),
                     f"{_e(r['value'])} {_e(r['unit'])}",
                     _e(r["readings"]),
-                    f'<span class="soft">{_e(_clock(r["seen_utc"]))}</span>',
+                    f'<span class="soft">{_clock(r["seen_utc"])}</span>',
                 )
             )
-    return _section(title, _table(("", "channel", "last", "readings", "at"), rows, "no readings"))
+    return _section(
+        title, _table(("", "channel", "last", "readings", "at"), rows, "no readings"), wide=True
+    )
 
 
 def _host(host: Mapping[str, object]) -> str:
@@ -164,8 +166,8 @@ def _host(host: Mapping[str, object]) -> str:
     rows = []
     for channel, reading in _map(host["channels"]).items():
         r = _map(reading)
-        rows.append((_e(channel), f"{_e(r['value'])} {_e(r['unit'])}", _e(_clock(r["seen_utc"]))))
-    return _section("Host", _table(("channel", "last", "at"), rows, ""))
+        rows.append((_e(channel), f"{_e(r['value'])} {_e(r['unit'])}", _clock(r["seen_utc"])))
+    return _section("Host", _table(("channel", "last", "at"), rows, ""), wide=True)
 
 
 def _chains(chain: Mapping[str, object]) -> str:
@@ -175,7 +177,7 @@ def _chains(chain: Mapping[str, object]) -> str:
         gaps = c["gaps"]
         assert isinstance(gaps, list)
         shown = [
-            f"{g['first']}-{g['last']}"
+            (f"{g['first']}" if g["first"] == g["last"] else f"{g['first']}-{g['last']}")
             + (f' <span class="soft">({_e(g["explained"])})</span>' if g["explained"] else "")
             for g in gaps[:8]
         ]
@@ -198,7 +200,7 @@ def _execs(execs: Mapping[str, object], enforcement: Mapping[str, object]) -> st
     rows = [
         (
             _tag("denied"), f"<code>{_e(v['path'])}</code>", f"<code>{_e(v['digest'])}</code>",
-            _e(v["rule"]), f"{_e(v['class'])} {_e(v['seq'])}", _e(_clock(v["seen_utc"])),
+            _e(v["rule"]), f"{_e(v['class'])} {_e(v['seq'])}", _clock(v["seen_utc"]),
         )
         for v in verdicts[:10]
     ]  # fmt: skip
@@ -234,7 +236,7 @@ def _refusals(refusals: object) -> str:
     rows = [
         (
             _e(r["reason"]), _e(r["text"]), f"<code>{_e(r['topic'])}</code>", _e(r["bytes"]),
-            _e(_clock(r["received_utc"])),
+            _clock(r["received_utc"]),
         )
         for r in refusals[:10]
     ]  # fmt: skip
@@ -277,5 +279,6 @@ def _age(age_s: object) -> str:
 
 
 def _clock(iso: object) -> str:
-    """Time of day of an ISO time; the date stands in the header."""
-    return str(iso or "").replace("T", " ").removesuffix("Z")[-8:]
+    """Time of day of an ISO time, the whole time as its tooltip."""
+    text = str(iso or "")
+    return f'<time title="{_e(text)}">{_e(text.removesuffix("Z")[-8:])}</time>'

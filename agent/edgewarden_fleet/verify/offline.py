@@ -96,11 +96,15 @@ def check_file(data: bytes, root: x509.Certificate, at_utc_s: float) -> Iterator
             try:
                 record = _believe(message, root, at_utc_s, state)
             except WireRefusal as refusal:
-                yield Line(offset, False, refusal.name, refusal.text)
+                yield Line(offset, False, refusal.name, _why(refusal))
                 continue
             yield _continue(offset, message, record, state)
     except WireRefusal as refusal:
-        yield Line(len(data), False, refusal.name, refusal.text)
+        yield Line(len(data), False, refusal.name, _why(refusal))
+
+
+def _why(refusal: WireRefusal) -> str:
+    return refusal.text.removeprefix(refusal.name).removeprefix(": ")
 
 
 def _believe(message: bytes, root: x509.Certificate, at_utc_s: float, state: _State) -> Record:

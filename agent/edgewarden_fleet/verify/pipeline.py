@@ -120,11 +120,12 @@ class Verifier:
         self, device: str, message: Incoming, refusal: WireRefusal, now_utc_s: float
     ) -> Verdict:
         """Count and remember a refusal; devices that were never registered share one row."""
+        why = refusal.text.removeprefix(refusal.name).removeprefix(": ")
         known = device if device and registry.find(self.db, device) else ""
         records.add_refusal(
-            self.db, known, message.topic, refusal.name, refusal.text, message.payload, now_utc_s
+            self.db, known, message.topic, refusal.name, why, message.payload, now_utc_s
         )
-        return Verdict(device, refusal.name, False, refusal.text)
+        return Verdict(device, refusal.name, False, why)
 
     def identity_of(
         self, envelope: Envelope, topic: Topic, now_utc_s: float, revoked_too: bool = False
