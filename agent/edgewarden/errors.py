@@ -1,10 +1,9 @@
 """The tree of errors, grouped by whose fault each one is.
 
 An error that reaches a person carries three things besides its text: the EW code that ``edgewarden
-explain``
-knows, the next step to take, and the fields it speaks of. Foreign errors (OSError, ssl.SSLError,
-sqlite3.Error,
-...) are renamed into this tree at the border of the adapter that met them, with ``from``.
+explain`` knows, the next step to take, and the fields it speaks of. Foreign errors (OSError,
+ssl.SSLError, sqlite3.Error, ...) are renamed into this tree at the border of the adapter that met
+them, with ``from``.
 
     EdgewardenError
     ├── OurFault        a broken promise inside this program

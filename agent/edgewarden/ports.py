@@ -1,10 +1,8 @@
 """Everything the outside world can do, on one page.
 
 Each Protocol states four things: whether it blocks, who may call it, what it raises, what close
-means. Real
-adapters live in kernel/, sense/, act/, trust/, record/ and link/; fakes live in tests/fakes/ and
-are held to the same
-contract suite as the real thing.
+means. Real adapters live in kernel/, sense/, act/, trust/, record/ and link/; fakes live in
+tests/fakes/ and are held to the same contract suite as the real thing.
 """
 
 from __future__ import annotations
@@ -60,8 +58,8 @@ class Signer(Protocol):
     """A private key that never leaves its holder.
 
     sign() may block for as long as the key's holder takes (a TPM: a second); callable from the
-    storage thread and executors, never from the event loop. Raises HardwareFault when the
-    holder refuses. Nothing to close.
+    storage thread and executors, never from the event loop. Raises HardwareFault when the holder
+    refuses. Nothing to close.
     """
 
     kid: bytes

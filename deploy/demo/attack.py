@@ -2,8 +2,7 @@
 credentials.
 
 The broker has no reason to refuse either: certificate, client id and topic are right. So what
-refuses them is the
-verifier, and what it must say is ``bad_signature`` and ``replay``.
+refuses them is the verifier, and what it must say is ``bad_signature`` and ``replay``.
 
     forged    a genuine record with one byte of its payload changed
     replayed  a genuine record of long ago, byte for byte

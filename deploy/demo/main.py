@@ -5,9 +5,8 @@ reports it does not.
     -> attack -> verdict
 
 With ``--once --json`` it ends by itself and prints one JSON object (schema edgewarden.demo/1) on
-stdout; everything else
-goes to stderr. Without, it shows what flows until Ctrl-C. Either way everything it started is
-stopped by its pid.
+stdout; everything else goes to stderr. Without, it shows what flows until Ctrl-C. Either way
+everything it started is stopped by its pid.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@
              log/       one file per process
 
 Processes are stopped by their pid, last started first; the tmpfs is unmounted; the folder is
-removed. ``check_clean``
-says what is left, and the demo fails if anything is.
+removed. ``check_clean`` says what is left, and the demo fails if anything is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A whole installation standing for tests: broker, fleet, virtual board and one gateway, all real.
 
 The same stage as the demo (deploy/demo/), with the agent run from a copy of the tree, so that a
-test may change a
-byte of "installed" code without touching the checkout.
+test may change a byte of "installed" code without touching the checkout.
 
     with standing(tmp_path) as site:
         site.await_status(lambda s: s["uplink"]["connected"])

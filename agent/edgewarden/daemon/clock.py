@@ -2,9 +2,8 @@
 either.
 
 Wall time is believed as far as the kernel vouches for it (adjtimex): synchronised means ``ntp``
-with the kernel's
-own bound, anything else means ``unsynced`` with no bound at all. Everything scheduled uses
-CLOCK_BOOTTIME.
+with the kernel's own bound, anything else means ``unsynced`` with no bound at all. Everything
+scheduled uses CLOCK_BOOTTIME.
 """
 
 from __future__ import annotations

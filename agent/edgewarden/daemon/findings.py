@@ -1,8 +1,7 @@
 """The last findings, for `edgewarden findings`: one line each, with a count, in memory only.
 
 The durable account of every alarm is the spool and then the fleet; this list answers the person at
-the board while the
-agent runs. At most MAX_FINDINGS, the least recently seen leaves first.
+the board while the agent runs. At most MAX_FINDINGS, the least recently seen leaves first.
 """
 
 from __future__ import annotations

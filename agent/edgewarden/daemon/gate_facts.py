@@ -1,18 +1,14 @@
 """Facts from gate: link's end of run/gate-facts.sock.
 
 Turns gate's messages into events and remembers gate's last statistics. Gate never waits for us and
-drops what we do not
-take, with a count; so we read whenever there is something, at most BATCH messages a wake-up, and
-reconnect quietly.
-Anything that is not one of gate's messages ends the connection: the socket lies in a root-owned
-folder, garbage there is
-a broken promise, not a peer's mood.
+drops what we do not take, with a count; so we read whenever there is something, at most BATCH
+messages a wake-up, and reconnect quietly. Anything that is not one of gate's messages ends the
+connection: the socket lies in a root-owned folder, garbage there is a broken promise, not a peer's
+mood.
 
-    exec verdict   process_activity launch   HIGH when denied, MEDIUM when it would have been, else
-    informational
+    exec verdict   process_activity launch: HIGH denied, MEDIUM would be denied, else informational
     alarm          detection_finding
-    process batch  a hint to the /proc sweep, never an event of its own (identity comes from the
-    sweep)
+    process batch  hints to the /proc sweep, never an event: identity comes from the sweep
     statistics     remembered; shown by status
 """
 
@@ -43,13 +39,22 @@ class GateFacts:
         path: run/gate-facts.sock.
         sink: takes the events.
         clock: stamps the event of a lost or found gate.
+        hint: called with the pid of each exec, so that short lives are seen.
         resync: called when gate says that process events were lost.
     """
 
-    def __init__(self, path: str, sink: FactSink, clock: Clock, resync: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        sink: FactSink,
+        clock: Clock,
+        hint: Callable[[int], None],
+        resync: Callable[[], None],
+    ) -> None:
         self._path = path
         self._sink = sink
         self._clock = clock
+        self._hint = hint
         self._resync = resync
         self._lost = asyncio.Event()
         self.stats: local.GateStats | None = None
@@ -104,8 +109,12 @@ class GateFacts:
             self._sink(alarm_event(message))
         elif isinstance(message, local.GateStats):
             self.stats = message
-        elif isinstance(message, local.ProcBatch) and message.resync:
-            self._resync()
+        elif isinstance(message, local.ProcBatch):
+            if message.resync:
+                self._resync()
+            for entry in message.entries:
+                if entry.kind == "exec":
+                    self._hint(entry.pid)
 
 
 def verdict_event(m: local.ExecVerdict) -> Event:

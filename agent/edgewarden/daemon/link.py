@@ -1,10 +1,9 @@
 """link: sensors, records, uplink, evidence. One asyncio loop, one storage thread, no privilege.
 
 Put together here and nowhere else, in the order of this file: settings, identity, report key,
-storage, then the named
-tasks, each of which runs until the process ends. A task that fails ends the process with its fault
-on stderr; what was
-durable stays durable, and the supervisor starts it again.
+storage, then the named tasks, each of which runs until the process ends. A task that fails ends the
+process with its fault on stderr; what was durable stays durable, and the supervisor starts it
+again.
 
     sensors ─┐
     host ────┼─▶ facts ─▶ triage ─▶ storage (sign, chain, spool) ─▶ uplink ─▶ broker
@@ -83,15 +82,19 @@ class Link:
         self.signer: Signer = signer
         self.x5chain = identity.x5chain()
         self.storage = self._build_storage(report_key)
-        self.gate = GateFacts(
-            f"{settings.paths.run}/gate-facts.sock", self.take, self.clock, self._resync
-        )
         self.sensors = build_sensors(settings.serial, self.take, self.clock, self.random)
         self.host = HostSensor(
             HostSettings(settings.paths.state, settings.host.period_s), self.take, self.clock
         )
         self.processes = ProcessSweep(
             ProcessSettings(settings.processes.sweep_s), self.take, self.clock
+        )
+        self.gate = GateFacts(
+            f"{settings.paths.run}/gate-facts.sock",
+            self.take,
+            self.clock,
+            self.processes.hint,
+            self.processes.resync,
         )
         self.uplink = self._build_uplink()
         self.attester = self._build_attester(report_key)
@@ -175,9 +178,6 @@ class Link:
         self.findings.see(fact)
         for event, record_class in self.triage.admit(fact):
             self.storage.submit_event(event, record_class)
-
-    def _resync(self) -> None:
-        self.processes.resync()
 
     # --- the uplink's questions ---------------------------------------------------------------
 

@@ -2,8 +2,7 @@
 nothing.
 
 NOTIFY_SOCKET is systemd's own way to say where; it is read once, at construction, and taken out of
-nobody's
-environment. Datagrams that cannot be sent are dropped: systemd's watchdog draws the right
+nobody's environment. Datagrams that cannot be sent are dropped: systemd's watchdog draws the right
 conclusion from silence.
 """
 

@@ -1,10 +1,9 @@
 """link's answer to `edgewarden status` (surface: edgewarden.status/1), put together from snapshots.
 
 Nothing here asks the disk or the network: every part keeps its own counters, this file lays them
-out and has
-judge/health.py say what they mean. ``footprint.pss_bytes`` is all three processes: link's own from
-the kernel, gate's and
-guard's as gate reports them (link may not read a root process's).
+out and has judge/health.py say what they mean. ``footprint.pss_bytes`` is all three processes:
+link's own from the kernel, gate's and guard's as gate reports them (link may not read a root
+process's).
 """
 
 from __future__ import annotations

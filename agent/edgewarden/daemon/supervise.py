@@ -8,16 +8,12 @@ systemd.
     4. link, as the user `exec.link_user` when we are root and that user exists
 
 A part that ends is started again after a wait that doubles from RESTART_S to RESTART_CAP_S and is
-forgotten after
-STABLE_S; link's exit RESTART_ME means "new settings, again at once". TERM or INT ends link, gate,
-guard in that order;
-a part that does not end in STOP_S is killed. Every part dies with its parent (PR_SET_PDEATHSIG),
-so that a killed
-supervisor leaves nothing behind.
+forgotten after STABLE_S; link's exit RESTART_ME means "new settings, again at once". TERM or INT
+ends link, gate, guard in that order; a part that does not end in STOP_S is killed. Every part dies
+with its parent (PR_SET_PDEATHSIG), so that a killed supervisor leaves nothing behind.
 
-The parts are started with the interpreter this runs in; gate and guard without site-packages,
-which they
-do not need and which would cost them memory.
+The parts are started with the interpreter this runs in; gate and guard without site-packages, which
+they do not need and which would cost them memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One line for a person about one event, and the names that make two events the same one.
 
 The gateway's findings, the fleet's console and triage all read events through here, so that a
-finding is called the same
-on the board and at the operator's desk.
+finding is called the same on the board and at the operator's desk.
 
     describe(event) == "denied: /mnt/apps/tool (sha256 9f86d081884c7d65)"
     describe(event) == "program runs from a folder everybody can write: /tmp/x"

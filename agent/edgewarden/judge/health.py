@@ -1,10 +1,8 @@
 """The verdict of `edgewarden status`: what is wrong, worst first, each with its code and next step.
 
 Pure: a ``Picture`` of the agent at one moment in, reasons out. Failing means that the gateway does
-not do what it was
-told to (data cannot be kept, an armed enforcement does not hold, no identity); degraded means that
-it does, but somebody
-should look. No reason at all is ``ok``.
+not do what it was told to (data cannot be kept, an armed enforcement does not hold, no identity);
+degraded means that it does, but somebody should look. No reason at all is ``ok``.
 
     judge(Picture(...)) == ("degraded", [Reason("EW-NET-009", "no session with the broker for 41
     s", "...")])

@@ -9,12 +9,10 @@ later.
 3. Everything else is bulk.
 
 An alarm is told at its first occurrence per subject (code, action, rule, path, digest, device).
-Within REPEAT_S equal ones
-are only counted; ``due`` tells the counts as one event per subject, which names its first. At most
-MAX_SUBJECTS are
+Within REPEAT_S equal ones are only counted; ``due`` tells the counts as one event per subject,
+which names its first. At most MAX_SUBJECTS are
 remembered: an alarm that finds no room is told by itself, so that a flood of subjects can make the
-spool grow but never
-hides one, and the overflow is counted and told.
+spool grow but never hides one, and the overflow is counted and told.
 
     triage.admit(event) -> [(event, RecordClass.ALARM)]      first
     triage.admit(event) -> []                                again, counted

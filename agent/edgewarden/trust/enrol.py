@@ -3,13 +3,13 @@
 1. read the token; it names the device and the root certificate's SHA-256
 2. GET /v1/ca over TLS that proves nothing yet; it counts only when its SHA-256 is the token's
 3. POST the signing request over TLS that trusts that root alone and checks the host name
-4. believe the answer only when the certificate holds our key, names our device and was issued
-   under the root
+4. believe the answer only when the certificate holds our key, names our device and was issued under
+   the root
 5. store key and certificate whole (trust/identity.py)
 
 Nothing secret crosses step 2: an impostor there can hand out bytes, and bytes with another
-fingerprint end it (``token_foreign_ca``). Blocks on the network; used by the command, never by
-the daemon (it needs the X.509 parser).
+fingerprint end it (``token_foreign_ca``). Blocks on the network; used by the command, never by the
+daemon (it needs the X.509 parser).
 """
 
 from __future__ import annotations

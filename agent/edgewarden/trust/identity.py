@@ -11,8 +11,8 @@ the new one, never half of each: every file and folder is on the disk before the
 for an enrolment that got no answer is kept as ``pending.pem`` and used by the next try; it goes
 when the certificate made for it is on the disk.
 
-Loading needs no X.509 parser: what the daemon must know of its certificate was written beside it
-at enrolment.
+Loading needs no X.509 parser: what the daemon must know of its certificate was written beside it at
+enrolment.
 """
 
 from __future__ import annotations

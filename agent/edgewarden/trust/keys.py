@@ -10,8 +10,8 @@ For each ECDSA signature (r, s) anybody can write a second one, (r, n - s), that
 Ours have s in the lower half and the other is refused: a record is known by the hash of all its
 bytes, and a broker could otherwise turn an honest record into a fork.
 
-Imports of ``cryptography`` are limited to the elliptic-curve part: ``x509`` costs the link
-process 7 MB more.
+Imports of ``cryptography`` are limited to the elliptic-curve part: ``x509`` costs the link process
+7 MB more.
 """
 
 from __future__ import annotations

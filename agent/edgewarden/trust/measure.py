@@ -4,12 +4,12 @@ A report by the thing measured: signed, it proves which device asserted it and t
 it on the way; it does not prove the kernel below told the truth (grade G0 says so,
 docs/threat-model.md).
 
-* ``code``: every file below the installed package that wire/manifest.py measures, and every link
-  to a folder elsewhere, which Python would import from and no artefact has.
-* bytecode: each ``.pyc`` that the interpreter would load in place of a source is compared with
-  what that source compiles to (trust/bytecode.py).
-* ``interpreter``, ``settings``, ``policy``, ``cmdline``: SHA-256 of the files; b"" when one
-  cannot be read.
+* ``code``: every file below the installed package that wire/manifest.py measures, and every link to
+  a folder elsewhere, which Python would import from and no artefact has.
+* bytecode: each ``.pyc`` that the interpreter would load in place of a source is compared with what
+  that source compiles to (trust/bytecode.py).
+* ``interpreter``, ``settings``, ``policy``, ``cmdline``: SHA-256 of the files; b"" when one cannot
+  be read.
 
 Blocks on the disk and the compiler: call it from an executor. A file already seen with the same
 inode, size and times is not hashed or compiled again.

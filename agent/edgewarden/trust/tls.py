@@ -24,7 +24,7 @@ def pinned_context(ca_pem: str) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     try:
         context.load_verify_locations(cadata=ca_pem)
-    except (ssl.SSLError, ValueError) as fault:
+    except (ssl.SSLError, ValueError, TypeError) as fault:
         raise TrustFault(
             f"the pinned root cannot be read: {fault}",
             code="EW-ID-005",

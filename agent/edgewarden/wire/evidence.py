@@ -8,9 +8,8 @@
 
 The gateway's two carry their certificate chain (x5chain).
 
-Shapes only: nobody in this file compares a digest or looks at a clock. Refusal:
-``bad_challenge``, ``bad_evidence``, ``bad_result``, ``bad_status``, each naming the first field
-at fault.
+Shapes only: nobody in this file compares a digest or looks at a clock. Refusal: ``bad_challenge``,
+``bad_evidence``, ``bad_result``, ``bad_status``, each naming the first field at fault.
 """
 
 from __future__ import annotations

@@ -145,8 +145,7 @@ def readings_to_senml(readings: Iterable[Reading], anchor_mono_ns: int) -> list[
     """Return a SenML pack (RFC 8428, CBOR labels) in which every time is relative.
 
     Times are seconds before the record that carries the pack (never positive): RFC 8428 §4.5.3
-    reads
-    values below 2**28 as relative to now, and "now" is the record's own time.
+    reads values below 2**28 as relative to now, and "now" is the record's own time.
     """
     pack: list[dict[int, Plain]] = []
     base = None
