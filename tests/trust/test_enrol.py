@@ -1,0 +1,383 @@
+"""Enrolment against real TLS: the fleet's own service, and services that lie."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edgewarden.errors import (
+    EdgewardenError,
+    OperatorFault,
+    PeerUnavailable,
+    TrustFault,
+    WireRefusal,
+)
+from edgewarden.trust import identity
+from edgewarden.trust.enrol import enroll
+from edgewarden.trust.identity import load
+from edgewarden.wire import enrol
+from edgewarden_fleet.ca import certificates
+from edgewarden_fleet.ca import server as fleet_server
+from edgewarden_fleet.ca.folder import FleetFolder, create
+from edgewarden_fleet.ca.settings import Attestation, Endpoint, FleetSettings
+from edgewarden_fleet.ca.tokens import Office, new_token
+from edgewarden_fleet.store.schema import open_store
+from tests.trust.service import DEVICE, HOST, Fleet, Service, new_key, running
+
+Answer = Callable[[bytes], tuple[int, bytes]]
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Fleet:
+    return Fleet()
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Fleet:
+    return Fleet()
+
+
+@pytest.fixture
+def serve(fleet: Fleet, tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """serve(answer): a service of this fleet's CA that answers so; stopped after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            answer: Answer, ca: str | None = None, by: Fleet = fleet, host: str = HOST
+        ) -> Service:
+            service = Service((ca or fleet.ca_pem()).encode(), answer)
+            files = by.server_files(tmp_path, host)
+            return stack.enter_context(running(service, files))
+
+        yield start
+
+
+def refused(state: Path, url: str, token: str) -> EdgewardenError:
+    """The fault that enrolment ends in; nothing may be stored then."""
+    with pytest.raises(EdgewardenError) as caught:
+        enroll(state, url, token)
+    with pytest.raises(TrustFault, match="no identity"):
+        load(state)
+    return caught.value
+
+
+def test_an_honest_service_gives_an_identity(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = serve(fleet.honest)
+    got = enroll(tmp_path / "state", service.url, fleet.token() + "\n")
+    assert (got.device, got.tenant, got.grade) == (DEVICE, "main", "G0")
+    assert (got.broker_host, got.broker_port) == ("broker.example", 8883)
+    assert got.verifier_key == fleet.verifier.public_key()
+    leaf, issuing = (x509.load_der_x509_certificate(c) for c in got.x5chain())
+    leaf.verify_directly_issued_by(issuing)
+    assert leaf.public_key() == got.signer().private_key().public_key()
+    assert got.serial == f"{leaf.serial_number:x}"
+    assert got.not_after_utc == leaf.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert got.ca_path.read_text().split() == fleet.ca_pem().split()
+    assert not (tmp_path / "state" / identity.FOLDER / identity.PENDING).exists()
+
+
+def test_the_key_never_leaves(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = serve(fleet.honest)
+    got = enroll(tmp_path / "state", service.url, fleet.token())
+    (request,) = service.requests
+    assert b"PRIVATE" not in request
+    scalar = got.signer().private_key().private_numbers().private_value.to_bytes(32, "big")
+    assert scalar not in request
+    asked = enrol.parse_request(request)
+    assert asked.device == DEVICE
+    signing_request = x509.load_pem_x509_csr(asked.csr_pem.encode())
+    assert signing_request.is_signature_valid
+
+
+def test_a_foreign_root_ends_it_before_anything_is_sent(
+    fleet: Fleet, stranger: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = serve(fleet.honest)
+    fault = refused(tmp_path / "state", service.url, stranger.token())
+    assert isinstance(fault, TrustFault)
+    assert fault.code == "EW-ID-009"
+    assert "token_foreign_ca" in str(fault)
+    assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    "ca", ["", "no PEM", "-----BEGIN CERTIFICATE-----\n???\n-----END CERTIFICATE-----\n", "twice"]
+)
+def test_a_garbled_root_is_a_foreign_one(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path, ca: str
+) -> None:
+    service = serve(fleet.honest, ca=fleet.ca_pem() * 2 if ca == "twice" else ca or " ")
+    fault = refused(tmp_path / "state", service.url, fleet.token())
+    assert isinstance(fault, TrustFault)
+    assert "token_foreign_ca" in str(fault)
+    assert service.requests == []
+
+
+def test_the_right_root_on_a_foreign_server_is_refused(
+    fleet: Fleet, stranger: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    """An impostor can hand out our public root; he cannot hold a certificate under it."""
+    service = serve(stranger.honest, by=stranger)
+    fault = refused(tmp_path / "state", service.url, fleet.token())
+    assert isinstance(fault, TrustFault)
+    assert fault.code == "EW-ID-009"
+    assert service.requests == []
+
+
+def test_a_server_of_another_name_is_refused(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = serve(fleet.honest, host="other.example")
+    fault = refused(tmp_path / "state", service.url, fleet.token())
+    assert isinstance(fault, TrustFault)
+    assert "localhost" in str(fault)
+    assert service.requests == []
+
+
+def another_key(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
+    return fleet.answer(fleet.leaf(new_key().public_key()))
+
+
+def key_of(request: bytes) -> ec.EllipticCurvePublicKey:
+    return certificates.read_request(enrol.parse_request(request).csr_pem)
+
+
+def another_device(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
+    return fleet.answer(fleet.leaf(key_of(request), "gw-other"))
+
+
+def another_tenant(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
+    leaf = certificates.make_gateway(fleet.issuing, key_of(request), "north", DEVICE, time.time())
+    return fleet.answer(leaf)
+
+
+def another_issuer(fleet: Fleet, stranger: Fleet, request: bytes) -> bytes:
+    return fleet.answer(stranger.leaf(key_of(request)), stranger.issuing.certificate)
+
+
+def broken_link(fleet: Fleet, stranger: Fleet, request: bytes) -> bytes:
+    return fleet.answer(stranger.leaf(key_of(request)))
+
+
+def no_name(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
+    leaf = certificates.make_client(fleet.issuing, key_of(request), "main", time.time())
+    return fleet.answer(leaf)
+
+
+def p384(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    return fleet.answer(fleet.leaf(key))
+
+
+def edited(**changed: object) -> Callable[[Fleet, Fleet, bytes], bytes]:
+    def answer(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
+        body = json.loads(fleet.honest(request)[1])
+        return json.dumps({**body, **changed}).encode()
+
+    return answer
+
+
+LIES: dict[str, tuple[Callable[[Fleet, Fleet, bytes], bytes], str]] = {
+    "another key": (another_key, "another key"),
+    "another device": (another_device, "another device"),
+    "another tenant": (another_tenant, "another device"),
+    "another issuer": (another_issuer, "cannot be checked"),
+    "issued by somebody else under the right name": (broken_link, "cannot be checked"),
+    "no name": (no_name, "cannot be checked"),
+    "P-384": (p384, "another key"),
+    "no certificate": (edited(certificate=""), "cannot be checked"),
+    "garbled": (edited(certificate="-----BEGIN CERTIFICATE-----\nAAAA\n"), "cannot be checked"),
+    "verifier key off the curve": (
+        edited(verifier_key="a401022001215820" + "00" * 32 + "225820" + "01" * 32),
+        "cannot be checked",
+    ),
+    "verifier key of another kind": (edited(verifier_key="a0"), "cannot be checked"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_answer_that_is_not_ours_is_refused(
+    fleet: Fleet, stranger: Fleet, serve: Callable[..., Service], tmp_path: Path, lie: str
+) -> None:
+    answer, says = LIES[lie]
+    service = serve(lambda request: (200, answer(fleet, stranger, request)))
+    fault = refused(tmp_path / "state", service.url, fleet.token())
+    assert isinstance(fault, TrustFault)
+    assert fault.code == "EW-ID-011"
+    assert says in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [(b"", "bad_request"), (b"<html>", "bad_request"), (b"x" * 100_000, "too_long")],
+)
+def test_an_answer_that_is_no_message_is_refused(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path, body: bytes, name: str
+) -> None:
+    service = serve(lambda _: (502, body))
+    fault = refused(tmp_path / "state", service.url, fleet.token())
+    assert isinstance(fault, WireRefusal)
+    assert fault.name == name
+
+
+def test_no_answer_keeps_the_key_for_the_next_try(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    service = serve(lambda _: (0, b""))
+    fault = refused(state, service.url, fleet.token())
+    assert isinstance(fault, PeerUnavailable)
+    assert fault.code == "EW-ID-010"
+    service.on_enroll = fleet.honest
+    got = enroll(state, service.url, fleet.token())
+    first, second = (key_of(request) for request in service.requests)
+    assert first == second == got.signer().private_key().public_key()
+
+
+def test_nobody_there_is_a_passing_fault(fleet: Fleet, tmp_path: Path) -> None:
+    service = Service(fleet.ca_pem().encode(), fleet.honest)
+    with running(service, fleet.server_files(tmp_path)):
+        url = service.url
+    fault = refused(tmp_path / "state", url, fleet.token())
+    assert isinstance(fault, PeerUnavailable)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_gateway_enrols_once(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = serve(fleet.honest)
+    got = enroll(tmp_path / "state", service.url, fleet.token())
+    with pytest.raises(OperatorFault) as caught:
+        enroll(tmp_path / "state", service.url, fleet.token())
+    assert caught.value.code == "EW-ID-007"
+    assert load(tmp_path / "state") == got
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:1", "localhost:1", "https://", "https://h:99999", "https://h:x",
+            "https://[::1", ""],
+)  # fmt: skip
+def test_a_url_that_cannot_be_used_is_named(fleet: Fleet, tmp_path: Path, url: str) -> None:
+    fault = refused(tmp_path / "state", url, fleet.token())
+    assert isinstance(fault, OperatorFault)
+    assert fault.code == "EW-ID-008"
+
+
+def test_a_garbled_token_reaches_nobody(tmp_path: Path) -> None:
+    fault = refused(tmp_path / "state", "https://localhost:1", "ew1.gw-test.xxx")
+    assert isinstance(fault, WireRefusal)
+    assert fault.name == "token_malformed"
+
+
+# --- the fleet's own service -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> FleetFolder:
+    here = Endpoint(HOST, 1)
+    wanted = FleetSettings("main", here, here, here, Attestation(60, 30, ("identity",)))
+    return create(tmp_path_factory.mktemp("fleet") / "f", wanted, time.time())[0]
+
+
+@pytest.fixture
+def fleet_service(folder: FleetFolder) -> Iterator[tuple[str, Callable[..., str]]]:
+    """(URL, token(device, ttl_s)) of the fleet's enrolment service."""
+    db, office = open_store(folder.database), Office.open(folder)
+    app = fleet_server.application(db, office, lambda: time.time())
+    loop, ready, ports = asyncio.new_event_loop(), threading.Event(), []
+
+    async def start() -> web.AppRunner:
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=folder.enroll_context()).start()
+        ports.append(runner.addresses[0][1])
+        ready.set()
+        return runner
+
+    def run() -> None:
+        runner = loop.run_until_complete(start())
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    def token(device: str = DEVICE, ttl_s: int = 60, made_utc_s: float | None = None) -> str:
+        made = time.time() if made_utc_s is None else made_utc_s
+        return str(new_token(db, office.root, device, made, ttl_s))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield f"https://{HOST}:{ports[0]}", token
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        db.close()
+
+
+def test_the_fleet_enrols_and_refuses_by_the_same_names(
+    fleet_service: tuple[str, Callable[..., str]], tmp_path: Path
+) -> None:
+    url, token = fleet_service
+    used = token()
+    got = enroll(tmp_path / "a", url, used)
+    assert got.device == DEVICE
+    assert len(got.x5chain()) == 2
+
+    def name(text: str) -> str:
+        fault = refused(tmp_path / "b", url, text)
+        assert isinstance(fault, WireRefusal)
+        assert fault.next_step
+        return fault.name
+
+    assert name(used) == "token_used"
+    assert name(token()) == "device_exists"
+    assert name(token("gw-late", 60, time.time() - 3600)) == "token_expired"
+    read = enrol.parse_token(token("gw-new"))
+    assert name(str(enrol.Token("gw-new", bytes(32), read.ca_sha256))) == "token_unknown"
+    assert name(str(enrol.Token("gw-else", read.secret, read.ca_sha256))) == "token_foreign_device"
+    assert enroll(tmp_path / "b", url, str(read)).device == "gw-new"
+
+
+def test_the_fleet_answers_the_same_key_again(
+    fleet_service: tuple[str, Callable[..., str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer was lost on the way: same token, same key, and it goes through."""
+    url, token = fleet_service
+    text = token("gw-again")
+    with monkeypatch.context() as patch:
+        patch.setattr(enrol, "parse_answer", lost)
+        with pytest.raises(PeerUnavailable):
+            enroll(tmp_path / "s", url, text)
+    assert enroll(tmp_path / "s", url, text).device == "gw-again"
+
+
+def lost(_: bytes) -> enrol.EnrolAnswer:
+    raise PeerUnavailable("the answer did not arrive")
+
+
+def test_a_signing_request_of_another_curve_is_refused_by_the_fleet() -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    request = builder.sign(key, hashes.SHA256())
+    with pytest.raises(WireRefusal) as caught:
+        certificates.read_request(certificates.pem(request))  # type: ignore[arg-type]
+    assert caught.value.name == "csr_invalid"

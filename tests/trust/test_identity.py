@@ -1,0 +1,309 @@
+"""The identity folder: whole or not there, at whichever step the power goes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewarden.errors import HardwareFault, TrustFault
+from edgewarden.trust import identity
+from edgewarden.trust.identity import load, pem_to_der, pending_signer, store
+from edgewarden.trust.keys import FileSigner
+
+CERT = "-----BEGIN CERTIFICATE-----\nAQIDBA==\n-----END CERTIFICATE-----\n"
+STEPS = ("open", "write", "fsync", "rename", "symlink", "mkdir", "unlink")
+
+
+def fields(serial: str = "1") -> dict[str, object]:
+    return {
+        "device": "gw-test", "tenant": "main", "grade": "G0", "serial": serial,
+        "not_after_utc": "2026-12-31T00:00:00Z", "broker": {"host": "b", "port": 8883},
+        "verifier_key": "a0",
+    }  # fmt: skip
+
+
+def put(state: Path, serial: str = "1") -> FileSigner:
+    signer = pending_signer(state)
+    store(state, signer, fields(serial), CERT * 2, CERT)
+    return signer
+
+
+class PowerCut(BaseException):
+    """Nothing runs after it; not an Exception, so that nothing handles it."""
+
+
+class Disk:
+    """Counts the system calls that change the disk and ends the process before or after one.
+
+    What was written and not fsynced when the power goes is lost: such files are emptied.
+    """
+
+    def __init__(self, cut_at: int, fsync_works: bool = True) -> None:
+        self.cut_at = cut_at
+        self.calls = 0
+        self.fsync_works = fsync_works
+        self.written: set[int] = set()
+        self.synced: set[int] = set()
+
+    def step(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == self.cut_at:
+                raise PowerCut
+            if name == "fsync":
+                if self.fsync_works:
+                    self.synced.add(os.fstat(args[0]).st_ino)
+                return None
+            if name == "write":
+                self.written.add(os.fstat(args[0]).st_ino)
+                self.synced.discard(os.fstat(args[0]).st_ino)
+            return real(*args, **kwargs)
+
+        return call
+
+    def lose_unsynced(self, folder: Path) -> None:
+        for path in folder.rglob("*"):
+            if path.is_file() and path.stat().st_ino in self.written - self.synced:
+                os.truncate(path, 0)
+
+    @contextlib.contextmanager
+    def in_use(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            for name in STEPS:
+                patch.setattr(os, name, self.step(name, getattr(os, name)))
+            yield
+
+
+def serial_of(state: Path) -> str | None:
+    """Serial of the current identity, held to be whole; None when there is none."""
+    try:
+        found = load(state)
+    except TrustFault as fault:
+        if fault.code == "EW-ID-004":
+            return None
+        raise
+    assert found.signer().kid
+    assert found.x5chain() == (b"\x01\x02\x03\x04",) * 2
+    assert found.ca_path.read_text() == CERT
+    return found.serial
+
+
+def cut_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str | None,
+                   fsync_works: bool = True) -> Iterator[tuple[Path, bool]]:  # fmt: skip
+    """(state, came to its end) for a power cut at each step of an enrolment's disk work."""
+    for cut_at in range(1, 200):
+        state = tmp_path / f"{cut_at}"
+        state.mkdir()
+        if old is not None:
+            put(state, old)
+        disk, ended = Disk(cut_at, fsync_works), False
+        with disk.in_use(monkeypatch), contextlib.suppress(PowerCut):
+            put(state, "2")
+            ended = True
+        if not ended:
+            disk.lose_unsynced(state)
+        yield state, ended
+        if ended:
+            return
+    raise AssertionError("200 steps and no end")
+
+
+@pytest.mark.parametrize("old", [None, "1"])
+def test_power_cut_at_any_step_leaves_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str | None
+) -> None:
+    seen = []
+    for state, ended in cut_everywhere(tmp_path, monkeypatch, old):
+        found = serial_of(state)
+        assert found in (old, "2")
+        assert found == "2" or not ended
+        seen.append(found)
+        put(state, "3")  # and the next try goes through
+        assert serial_of(state) == "3"
+    assert len(seen) > 20
+    assert {old, "2"} == set(seen)
+
+
+def test_the_harness_sees_what_fsync_is_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: the same cuts on a disk whose fsync does nothing damage an identity."""
+    faults = []
+    for state, _ in cut_everywhere(tmp_path, monkeypatch, None, fsync_works=False):
+        try:
+            serial_of(state)
+        except (TrustFault, AssertionError) as fault:
+            faults.append(str(fault))
+    assert faults
+
+
+def test_the_pending_key_outlives_a_try_without_an_answer(tmp_path: Path) -> None:
+    first = pending_signer(tmp_path)
+    assert pending_signer(tmp_path).kid == first.kid
+    path = tmp_path / identity.FOLDER / identity.PENDING
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    store(tmp_path, first, fields(), CERT, CERT)
+    assert not path.exists()
+    assert pending_signer(tmp_path).kid != first.kid
+
+
+def test_the_certified_key_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the moment a certificate may exist, its key is in pending.pem or in current."""
+    key = FileSigner.generate().to_pem()
+    for cut_at in range(1, 200):
+        state = tmp_path / f"{cut_at}"
+        (state / identity.FOLDER).mkdir(parents=True)
+        (state / identity.FOLDER / identity.PENDING).write_bytes(key)
+        kid, disk = pending_signer(state).kid, Disk(cut_at)
+        try:
+            with disk.in_use(monkeypatch):
+                put(state)
+        except PowerCut:
+            disk.lose_unsynced(state)
+            kept = (state / identity.FOLDER / identity.PENDING).exists()
+            assert kept or load(state).signer().kid == kid
+            if kept:
+                assert pending_signer(state).kid == kid
+        else:
+            assert cut_at > 20
+            return
+    raise AssertionError("200 steps and no end")
+
+
+def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """write(2) may take a part; a key cut short would be no key."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:7]))
+    put(tmp_path)
+    assert serial_of(tmp_path) == "1"
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename", "mkdir"])
+def test_a_disk_that_refuses_is_a_hardware_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    put(tmp_path, "1")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(HardwareFault) as caught:
+            store(tmp_path, FileSigner.generate(), fields("2"), CERT, CERT)
+    assert caught.value.code == "EW-ID-006"
+    assert "No space left" in str(caught.value)
+    assert serial_of(tmp_path) == "1"
+
+
+def test_pending_on_a_full_disk_is_a_hardware_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(HardwareFault) as caught:
+        pending_signer(tmp_path)
+    assert caught.value.code == "EW-ID-006"
+
+
+def test_what_is_stored_is_what_is_loaded(tmp_path: Path) -> None:
+    signer = put(tmp_path)
+    found = load(tmp_path)
+    assert found.signer().kid == signer.kid
+    assert (found.device, found.tenant, found.grade, found.serial) == ("gw-test", "main", "G0", "1")
+    assert (found.broker_host, found.broker_port, found.verifier_key) == ("b", 8883, b"\xa0")
+    assert stat.S_IMODE(found.key_path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(found.folder.stat().st_mode) == 0o700
+    assert found.folder.name == "identity-1"
+    put(tmp_path, "2")
+    assert load(tmp_path).folder.name == "identity-2"
+    assert found.signer().kid == signer.kid  # who loaded before still has matching files
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610, 0o644, 0o666])
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    put(tmp_path)
+    load(tmp_path).key_path.chmod(mode)
+    with pytest.raises(TrustFault, match=f"mode {mode:04o}") as caught:
+        load(tmp_path)
+    assert caught.value.code == "EW-ID-005"
+
+
+def test_without_enrolment_there_is_no_identity(tmp_path: Path) -> None:
+    with pytest.raises(TrustFault) as caught:
+        load(tmp_path)
+    assert caught.value.code == "EW-ID-004"
+    assert "edgewarden enroll" in caught.value.next_step
+
+
+def edit(**changed: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "identity.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+    return change
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "key gone": (lambda f: (f / "key.pem").unlink(), "key.pem"),
+    "json gone": (lambda f: (f / "identity.json").unlink(), "identity.json"),
+    "json empty": (lambda f: (f / "identity.json").write_text(""), "damaged"),
+    "json cut": (lambda f: os.truncate(f / "identity.json", 20), "damaged"),
+    "json not utf-8": (lambda f: (f / "identity.json").write_bytes(b"\xff\xff"), "damaged"),
+    "json a list": (lambda f: (f / "identity.json").write_text("[]"), "identity.json"),
+    "no broker": (edit(broker={}), "identity.json"),
+    "port a word": (edit(broker={"host": "b", "port": "x"}), "identity.json"),
+    "verifier key not hex": (edit(verifier_key="zz"), "identity.json"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_named(tmp_path: Path, what: str) -> None:
+    harm, says = DAMAGE[what]
+    put(tmp_path)
+    harm(load(tmp_path).folder)
+    with pytest.raises(TrustFault, match=says) as caught:
+        load(tmp_path)
+    assert caught.value.code == "EW-ID-005"
+
+
+def test_a_pointer_to_nothing_is_damage_and_not_a_fresh_gateway(tmp_path: Path) -> None:
+    put(tmp_path)
+    load(tmp_path).folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(TrustFault) as caught:
+        load(tmp_path)
+    assert caught.value.code == "EW-ID-005"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAQ=\n-----END CERTIFICATE-----\n",
+             "-----BEGIN CERTIFICATE-----\nA?ID\n-----END CERTIFICATE-----\n"],
+)  # fmt: skip
+def test_a_damaged_certificate_is_named(tmp_path: Path, text: str) -> None:
+    put(tmp_path)
+    found = load(tmp_path)
+    found.cert_path.write_text(text)
+    with pytest.raises(TrustFault, match=r"cert\.pem"):
+        found.x5chain()
+
+
+def test_a_damaged_key_is_named(tmp_path: Path) -> None:
+    put(tmp_path)
+    found = load(tmp_path)
+    os.truncate(found.key_path, 40)
+    with pytest.raises(TrustFault) as caught:
+        found.signer()
+    assert caught.value.code == "EW-ID-003"
+
+
+def test_pem_to_der_takes_every_block() -> None:
+    assert pem_to_der(CERT + "text between\n" + CERT.replace("\n", "\r\n")) == [b"\1\2\3\4"] * 2

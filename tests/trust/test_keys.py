@@ -1,0 +1,127 @@
+"""Keys: one kind of key, one spelling of a signature."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from edgewarden.errors import TrustFault, WireRefusal
+from edgewarden.trust.keys import FileSigner, key_id, public_cose_key, verifier_for
+from edgewarden.wire import cose
+from tests.wire import samples
+
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+MESSAGE = b"what was measured"
+# RFC 6979 appendix A.2.5: key, message "sample", SHA-256; s is in the upper half.
+X = int("60fed4ba255a9d31c961eb74c6356d68c049b8923b61fa6ce669622e60f29fb6", 16)
+Y = int("7903fe1008b8bc99a41ae9e95628bc64f2f1b20c2d7e9f5177a3c294d4462299", 16)
+R = int("efd48b2aacb6a8fd1140dd9cd45e81d69d2c877b56aaf991c34d0ea84eaf3716", 16)
+S = int("f7cb1c942d657c41d436c7a1b6e29f65f3e900dbb9aff4064dc4ab2f843acda8", 16)
+
+
+@pytest.fixture
+def signer() -> FileSigner:
+    return FileSigner.generate()
+
+
+def raw(r: int, s: int) -> bytes:
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+def test_a_known_signature_holds_in_its_lower_half_only() -> None:
+    verify = verifier_for(cose.encode_key(X.to_bytes(32, "big"), Y.to_bytes(32, "big")))
+    assert verify(b"sample", raw(R, ORDER - S))
+    assert not verify(b"sample", raw(R, S))
+    assert not verify(b"simple", raw(R, ORDER - S))
+
+
+def test_signatures_are_64_bytes_and_what_der_says(signer: FileSigner) -> None:
+    verify = verifier_for(signer.public_key())
+    for number in range(64):
+        message = MESSAGE + bytes([number])
+        signature = signer.sign(message)
+        assert len(signature) == 64
+        assert verify(message, signature)
+        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+        assert s <= ORDER // 2
+        public = signer.private_key().public_key()
+        public.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
+        assert not verify(message, raw(r, ORDER - s))
+
+
+@pytest.mark.parametrize("length", [0, 1, 63, 65, 72, 128])
+def test_a_signature_of_another_length_does_not_hold(signer: FileSigner, length: int) -> None:
+    good = signer.sign(MESSAGE)
+    assert not verifier_for(signer.public_key())(MESSAGE, (good * 2)[:length])
+
+
+def test_degenerate_and_altered_signatures_do_not_hold(signer: FileSigner) -> None:
+    verify, good = verifier_for(signer.public_key()), signer.sign(MESSAGE)
+    for r, s in ((0, 0), (0, 1), (1, 0), (ORDER, 1), (1, ORDER // 2), (2**256 - 1, 1)):
+        assert not verify(MESSAGE, raw(r, s))
+    for at in range(64):
+        assert not verify(MESSAGE, good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    assert not verifier_for(samples.STRANGER.public_key())(MESSAGE, good)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [(X, Y ^ 1), (X ^ 1, Y), (0, 0), (2**256 - 1, Y), (X, 2**256 - 1)]
+)
+def test_a_point_off_the_curve_is_refused(x: int, y: int) -> None:
+    key = cose.encode_key(x.to_bytes(32, "big"), y.to_bytes(32, "big"))
+    with pytest.raises(WireRefusal) as caught:
+        verifier_for(key)
+    assert caught.value.name == "bad_key"
+
+
+def test_kid_is_the_thumbprints_beginning(signer: FileSigner) -> None:
+    assert signer.kid == hashlib.sha256(signer.public_key()).digest()[:8]
+    assert signer.kid == key_id(signer.public_key())
+    assert signer.public_key() == public_cose_key(signer.private_key().public_key())
+    assert len(signer.public_key()) == 75
+
+
+def test_pem_round_trip(signer: FileSigner) -> None:
+    again = FileSigner.from_pem(signer.to_pem())
+    assert again.public_key() == signer.public_key()
+    assert b"BEGIN PRIVATE KEY" in signer.to_pem()
+
+
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+def pem(key: PrivateKey, password: bytes = b"") -> bytes:
+    how: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if password:
+        how = serialization.BestAvailableEncryption(password)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        pem(ec.generate_private_key(ec.SECP384R1())),
+        pem(ec.generate_private_key(ec.SECP256K1())),
+        pem(ed25519.Ed25519PrivateKey.generate()),
+        pem(ec.generate_private_key(ec.SECP256R1()), b"secret"),
+        FileSigner.generate().to_pem()[:-60],
+    ],
+    ids=["empty", "garbled", "p-384", "secp256k1", "ed25519", "encrypted", "cut"],
+)
+def test_another_key_is_no_identity(data: bytes) -> None:
+    with pytest.raises(TrustFault) as caught:
+        FileSigner.from_pem(data)
+    assert caught.value.code == "EW-ID-003"
+
+
+def test_a_public_key_of_another_curve_has_no_cose_key() -> None:
+    for curve in (ec.SECP384R1(), ec.SECP256K1()):
+        with pytest.raises(WireRefusal) as caught:
+            public_cose_key(ec.generate_private_key(curve).public_key())
+        assert caught.value.name == "bad_key"

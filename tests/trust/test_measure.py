@@ -1,0 +1,343 @@
+"""Self-measurement: one byte of the code, of its compiled form, or one file more is seen."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import marshal
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgewarden.trust import bytecode, measure
+from edgewarden.trust.bytecode import compiles_to
+from edgewarden.trust.measure import MATCH, Measurer
+from edgewarden.wire.manifest import files_digest, manifest_digest
+
+SOURCE = '''"""A module."""
+
+LIMIT = 0.0
+
+
+def work(path, n=3):
+    total = 0
+    for item in path:
+        try:
+            total += int(item) if item in {"1", "2"} else n
+        except ValueError:
+            total -= 1
+    return [total, lambda: LIMIT + 1.5, -0.0, (1, True, "x", b"y", None, ...)]
+'''
+
+
+AGENT = str(Path(measure.__file__).parents[2])
+FLIP_ALL = """
+import pathlib, resource, sys
+from edgewarden.trust.bytecode import compiles_to
+source, path = map(pathlib.Path, sys.argv[1:])
+good = path.read_bytes()
+resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
+print(2 * (len(good) - 16))
+for at in range(16, len(good)):
+    for bit in (0x01, 0x80):
+        path.write_bytes(good[:at] + bytes([good[at] ^ bit]) + good[at + 1 :])
+        if compiles_to(source, path, 0):
+            print(at, bit)
+"""
+"""A process of its own: damaged marshal data asks for gigabytes, or takes the interpreter down."""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A small package, compiled as an installer would."""
+    root = tmp_path / "edgewarden"
+    (root / "wire").mkdir(parents=True)
+    for name in ("__init__.py", "main.py", "wire/__init__.py", "wire/cose.py"):
+        (root / name).write_text(SOURCE)
+        py_compile.compile(str(root / name), doraise=True)
+    (root / "codes.toml").write_text("[EW-AGT-001]\n")
+    return root
+
+
+def measurer(package: Path, **more: object) -> Measurer:
+    return Measurer((), (), package=package, **more)  # type: ignore[arg-type]
+
+
+def take(package: Path) -> tuple[bytes, str]:
+    measured, verdict = measurer(package).take()
+    return measured["code"], verdict
+
+
+def flip(path: Path, at: int, bit: int = 1) -> None:
+    """Change one bit and put the times back: what an attacker does."""
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[at] ^= bit
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def compiled(package: Path, name: str = "wire/cose.py", level: str = "") -> Path:
+    return Path(importlib.util.cache_from_source(str(package / name), optimization=level))
+
+
+def test_the_digest_is_that_of_the_manifest(package: Path) -> None:
+    names = ("__init__.py", "codes.toml", "main.py", "wire/__init__.py", "wire/cose.py")
+    entries = [
+        (f"edgewarden/{n}", hashlib.sha256((package / n).read_bytes()).digest()) for n in names
+    ]
+    assert take(package) == (manifest_digest(entries), MATCH)
+
+
+def test_a_flipped_byte_of_source_changes_the_digest(package: Path) -> None:
+    before, _ = take(package)
+    flip(package / "wire" / "cose.py", 40)
+    assert take(package)[0] != before
+
+
+def test_a_flipped_byte_is_seen_by_a_measurer_that_knew_the_file(package: Path) -> None:
+    """Same size, same modification time: the change time gives it away."""
+    m = measurer(package)
+    before = m.take()
+    flip(package / "wire" / "cose.py", 40)
+    assert m.take()[0]["code"] != before[0]["code"]
+    flip(package / "wire" / "cose.py", 40)
+    assert m.take() == before
+    flip(compiled(package), 60)
+    assert m.take()[1].startswith("differs: ")
+
+
+@pytest.mark.parametrize(
+    "name", ["extra.py", "extra.so", "wire/cose.pyc", "wire/cose.cpython-311-x86_64-linux-gnu.so",
+             ".hidden", "__pycache__/extra.txt"],
+)  # fmt: skip
+def test_an_extra_file_changes_the_digest(package: Path, name: str) -> None:
+    before, _ = take(package)
+    (package / name).write_bytes(b"")
+    assert take(package)[0] != before
+
+
+def test_a_missing_or_renamed_file_changes_the_digest(package: Path) -> None:
+    before, _ = take(package)
+    (package / "main.py").rename(package / "niam.py")
+    renamed, _ = take(package)
+    (package / "niam.py").unlink()
+    assert len({before, renamed, take(package)[0]}) == 3
+
+
+def evil_package(at: Path) -> None:
+    """A folder that Python imports in place of the module beside it, without any source."""
+    at.mkdir()
+    source = at / "__init__.py"
+    source.write_text("EVIL = True\n")
+    py_compile.compile(str(source), cfile=str(at / "__init__.pyc"), doraise=True)
+    source.unlink()
+
+
+def loads_evil(package: Path) -> bool:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(package.parent)!r}); "
+         "import edgewarden.wire.cose as c; print(hasattr(c, 'EVIL'))"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip() == "True"
+
+
+def test_a_sourceless_folder_that_shadows_a_module_changes_the_digest(package: Path) -> None:
+    before, _ = take(package)
+    assert not loads_evil(package)
+    evil_package(package / "wire" / "cose")
+    assert loads_evil(package)
+    assert take(package)[0] != before
+
+
+def test_a_linked_folder_that_shadows_a_module_changes_the_digest(
+    package: Path, tmp_path: Path
+) -> None:
+    before, _ = take(package)
+    evil_package(tmp_path / "elsewhere")
+    (package / "wire" / "cose").symlink_to(tmp_path / "elsewhere")
+    assert loads_evil(package)
+    assert take(package)[0] != before
+
+
+def test_a_file_name_that_is_not_utf_8_is_measured(package: Path) -> None:
+    before, _ = take(package)
+    Path(os.fsdecode(os.fsencode(package) + b"/caf\xe9.py")).write_text("x = 1\n")
+    after, verdict = take(package)
+    assert after != before
+    assert verdict == MATCH
+
+
+def test_every_bit_of_a_compiled_file_counts(package: Path) -> None:
+    """Any change that still loads is named, but in what changes nothing: the file's own name, which
+    only tracebacks show, and marshal's mark for sharing (0x80).
+
+    0x01 turns instructions into specialised ones and fills their caches: equal by ``==``.
+    """
+    path, source = compiled(package), package / "wire" / "cose.py"
+    good = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", FLIP_ALL, str(source), str(path)],
+        capture_output=True, text=True, check=True, env={"PYTHONPATH": AGENT},
+    )  # fmt: skip
+    flips, *passed = done.stdout.splitlines()
+    assert int(flips) == 2 * (len(good) - 16)
+    named = good.index(str(source).encode())
+    inside = range(named, named + len(str(source)))
+    elsewhere = {bit for at, bit in map(str.split, passed) if int(at) not in inside}
+    assert elsewhere == {"128"}
+    assert len(passed) < len(good) / 4
+
+
+@pytest.mark.parametrize("part", ["co_stacksize", "co_exceptiontable", "co_flags", "co_filename"])
+def test_parts_that_equality_overlooks_are_compared(package: Path, part: str) -> None:
+    source, path = package / "wire" / "cose.py", compiled(package)
+    data = path.read_bytes()
+    code = marshal.loads(data[16:])
+    inner = next(c for c in code.co_consts if hasattr(c, "co_code"))
+    value = getattr(inner, part)
+    other = value + 1 if isinstance(value, int) else value[:-1]
+    changed = inner.replace(**{part: other})
+    consts = tuple(changed if c is inner else c for c in code.co_consts)
+    path.write_bytes(data[:16] + marshal.dumps(code.replace(co_consts=consts)))
+    assert not compiles_to(source, path, 0)
+
+
+def test_a_flipped_byte_of_compiled_code_is_named(package: Path) -> None:
+    digest, _ = take(package)
+    path = compiled(package)
+    data = path.read_bytes()
+    flip(path, data.index(b"total"))
+    assert take(package) == (
+        digest, f"differs: {path.name} is not compiled from edgewarden/wire/cose.py"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [("1.5", "2.5"), ("-0.0", "0.0"), ("True", "1"), ('"2"', '"3"'), ("n=3", "n=4"),
+     ("except ValueError", "except"), ("total -= 1", "total += 1")],
+)  # fmt: skip
+def test_code_compiled_from_other_source_is_named(package: Path, was: str, becomes: str) -> None:
+    source = package / "wire" / "cose.py"
+    status = source.stat()
+    path = compiled(package)
+    source.write_text(SOURCE.replace(was, becomes))
+    py_compile.compile(str(source), doraise=True)
+    evil = path.read_bytes()
+    source.write_text(SOURCE)
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    head = importlib.util.MAGIC_NUMBER + bytes(4) + int(status.st_mtime).to_bytes(4, "little")
+    path.write_bytes(head + status.st_size.to_bytes(4, "little") + evil[16:])
+    assert take(package)[1].startswith("differs: ")
+
+
+def test_optimised_code_is_held_to_its_own_level(package: Path) -> None:
+    source = package / "main.py"
+    for level in (1, 2):
+        py_compile.compile(str(source), doraise=True, optimize=level)
+    assert take(package)[1] == MATCH
+    shutil.copy(compiled(package, "main.py", "2"), compiled(package, "main.py", "1"))
+    assert take(package)[1].startswith("differs: main")
+
+
+def test_unchecked_hash_files_are_held_to_their_source(package: Path) -> None:
+    """PEP 552: Python loads these whatever the source says."""
+    source = package / "main.py"
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), doraise=True, invalidation_mode=mode)
+    assert take(package)[1] == MATCH
+    source.write_text(SOURCE.replace("1.5", "2.5"))
+    assert take(package)[1].startswith("differs: main")
+
+
+def test_what_python_does_not_load_is_not_looked_at(package: Path) -> None:
+    path = compiled(package)
+    good = path.read_bytes()
+    stale = good[:8] + bytes(4) + good[12:16] + b"garbage"
+    other = b"\0\0\r\n" + good[4:16] + b"garbage"
+    for data in (stale, other, b"", good[:15]):
+        path.write_bytes(data)
+        assert take(package)[1] == MATCH
+    path.write_bytes(good[:16] + b"garbage")
+    assert take(package)[1].startswith("differs: ")
+
+
+def test_every_module_of_this_interpreter_compares_equal_to_itself(tmp_path: Path) -> None:
+    """No false alarm: the standard library, compiled by one process, judged by another."""
+    folder = Path(os.__file__).parent
+    names = sorted(folder.glob("*.py"))[:60] + sorted((folder / "asyncio").glob("*.py"))
+    work = tmp_path / "lib"
+    work.mkdir()
+    for number, name in enumerate(names):
+        shutil.copy(name, work / f"m{number}.py")
+    subprocess.run([sys.executable, "-I", "-m", "compileall", "-q", str(work)], check=True)
+    sources = sorted(work.glob("*.py"))
+    assert len(sources) > 60
+    for source in sources:
+        path = Path(importlib.util.cache_from_source(str(source)))
+        assert path.exists()
+        assert compiles_to(source, path, 0), source.name
+
+
+def test_unchanged_files_are_neither_read_nor_compiled_again(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package / "large.bin").write_bytes(bytes(4 << 20))
+    compiles: list[Path] = []
+
+    def counting(source: Path, path: Path, level: int) -> bool:
+        compiles.append(source)
+        return bytecode.compiles_to(source, path, level)
+
+    monkeypatch.setattr(measure, "compiles_to", counting)
+    m = measurer(package, cmdline=package / "codes.toml")
+    first = m.take()
+    assert len(compiles) == 4
+    compiles.clear()
+    before = read_so_far()
+    assert m.take() == first
+    assert read_so_far() - before < 1 << 20
+    assert compiles == []
+    os.utime(package / "main.py")
+    assert m.take()[0] == first[0]
+    assert compiles == [package / "main.py"]
+
+
+def read_so_far() -> int:
+    """Bytes this process has read, by /proc/self/io."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_settings_policy_and_the_rest(package: Path, tmp_path: Path) -> None:
+    a, b, none = tmp_path / "a.toml", tmp_path / "b.toml", tmp_path / "none.toml"
+    a.write_text("a")
+    b.write_text("b")
+    m = Measurer((a, b), (none,), package=package, cmdline=none)
+    measured, _ = m.take()
+    assert measured["settings"] == files_digest([b"a", b"b"])
+    assert measured["policy"] == b""
+    assert measured["cmdline"] == b""
+    assert len(measured["interpreter"]) == 32
+    b.write_text("c")
+    assert m.take()[0]["settings"] == files_digest([b"a", b"c"])
+    assert Measurer((), (), package=package).take()[0]["settings"] == b""
+
+
+def test_proc_files_are_read_every_time(package: Path) -> None:
+    """They have no times that move, so nothing may be remembered of them."""
+    cmdline = Path("/proc/self/stat")
+    m = Measurer((), (), package=package, cmdline=cmdline)
+    first = m.take()[0]["cmdline"]
+    assert any(m.take()[0]["cmdline"] != first for _ in range(200))
+
+
+def test_the_installed_agent_measures_itself() -> None:
+    measured, verdict = Measurer((), ()).take()
+    assert verdict == MATCH
+    assert {len(d) for n, d in measured.items() if n in ("code", "interpreter", "cmdline")} == {32}
