@@ -110,16 +110,18 @@ def test_a_living_agents_spool_can_be_read(tmp_path: Path) -> None:
     spool.close()
 
 
-@pytest.mark.parametrize("with_index", [True, False])
-def test_what_a_killed_agent_left_can_be_read(tmp_path: Path, with_index: bool) -> None:
+@pytest.mark.parametrize("index", ["whole", "gone", "zeroed", "empty"])
+def test_what_a_killed_agent_left_can_be_read(tmp_path: Path, index: str) -> None:
     spool, journal = started(tmp_path / "alive")
     for n in range(20):
         journal.event(ALARM, event(n))
     shutil.copytree(tmp_path / "alive", tmp_path / "dead")
     spool.close()
-    if not with_index:
-        for index in (tmp_path / "dead").rglob("*-shm"):
-            index.unlink()
+    for file in (tmp_path / "dead").rglob("*-shm"):
+        if index == "gone":
+            file.unlink()
+        elif index != "whole":
+            file.write_bytes(bytes(file.stat().st_size if index == "zeroed" else 0))
     before = picture(tmp_path / "dead")
     assert check(tmp_path / "dead").classes[ALARM].last == 21
     assert check(tmp_path / "dead").ok

@@ -1,0 +1,381 @@
+"""The read side of the spool, for people: also when the agent is dead, also while it lives.
+
+Decides what is on the disk and whether it fits together; changes nothing, not even a file's name.
+Leaves believing to whoever hands in the keys.
+
+How a segment is opened without touching it:
+
+1. no log beside it: as immutable, SQLite makes no file;
+2. a log and its index: read-only with the index read-only, which is also right beside a living
+   agent;
+3. a log without a usable index (a copied folder, a power cut): in a copy under the system's
+   temporary folder, gone afterwards.
+
+    verify(Path("/var/lib/edgewarden"), verifier_for).ok
+    for stored in iterate(state_dir, RecordClass.ALARM): ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgewarden.errors import EdgewardenError, OperatorFault
+from edgewarden.ports import ClassState, Stored
+from edgewarden.record.segment import (
+    BAD_SUFFIX,
+    SUFFIX,
+    Mark,
+    parse_name,
+    read_marks,
+    read_rows,
+    renamed_errors,
+    side_files,
+)
+from edgewarden.record.spool import FOLDER
+from edgewarden.wire import cose
+from edgewarden.wire.cose import ContentType, Envelope, Verify
+from edgewarden.wire.record import (
+    MAX_RECORD_BYTES,
+    NO_PREDECESSOR,
+    Kind,
+    Record,
+    RecordClass,
+    decode_record,
+    record_hash,
+)
+
+MAX_FAULTS = 50
+"""Faults listed per report; more are counted."""
+_END = 1 << 62
+
+KeyVerifier = Callable[[bytes], Verify]
+"""COSE_Key -> verify function; raises WireRefusal for a bad key (trust.keys.verifier_for)."""
+ChainVerifier = Callable[[tuple[bytes, ...]], Verify]
+"""x5chain -> verify function of its leaf; raises EdgewardenError when the chain does not hold."""
+
+
+@dataclass(slots=True)
+class ClassReport:
+    """What verify() found in one class.
+
+    Attributes:
+        first, last: of the records present; 0 when there is none.
+        gaps: (first, last) of what a gap record explains.
+        signed: signatures that hold.
+        unknown_key: records whose report key is not introduced in what is left of the spool.
+        faults: (sequence or 0, text); at most MAX_FAULTS.
+    """
+
+    records: int = 0
+    first: int = 0
+    last: int = 0
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    signed: int = 0
+    unknown_key: int = 0
+    bad_segments: list[str] = field(default_factory=list)
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    fault_count: int = 0
+
+    def fault(self, seq: int, text: str) -> None:
+        """Note what does not fit."""
+        self.fault_count += 1
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append((seq, text))
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What verify() found."""
+
+    classes: dict[RecordClass, ClassReport]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is damaged, altered, or missing without a gap record."""
+        return all(not c.fault_count and not c.bad_segments for c in self.classes.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    first: int
+    last: int
+    before: bytes
+    after: bytes
+
+
+def stat(state_dir: Path) -> dict[RecordClass, ClassState]:
+    """The counters that the agent would show, from the disk alone.
+
+    Raises:
+        OperatorFault: EW-SPL-005, there is no spool.
+        HardwareFault: a newest segment cannot be read.
+    """
+    marks: dict[int, Mark] = {}
+    sizes: dict[RecordClass, int] = {}
+    for c in RecordClass:
+        folder = _folder(state_dir, c)
+        sizes[c] = sum(f.stat().st_size for f in folder.glob("*") if f.is_file())
+        for path in _segments(folder)[-1:]:
+            with _opened(path) as db:
+                for number, mark in read_marks(db).items():
+                    marks[number] = _later(marks.get(number, Mark()), mark)
+    return {
+        c: ClassState(
+            next=marks.get(c, Mark()).head + 1,
+            durable=marks.get(c, Mark()).head,
+            acked=marks.get(c, Mark()).acked,
+            bytes=sizes[c],
+            evicted=marks.get(c, Mark()).evicted,
+        )
+        for c in RecordClass
+    }
+
+
+def iterate(state_dir: Path, record_class: RecordClass) -> Iterator[Stored]:
+    """Every record of a class that is on the disk, in order, accepted ones included.
+
+    Raises:
+        OperatorFault: EW-SPL-005, there is no spool.
+        HardwareFault: a segment cannot be read; records before it were yielded.
+    """
+    paths = _segments(_folder(state_dir, record_class))
+    for i, path in enumerate(paths):
+        below = _first(paths[i + 1]) if i + 1 < len(paths) else _END
+        with _opened(path) as db:
+            yield from read_rows(db, record_class, 0, below)
+
+
+def verify(
+    state_dir: Path, keys: KeyVerifier | None = None, chains: ChainVerifier | None = None
+) -> VerifyReport:
+    """Read everything once: shape, order, chain, gaps; signatures as far as keys are handed in.
+
+    Args:
+        keys: checks what a report key signed, once its introduction is seen.
+        chains: checks the introductions themselves against a root the caller trusts.
+
+    Raises:
+        OperatorFault: EW-SPL-005, there is no spool.
+    """
+    reports = {c: ClassReport() for c in RecordClass}
+    introduced: dict[bytes, Verify] = {}
+    gaps: dict[int, list[_Gap]] = {int(c): [] for c in RecordClass}
+    acked = {c: s.acked for c, s in _stat_or_nothing(state_dir).items()}
+    # Audit first: it holds the gap records that explain the others.
+    for c in (RecordClass.AUDIT, RecordClass.ALARM, RecordClass.BULK):
+        report, folder = reports[c], _folder(state_dir, c)
+        report.bad_segments = sorted(f.name for f in folder.glob(f"*{BAD_SUFFIX}"))
+        walk = _Walk(c, report, introduced, gaps, keys, chains)
+        try:
+            for stored in iterate(state_dir, c):
+                walk.take(stored)
+        except EdgewardenError as fault:
+            report.fault(0, fault.text)
+        walk.finish(acked.get(c, 0))
+    return VerifyReport(reports)
+
+
+class _Walk:
+    """One class, record by record."""
+
+    def __init__(
+        self,
+        record_class: RecordClass,
+        report: ClassReport,
+        introduced: dict[bytes, Verify],
+        gaps: dict[int, list[_Gap]],
+        keys: KeyVerifier | None,
+        chains: ChainVerifier | None,
+    ) -> None:
+        self._class = record_class
+        self._report = report
+        self._introduced = introduced
+        self._gaps = gaps
+        self._keys = keys
+        self._chains = chains
+        self._digest = NO_PREDECESSOR
+        # (first missing, last missing, hash before, hash that the next record names)
+        self._holes: list[_Gap] = []
+
+    def take(self, stored: Stored) -> None:
+        report = self._report
+        try:
+            envelope = cose.open_envelope(stored.data, ContentType.RECORD, MAX_RECORD_BYTES)
+            record = decode_record(envelope.payload)
+            self._check_signature(envelope, record)
+        except EdgewardenError as fault:
+            report.fault(stored.seq, fault.text)
+            record = None
+        if record is not None:
+            self._check_place(stored, record)
+            if record.kind == Kind.GAP:
+                self._note_gap(stored.seq, record)
+        report.records += 1
+        report.first = report.first or stored.seq
+        report.last, self._digest = stored.seq, record_hash(stored.data)
+
+    def _check_place(self, stored: Stored, record: Record) -> None:
+        report = self._report
+        if (record.record_class, record.seq) != (self._class, stored.seq):
+            report.fault(stored.seq, f"says it is {record.record_class.label}/{record.seq}")
+            return
+        expected = report.last + 1
+        if stored.seq != expected:
+            before = self._digest if report.records else NO_PREDECESSOR
+            self._holes.append(_Gap(expected, stored.seq - 1, before, record.prev))
+        elif record.prev != self._digest:
+            report.fault(stored.seq, "does not follow its predecessor")
+
+    def _check_signature(self, envelope: Envelope, record: Record) -> None:
+        if record.kind == Kind.REPORT_KEY:
+            if self._chains is not None:
+                cose.check_signature(envelope, self._chains(envelope.x5chain))
+                self._report.signed += 1
+            key = record.body.get("key")
+            if self._keys is not None and isinstance(key, bytes):
+                self._introduced[_kid(key)] = self._keys(key)
+        elif self._keys is not None:
+            verify = self._introduced.get(envelope.kid)
+            if verify is None:
+                self._report.unknown_key += 1
+            else:
+                cose.check_signature(envelope, verify)
+                self._report.signed += 1
+
+    def _note_gap(self, seq: int, record: Record) -> None:
+        body = record.body
+        number, first, last = body.get("class"), body.get("first"), body.get("last")
+        before, after = body.get("before"), body.get("after")
+        if (
+            isinstance(number, int)
+            and number in self._gaps
+            and isinstance(first, int)
+            and isinstance(last, int)
+            and isinstance(before, bytes)
+            and isinstance(after, bytes)
+        ):
+            self._gaps[number].append(_Gap(first, last, before, after))
+        else:
+            self._report.fault(seq, "a gap record without class, first, last, before, after")
+
+    def finish(self, acked: int) -> None:
+        """Explain the holes, now that every gap record of audit is known."""
+        report = self._report
+        known = sorted(self._gaps[int(self._class)], key=lambda g: (g.first, g.last))
+        for hole in self._holes:
+            # What was accepted may be gone, but only from the front.
+            at_front = hole.first == 1
+            start = max(hole.first, acked + 1) if at_front else hole.first
+            if start > hole.last:
+                continue
+            used = _explain(start, hole, known)
+            if used is None:
+                report.fault(start, f"{start} to {hole.last} are missing without a gap record")
+            else:
+                report.gaps.extend((g.first, g.last) for g in used)
+
+
+def _explain(start: int, hole: _Gap, known: list[_Gap]) -> list[_Gap] | None:
+    """Gap records that cover start..hole.last and end with the hash the next record names."""
+    used: list[_Gap] = []
+    at = start
+    for gap in known:
+        if gap.first <= at <= gap.last <= hole.last:
+            used.append(gap)
+            at = gap.last + 1
+    if at != hole.last + 1 or used[-1].after != hole.after:
+        return None
+    first = used[0]
+    if first.first == hole.first and first.before not in (hole.before, bytes(32)):
+        return None
+    return used
+
+
+def _later(one: Mark, other: Mark) -> Mark:
+    newest = one if one.head >= other.head else other
+    return Mark(
+        newest.head,
+        newest.digest,
+        max(one.acked, other.acked),
+        max(one.gone, other.gone),
+        max(one.evicted, other.evicted),
+    )
+
+
+def _stat_or_nothing(state_dir: Path) -> dict[RecordClass, ClassState]:
+    try:
+        return stat(state_dir)
+    except OperatorFault:
+        raise
+    except EdgewardenError:
+        return {}
+
+
+def _kid(key: bytes) -> bytes:
+    """RFC 9679 thumbprint, first bytes."""
+    return record_hash(key)[: cose.KID_BYTES]
+
+
+def _folder(state_dir: Path, record_class: RecordClass) -> Path:
+    folder = state_dir / FOLDER / record_class.label
+    if not folder.is_dir():
+        raise OperatorFault(
+            f"there is no spool in {state_dir}",
+            code="EW-SPL-005",
+            next_step="check --state, or start link once",
+        )
+    return folder
+
+
+def _segments(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.glob(f"*{SUFFIX}") if parse_name(f.name))
+
+
+def _first(path: Path) -> int:
+    parsed = parse_name(path.name)
+    assert parsed is not None
+    return parsed[0]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A segment, read-only; see the module's docstring."""
+    log, index = side_files(path)
+    with contextlib.ExitStack() as cleanup, renamed_errors(path):
+        db = None
+        if not log.exists() or log.stat().st_size == 0:
+            db = _connect(path, "mode=ro&immutable=1")
+        elif index.exists():
+            db = _with_index(path)
+        if db is None:
+            copy = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ew-spool-")))
+            for file in (path, log):
+                shutil.copy2(file, copy / file.name)
+            db = _connect(copy / path.name, "mode=rw")
+        cleanup.callback(db.close)
+        yield db
+
+
+def _with_index(path: Path) -> sqlite3.Connection | None:
+    """Open beside the log's index; None when a power cut left the index unusable."""
+    db = _connect(path, "mode=ro&readonly_shm=1")
+    try:
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        db.close()
+        return None
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def _connect(path: Path, how: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{how}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None)
