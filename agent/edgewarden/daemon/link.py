@@ -266,6 +266,7 @@ class Link:
         finally:
             control.close()
             await loop.run_in_executor(None, self.storage.stop)
+            self.notifier.close()
         return self.exit_code
 
     async def _housekeeping(self) -> None:

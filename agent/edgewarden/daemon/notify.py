@@ -28,3 +28,8 @@ class Notifier:
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.sendto(state.encode(), self._address)
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        if self._socket is not None:
+            self._socket.close()

@@ -1,0 +1,116 @@
+"""Gate's messages as events; a connection that lies is ended; a gate that is away is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.daemon.gate_facts import GateFacts, alarm_event, verdict_event
+from edgewarden.ports import FactSink
+from edgewarden.wire import local
+from edgewarden.wire.facts import OCSF, Event, Reading, Severity
+from tests.fakes.clock import FakeClock
+from tests.waiting import until
+
+
+def verdict(decision: str, uid: int = 1000) -> local.ExecVerdict:
+    return local.ExecVerdict(
+        decision, "unlisted", "enforce", "T3", b"\x01" * 32, "", b"/mnt/x/tool", 7, uid, 99
+    )
+
+
+@pytest.mark.parametrize(
+    ("decision", "action", "severity", "code"),
+    [
+        ("deny", "denied", Severity.HIGH, "EW-EXEC-002"),
+        ("would_deny", "would_deny", Severity.MEDIUM, "EW-EXEC-003"),
+        ("allow", "allowed", Severity.INFORMATIONAL, ""),
+        ("learned", "learned", Severity.INFORMATIONAL, ""),
+    ],
+)
+def test_verdict(decision: str, action: str, severity: Severity, code: str) -> None:
+    event = verdict_event(verdict(decision))
+    assert event.class_uid is OCSF.PROCESS_ACTIVITY
+    assert event.detail["action"] == action
+    assert event.detail["file"] == {"path": "/mnt/x/tool", "sha256": b"\x01" * 32}
+    assert (event.severity_id, event.code, event.seen_mono_ns) == (severity, code, 99)
+
+
+def test_a_user_that_is_gone_is_not_named() -> None:
+    assert verdict_event(verdict("allow", local.UNKNOWN_UID)).detail["process"] == {"pid": 7}
+
+
+def test_alarm() -> None:
+    event = alarm_event(local.Alarm("EW-EXEC-004", 4, "gate was ended", 5))
+    assert event.class_uid is OCSF.DETECTION_FINDING
+    assert (event.code, event.severity_id) == ("EW-EXEC-004", Severity.HIGH)
+
+
+class Gate:
+    """The other end: a listening seqpacket socket, as gate has one."""
+
+    def __init__(self, path: Path) -> None:
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(str(path))
+        self.listener.listen(1)
+        self.listener.setblocking(False)
+
+    async def accept(self) -> socket.socket:
+        client, _ = await asyncio.get_running_loop().sock_accept(self.listener)
+        return client
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    path: Path, sink: FactSink, seen: list[int]
+) -> AsyncIterator[tuple[GateFacts, Gate]]:
+    gate = Gate(path)
+    facts = GateFacts(str(path), sink, FakeClock(), seen.append, lambda: seen.append(-1))
+    task = asyncio.create_task(facts.run())
+    try:
+        yield facts, gate
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        gate.listener.close()
+
+
+def test_takes_facts_and_hints(tmp_path: Path) -> None:
+    taken: list[Event | Reading] = []
+    hints: list[int] = []
+
+    async def play() -> None:
+        async with connected(tmp_path / "s", taken.append, hints) as (facts, gate):
+            with await gate.accept() as peer:
+                peer.send(local.encode(verdict("deny")))
+                entries = (
+                    local.ProcEntry("fork", 4, 1, 5),
+                    local.ProcEntry("exec", 4, 0, 6),
+                )
+                peer.send(local.encode(local.ProcBatch(1, 1, 0, True, entries)))
+                await until(lambda: hints == [-1, 4], 5)
+                assert facts.denied_ns > 0
+
+    asyncio.run(play())
+    assert [e.detail["action"] for e in taken if isinstance(e, Event)] == ["denied"]
+
+
+def test_garbage_ends_the_connection_and_a_new_one_is_made(tmp_path: Path) -> None:
+    taken: list[Event | Reading] = []
+
+    async def play() -> None:
+        async with connected(tmp_path / "s", taken.append, []) as (facts, gate):
+            with await gate.accept() as peer:
+                peer.send(b"not one of gate's")
+                await until(lambda: not facts.connected, 5)
+            with await gate.accept() as peer:
+                peer.send(local.encode(verdict("deny")))
+                await until(lambda: len(taken) == 1, 5)
+
+    asyncio.run(play())
+    assert len(taken) == 1
