@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.act import exec_gate
+from edgewarden.act import exec_gate, exec_hold
 from edgewarden.act.exec_gate import CTIME_SETTLE_NS, MAX_HASH_BYTES, ExecGate
+from edgewarden.act.exec_hold import HOLD_S
 from edgewarden.errors import HardwareFault
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
 from edgewarden.kernel.lease import ignore_lease_breaks
@@ -53,6 +54,8 @@ class Bench:
         self.listed: dict[bytes, str] = {}
         self.facts: list[AnyMessage] = []
         self.wall_ns = 1 << 62
+        self.mono_s = 0.0
+        self.running: tuple[int, int] | None = None
         self.pulses = 0
         self.gate = ExecGate(
             judge=self.judge,
@@ -61,6 +64,8 @@ class Bench:
             proc_link=lambda name: os.readlink(f"/proc/{name}".encode()),
             boot_ns=lambda: 7,
             wall_ns=lambda: self.wall_ns,
+            mono_s=lambda: self.mono_s,
+            program_of=lambda pid: self.running,
             pulse=self.pulse,
             tier="T3",
         )
@@ -90,8 +95,10 @@ def script() -> Script:
 
 
 @pytest.fixture
-def bench(script: Script) -> Bench:
-    return Bench(script)
+def bench(script: Script) -> Iterator[Bench]:
+    made = Bench(script)
+    yield made
+    made.gate.hold.clear()
 
 
 def program(path: Path, content: bytes = b"\x7fELF one") -> tuple[Path, bytes]:
@@ -199,23 +206,66 @@ def test_a_file_that_is_being_written_is_not_run(bench: Bench, tmp_path: Path) -
     assert [allow for _, allow in bench.script.answers] == [False, True]
 
 
-def test_a_writer_waits_until_the_verdict_was_reported(bench: Bench, tmp_path: Path) -> None:
+def writer_waits(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except BlockingIOError:
+        return True
+    return False
+
+
+def test_a_writer_waits_until_the_program_has_started(bench: Bench, tmp_path: Path) -> None:
     path, digest = program(tmp_path / "p")
     bench.listed[digest] = "tool"
-    states = []
-
-    def attempt(fact: AnyMessage) -> None:
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-            states.append("open")
-        except BlockingIOError:
-            states.append("waits")
-
-    bench.gate._report = attempt
     bench.script.exec(path)
     bench.serve()
-    attempt(Alarm("", 1, "", 0))
-    assert states == ["waits", "open"]
+    hold = bench.gate.hold
+    bench.running = (1, 2)
+    hold.look(HOLD_S - 0.01)
+    assert writer_waits(path)
+    bench.running = (path.stat().st_dev, path.stat().st_ino)
+    hold.look(HOLD_S - 0.01)
+    assert not writer_waits(path)
+    assert (hold.busy, hold.overdue) == (False, 0)
+
+
+def test_a_writer_does_not_wait_for_ever(bench: Bench, tmp_path: Path) -> None:
+    path, digest = program(tmp_path / "p")
+    bench.listed[digest] = "tool"
+    bench.script.exec(path)
+    bench.serve()
+    bench.gate.hold.look(HOLD_S)
+    assert not writer_waits(path)
+    assert bench.gate.hold.overdue == 1
+
+
+@pytest.mark.parametrize("content", [b"#!/bin/sh\n", b"\x7fELF unlisted"])
+def test_scripts_and_denied_programs_are_not_held(
+    bench: Bench, tmp_path: Path, content: bytes
+) -> None:
+    path, digest = program(tmp_path / "p", content)
+    if content.startswith(b"#!"):
+        bench.listed[digest] = "script"
+    bench.script.exec(path)
+    bench.serve()
+    assert not bench.gate.hold.busy
+    assert not writer_waits(path)
+
+
+def test_what_is_held_is_bounded(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exec_hold, "HOLD_ENTRIES", 3)
+    path, digest = program(tmp_path / "p")
+    bench.listed[digest] = "tool"
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        bench.script.exec(path)
+    bench.serve()
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+    assert bench.gate.hold.overdue == 2
+    bench.gate.hold.clear()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_is_no_file_and_what_is_huge(bench: Bench, tmp_path: Path) -> None:
@@ -259,6 +309,7 @@ def hashes(bench: Bench, path: Path, mask: int = FAN_OPEN_EXEC_PERM) -> tuple[in
     before = counters.hashed, counters.cached
     bench.script.exec(path, mask=mask)
     bench.serve()
+    bench.gate.hold.clear()
     return counters.hashed - before[0], counters.cached - before[1]
 
 

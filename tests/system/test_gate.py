@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
+import platform
 import signal
+import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -182,6 +186,63 @@ def test_a_program_that_can_still_be_written_does_not_run(each: World) -> None:
         assert each.outcome([good]) == "denied"
         assert each.status().cached == 0
     assert each.outcome([good]) == "ran"
+
+
+def tiny_program(exit_code: int) -> bytes:
+    """A static ELF program of some bytes that ends with ``exit_code`` (at most 255)."""
+    if platform.machine() == "x86_64":
+        machine = 62
+        code = struct.pack("<BIBIBB", 0xBF, exit_code, 0xB8, 60, 0x0F, 0x05)  # exit(exit_code)
+    else:
+        assert platform.machine() == "aarch64"
+        machine = 183
+        code = struct.pack("<III", 0x52800000 | exit_code << 5, 0x52800BA8, 0xD4000001)
+    base, size = 0x400000, 120 + len(code)
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header = struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, base + 120, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 4096)
+    return ident + header + segment + code
+
+
+EXCHANGE = """
+import os, sys, time
+path, good, evil = sys.argv[1], bytes.fromhex(sys.argv[2]), bytes.fromhex(sys.argv[3])
+until = time.monotonic() + float(sys.argv[4])
+while time.monotonic() < until:
+    for content in (evil, good):
+        try:
+            fd = os.open(path, os.O_WRONLY)
+        except OSError:
+            continue
+        os.pwrite(fd, content, 0)
+        os.close(fd)
+"""
+
+
+def test_content_cannot_be_exchanged_between_verdict_and_start(each: World) -> None:
+    """A writer in a loop beside an exec in a loop; without the held lease 1 run in 100 is evil."""
+    good, evil = tiny_program(0), tiny_program(66)
+    path = each.filesystem / "tiny"
+    path.write_bytes(good)
+    path.chmod(0o755)
+    each.rules.append(("tiny", hashlib.sha256(good).digest()))
+    each.enforcing()
+    seconds = 3.0
+    command = [*PYTHON, "-c", EXCHANGE, str(path), good.hex(), evil.hex(), str(seconds)]
+    ended: Counter[object] = Counter()
+    with subprocess.Popen(command) as writer:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                pid = os.posix_spawn(path, ["tiny"], {})
+            except OSError as fault:
+                ended[errno.errorcode[fault.errno]] += 1
+            else:
+                ended[os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])] += 1
+        assert writer.wait(10) == 0
+    assert ended[66] == 0, ended
+    assert ended[0] > 0, ended
+    assert ended["EPERM"] > 0, ended
 
 
 def test_a_new_policy_counts_from_the_next_exec(each: World) -> None:

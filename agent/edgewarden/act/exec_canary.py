@@ -135,6 +135,8 @@ def _respond(where: str, digest: bytes, ready_fd: int) -> None:
             proc_link=lambda name: proc_gone,
             boot_ns=lambda: 0,
             wall_ns=lambda: 0,
+            mono_s=lambda: 0.0,
+            program_of=lambda pid: None,
             pulse=lambda: None,
             tier="T3",
         )
@@ -150,6 +152,7 @@ def _respond(where: str, digest: bytes, ready_fd: int) -> None:
     while True:
         waiting.poll()
         gate.serve(group)
+        gate.hold.clear()
 
 
 def _next_best(where: str) -> str:
