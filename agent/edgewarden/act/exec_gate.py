@@ -26,10 +26,9 @@ same before and after, ctime is older than CTIME_SETTLE_NS (two changes within o
 kernel's clock look like one), and the filesystem is one where a store through a mapping moves ctime
 at all (act/exec_marks.py, CACHEABLE).
 
-Under enforce the lease is kept until the event is reported, so that a writer who waits for the
-verdict waits on: what remains is a process that is not scheduled between its verdict and the
-kernel's own write lock, some microseconds later. Scripts are judged when they are executed; that an
-interpreter reads the same bytes afterwards, nobody promises.
+Under enforce the lease of a program that may run is kept until it runs (act/exec_hold.py). Scripts
+are judged when they are executed; that an interpreter reads the same bytes afterwards, nobody
+promises.
 
 What this leaves to others: marks (act/exec_marks.py), the table (judge/), sending facts (daemon/).
 """
@@ -40,8 +39,9 @@ import os
 import struct
 from stat import S_ISREG
 
+from edgewarden.act.exec_hold import Hold
 from edgewarden.errors import HardwareFault
-from edgewarden.kernel.fanotify import FAN_NOFD, ExecEvent
+from edgewarden.kernel.fanotify import UNTOLD, ExecEvent
 from edgewarden.kernel.lease import ReadLease
 from edgewarden.wire.lean import sha256
 from edgewarden.wire.local import UNKNOWN_UID, Alarm, AnyMessage, ExecVerdict
@@ -61,6 +61,9 @@ CTIME_SETTLE_NS = 20_000_000
 """Two ticks of a kernel with HZ=100."""
 CACHE_ENTRIES = 2048
 """About 240 bytes each; a gateway runs some hundred different programs."""
+
+SCRIPT = b"#!"
+"""How binfmt_script knows a script."""
 
 _KEY = struct.Struct("<QQqqQ")
 _U64 = (1 << 64) - 1
@@ -90,7 +93,17 @@ class Counters:
 class _Judged:
     """An event between its answer and its report."""
 
-    __slots__ = ("boot_ns", "decision", "digest", "event", "fault", "lease", "reason", "rule")
+    __slots__ = (
+        "boot_ns",
+        "decision",
+        "digest",
+        "event",
+        "fault",
+        "inode",
+        "lease",
+        "reason",
+        "rule",
+    )
 
     def __init__(self, event: ExecEvent) -> None:
         self.event = event
@@ -101,6 +114,7 @@ class _Judged:
         self.decision = "allow"
         self.fault = ""
         self.boot_ns = 0
+        self.inode: tuple[int, int] | None = None
 
 
 class ExecGate:
@@ -112,6 +126,8 @@ class ExecGate:
         proc_text: name below /proc -> its first 4 KiB, "" when it is gone.
         proc_link: name below /proc -> what the link says.
         boot_ns, wall_ns: CLOCK_BOOTTIME and CLOCK_REALTIME.
+        mono_s: CLOCK_MONOTONIC in seconds.
+        program_of: as act/exec_hold.py wants it.
         pulse: called between chunks of a long hash, so that guard hears a heartbeat.
         tier: of TIERS, for the facts.
     """
@@ -125,6 +141,8 @@ class ExecGate:
         proc_link: Callable[[str], bytes],
         boot_ns: Callable[[], int],
         wall_ns: Callable[[], int],
+        mono_s: Callable[[], float],
+        program_of: Callable[[int], tuple[int, int] | None],
         pulse: Callable[[], None],
         tier: str,
     ) -> None:
@@ -133,6 +151,8 @@ class ExecGate:
         self.tier = tier
         self.cacheable: set[int] = set()
         self.counters = Counters()
+        self.hold = Hold(program_of)
+        self._mono_s = mono_s
         self._report = report
         self._proc_text = proc_text
         self._proc_link = proc_link
@@ -154,6 +174,7 @@ class ExecGate:
                 allows whatever still waits.
         """
         judged: list[_Judged] = []
+        now_mono = self._mono_s()
         broken: HardwareFault | None = None
         for event in group.read():
             one = _Judged(event)
@@ -171,7 +192,10 @@ class ExecGate:
             except Exception:
                 self.counters.unreported += 1
             finally:
-                one.event.close()  # the lease goes with the descriptor
+                if one.inode is None:
+                    one.event.close()  # the lease goes with the descriptor
+                else:
+                    self.hold.keep(one.event, one.inode, now_mono)
         if broken is not None:
             raise broken
         return len(judged)
@@ -179,7 +203,7 @@ class ExecGate:
     def inspect(self, fd: int, pid: int) -> None:
         """Judge and report a program that already runs (proc connector); ``fd`` stays the
         caller's."""
-        one = _Judged(ExecEvent(0, fd, pid, FAN_NOFD))
+        one = _Judged(ExecEvent(0, fd, pid, UNTOLD))
         self._decide(one)
         self._report_one(one)
 
@@ -189,7 +213,7 @@ class ExecGate:
         try:
             allowed = self._judge(one)
         except Exception as fault:
-            one.reason, one.digest, one.rule = "undecidable", b"", None
+            one.reason, one.digest, one.rule, one.inode = "undecidable", b"", None, None
             one.fault = f"{type(fault).__name__}: {fault}"
             self.counters.undecidable += 1
             allowed = True
@@ -226,8 +250,13 @@ class ExecGate:
             return False
         one.digest = digest
         one.rule = self.judge(digest)
-        one.reason = "unlisted" if one.rule is None else "listed"
-        return one.rule is not None
+        if one.rule is None:
+            one.reason = "unlisted"
+            return False
+        one.reason = "listed"
+        if one.event.wants_answer and one.lease.granted and os.pread(fd, 2, 0) != SCRIPT:
+            one.inode = before.st_dev, before.st_ino
+        return True
 
     def _digest(self, one: _Judged, before: os.stat_result) -> bytes | None:
         """SHA-256 of the content, from the cache or read; None when it is too large."""

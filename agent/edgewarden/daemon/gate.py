@@ -24,11 +24,12 @@ if __name__ == "__main__":  # started by path: this file's package is not on the
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from edgewarden.act.exec_gate import ExecGate
+from edgewarden.act.exec_hold import LOOK_S
 from edgewarden.daemon.gate_arming import Arming
 from edgewarden.daemon.gate_doors import Doors
 from edgewarden.daemon.gate_policy import Policy
 from edgewarden.daemon.gate_sockets import Control, FactsOut, GuardLine, batch_of, listen
-from edgewarden.errors import EdgewardenError, HardwareFault
+from edgewarden.errors import EdgewardenError, HardwareFault, WireRefusal
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
 from edgewarden.kernel.netlink import (
@@ -91,6 +92,8 @@ class Gate:
             proc_link=self.doors.proc_link,
             boot_ns=boot_ns,
             wall_ns=time.time_ns,
+            mono_s=time.monotonic,
+            program_of=self.doors.program_of,
             pulse=self._pulse,
             tier=self.policy.tier.tier,
         )
@@ -108,7 +111,6 @@ class Gate:
         self._pass_on_alarms()
 
     def run(self, *, with_parent: bool) -> int:
-        """Arm and serve until told to stop; ``with_parent``: also when the parent ends."""
         parent = os.getppid()
         self._watch(self.facts.listener.fileno(), self._on_facts_listener)
         self._watch(self.control.listener.fileno(), self._on_control_listener)
@@ -131,6 +133,8 @@ class Gate:
         due_mono = min(self._next_beat_mono, self._next_stats_mono)
         if self.processes.due_mono is not None:
             due_mono = min(due_mono, self.processes.due_mono)
+        if self.responder.hold.busy:
+            due_mono = min(due_mono, time.monotonic() + LOOK_S)
         ready = self._poll.poll(max(0, int((due_mono - time.monotonic()) * 1000) + 1))
         execs = -1 if self.arming.armed is None else self.arming.armed.group.fd
         ready.sort(key=lambda pair: pair[0] != execs)
@@ -225,6 +229,7 @@ class Gate:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        self.responder.hold.look(now)
         if now >= self._next_beat_mono:
             self._next_beat_mono = now + HEARTBEAT_S
             self._beat()
@@ -265,7 +270,6 @@ class Gate:
     # --- words --------------------------------------------------------------------------------
 
     def alarm(self, code: str, severity: int, text: str) -> None:
-        """Queue an alarm."""
         self.facts.put(Alarm(code, severity, text, boot_ns()))
 
     def _pass_on_alarms(self) -> None:
@@ -279,20 +283,17 @@ class Gate:
             return self.stats()
         if request.verb == "quit":
             self.stopping = True
-            return Answer(True, "", "stopping; every exec is allowed from now on")
+            return Answer(True, "", "stopping; every exec is allowed")
         try:
-            if request.verb == "mode":
-                return Answer(True, "", self.arming.set_mode(request.mode))
-            return Answer(True, "", self._reload())
+            mode = request.verb == "mode"
+            return Answer(True, "", self.arming.set_mode(request.mode) if mode else self._reload())
+        except WireRefusal as refusal:
+            return Answer(False, refusal.name, refusal.text)
         except EdgewardenError as fault:
             return Answer(False, str(fault.fields.get("name", fault.code)), fault.text)
 
     def _reload(self) -> str:
-        """Take the policy files anew.
-
-        Raises:
-            EdgewardenError: they are refused; the last good ones stay.
-        """
+        """Take the policy files anew; raises as Policy.reload does."""
         before = self.policy.config
         try:
             text = self.policy.reload()
@@ -312,7 +313,7 @@ class Gate:
             source=arming.source,
             armed=arming.permission,
             link=self.facts.fileno() >= 0,
-            guard=self.guard.fileno() >= 0,
+            guard=self.guard.present,
             trips=self.guard.trips,
             filesystems=0 if arming.armed is None else len(arming.armed.filesystems),
             rules=self.policy.table.count,

@@ -108,7 +108,7 @@ class Arming:
         if self._policy.tier.tier != "T3":
             return f"this kernel was not proved to deny an exec: {self._policy.tier.reason}"
         now = time.monotonic()
-        if self._guard.connection is not None:
+        if self._guard.present:
             self._guard_seen_mono = now
         elif now - self._guard_seen_mono >= GUARD_GRACE_S:
             return "guard is not connected"
@@ -157,6 +157,7 @@ class Arming:
             self._forget(self.armed.group.fd)
             self.armed.close()
         self.armed = None
+        self._responder.hold.clear()
         self._responder.mode = self.mode
         self._doors.permission_marks = False
 

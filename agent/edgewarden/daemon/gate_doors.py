@@ -114,6 +114,14 @@ class Doors:
         except OSError:
             return b""
 
+    def program_of(self, pid: int) -> tuple[int, int] | None:
+        """Device and inode of the program a process runs; asked by stat, nothing is opened."""
+        try:
+            status = os.stat(f"{pid}/exe", dir_fd=self.proc_fd)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
     def pss_bytes(self, process: str) -> int:
         """Proportional set size of a process ("self" or its number); 0 when /proc does not say."""
         text = self.proc_text(f"{process}/smaps_rollup")

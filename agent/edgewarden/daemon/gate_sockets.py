@@ -262,9 +262,11 @@ class GuardLine:
     """The connection to guard: heartbeats out, its count of trips in.
 
     Attributes:
-        connection: None while guard is not there.
+        connection: None while nobody listens at the socket.
         trips: kills within guard's window, as it said when we connected.
         pid: guard's, 0 before it spoke.
+        present: it spoke on this connection. A connection alone says nothing: the socket is held
+            by whoever starts guard, and queues us while guard is dead.
     """
 
     def __init__(self, path: str) -> None:
@@ -273,6 +275,10 @@ class GuardLine:
         self.pid = 0
         self._path = path
         self._counter = 0
+
+    @property
+    def present(self) -> bool:
+        return self.connection is not None and self.pid != 0
 
     def connect(self) -> bool:
         """Try once; does not wait."""

@@ -56,6 +56,8 @@ FAN_EVENT_INFO_TYPE_PIDFD = 4
 FAN_ALLOW = 0x01
 FAN_DENY = 0x02
 FAN_NOFD = -1
+FAN_NOPIDFD = -1
+FAN_EPIDFD = -2
 # <linux/fcntl.h>
 AT_FDCWD = -100
 
@@ -67,6 +69,8 @@ _PIDFD = struct.Struct("=i")
 _RESPONSE = struct.Struct("=iI")
 """struct fanotify_response: fd, response."""
 
+UNTOLD = -3
+"""Ours: the kernel sent no pidfd record."""
 EVENTS_PER_READ = 64
 """Each event of a read costs one or two descriptors until it is answered; an unbounded read can use
 up RLIMIT_NOFILE (inspektor-gadget#5730)."""
@@ -87,7 +91,7 @@ class ExecEvent:
         mask: the FAN_ bits.
         fd: the very file being executed, open for reading, or FAN_NOFD after an overflow.
         pid: the process calling execve, 0 when it is outside our pid namespace.
-        pidfd: its pidfd, or a negative number where the kernel gave none.
+        pidfd: its pidfd, or FAN_NOPIDFD (it is gone), FAN_EPIDFD, UNTOLD (an old kernel).
     """
 
     __slots__ = ("fd", "mask", "pid", "pidfd")
@@ -105,14 +109,16 @@ class ExecEvent:
 
     def is_alive(self) -> bool:
         """Whether ``pid`` still names the process that caused the event; True when unknown."""
-        return self.pidfd < 0 or signal_pidfd(self.pidfd, 0)
+        if self.pidfd < 0:
+            return self.pidfd != FAN_NOPIDFD  # it had ended when the kernel made the event
+        return signal_pidfd(self.pidfd, 0)
 
     def close(self) -> None:
         """Close what came with the event; twice is harmless."""
         for fd in (self.fd, self.pidfd):
             if fd >= 0:
                 os.close(fd)
-        self.fd = self.pidfd = FAN_NOFD
+        self.fd, self.pidfd = FAN_NOFD, UNTOLD
 
 
 class Group:
@@ -219,7 +225,7 @@ def parse_events(data: bytes) -> Iterator[ExecEvent]:
 
 
 def _pidfd_of(data: bytes, at: int, end: int) -> int:
-    found = FAN_NOFD
+    found = UNTOLD
     while at < end:
         if end - at < _INFO.size:
             raise _abi("information record cut short")

@@ -31,36 +31,38 @@ class ReadLease:
     """A read lease on ``fd``, at first not taken. Nothing here blocks or raises.
 
     Attributes:
+        granted: it is ours. Whoever asks to write since waits, until ``release`` or the kernel's
+            lease-break time (45 s).
         writer_lives: ``take`` was refused because somebody can write to the file now.
     """
 
-    __slots__ = ("_fd", "_granted", "writer_lives")
+    __slots__ = ("_fd", "granted", "writer_lives")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._granted = False
+        self.granted = False
         self.writer_lives = False
 
     def take(self) -> None:
         """Try to take the lease; twice is harmless."""
-        if self._granted:
+        if self.granted:
             return
         try:
             fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            self._granted = True
+            self.granted = True
         except BlockingIOError:
             self.writer_lives = True
         except OSError:
             # EINVAL, EACCES: this filesystem has no leases, or they are not ours to take.
-            self._granted = False
+            self.granted = False
 
     def held(self) -> bool:
         """Whether the lease was granted and nobody has asked to write since."""
         # While a lease is breaking, F_GETLEASE gives what it breaks to (fcntl(2)): F_UNLCK.
-        return self._granted and fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+        return self.granted and fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
 
     def release(self) -> None:
         """Let writers go on; twice is harmless."""
-        if self._granted:
-            self._granted = False
+        if self.granted:
+            self.granted = False
             fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
