@@ -35,6 +35,7 @@ from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
 from edgewarden.errors import EdgewardenError, TrustFault
 from edgewarden.judge.triage import Triage
+from edgewarden.kernel import memory
 from edgewarden.link.uplink import Uplink, UplinkSettings
 from edgewarden.ports import Signer
 from edgewarden.record.journal import Introduction, Journal
@@ -56,6 +57,8 @@ from edgewarden.wire.record import RecordClass
 
 HOUSEKEEPING_S = 1.0
 """Counts of repeated alarms, the LED and the watchdog: a second late is soon enough for each."""
+START_OVER_S = 10
+"""By then the first session stands and the first evidence is given: what only they needed can go."""
 STUCK_STORAGE_S = 30.0
 """One commit on a worn card takes up to a second; half a minute is a disk that hangs."""
 EXIT_NOT_ENROLLED = 78
@@ -270,6 +273,7 @@ class Link:
         return self.exit_code
 
     async def _housekeeping(self) -> None:
+        asyncio.get_running_loop().call_later(START_OVER_S, memory.give_back)
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             now_ns = self.clock.now().boot_ns
@@ -315,6 +319,7 @@ def _tell_fault(task: asyncio.Task[None]) -> None:
 
 def main(settings_path: str) -> int:
     """Run link; returns its exit code."""
+    memory.one_arena()
     try:
         running = config.choose(settings_path)
         identity = identities.load(Path(running.settings.paths.state))
