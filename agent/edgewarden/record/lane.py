@@ -78,6 +78,7 @@ class Lane:
         self.damage: list[Loss] = []
         self.marks: dict[int, Mark] = {}
         self._active: Segment | None = None
+        self._goes_on = False  # the newest file may be appended to
         self._reading: tuple[SegmentFile, Segment] | None = None
         with renamed_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,17 +101,19 @@ class Lane:
         return last, restart_digest(self.record_class, newest_bad.first, last)
 
     def _adopt(self, file: SegmentFile) -> tuple[int, bytes]:
-        segment = Segment.open(file.path)
+        """Check a file and take its marks. It is opened for writing by the first record only: a
+        start on a full disk makes no file.
+        """
+        segment = Segment.open_sealed(file.path)
         try:
             segment.check()
             self.marks = segment.marks()
             mark = self.marks.get(self.record_class)
             if mark is None:
                 raise SegmentDamaged(f"{file.path.name} has no mark of its own class")
-        except BaseException:
+        finally:
             segment.close()
-            raise
-        self._active = segment
+        self._goes_on = True
         self.damage.extend(self._loss_of(bad, DAMAGED) for bad in self._bad)
         return mark.head, mark.digest
 
@@ -171,11 +174,10 @@ class Lane:
     def append(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> None:
         """Commit records behind the head. Head and digest move only when the disk has them."""
         last = records[-1].seq if records else self.head
-        if self._active is not None and (
-            self._active.size_bytes() >= self.segment_bytes or last - self._files[-1].first >= SPAN
-        ):
+        active = self._open_active()
+        if active.size_bytes() >= self.segment_bytes or last - self._files[-1].first >= SPAN:
             self._seal_active()
-        active = self._active or self._begin()
+            active = self._open_active()
         try:
             active.commit(records, marks)
         except DiskFull:
@@ -183,23 +185,33 @@ class Lane:
         except HardwareFault:
             # What a failed fsync left behind is anybody's guess: go on in a new file.
             self._close_active()
+            self._goes_on = False
             raise
         self.marks = dict(marks)
         if records:
             self.head, self.digest = last, record_hash(records[-1].data)
         self._files[-1].measure()
 
+    def _open_active(self) -> Segment:
+        """The segment that the next record goes to: the newest, or a new one."""
+        if self._active is None:
+            self._stop_reading()
+            if self._goes_on:
+                self._active = Segment.open(self._files[-1].path)
+            else:
+                self._active = self._begin()
+                self._goes_on = True
+        return self._active
+
     def _begin(self) -> Segment:
         """Make the next segment, with the marks as they stand before any record of it."""
         first = self.head + 1
         path = self.folder / segment_name(first, self.digest)
         if self._files and self._files[-1].first == first:  # made before, never filled
-            active = Segment.open(path)
-        else:
-            active = Segment.create(path, self._marks_now())
-            self._files.append(SegmentFile(path, first, self.digest))
-        self._active = active
-        return active
+            return Segment.open(path)
+        segment = Segment.create(path, self._marks_now())
+        self._files.append(SegmentFile(path, first, self.digest))
+        return segment
 
     def _marks_now(self) -> dict[int, Mark]:
         own = replace(self.marks.get(self.record_class, Mark()), head=self.head, digest=self.digest)
@@ -209,7 +221,7 @@ class Lane:
         """End the newest segment by an empty one, if it holds any record."""
         if self._files and self._files[-1].first <= self.head:
             self._seal_active()
-            self._begin()
+            self._open_active()
             self._files[-1].measure()
 
     def _seal_active(self) -> None:
@@ -218,6 +230,7 @@ class Lane:
                 self._active.seal()
             self._close_active()
             self._files[-1].measure()
+        self._goes_on = False
 
     def peek(self, after: int, count: int, max_bytes: int) -> list[Stored]:
         """Records with seq > after, in order: at most count, and max_bytes unless one alone is
@@ -244,6 +257,7 @@ class Lane:
         """A file turns out damaged while it is read: report it, go on with what is there."""
         if self._files[-1] is file:
             self._close_active()
+            self._goes_on = False
             loss = Loss(self.record_class, file.first, self.head, file.before, self.digest, DAMAGED)
         else:
             loss = self._loss_of(file, DAMAGED)

@@ -33,7 +33,7 @@ from pathlib import Path
 from edgewarden.errors import OurFault
 from edgewarden.ports import ClassState, Loss, Stored
 from edgewarden.record.lane import Lane
-from edgewarden.record.segment import Mark, renamed_errors, sync_folder
+from edgewarden.record.segment import DiskFull, Mark, renamed_errors, sync_folder
 from edgewarden.wire.record import RecordClass, record_hash
 
 FOLDER = "spool"
@@ -64,10 +64,13 @@ class DiskSpool:
         self._cap_bytes = cap_bytes
         with renamed_errors(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lanes = {
-            int(c): Lane(folder / c.label, int(c), _segment_bytes(cap_bytes, c))
-            for c in RecordClass
-        }
+        try:
+            self._lanes = self._open_lanes()
+        except DiskFull:
+            # Replaying a log needs its index, 32 kB.
+            if not self.lend_ballast():
+                raise
+            self._lanes = self._open_lanes()
         with renamed_errors(folder):
             sync_folder(folder)
         self._victim: Loss | None = None
@@ -76,6 +79,18 @@ class DiskSpool:
         self._evicted: dict[int, int] = {}
         self._merge_marks()
         self._fill_ballast()
+
+    def _open_lanes(self) -> dict[int, Lane]:
+        lanes: dict[int, Lane] = {}
+        try:
+            for c in RecordClass:
+                size = _segment_bytes(self._cap_bytes, c)
+                lanes[int(c)] = Lane(self._folder / c.label, int(c), size)
+        except BaseException:
+            for lane in lanes.values():
+                lane.close()
+            raise
+        return lanes
 
     def _merge_marks(self) -> None:
         """Believe the latest that any file says of a class (rule 2)."""
