@@ -124,6 +124,7 @@ def test_what_is_printed_cannot_steer_a_terminal() -> None:
     assert safe("a\x1b[2J\r\n\x00b") == "a\\x1b[2J\\r\\n\\x00b"
     assert safe("gr\u00fc\u00df") == "gr\\xfc\\xdf"
     assert clip("x" * 100) == "x" * 77 + "..."
+    assert len(clip("\x1b" * 40)) == WIDTH
     assert [amount(n) for n in (0, 1023, 1024, 1 << 20, 5 << 30)] == [
         "0 B", "1023 B", "1.0 KiB", "1.0 MiB", "5.0 GiB",
     ]  # fmt: skip
@@ -142,8 +143,8 @@ def test_a_reader_that_went_away_is_no_fault() -> None:
 
 def test_the_console_keeps_data_and_messages_apart(capsys: pytest.CaptureFixture[str]) -> None:
     told = console.Console(sys.stdout, sys.stderr)
-    told.line("data")
+    told.line("data \x1b[2J")
     told.fault("bad", "EW-SET-001", "mend")
     printed = capsys.readouterr()
-    assert printed.out == "data\n"
+    assert printed.out == "data \\x1b[2J\n"
     assert printed.err == "edgewarden: bad [EW-SET-001]\n  next: mend\n"

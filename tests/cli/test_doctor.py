@@ -93,6 +93,15 @@ def test_an_expired_certificate_is_the_first_broken_rung(
     assert all(len(line) <= 80 for line in printed if not line.lstrip().startswith("next:"))
 
 
+def test_a_key_that_cannot_be_used_is_found_without_signing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    World(tmp_path).gateway()
+    (tmp_path / "state/identity/identity-1/key.pem").write_text("damaged")
+    assert main(["doctor", "identity", "--settings", settings(tmp_path, 1)]) == 2
+    assert "[EW-ID-003]" in capsys.readouterr().out
+
+
 def test_identity_selftest_finds_a_certificate_of_another_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,13 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
     assert len(Disk().fetch(str(tmp_path / "big"), 10)) == 11
 
 
+def test_a_file_beyond_the_limit_is_told_by_its_size(tmp_path: Path) -> None:
+    main = tmp_path / "edgewarden.toml"
+    main.write_text("#" + "\u00e9" * 40_000)  # the limit falls inside a character
+    with pytest.raises(SettingsFaults, match="more than 65536 bytes"):
+        read_settings(str(main), Disk())
+
+
 def test_a_folder_that_is_none_says_why(tmp_path: Path) -> None:
     assert Disk().names(str(tmp_path / "nowhere")) == []
     (tmp_path / "file").touch()

@@ -52,11 +52,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line and exit 64."""
-        typed = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL)
+        typed = re.search(
+            r"argument (\w+): invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL
+        )
         if typed:  # argparse lists every choice; the nearest one says more in less
-            close = difflib.get_close_matches(typed[1], re.findall(r"[\w-]+", typed[2]), n=1)
+            close = difflib.get_close_matches(typed[2], re.findall(r"[\w-]+", typed[3]), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            message = f"no such command: {typed[1][:40]}{hint}"
+            message = f"no such {typed[1].lower()}: {typed[2][:40]}{hint}"
         Console(sys.stdout, sys.stderr).fault(message, "EW-AGT-007", f"see `{self.prog} --help`")
         raise SystemExit(int(Exit.USAGE))
 
