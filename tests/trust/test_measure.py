@@ -177,7 +177,8 @@ def test_every_bit_of_a_compiled_file_counts(package: Path) -> None:
     """Any change that still loads is named, but in what changes nothing: the file's own name, which
     only tracebacks show, and marshal's mark for sharing (0x80).
 
-    0x01 turns instructions into specialised ones and fills their caches: equal by ``==``.
+    0x01 turns instructions into specialised ones and fills their caches: equal by ``==``. From 3.12
+    on the interpreter writes a fresh counter over the first cache entry when it loads the file.
     """
     path, source = compiled(package), package / "wire" / "cose.py"
     good = path.read_bytes()
@@ -189,8 +190,11 @@ def test_every_bit_of_a_compiled_file_counts(package: Path) -> None:
     assert int(flips) == 2 * (len(good) - 16)
     named = good.index(str(source).encode())
     inside = range(named, named + len(str(source)))
-    elsewhere = {bit for at, bit in map(str.split, passed) if int(at) not in inside}
-    assert elsewhere == {"128"}
+    elsewhere = [(int(at), bit) for at, bit in map(str.split, passed) if int(at) not in inside]
+    assert "128" in {bit for _, bit in elsewhere}
+    counters = [at for at, bit in elsewhere if bit == "1"]
+    assert all(good[at] == 0 for at in counters)
+    assert not counters or sys.version_info >= (3, 12)
     assert len(passed) < len(good) / 4
 
 

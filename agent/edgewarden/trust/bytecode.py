@@ -60,7 +60,7 @@ def compiles_to(source: Path, compiled: Path, level: int) -> bool:
     return _equal(found, expected) and _plain(found) == _plain(expected)
 
 
-def _plain(code: object) -> bytes:
+def _plain(code: CodeType) -> bytes:
     """Every part of a code object, without marshal's sharing; kinds of variables show only here."""
     try:
         return marshal.dumps(code, 0)
