@@ -6,8 +6,8 @@ handing over a text that is not raises ``ValueError`` or gives lines of no meani
 (every step moves forward).
 
 Why not tomlkit: it keeps layout but tells no line of a key and stops at its first fault
-(docs/adr/0006-settings-validation.md). A differential test holds the paths found here to exactly the paths of tomllib's
-tree.
+(docs/adr/0006-settings-validation.md). A differential test holds the paths found here to exactly
+the paths of tomllib's tree.
 
     locate('[uplink]\\nport = 1\\n') == {("uplink",): 1, ("uplink", "port"): 2}
 """
