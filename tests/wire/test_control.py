@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgewarden.errors import OurFault, WireRefusal
@@ -101,6 +101,7 @@ def test_any_json_is_a_named_refusal_or_of_its_shape(body: object, command: Comm
 
 @given(JSON)
 def test_a_schema_alone_is_never_an_answer(body: object) -> None:
+    assume("inf" not in repr(body))  # our own side refuses to write one
     named = {"schema": Command.SENSORS.schema, "device": body, "sensors": body}
     name = outcome(lambda: parse_answer(encode_answer(named), Command.SENSORS))
     assert name == "bad_field"
