@@ -1,7 +1,8 @@
 """The technician's control socket: one line of JSON each way, then the server closes.
 
     -> {"schema":"edgewarden.control/1","command":"status"}
-    <- {"schema":"edgewarden.status/1", ...}          or {"schema":"edgewarden.control-refusal/1", ...}
+    <- {"schema":"edgewarden.status/1", ...}
+    <- {"schema":"edgewarden.control-refusal/1", ...}     when it was refused
 
 Decides which bytes are a request and which an answer, and refuses everything else by name:
 ``too_long``, ``not_utf8``, ``not_json``, ``not_one_line``, ``duplicate_key``, ``not_an_object``,
