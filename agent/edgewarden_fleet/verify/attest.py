@@ -50,7 +50,7 @@ from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
 RESULT_PERIODS = 3
 """A result is good for three challenges: one lost answer on a cellular link is no news, three
 are."""
-HURRY_S = 2.0
+HURRY_S = 3.0
 """Least time between two challenges of one device that are not on the timer: connect and
 introduction come together."""
 

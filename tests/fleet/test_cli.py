@@ -1,0 +1,164 @@
+"""The operator's commands: help, exit codes, data on stdout, faults with code and next step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgewarden.wire.record import RecordClass
+from edgewarden_fleet.ca import certificates
+from edgewarden_fleet.cli.main import NOUNS, main
+from edgewarden_fleet.store.schema import open_store
+from tests.fleet.makers import NOW, Board, Desk
+from tests.fleet.test_folder import make
+
+AUDIT = RecordClass.AUDIT
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    made = make(tmp_path / "fleet")
+    open_store(made.database).close()
+    return made.path
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+    capsys.readouterr()
+    try:
+        code = main([str(w) for w in words])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], noun: str) -> None:
+    code, out, _ = run(capsys, noun, "--help")
+    assert code == 0
+    assert f"edgewarden-fleet {noun}" in out
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["nonsense"], ["show"], ["token", "new"], ["init", "x", "--broker-port", "99999"]]
+)
+def test_a_wrong_command_line_is_64(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (64, "")
+    assert "next:" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["gateways", "--dir", "{tmp}/absent"], 65),
+        (["show", "nobody", "--dir", "{fleet}"], 65),
+        (["revoke", "nobody", "--dir", "{fleet}"], 65),
+        (["token", "new", "--device", "A B", "--dir", "{fleet}"], 65),
+        (["init", "{fleet}"], 73),
+        (["init", "{tmp}/x", "--tenant", "A/B"], 65),
+        (["init", "{tmp}/x", "--broker-host", "a b"], 65),
+        (["reference", "add", "--dir", "{fleet}"], 65),
+        (["reference", "add", "{tmp}/absent.whl", "--dir", "{fleet}"], 65),
+        (["reference", "add", "--settings", "{tmp}/absent", "--dir", "{fleet}"], 65),
+        (["verify", "{tmp}/absent", "--dir", "{fleet}"], 65),
+        (["decode", "{fleet}/fleet.toml"], 65),
+        (["verify", "-", "--ca", "{fleet}/fleet.toml"], 65),
+    ],
+)
+def test_a_fault_has_a_code_and_a_next_step(
+    capsys: pytest.CaptureFixture[str], fleet: Path, words: list[str], code: int
+) -> None:
+    filled = [w.format(tmp=fleet.parent, fleet=fleet) for w in words]
+    got, out, err = run(capsys, *filled)
+    assert (got, out) == (code, "")
+    assert "[EW-" in err
+    assert "next:" in err
+    assert "Traceback" not in err
+    assert not (fleet.parent / "x").exists()
+
+
+def test_a_token_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str], fleet: Path) -> None:
+    code, out, err = run(capsys, "token", "new", "--device", "gw-demo", "--dir", fleet)
+    assert code == 0
+    assert out.startswith("ew1.gw-demo.")
+    assert out.count("\n") == 1
+    assert "edgewarden enroll --ca https://" in err
+    _, out, _ = run(capsys, "token", "new", "--device", "gw-demo", "--dir", fleet, "--json")
+    assert json.loads(out)["schema"] == "edgewarden-fleet.token/1"
+
+
+def test_reading_an_empty_fleet(capsys: pytest.CaptureFixture[str], fleet: Path) -> None:
+    code, out, _ = run(capsys, "gateways", "--dir", fleet)
+    assert code == 0
+    assert "verdict" in out
+    _, out, _ = run(capsys, "gateways", "--dir", fleet, "--json")
+    assert json.loads(out) == {"schema": "edgewarden-fleet.gateways/1", "gateways": []}
+
+
+def test_references_are_kept_and_listed(capsys: pytest.CaptureFixture[str], fleet: Path) -> None:
+    policy = fleet.parent / "policy.toml"
+    policy.write_text("x = 1\n")
+    code, _, _ = run(
+        capsys, "reference", "add", "--policy", policy, "--device", "gw-demo", "--dir", fleet
+    )
+    assert code == 0
+    _, out, _ = run(capsys, "reference", "list", "--dir", fleet, "--json")
+    (kept,) = json.loads(out)["references"]
+    assert (kept["kind"], kept["device"]) == ("policy", "gw-demo")
+    assert list(kept["sources"]) == ["policy.toml"]
+
+
+def test_a_gateway_is_shown_and_its_verdict_is_the_exit_code(
+    capsys: pytest.CaptureFixture[str], fleet: Path, desk: Desk
+) -> None:
+    board = Board(desk)
+    desk.record(board.introduce(RecordClass.ALARM))
+    desk.record(board.denied(bytes(32), path="/mnt/\x1b[31mx"))
+    with open_store(fleet / "store" / "fleet.db") as target:
+        desk.db.backup(target)
+    target.close()
+    code, out, _ = run(capsys, "show", "gw-demo", "--dir", fleet)
+    assert code == 1
+    assert "not attested" in out
+    assert "\x1b" not in out
+    code, out, _ = run(capsys, "show", "gw-demo", "--dir", fleet, "--json")
+    body = json.loads(out)
+    assert code == 0
+    assert body["exec"]["denied_verdicts"][0]["digest"] == "00" * 32
+    code, out, _ = run(capsys, "revoke", "gw-demo", "--reason", "stolen", "--dir", fleet)
+    assert code == 0
+    assert run(capsys, "show", "gw-demo", "--dir", fleet)[0] == 2
+    assert "gw-demo" in run(capsys, "gateways", "--dir", fleet)[1]
+
+
+def test_verify_and_decode_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, desk: Desk, board: Board
+) -> None:
+    ca = tmp_path / "root.pem"
+    ca.write_text(certificates.pem(desk.root.certificate))
+    made = [board.introduce(AUDIT).data, *(board.event(AUDIT, n=n).data for n in range(3))]
+    path = tmp_path / "records"
+
+    def verify(*data: bytes) -> tuple[int, dict[str, object]]:
+        path.write_bytes(b"".join(data))
+        code, out, _ = run(capsys, "verify", path, "--ca", ca, "--at", str(NOW), "--json")
+        return code, json.loads(out)
+
+    assert verify(*made)[0] == 0
+    code, body = verify(made[0], made[1], made[3])
+    assert (code, body["outcomes"]) == (1, {"next": 2, "gap": 1})
+    code, body = verify(made[0], made[1][:-1] + b"\0")
+    assert (code, body["refused"]) == (2, 1)
+    path.write_bytes(b"".join(made))
+    code, out, _ = run(capsys, "verify", path, "--ca", ca, "--at", str(NOW))
+    assert (code, out) == (0, "4 accepted, 0 refused\n")
+    code, out, err = run(capsys, "decode", path, "--json")
+    assert code == 0
+    decoded = json.loads(out)
+    assert decoded["verified"] is False
+    assert [m["kind"] for m in decoded["messages"]] == ["report-key", *["event"] * 3]
+    code, out, err = run(capsys, "decode", path)
+    assert "not verified" in err

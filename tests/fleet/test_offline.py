@@ -1,0 +1,95 @@
+"""Files of records: cut exactly, believed against the CA certificate alone."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewarden.errors import WireRefusal
+from edgewarden.wire import cose
+from edgewarden.wire.cose import ContentType
+from edgewarden.wire.record import RecordClass
+from edgewarden_fleet.verify.offline import check_file, split
+from tests.fleet.makers import NOW, Board, Desk, Made, authority
+
+ALARM, AUDIT = RecordClass.ALARM, RecordClass.AUDIT
+
+
+def story(board: Board) -> list[Made]:
+    return [board.introduce(AUDIT), *(board.event(AUDIT, n=n) for n in range(4))]
+
+
+def outcomes(desk: Desk, *data: bytes) -> list[str]:
+    lines = check_file(b"".join(data), desk.root.certificate, NOW)
+    return [line.outcome for line in lines]
+
+
+def test_an_honest_file_is_believed_without_registry_or_store(desk: Desk, board: Board) -> None:
+    made = story(board)
+    desk.db.execute("DELETE FROM device")
+    assert outcomes(desk, *(m.data for m in made)) == ["next"] * 5
+
+
+def test_two_gateways_in_one_file(desk: Desk, board: Board) -> None:
+    other = Board(desk, "gw-other")
+    mixed = [m.data for pair in zip(story(board), story(other), strict=True) for m in pair]
+    assert outcomes(desk, *mixed) == ["next"] * 10
+
+
+def test_what_is_wrong_is_named_and_the_rest_still_judged(desk: Desk, board: Board) -> None:
+    made = [m.data for m in story(board)]
+    forged = made[2][:-1] + bytes([made[2][-1] ^ 1])
+    assert outcomes(desk, *made[:2], forged, made[3], made[2], made[1]) == [
+        "next", "next", "bad_signature", "gap", "reordered", "replay",
+    ]  # fmt: skip
+    assert outcomes(desk, made[1], made[0]) == ["unknown_key", "next"]
+    assert outcomes(desk, made[0], made[1][:-5]) == ["next", "truncated"]
+    assert outcomes(desk, made[0], b"\0") == ["next", "wrong_tag"]
+
+
+def test_another_ca_believes_nothing(desk: Desk, board: Board) -> None:
+    data = b"".join(m.data for m in story(board))
+    stranger, _ = authority()
+    lines = list(check_file(data, stranger.certificate, NOW))
+    assert [line.outcome for line in lines] == ["bad_chain", *["unknown_key"] * 4]
+    assert not any(line.accepted for line in lines)
+
+
+def test_certificates_are_judged_at_the_time_the_caller_names(desk: Desk, board: Board) -> None:
+    data = story(board)[0].data
+    later = NOW + 40 * 86400
+    lines = list(check_file(data, desk.root.certificate, later))
+    assert [line.outcome for line in lines] == ["cert_expired"]
+
+
+def test_a_report_key_of_one_device_does_not_speak_for_another(desk: Desk, board: Board) -> None:
+    other = Board(desk, "gw-other")
+    stolen = board.sign(other.build(AUDIT, "event", {}), advance=False)
+    made = [story(board)[0].data, story(other)[0].data, stolen.data]
+    assert outcomes(desk, *made)[-1] == "wrong_signer"
+
+
+@given(st.lists(st.binary(max_size=400), max_size=6))
+def test_a_sequence_is_cut_where_it_was_joined(payloads: list[bytes]) -> None:
+    messages = [
+        cose.seal(payload, ContentType.RECORD, bytes(8), lambda _: bytes(64))
+        for payload in payloads
+    ]
+    assert [message for _, message in split(b"".join(messages))] == messages
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_a_named_refusal(data: bytes) -> None:
+    try:
+        whole = b"".join(message for _, message in split(b"\xd2\x84" + data))
+    except WireRefusal:
+        return
+    assert whole == b"\xd2\x84" + data
+
+
+def test_a_huge_length_is_not_believed() -> None:
+    with pytest.raises(WireRefusal, match="truncated"):
+        list(split(b"\xd2\x84\x5a\xff\xff\xff\xff" + os.urandom(10)))
