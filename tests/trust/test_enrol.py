@@ -346,6 +346,7 @@ def test_the_fleet_enrols_and_refuses_by_the_same_names(
         fault = refused(tmp_path / "b", url, text)
         assert isinstance(fault, WireRefusal)
         assert fault.next_step
+        assert fault.code == "EW-ID-002"
         return fault.name
 
     assert name(used) == "token_used"
