@@ -61,19 +61,23 @@ def dial(host: str, port: int, context: ssl.SSLContext, clock: Clock) -> ssl.SSL
     if context.minimum_version < ssl.TLSVersion.TLSv1_2:
         raise OurFault("a TLS context that speaks less than TLS 1.2")
     until_ns = clock.now().boot_ns + round(DEADLINE_S * 1e9)
-    plain = _connect(host, port, clock, until_ns)
-    try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return _handshake(plain, host, context, clock, until_ns)
-    except ssl.SSLCertVerificationError as fault:
-        raise _distrust(host, fault, clock) from fault
-    except ssl.SSLError as fault:
-        alert = alert_name(fault)
-        if alert in CERTIFICATE_ALERTS:
-            raise refused_certificate(alert) from fault
-        raise _no_handshake(host, port, fault.reason or str(fault)) from fault
-    except OSError as fault:
-        raise _no_handshake(host, port, str(fault) or type(fault).__name__) from fault
+    with contextlib.ExitStack() as unless_done:
+        plain = _connect(host, port, clock, until_ns)
+        unless_done.callback(plain.close)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = _handshake(plain, host, context, clock, until_ns)
+        except ssl.SSLCertVerificationError as fault:
+            raise _distrust(host, fault, clock) from fault
+        except ssl.SSLError as fault:
+            alert = alert_name(fault)
+            if alert in CERTIFICATE_ALERTS:
+                raise refused_certificate(alert) from fault
+            raise _no_handshake(host, port, fault.reason or str(fault)) from fault
+        except OSError as fault:
+            raise _no_handshake(host, port, str(fault) or type(fault).__name__) from fault
+        unless_done.pop_all()
+        return connection
 
 
 def probe(host: str, port: int, context: ssl.SSLContext, clock: Clock) -> str | None:
@@ -140,16 +144,16 @@ def _connect(host: str, port: int, clock: Clock, until_ns: int) -> socket.socket
 def _handshake(
     plain: socket.socket, host: str, context: ssl.SSLContext, clock: Clock, until_ns: int
 ) -> ssl.SSLSocket:
-    """TLS with a deadline over all its reads; closes plain when it fails."""
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(plain.close)
-        tls = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-        cleanup.callback(tls.close)
+    """TLS with one deadline over all its reads; takes plain over."""
+    tls = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+    try:
         tls.settimeout(_left_s(clock, until_ns))
         tls.do_handshake()
         tls.settimeout(None)
-        cleanup.pop_all()
-        return tls
+    except BaseException:
+        tls.close()
+        raise
+    return tls
 
 
 def _left_s(clock: Clock, until_ns: int) -> float:
