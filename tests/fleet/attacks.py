@@ -28,6 +28,7 @@ from edgewarden_fleet.verify.pipeline import Verdict
 from tests.fleet.makers import NOW, TENANT, Board, Desk, Made, authority, new_key
 
 AUDIT = RecordClass.AUDIT
+RSA_KEY = rsa.generate_private_key(65537, 2048)
 Attack = Callable[[Desk, Board], Verdict]
 
 
@@ -244,8 +245,7 @@ def leaf_of_many_kilobytes(desk: Desk, board: Board) -> Verdict:
 
 
 def rsa_leaf(desk: Desk, board: Board) -> Verdict:
-    key = rsa.generate_private_key(65537, 2048)
-    leaf = _leaf(desk, board, key=key.public_key())
+    leaf = _leaf(desk, board, key=RSA_KEY.public_key())
     return desk.record(introduction(board, [leaf, board.x5chain[1]]))
 
 
