@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import pwd
 import signal
 import socket
@@ -458,10 +457,9 @@ def board_of(fleet: Standing, device: str) -> RealBoard:
     return RealBoard(fleet.enrol(device))
 
 
-def test_a_broker_started_by_root_is_root_no_longer(skip_missing: Callable[[str], None]) -> None:
+@pytest.mark.needs("root")
+def test_a_broker_started_by_root_is_root_no_longer() -> None:
     """The default: it drops to its own account and can read what it needs, and no other key."""
-    if os.geteuid() != 0:
-        skip_missing("root")
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o711)
         with standing_fleet(Path(name) / "fleet", broker_user="auto") as fleet:
