@@ -60,9 +60,10 @@ READ_BYTES = 512
 SPECS = (
     Spec("data.sign", f"records of {READINGS} readings sealed as COSE_Sign1 per second, ours / bare"
          " ECDSA signatures of the same bytes", "x", 0.5, HIGHER),
-    Spec("data.encode", f"time to encode a bulk record of {READINGS} readings, per reading", "us", 8.0),
-    Spec("data.commit", f"durable bulk records ({READINGS} readings each, encoded, signed, one commit"
-         " each) per second, ours / bare SQLite inserts of the same bytes", "x", 0.2, HIGHER),
+    Spec("data.encode", f"time to encode a bulk record of {READINGS} readings, per reading", "us",
+         8.0),
+    Spec("data.commit", f"durable bulk records ({READINGS} readings each: encode, sign, one commit)"
+         " per second, ours / bare SQLite inserts of the same bytes", "x", 0.2, HIGHER),
     Spec("data.fsyncs", "fsync and fdatasync calls per bulk commit", "calls", 1.35),
     Spec("serial.nmea", "processor time of framing, checking and decoding one NMEA sentence", "us",
          12.2),
@@ -81,7 +82,7 @@ def measure(place: Place) -> Iterator[Figure]:
 def readings(now_ns: int) -> list[Reading]:
     """A batch as two ports fill it."""
     return [
-        Reading("gps" if i % 2 else "env", f"channel{i % 5}", "Cel", 21.0 + i / 7, now_ns - i * 10**7)
+        Reading(("env", "gps")[i % 2], f"channel{i % 5}", "Cel", 21.0 + i / 7, now_ns - i * 10**7)
         for i in range(READINGS)
     ]
 
@@ -221,8 +222,10 @@ def fsyncs(folder: Path) -> Figure:
 
 def _count(folder: Path, name: str, commits: int) -> int:
     out = folder / f"{name}.strace"
-    command = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o",
-               str(out), sys.executable, "-m", "tests.bench.data", str(folder / name), str(commits)]  # fmt: skip
+    command = [
+        "strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", str(out),
+        sys.executable, "-m", "tests.bench.data", str(folder / name), str(commits),
+    ]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=120
     )

@@ -12,7 +12,7 @@ that throws them away. Before anything counts, a program that is not listed must
 run on A: a gate that answers without judging measures nothing.
 
     gate.exec-cached        p50 B / p50 A, median of the runs
-    gate.exec-cached-p10    p10 of the pairs' difference: what the answer itself costs, quiet moments
+    gate.exec-cached-p10    p10 of the pairs' difference: the answer's own cost in quiet moments
     gate.exec-fapolicyd     the same of fapolicyd: a row with a reason, see REASON
 """
 
@@ -45,14 +45,14 @@ PROGRAM = "/sbin/ldconfig"
 FAPOLICYD_X = 1.083
 """p50 ratio of fapolicyd 1.1.7, integrity=none, three runs on this kind of machine."""
 REASON = (
-    "not measured: Debian's fapolicyd cannot be confined by this script: it watches filesystem types,"
+    "not measured: Debian's fapolicyd cannot be confined by a script: it watches filesystem types,"
     " not mounts, and its shipped rule denies every program; docs/performance.md has the figure of"
     " a machine set up for it by hand"
 )
 
 SPECS = (
-    Spec("gate.exec-cached", "p50 of spawn and wait of a static program, watched / unwatched, cached"
-         " verdict, enforcing", "x", 1.08),
+    Spec("gate.exec-cached", "p50 of spawn and wait of a static program, watched / unwatched,"
+         " cached verdict, enforcing", "x", 1.08),
     Spec("gate.exec-cached-p10", "p10 of the same pairs' difference", "us", 40.0),
     Spec("gate.exec-fapolicyd", "the same ratio of fapolicyd", "x", FAPOLICYD_X),
 )  # fmt: skip

@@ -115,9 +115,8 @@ def table(body: Sequence[dict[str, object]]) -> str:
         side = "<=" if one["better"] == LOWER else ">="
         met = "yes" if one["met"] else "NO" if one["value"] is not None else "-"
         against = one["against"] or str(one["what"]).partition("not measured: ")[2]
-        lines.append(
-            f"{one['id']:31} {value:>9} {side} {one['target']:>7g} {one['unit']:7} {met:4} {against}"
-        )
+        bound = f"{side} {one['target']:>7g} {one['unit']:7}"
+        lines.append(f"{one['id']:31} {value:>9} {bound} {met:4} {against}")
     return "\n".join(lines)
 
 

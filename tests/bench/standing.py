@@ -14,6 +14,8 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from edgewarden.probe.control import ask_gate
+from edgewarden.wire.local import GateStats, Request
 from edgewarden_fleet.ca.folder import FleetFolder
 from tests.bench import private, proc
 from tests.bench.place import ROOT, CannotMeasure, Place, await_
@@ -156,6 +158,13 @@ class Standing:
             raise CannotMeasure("the uplink is down")
         assert isinstance(sensors, dict)
         return {name: int(one["readings"]) for name, one in sensors.items()}
+
+    def process_events(self) -> int:
+        """Forks, execs and exits of the whole machine that gate has heard of so far."""
+        answer = ask_gate(str(self.stage.folder / "gateway" / "run"), Request("status", "learn"))
+        if not isinstance(answer, GateStats):
+            raise CannotMeasure(f"gate does not say how it is: {answer}")
+        return answer.proc_events
 
     def enforce(self) -> None:
         """Arm enforcement where there is a filesystem for it, and run the listed program twice."""

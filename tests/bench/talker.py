@@ -2,8 +2,8 @@
 
     python tests/bench/talker.py DIR [USER]       makes DIR/gps (NMEA) and DIR/env (JSON lines)
 
-The rig of the demo (hw/rigs/board.py) plays a receiver at full speed; a figure called idle wants one
-that says a little. What it says is the same recorded, noisy log.
+The rig of the demo (hw/rigs/board.py) plays a receiver at full speed; a figure called idle wants
+one that says a little. What it says is the same recorded, noisy log.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ from edgewarden.wire.record import RecordClass
 HOUSEKEEPING_S = 1.0
 """Counts of repeated alarms, the LED and the watchdog: a second late is soon enough for each."""
 START_OVER_S = 10
-"""By then the first session stands and the first evidence is given: what only they needed can go."""
+"""By then the first session stands and the first evidence is given; what only they needed goes."""
 STUCK_STORAGE_S = 30.0
 """One commit on a worn card takes up to a second; half a minute is a disk that hangs."""
 EXIT_NOT_ENROLLED = 78
