@@ -12,7 +12,7 @@ from tests.fleet.makers import Board, Desk
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
+    made = Desk(tmp_path, durable=False)
     yield made
     made.close()
 

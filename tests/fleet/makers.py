@@ -63,13 +63,18 @@ def authority(now: float = NOW) -> tuple[Authority, Authority]:
 
 
 class Desk:
-    """The operator's side in one process, with a clock that a test moves."""
+    """The operator's side in one process, with a clock that a test moves.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        durable: wait for the disk as the real one does; tests that make thousands do not.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self.now = NOW
         self.root, self.issuing = authority()
         self.db = open_store(folder / "fleet.db")
-        self.db.execute("PRAGMA synchronous = OFF")  # thousands of desks; durability is not theirs
+        if not durable:
+            self.db.execute("PRAGMA synchronous = OFF")
         self.verifier_key = FileSigner.generate()
         self.settings = Attestation(300, 120, DEFAULT_REQUIRED)
         self.verifier = Verifier(self.db, self.root.certificate, TENANT)

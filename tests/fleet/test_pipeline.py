@@ -206,7 +206,7 @@ def test_no_network_makes_an_honest_gateway_fork_and_no_alteration_passes(
     data: st.DataObject,
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
-        desk = Desk(Path(name))
+        desk = Desk(Path(name), durable=False)
         try:
             _deliver(desk, Board(desk), data)
         finally:

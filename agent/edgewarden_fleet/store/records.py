@@ -43,24 +43,27 @@ def chain_of(db: sqlite3.Connection, device: str, record_class: RecordClass) -> 
 
 
 def save_chain(
-    db: sqlite3.Connection, device: str, record_class: RecordClass, chain: Chain, count: str = "",
-    now_utc_s: float | None = None,
+    db: sqlite3.Connection, device: str, record_class: RecordClass, chain: Chain, *,
+    stored_utc_s: float | None = None, reordered: bool = False, duplicate: bool = False,
 ) -> None:  # fmt: skip
-    """Keep a chain's state; ``count`` names a counter to raise: records, reordered, duplicates."""
+    """Keep a chain's state, and count what the message was: one statement, once per message.
+
+    Args:
+        stored_utc_s: when a record was stored; None when none was.
+    """
     db.execute(
-        "INSERT INTO chain (device, class, head_seq, head_hash, floor, last_utc_s)"
-        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (device, class) DO UPDATE SET"
+        "INSERT INTO chain (device, class, head_seq, head_hash, floor, records, reordered,"
+        " duplicates, last_utc_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (device, class) DO UPDATE SET"
         " head_seq = excluded.head_seq, head_hash = excluded.head_hash, floor = excluded.floor,"
+        " records = records + excluded.records, reordered = reordered + excluded.reordered,"
+        " duplicates = duplicates + excluded.duplicates,"
         " last_utc_s = coalesce(excluded.last_utc_s, last_utc_s)",
-        (device, int(record_class), chain.head_seq, chain.head_hash, chain.floor, now_utc_s),
-    )
-    if count:
-        columns = {"records": "records", "reordered": "reordered", "duplicates": "duplicates"}
-        db.execute(
-            f"UPDATE chain SET {columns[count]} = {columns[count]} + 1"  # noqa: S608 - from the table above
-            " WHERE device = ? AND class = ?",
-            (device, int(record_class)),
-        )
+        (
+            device, int(record_class), chain.head_seq, chain.head_hash, chain.floor,
+            int(stored_utc_s is not None), int(reordered), int(duplicate), stored_utc_s,
+        ),
+    )  # fmt: skip
 
 
 def neighbours(

@@ -57,7 +57,7 @@ def gateway(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json | Non
         "device": device,
         "tenant": row["tenant"],
         "online": bool(session and session["online"]),
-        "last_seen_utc": iso(row["last_seen_utc_s"]),
+        "last_seen_utc": iso(_last_seen(db, row)),
         "identity": {
             "grade": row["grade"],
             "serial": row["serial"],
@@ -95,6 +95,14 @@ def iso(utc_s: float | None) -> str | None:
         return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def _last_seen(db: sqlite3.Connection, row: sqlite3.Row) -> float | None:
+    """When something verified last came: a status, evidence (registry) or a record (chain)."""
+    last = db.execute(
+        "SELECT max(last_utc_s) FROM chain WHERE device = ?", (row["device"],)
+    ).fetchone()[0]
+    return max((t for t in (last, row["last_seen_utc_s"]) if t is not None), default=None)
 
 
 def _attestation(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json:

@@ -228,16 +228,18 @@ class Verifier:
                 )  # fmt: skip
             return judged
         if judged.outcome is Outcome.DUPLICATE:
-            records.save_chain(self.db, device, record_class, judged.chain, "duplicates")
+            records.save_chain(self.db, device, record_class, judged.chain, duplicate=True)
             return judged
-        records.add_record(self.db, record, digest, str(judged.outcome), message.payload, now_utc_s)
-        records.save_chain(self.db, device, record_class, judged.chain, "records", now_utc_s)
+        outcome = str(judged.outcome)
+        records.add_record(self.db, record, digest, outcome, message.payload, now_utc_s)
+        late = judged.outcome is Outcome.REORDERED
+        records.save_chain(
+            self.db, device, record_class, judged.chain, stored_utc_s=now_utc_s, reordered=late
+        )
         if judged.missing is not None:
             records.open_gap(self.db, device, record_class, judged.missing, now_utc_s)
-        if judged.outcome is Outcome.REORDERED:
-            records.save_chain(self.db, device, record_class, judged.chain, "reordered")
+        if late:
             records.fill_gap(self.db, device, record_class, record.seq)
-        registry.seen(self.db, device, now_utc_s)
         return judged
 
     def _check_in_force(self, record: Record, kid: bytes) -> None:
