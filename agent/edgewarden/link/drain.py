@@ -3,7 +3,7 @@
 Decides the moments; the rules themselves are in window.py. Leaves connecting to uplink.py.
 
 * Only durable records are fetched, a few at a time: memory does not grow with the backlog.
-* The spool hears of a record's end only through Lane.accept: after PUBACK below 0x80, in order.
+* The spool hears of a record's end only through Lane.accept: after a PUBACK that counts, in order.
 * Status and evidence go first and are not kept: they speak of this session only.
 """
 
@@ -25,6 +25,7 @@ from edgewarden.link.window import (
     Lane,
     Turns,
     Window,
+    is_accepted,
 )
 from edgewarden.ports import Clock, Drain
 from edgewarden.wire.record import RecordClass
@@ -35,8 +36,9 @@ FETCH_COUNT = 32
 FETCH_BYTES = 64 * 1024
 PACKET_OVERHEAD_BYTES = 512
 """PUBLISH's own fields: topic of at most 150 bytes, length, identifier, no properties."""
-MAX_REFUSED_WAIT_S = 60.0
-"""Between tries after a refusal that may pass."""
+FIRST_REFUSED_WAIT_S = 0.5
+MAX_REFUSED_WAIT_S = 10.0
+"""Between tries after a refusal that may pass: a try costs one record, a late fleet costs this."""
 STORAGE_RETRY_S = 5.0
 """After the disk refused to be read."""
 MAX_CONTROL = 8
@@ -52,7 +54,7 @@ class Drainer:
         topics: (tenant, device).
         lanes: outlive sessions; their fetched and sent parts are forgotten here.
         park_s: how often a parked class is tried.
-        on_parked: called with the class and the reason code, once when it is parked.
+        on_refused: called with the class and the reason code when that parks it, and for each 0x10.
         counters: shared with the uplink.
     """
 
@@ -65,7 +67,7 @@ class Drainer:
         *,
         window: int,
         park_s: float,
-        on_parked: Callable[[RecordClass, int], None],
+        on_refused: Callable[[RecordClass, int], None],
         counters: Counter[str],
     ) -> None:
         self._storage = storage
@@ -74,7 +76,7 @@ class Drainer:
         self._topics = {c: record_topic(*topics, c) for c in RecordClass}
         self._window_messages = window
         self._park_s = park_s
-        self._on_parked = on_parked
+        self._on_refused = on_refused
         self._counters = counters
         self._control: deque[tuple[str, bytes, bool]] = deque(maxlen=MAX_CONTROL)
         self._turns = Turns()
@@ -127,24 +129,23 @@ class Drainer:
             if reason >= FAILURE:
                 self._counters["control_refused"] += 1
             return
+        self.accepted_any = self.accepted_any or reason < FAILURE
         lane = self._lanes[flight.record_class]
-        if reason >= FAILURE:
+        if not is_accepted(reason):
             self._refused(lane, flight, reason)
             return
-        self.accepted_any = True
-        if reason == NO_MATCHING_SUBSCRIBERS:
-            self._counters["no_subscribers"] += 1
         upto = lane.accept(flight)
         if upto is not None:
             self._storage.ack(lane.record_class, upto)
 
     def _refused(self, lane: Lane, flight: Flight, reason: int) -> None:
         self._counters[f"refused_{reason:#04x}"] += 1
-        wait_s = min(MAX_REFUSED_WAIT_S, 2.0**lane.refusals)
+        wait_s = min(MAX_REFUSED_WAIT_S, FIRST_REFUSED_WAIT_S * 2.0**lane.refusals)
         if reason in LASTING and lane.refusals + 1 >= PARK_AFTER:
             wait_s = self._park_s
-        if lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s):
-            self._on_parked(lane.record_class, reason)
+        parks = lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s)
+        if parks or reason == NO_MATCHING_SUBSCRIBERS:
+            self._on_refused(lane.record_class, reason)
 
     def _send_control(self, session: Session) -> None:
         while self._control and self._window.room_for(None, len(self._control[0][1])):

@@ -37,7 +37,7 @@ from edgewarden.link.drain import Drainer
 from edgewarden.link.receiver import Receiver
 from edgewarden.link.reconnect import STABLE_S, Reconnect
 from edgewarden.link.session import SESSION_TAKEN_OVER, Session
-from edgewarden.link.window import Lane
+from edgewarden.link.window import NO_MATCHING_SUBSCRIBERS, Lane
 from edgewarden.ports import Clock, Drain, Randomness
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.record import RecordClass
@@ -134,7 +134,7 @@ class Uplink:
         self._since_ns: int | None = None
         self._sessions = 0
         self._fault: EdgewardenError | None = None
-        self._alarmed: set[str] = set()
+        self._told: set[str] = set()
         self._distrusted = False
         self._silent_losses = 0
         self._stopping = asyncio.Event()
@@ -220,7 +220,7 @@ class Uplink:
             (settings.tenant, settings.device),
             window=settings.window,
             park_s=settings.reconnect_cap_s,
-            on_parked=self._note_parked,
+            on_refused=self._note_refused,
             counters=self._counters,
         )
         return Session(
@@ -307,10 +307,11 @@ class Uplink:
         detail: dict[str, Plain] = {"what": "uplink lost", "why": ending.text}
         self._tell(_CLOSE, Severity.LOW, RecordClass.BULK, detail)
         if ending.reason == SESSION_TAKEN_OVER:
-            self._alarm("EW-NET-011", {"what": "another client took over this session"})
+            taken: dict[str, Plain] = {"what": "another client took over this session"}
+            self._once("EW-NET-011", Severity.HIGH, RecordClass.ALARM, taken)
         lasted_s = (now.boot_ns - self._began_ns) / 1e9
         if lasted_s >= STABLE_S:
-            self._alarmed.clear()
+            self._told.clear()
         return self._reconnect.ended(lasted_s, drainer.accepted_any)
 
     def _note_distrust(self, fault: TrustFault) -> None:
@@ -322,21 +323,28 @@ class Uplink:
             detail: dict[str, Plain] = {"what": "no trust in the uplink", "why": fault.text}
             self._tell(_FAIL, Severity.HIGH, RecordClass.ALARM, detail, fault.code)
 
-    def _note_parked(self, record_class: RecordClass, reason: int) -> None:
+    def _note_refused(self, record_class: RecordClass, reason: int) -> None:
+        if reason == NO_MATCHING_SUBSCRIBERS:
+            # Usual for a moment after a broker's restart: worth a record, not an alarm.
+            detail: dict[str, Plain] = {"what": "nobody subscribed to our records"}
+            self._once("EW-NET-012", Severity.MEDIUM, RecordClass.AUDIT, detail)
+            return
         self._counters["parked"] += 1
-        detail: dict[str, Plain] = {
+        detail = {
             "what": "the broker refuses a class of records",
             "class": record_class.label,
             "reason": reason,
         }
-        self._alarm("EW-NET-010", detail)
+        self._once("EW-NET-010", Severity.HIGH, RecordClass.ALARM, detail)
 
-    def _alarm(self, code: str, detail: dict[str, Plain]) -> None:
-        """One alarm per matter, again only after a session that was stable."""
+    def _once(
+        self, code: str, severity: Severity, record_class: RecordClass, detail: dict[str, Plain]
+    ) -> None:
+        """One event per matter, again only after a session that was stable."""
         key = f"{code} {detail.get('class')!r}"
-        if key not in self._alarmed:
-            self._alarmed.add(key)
-            self._tell(_REFUSE, Severity.HIGH, RecordClass.ALARM, detail, code)
+        if key not in self._told:
+            self._told.add(key)
+            self._tell(_REFUSE, severity, record_class, detail, code)
 
     def _tell(
         self,

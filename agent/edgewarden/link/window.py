@@ -10,7 +10,9 @@ The rules, in order:
    it never starves.
 4. A record counts as accepted when it and all records sent before it in its class are
    (acknowledgements may come out of order). Only that contiguous end is told to the spool.
-5. After a refusal the class goes back to its last accepted record, waits, and then sends one
+5. PUBACK 0x10 (accepted, and nobody subscribed) is not accepted here: the broker forgot the record
+   at once. It is what a restarted broker says until its fleet is back, and it passes.
+6. After a refusal the class goes back to its last accepted record, waits, and then sends one
    record at a time until one is accepted. Answers to what was sent before going back free their
    slots and mean nothing else.
 """
@@ -39,6 +41,11 @@ QUOTA_EXCEEDED = 0x97
 PAYLOAD_FORMAT_INVALID = 0x99
 LASTING = frozenset({NOT_AUTHORIZED, TOPIC_NAME_INVALID, PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID})
 """Refusals that no waiting cures: somebody must change something."""
+
+
+def is_accepted(reason: int) -> bool:
+    """Whether a PUBACK's reason code lets the spool forget the record (rule 5)."""
+    return reason < FAILURE and reason != NO_MATCHING_SUBSCRIBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ class Turns:
 
 @dataclass(slots=True)
 class Lane:
-    """One class on its way to the broker (rules 4 and 5).
+    """One class on its way to the broker (rules 4 to 6).
 
     Attributes:
         accepted: everything up to here was accepted.
