@@ -56,8 +56,11 @@ def session_leaves_nothing() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def test_leaves_nothing(session_leaves_nothing: None) -> Iterator[None]:
+def test_leaves_nothing(
+    session_leaves_nothing: None, request: pytest.FixtureRequest
+) -> Iterator[None]:
     """Each test leaves the machine as it found it."""
-    before = settled.look()
+    nft = request.node.nodeid.startswith("tests/system/")
+    before = settled.look(nft=nft)
     yield
-    settled.check(before)
+    settled.check(before, nft=nft)

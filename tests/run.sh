@@ -35,11 +35,12 @@ done
 
 . requirements/apt.sh
 work=$(mktemp -d)
-finished=no passed=0 failed=0 skipped=0 unavailable=0
+finished=no floor= passed=0 failed=0 skipped=0 unavailable=0
 close() {
     code=$?
     trap - EXIT
     apt_guard_down
+    [ -z "$floor" ] || kill -- "-$floor" 2>/dev/null || true
     rm -rf "$work"
     if [ $finished = no ]; then
         failed=$((failed + 1))
@@ -65,12 +66,22 @@ isolate() {
 
 # run LEDGER VENV ARGUMENT...: the ledger's name stands in tests/test-count.txt and, for skips, in tests/allowed-skips.txt.
 run() {
-    local ledger=$1 venv=$2 tally=$work/$1.tally began=$SECONDS
+    local ledger=$1 began=$SECONDS
+    printf '\n=== %s (%s)\n' "$ledger" "$2"
+    start "$@"
+    count "$ledger" $((SECONDS - began))
+}
+
+start() {
+    local ledger=$1 venv=$2
     shift 2
-    printf '\n=== %s (%s)\n' "$ledger" "$venv"
-    rm -f "$tally"
-    "${isolated[@]}" "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/$ledger" --tier "$ledger" --tally "$tally" \
-        "${runs[@]}" "$@" || true
+    "${isolated[@]}" "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/$ledger" \
+        --tier "$ledger" --tally "$work/$ledger.tally" "${runs[@]}" "$@" || true
+}
+
+# count LEDGER SECONDS: adds what start left in the ledger's tally.
+count() {
+    local ledger=$1 tally=$work/$1.tally p f s
     if [ -s "$tally" ]; then
         read -r p f s <"$tally"
     else
@@ -78,7 +89,7 @@ run() {
         echo "run.sh: $ledger did not come to an end"
     fi
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-    echo "=== $ledger: $p passed, $f failed, $s skipped in $((SECONDS - began)) s"
+    echo "=== $ledger: $p passed, $f failed, $s skipped in $2 s"
 }
 
 not_unit=(--ignore=tests/system --ignore=tests/boot --ignore=tests/bench --ignore=tests/peers)
@@ -89,8 +100,17 @@ tier_unit() {
     bash requirements/venv.sh .venv-floor floor & pids+=($!)
     bash requirements/venv.sh .venv-peers peers & pids+=($!)
     for pid in "${pids[@]}"; do wait "$pid"; done
+    # The floor beside the ceiling, one core each; it is shown when the ceiling is done.
+    local began=$SECONDS
+    set -m # a process group of its own, which close() can end
+    start floor .venv-floor "${not_unit[@]}" --ignore=tests/rules tests >"$work/floor.log" 2>&1 & floor=$!
+    set +m
     run unit .venv "${not_unit[@]}" tests
-    run floor .venv-floor "${not_unit[@]}" --ignore=tests/rules tests
+    wait "$floor"
+    floor=
+    printf '\n=== floor (.venv-floor)\n'
+    cat "$work/floor.log"
+    count floor $((SECONDS - began))
     run peers .venv-peers tests/peers
 }
 

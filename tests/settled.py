@@ -13,6 +13,7 @@ import ctypes
 import gc
 import os
 import shutil
+import socket
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -24,8 +25,6 @@ SETTLE_S = 3.0
 """How long something may take to go away: guard's trip time (2 s) and a margin."""
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
-TCP_LISTEN = "0A"  # include/net/tcp_states.h, as /proc/net/tcp prints it
-UNIX_ACCEPTING = 0x10000  # __SO_ACCEPTCON in /proc/net/unix's flags column
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,12 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def look() -> Picture:
-    """The picture of this moment."""
+def look(*, nft: bool = True) -> Picture:
+    """The picture of this moment.
+
+    Args:
+        nft: ask for tables too; that starts a program, so only where a test could make one.
+    """
     return Picture(
         children=frozenset(_children()),
         threads=frozenset(
@@ -67,19 +70,19 @@ def look() -> Picture:
         mounts=frozenset(
             line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
         ),
-        nft_tables=frozenset(_nft_tables()),
+        nft_tables=frozenset(_nft_tables() if nft else ()),
         fanotify_groups=frozenset(_fanotify_groups()),
         listening=frozenset(_listening()),
     )
 
 
-def check(before: Picture) -> None:
+def check(before: Picture, *, nft: bool = True) -> None:
     """Raise AssertionError naming all that is left over after SETTLE_S."""
-    latest = look()
+    latest = look(nft=nft)
 
     def gone() -> bool:
         nonlocal latest
-        latest = look()
+        latest = look(nft=nft)
         return not latest.new_since(before)
 
     if not gone():
@@ -148,21 +151,16 @@ def _fanotify_groups() -> list[str]:
 
 
 def _listening() -> list[str]:
-    """Listening TCP and unix sockets of this process."""
-    ours = {
-        target[len("socket:[") : -1]
-        for target in _descriptors().values()
-        if target.startswith("socket:[")
-    }
+    """Listening sockets of this process, by asking each one."""
     found = []
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-                columns = line.split()
-                if columns[3] == TCP_LISTEN and columns[9] in ours:
-                    found.append(f"{table} {columns[1]} (inode {columns[9]})")
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        columns = line.split()
-        if int(columns[3], 16) & UNIX_ACCEPTING and columns[6] in ours:
-            found.append(f"unix {columns[7] if len(columns) > 7 else ''} (inode {columns[6]})")
+    for name, target in _descriptors().items():
+        if not target.startswith("socket:"):
+            continue
+        try:
+            ours = socket.socket(fileno=os.dup(int(name)))
+        except OSError:  # closed by another thread meanwhile
+            continue
+        with ours:
+            if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                found.append(f"{ours.family.name} {ours.getsockname()} ({target})")
     return found
