@@ -33,7 +33,7 @@ from edgewarden_fleet.verify.attest import Appraiser
 from edgewarden_fleet.verify.pipeline import Verifier
 
 WATCH_S = 0.5
-"""How often the worker's pulse is felt."""
+"""How often it is looked whether the threads live."""
 
 
 def ready_line(settings: FleetSettings) -> dict[str, object]:
@@ -93,13 +93,14 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
         stack.push_async_callback(asyncio.to_thread, worker.stop)
 
         ready(ready_line(settings))
-        while not stop.is_set() and worker.failed is None:
+        while not stop.is_set() and not (worker.failed or broker.failed):
             try:
                 await asyncio.wait_for(stop.wait(), WATCH_S)
             except TimeoutError:
                 continue
-        if worker.failed is not None:
-            raise worker.failed
+        for part in (worker, broker):
+            if part.failed is not None:
+                raise part.failed
 
 
 async def _listen(

@@ -33,8 +33,9 @@ MAX_INFLIGHT_MESSAGES = 256
 """Sent to the verifier and not yet acknowledged: one group commit (ingest/worker.py) and one on
 its way."""
 AUTOSAVE_S = 30
-"""A killed broker forgets at most this much of its queue; the gateways' spools hold it until then
-or longer."""
+"""Mosquitto acknowledges before it writes its queue to disk. A broker that is killed while the
+fleet is down loses what came in these seconds; the chain shows that as a gap. Shorter costs a whole
+rewrite of the queue each time."""
 
 
 def listen_address(host: str) -> str | None:

@@ -35,6 +35,8 @@ RECEIVE_MAXIMUM = 256
 """Unacknowledged messages the broker may have on the way: two groups of the worker."""
 KEEPALIVE_S = 30
 RECONNECT_S = (1, 30)
+STOP_S = 0.2
+"""Between two requests to end: paho looks for them between its steps."""
 
 log = logging.getLogger("edgewarden_fleet.broker")
 
@@ -48,6 +50,8 @@ class BrokerSession:
         self._worker: Worker | None = None
         self._connection = 0
         self.connected = threading.Event()
+        self.failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, FLEET_CN, protocol=mqtt.MQTTv5, manual_ack=True
         )
@@ -69,18 +73,26 @@ class BrokerSession:
             self._broker.host, self._broker.port, KEEPALIVE_S, clean_start=False,
             properties=properties,
         )  # fmt: skip
-        self._client.loop_start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Disconnect; the broker goes on queueing."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        while self._thread.is_alive():
+            self._client.disconnect()  # again, when it came between two attempts to connect
+            self._thread.join(STOP_S)
 
     def send(self, message: Outgoing) -> None:
         """Publish; dropped when not connected: a challenge is made again, a result is in the
         store."""
         if self.connected.is_set():
             self._client.publish(message.topic, message.payload, qos=1)
+
+    def _run(self) -> None:
+        try:
+            self._client.loop_forever(retry_first_connection=True)
+        except BaseException as fault:  # the composer ends the process: nothing is heard any more
+            self.failed = fault
+            log.exception("the broker session ended")
 
     def _on_connect(
         self, client: mqtt.Client, userdata: object, flags: mqtt.ConnectFlags,

@@ -59,7 +59,7 @@ class Worker:
         self._appraiser = appraiser
         self._send = send
         self._now = now_utc_s
-        self._queue: queue.Queue[Delivery | None] = queue.Queue(QUEUE)
+        self._queue: queue.Queue[Delivery] = queue.Queue(QUEUE)
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._stopping = threading.Event()
         self.failed: BaseException | None = None
@@ -109,12 +109,9 @@ class Worker:
     def _next_group(self) -> list[Delivery]:
         group: list[Delivery] = []
         try:
-            first = self._queue.get(timeout=TICK_S)
-            while first is not None:
-                group.append(first)
-                if len(group) >= GROUP:
-                    break
-                first = self._queue.get_nowait()
+            group.append(self._queue.get(timeout=TICK_S))
+            while len(group) < GROUP:
+                group.append(self._queue.get_nowait())
         except queue.Empty:
             pass
         return group
