@@ -137,7 +137,7 @@ class Spool(Protocol):
         """What would have to go next: the oldest bulk segment. Deletes nothing."""
 
     def put_gap(self, record: Stored, loss: Loss) -> None:
-        """Make the gap record durable, then delete what it speaks of: in this order, in one call."""
+        """Make the gap record durable, then delete what it speaks of: in this order, one call."""
 
     def evict(self, loss: Loss) -> None:
         """Delete what victim() named without waiting for its gap record; losses() then names it.
