@@ -59,6 +59,12 @@ def test_another_pid_is_the_same_matter() -> None:
     assert subject_of(one) == subject_of(two)
 
 
+def test_other_arguments_are_the_same_matter() -> None:
+    one = event(finding_info={"title": "t"}, process={"cmd_line": "/tmp/a -1"})
+    two = event(finding_info={"title": "t"}, process={"cmd_line": "/tmp/a -2"})
+    assert subject_of(one) == subject_of(two)
+
+
 def test_another_class_refused_is_another_matter() -> None:
     one, two = event(**{"class": "bulk"}), event(**{"class": "alarm"})
     assert subject_of(one) != subject_of(two)

@@ -67,7 +67,8 @@ def _title(detail: Mapping[str, Plain]) -> str:
 
 
 def _program(process: Mapping[str, Plain]) -> str:
-    return _text(process, "path") or _text(process, "cmd_line") or _text(process, "name")
+    command = _text(process, "cmd_line").partition(" ")[0]
+    return _text(process, "path") or command or _text(process, "name")
 
 
 def _map(detail: Mapping[str, Plain], name: str) -> Mapping[str, Plain]:
