@@ -1,18 +1,21 @@
 """What a watched exec costs: gate and guard alone, enforcing on a filesystem of ours.
 
     A  an ext4 nobody watches          B  an ext4 with gate's exec permission mark
+    F  an ext4 whose mark is answered by bare_responder.py, which allows everything at once: the
+       floor that the kernel and two wake-ups cost anybody on this machine at this moment
 
-Both in loop-mounted files of this bench: on a tmpfs gate never believes its cache (a store through
+All in loop-mounted files of this bench: on a tmpfs gate never believes its cache (a store through
 a mapping leaves no trace there, act/exec_marks.py), so that every exec would be hashed anew.
 
-The same static program lies on both. One pair = one spawn and wait on each; the order flips with
-every pair, so that whatever else the machine does meets both. The verdict comes from gate's cache
+The same static program lies on all. One round = one spawn and wait on each; the order turns with
+every round, so that whatever else the machine does meets both. The verdict comes from gate's cache
 (that it did is read from gate's own counters), link's side of the facts socket is read by a process
 that throws them away. Before anything counts, a program that is not listed must be denied on B and
 run on A: a gate that answers without judging measures nothing.
 
     gate.exec-cached        p50 B / p50 A, median of the runs
-    gate.exec-cached-p10    p10 of the pairs' difference: the answer's own cost in quiet moments
+    gate.exec-floor         p50 B / p50 F: what judging and reporting add to the floor
+    gate.exec-cached-p10    p10 B - p10 A: what it costs when nothing else happens
     gate.exec-fapolicyd     the same of fapolicyd: a row with a reason, see REASON
 """
 
@@ -38,8 +41,9 @@ from tests.bench.place import ROOT, CannotMeasure, Place, await_
 from tests.bench.rows import Figure, Spec, middle
 
 RUNS = 5
-PAIRS = 1000
+ROUNDS = 600
 WARM_UP = 50
+"""Rounds, before anything counts."""
 PROGRAM = "/sbin/ldconfig"
 """Static in Debian's libc-bin, 0.9 MB: the exec itself, no loader and no libraries after it."""
 FAPOLICYD_X = 1.083
@@ -53,7 +57,9 @@ REASON = (
 SPECS = (
     Spec("gate.exec-cached", "p50 of spawn and wait of a static program, watched / unwatched,"
          " cached verdict, enforcing", "x", 1.08),
-    Spec("gate.exec-cached-p10", "p10 of the same pairs' difference", "us", 40.0),
+    Spec("gate.exec-floor", "the same p50, gate / a responder that allows everything at once", "x",
+         1.1),
+    Spec("gate.exec-cached-p10", "difference of the p10s of the same execs", "us", 40.0),
     Spec("gate.exec-fapolicyd", "the same ratio of fapolicyd", "x", FAPOLICYD_X),
 )  # fmt: skip
 
@@ -69,30 +75,46 @@ while s.recv(65536):
 def measure(place: Place) -> Iterator[Figure]:
     """The figures of this file."""
     yield Figure("gate.exec-fapolicyd", None, note=REASON)
-    plain, watched = place.mount_ext4("plain"), place.mount_ext4("watched")
-    for folder in (plain, watched):
+    plain, watched, floor = (place.mount_ext4(name) for name in ("plain", "watched", "floor"))
+    for folder in (plain, watched, floor):
         shutil.copy(PROGRAM, folder / "listed")
         shutil.copy(PROGRAM, folder / "unlisted")
         with (folder / "unlisted").open("ab") as program:
             program.write(b"another program")
     run = stand_up(place, watched)
     check_judges(plain, watched)
+    bare_responder(place, floor)
+    programs = [folder / "listed" for folder in (plain, watched, floor)]
+    rounds(programs, WARM_UP)
     before = stats(run)
-    ratios, deltas, bare_us = [], [], []
-    pairs(plain / "listed", watched / "listed", WARM_UP)
-    for _ in range(RUNS):
-        a, b = pairs(plain / "listed", watched / "listed", PAIRS)
-        ratios.append(middle(b) / middle(a))
-        bare_us.append(middle(a) * 1e6)
-        deltas.append(quantiles((y - x for x, y in zip(a, b, strict=True)), n=10)[0] * 1e6)
+    taken = [rounds(programs, ROUNDS) for _ in range(RUNS)]
     after = stats(run)
-    expected = RUNS * PAIRS
+    expected = RUNS * ROUNDS
     if after.cached - before.cached < expected or after.denied != before.denied:
         raise CannotMeasure(f"{after.cached - before.cached} of {expected} verdicts were cached")
-    against = f"{middle(bare_us):.0f} us unwatched; fapolicyd {FAPOLICYD_X} (by hand)"
+    p50 = [[middle(each) * 1e6 for each in one] for one in taken]
+    p10 = [[quantiles(each, n=10)[0] * 1e6 for each in one] for one in taken]
+    ratios = [b / a for a, b, _ in p50]
+    bare_us, floor_x = middle(a for a, _, _ in p50), middle(f / a for a, _, f in p50)
+    against = f"{bare_us:.0f} us unwatched; bare responder {floor_x:.3f}; fapolicyd {FAPOLICYD_X}"
     spread = f"runs {min(ratios):.3f} to {max(ratios):.3f}, tier {after.tier}"
     yield Figure("gate.exec-cached", middle(ratios), against, RUNS, spread)
-    yield Figure("gate.exec-cached-p10", middle(deltas), against, RUNS)
+    yield Figure("gate.exec-floor", middle(b / f for _, b, f in p50), against, RUNS)
+    floor_us = middle(f - a for a, _, f in p10)
+    yield Figure(
+        "gate.exec-cached-p10", middle(b - a for a, b, _ in p10),
+        f"bare responder {floor_us:.0f} us", RUNS,
+    )  # fmt: skip
+
+
+def bare_responder(place: Place, floor: Path) -> None:
+    """Start the floor's responder; it ends with this place."""
+    ready = place.folder / "floor-ready"
+    script = ROOT / "tests" / "bench" / "bare_responder.py"
+    process = place.start(sys.executable, "-I", "-S", script, floor, ready, name="floor")
+    await_("bare responder", lambda: ready.exists() or process.poll() is not None, 10)
+    if process.poll() is not None:
+        raise CannotMeasure(f"the bare responder ended: {place.log('floor')}")
 
 
 def stand_up(place: Place, watched: Path) -> Path:
@@ -158,17 +180,18 @@ def spawn(program: Path) -> None:
         raise CannotMeasure(f"{program} ended with {status}")
 
 
-def pairs(plain: Path, watched: Path, count: int) -> tuple[list[float], list[float]]:
-    """Seconds of each spawn, unwatched and watched, taking turns."""
-    took: dict[Path, list[float]] = {plain: [], watched: []}
+def rounds(programs: list[Path], count: int) -> list[list[float]]:
+    """Seconds of each spawn per program, taking turns."""
+    took: list[list[float]] = [[] for _ in programs]
     gc.collect()
     gc.disable()
     try:
         for i in range(count):
-            for program in (plain, watched) if i % 2 else (watched, plain):
+            for step in range(len(programs)):
+                which = (i + step) % len(programs)
                 began = time.perf_counter()
-                spawn(program)
-                took[program].append(time.perf_counter() - began)
+                spawn(programs[which])
+                took[which].append(time.perf_counter() - began)
     finally:
         gc.enable()
-    return took[plain], took[watched]
+    return took
