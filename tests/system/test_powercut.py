@@ -209,6 +209,6 @@ def test_nothing_durable_is_lost_by_sigkill(runs: int, tmp_path: Path) -> None:
     chance = random.Random(SEED)
     for run in range(runs):
         with writing(state, SEED + run) as writer:
-            writer.wait_for(chance.randint(1, 300))
+            writer.wait_for(chance.randint(1, 150))
         lost = missing(state, writer.last) + starts_again(state, writer.last)
         assert not lost, f"run {run}, seed {SEED}: {lost}"
