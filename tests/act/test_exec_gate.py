@@ -11,17 +11,19 @@ from pathlib import Path
 import pytest
 
 from edgewarden.act import exec_gate, exec_hold
-from edgewarden.act.exec_gate import CTIME_SETTLE_NS, MAX_HASH_BYTES, ExecGate
-from edgewarden.act.exec_hold import HOLD_S
+from edgewarden.act.exec_gate import CTIME_SETTLE_NS, MAX_HASH_BYTES, REPORT_AFTER_S, ExecGate
+from edgewarden.act.exec_hold import HOLD_S, LOOK_S
 from edgewarden.errors import HardwareFault
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
 from edgewarden.kernel.lease import ignore_lease_breaks
-from edgewarden.wire.local import UNKNOWN_UID, Alarm, AnyMessage, ExecVerdict
+from edgewarden.wire.local import Alarm, AnyMessage, ExecVerdict
 from tests.system.exec_world import loop_ext4, private_tmpfs
 
 
 class Script:
     """Plays the kernel: events to be read, and the answers that came."""
+
+    permission = True
 
     def __init__(self, *, breaks_on: int = -1) -> None:
         self.waiting: list[ExecEvent] = []
@@ -65,6 +67,7 @@ class Bench:
             boot_ns=lambda: 7,
             wall_ns=lambda: self.wall_ns,
             mono_s=lambda: self.mono_s,
+            owner_of=lambda pid: 42,
             program_of=lambda pid: self.running,
             pulse=self.pulse,
             tier="T3",
@@ -82,7 +85,11 @@ class Bench:
         self.pulses += 1
 
     def serve(self) -> int:
-        return self.gate.serve(self.script)  # type: ignore[arg-type]
+        try:
+            return self.gate.serve(self.script)  # type: ignore[arg-type]
+        finally:
+            self.mono_s += REPORT_AFTER_S
+            self.gate.tick(self.mono_s)
 
     def verdicts(self) -> list[ExecVerdict]:
         return [fact for fact in self.facts if isinstance(fact, ExecVerdict)]
@@ -118,7 +125,7 @@ def test_listed_runs_and_unlisted_does_not(bench: Bench, tmp_path: Path) -> None
     assert (first.sha256, first.path) == (digest, str(good).encode())
     assert (second.decision, second.reason, second.sha256) == ("deny", "unlisted", other)
     assert (second.uid, second.boot_ns) == (1000, 7)
-    assert first.uid == UNKNOWN_UID
+    assert first.uid == 42, "pid 0 has no status: the owner of its /proc entry"
 
 
 def test_all_answers_come_before_the_first_report(bench: Bench, tmp_path: Path) -> None:
@@ -221,12 +228,12 @@ def test_a_writer_waits_until_the_program_has_started(bench: Bench, tmp_path: Pa
     bench.serve()
     hold = bench.gate.hold
     bench.running = (1, 2)
-    hold.look(HOLD_S - 0.01)
+    hold.look(HOLD_S)
     assert writer_waits(path)
     bench.running = (path.stat().st_dev, path.stat().st_ino)
-    hold.look(HOLD_S - 0.01)
+    hold.look(HOLD_S + LOOK_S)
     assert not writer_waits(path)
-    assert (hold.busy, hold.overdue) == (False, 0)
+    assert (hold.due_mono, hold.overdue) == (None, 0)
 
 
 def test_a_writer_does_not_wait_for_ever(bench: Bench, tmp_path: Path) -> None:
@@ -234,7 +241,7 @@ def test_a_writer_does_not_wait_for_ever(bench: Bench, tmp_path: Path) -> None:
     bench.listed[digest] = "tool"
     bench.script.exec(path)
     bench.serve()
-    bench.gate.hold.look(HOLD_S)
+    bench.gate.hold.look(HOLD_S + 1)
     assert not writer_waits(path)
     assert bench.gate.hold.overdue == 1
 
@@ -248,7 +255,7 @@ def test_scripts_and_denied_programs_are_not_held(
         bench.listed[digest] = "script"
     bench.script.exec(path)
     bench.serve()
-    assert not bench.gate.hold.busy
+    assert bench.gate.hold.due_mono is None
     assert not writer_waits(path)
 
 

@@ -118,33 +118,30 @@ def event(kind: int, pid: int) -> ProcEvent:
     return ProcEvent(kind, pid, 0, 1)
 
 
-def test_nothing_is_due_before_its_time() -> None:
+def test_nothing_happened_is_nothing_to_tell() -> None:
     gatherer = Gatherer()
-    assert gatherer.due_mono is None
-    gatherer.take([event(PROC_EVENT_FORK, 1)], now_mono=10.0)
-    assert gatherer.due_mono == pytest.approx(10.0 + netlink.GATHER_S)
-    assert gatherer.give(10.05) is None
-    given_ = gatherer.give(10.2)
-    assert given_ is not None
-    assert (given_.forks, given_.execs, given_.exits, given_.resync) == (1, 0, 0, False)
-    assert gatherer.give(99.0) is None
+    assert gatherer.give() is None
+    gatherer.take([event(PROC_EVENT_FORK, 1)])
+    told = gatherer.give()
+    assert told is not None
+    assert (told.forks, told.execs, told.exits, told.resync) == (1, 0, 0, False)
+    assert gatherer.give() is None
 
 
 def test_a_storm_is_counted_whole_and_named_in_part() -> None:
     gatherer = Gatherer()
-    gatherer.take([event(PROC_EVENT_EXEC, n) for n in range(1, 501)], now_mono=0.0)
-    given_ = gatherer.give(1.0)
-    assert given_ is not None
-    assert given_.execs == 500
-    assert [e.pid for e in given_.events] == list(range(1, netlink.GATHER_EVENTS + 1))
-    assert given_.resync
+    gatherer.take([event(PROC_EVENT_EXEC, n) for n in range(1, 501)])
+    told = gatherer.give()
+    assert told is not None
+    assert told.execs == 500
+    assert [e.pid for e in told.events] == list(range(1, netlink.GATHER_EVENTS + 1))
+    assert told.resync
 
 
 def test_a_loss_asks_for_a_resync() -> None:
     gatherer = Gatherer()
-    gatherer.take([event(RESYNC, 0)], now_mono=0.0)
-    given_ = gatherer.give(1.0)
-    assert given_ is not None
-    assert given_.resync
-    assert given_.events == []
+    gatherer.take([event(RESYNC, 0)])
+    told = gatherer.give()
+    assert told is not None
+    assert (told.resync, told.events) == (True, [])
     assert (gatherer.losses, gatherer.total) == (1, 0)

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,10 +25,11 @@ from edgewarden.act.policy_compile import write_policy
 from edgewarden.judge.exec_table import compile_table
 from edgewarden.wire import local
 from edgewarden.wire.gate_files import ExecTier, compile_gate_config
-from edgewarden.wire.local import Answer, GateStats, Request
+from edgewarden.wire.local import Answer, GateStats, ProcBatch, Request
 from tests.waiting import wait_until
 
 LIFE_S = 60
+QUIET_S = 0.4
 AGENT = Path(__file__).parents[2] / "agent"
 DAEMONS = AGENT / "edgewarden" / "daemon"
 MASKER = Path(__file__).with_name("masked.py")
@@ -216,14 +218,23 @@ class World:
     def facts(
         self, client: socket.socket, until: type[local.AnyMessage] | None = None
     ) -> list[local.AnyMessage]:
-        """Everything gate says until half a second of silence, or a message of type ``until``."""
+        """What gate says until it has nothing but process batches to say for QUIET_S, or a message
+        of type ``until``."""
         found: list[local.AnyMessage] = []
-        client.settimeout(0.5)
-        with contextlib.suppress(TimeoutError):
-            while data := client.recv(4096):
-                found.append(local.parse(data, *local.FACTS))
-                if until is not None and isinstance(found[-1], until):
-                    break
+        quiet_mono = time.monotonic() + QUIET_S
+        while (left_s := quiet_mono - time.monotonic()) > 0:
+            client.settimeout(left_s)
+            try:
+                data = client.recv(4096)
+            except TimeoutError:
+                break
+            if not data:
+                break
+            found.append(local.parse(data, *local.FACTS))
+            if until is not None and isinstance(found[-1], until):
+                break
+            if not isinstance(found[-1], ProcBatch):
+                quiet_mono = time.monotonic() + QUIET_S
         return found
 
 

@@ -133,6 +133,7 @@ def _respond(where: str, digest: bytes, ready_fd: int) -> None:
             report=lambda fact: None,
             proc_text=lambda name: "",
             proc_link=lambda name: proc_gone,
+            owner_of=lambda pid: 0,
             boot_ns=lambda: 0,
             wall_ns=lambda: 0,
             mono_s=lambda: 0.0,
@@ -152,7 +153,7 @@ def _respond(where: str, digest: bytes, ready_fd: int) -> None:
     while True:
         waiting.poll()
         gate.serve(group)
-        gate.hold.clear()
+        gate.finish()
 
 
 def _next_best(where: str) -> str:

@@ -16,7 +16,7 @@ Scripts are not held: their interpreter reads them again whenever it likes.
 What this leaves to others: taking the lease (act/exec_gate.py), calling ``look`` (daemon/gate.py).
 
     hold.keep(event, (st_dev, st_ino), now_mono)
-    hold.look(now_mono)          # every LOOK_S while hold.busy
+    hold.look(now_mono)          # at due_mono, every LOOK_S while anything is held
 """
 
 from __future__ import annotations
@@ -46,33 +46,37 @@ class Hold:
 
     Attributes:
         overdue: let go without proof that the program had started.
+        due_mono: when ``look`` has something to do, None while nothing is held.
     """
 
-    __slots__ = ("_held", "_program_of", "overdue")
+    __slots__ = ("_held", "_program_of", "due_mono", "overdue")
 
     def __init__(self, program_of: Callable[[int], Inode | None]) -> None:
         self._program_of = program_of
         self._held: list[tuple[ExecEvent, Inode, float]] = []
         self.overdue = 0
-
-    @property
-    def busy(self) -> bool:
-        """Whether ``look`` has something to do."""
-        return bool(self._held)
+        self.due_mono: float | None = None
 
     def keep(self, event: ExecEvent, inode: Inode, now_mono: float) -> None:
-        """Take the event, and with its descriptor the lease."""
+        """Take the event, and with its descriptor the lease, unless it has started already."""
+        if self._has_started(event, inode):
+            event.close()
+            return
         if len(self._held) >= HOLD_ENTRIES:
             self._held.pop(0)[0].close()
             self.overdue += 1
         self._held.append((event, inode, now_mono + HOLD_S))
+        if self.due_mono is None:
+            self.due_mono = now_mono + LOOK_S
 
     def look(self, now_mono: float) -> None:
         """Let go of what has started, ended or waited long enough."""
+        if self.due_mono is None or now_mono < self.due_mono:
+            return
         still = []
         for entry in self._held:
             event, inode, until_mono = entry
-            if not event.is_alive() or self._program_of(event.pid) == inode:
+            if self._has_started(event, inode):
                 event.close()
             elif now_mono >= until_mono:
                 event.close()
@@ -80,9 +84,14 @@ class Hold:
             else:
                 still.append(entry)
         self._held = still
+        self.due_mono = now_mono + LOOK_S if still else None
+
+    def _has_started(self, event: ExecEvent, inode: Inode) -> bool:
+        return not event.is_alive() or self._program_of(event.pid) == inode
 
     def clear(self) -> None:
         """Let go of everything: the marks are gone."""
         for event, _, _ in self._held:
             event.close()
         self._held.clear()
+        self.due_mono = None

@@ -24,20 +24,14 @@ if __name__ == "__main__":  # started by path: this file's package is not on the
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from edgewarden.act.exec_gate import ExecGate
-from edgewarden.act.exec_hold import LOOK_S
 from edgewarden.daemon.gate_arming import Arming
 from edgewarden.daemon.gate_doors import Doors
 from edgewarden.daemon.gate_policy import Policy
-from edgewarden.daemon.gate_sockets import Control, FactsOut, GuardLine, batch_of, listen
+from edgewarden.daemon.gate_processes import Processes
+from edgewarden.daemon.gate_sockets import Control, FactsOut, GuardLine, listen
 from edgewarden.errors import EdgewardenError, HardwareFault, WireRefusal
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
-from edgewarden.kernel.netlink import (
-    PROC_EVENT_EXEC,
-    Gatherer,
-    ProcConnector,
-    open_proc_connector,
-)
 from edgewarden.kernel.process import lock_memory
 from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
 from edgewarden.wire.local import Alarm, Answer, GateStats, Request
@@ -82,14 +76,13 @@ class Gate:
         self.facts = FactsOut(facts_listener, {0, link_uid})
         self.control = Control(listen(os.path.join(run_dir, "gate.sock")), self._handle)
         self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
-        self.processes = Gatherer()
-        self.connector = self._open_connector()
         self.mountinfo_fd = self.doors.open(self.doors.proc_fd, "self/mountinfo", os.O_RDONLY)
         self.responder = ExecGate(
             judge=lambda digest: self.policy.table.decide(digest),
             report=self.facts.put,
             proc_text=self.doors.proc_text,
             proc_link=self.doors.proc_link,
+            owner_of=self.doors.owner_of,
             boot_ns=boot_ns,
             wall_ns=time.time_ns,
             mono_s=time.monotonic,
@@ -106,7 +99,17 @@ class Gate:
             alarm=self.alarm,
             watch=lambda fd: self._watch(fd, self._on_execs),
             forget=self._forget,
-            fallback=lambda: "none" if self.connector is None else "proc-connector",
+            fallback=lambda: self.processes.source,
+        )
+        self.processes = Processes(
+            doors=self.doors,
+            policy=self.policy,
+            responder=self.responder,
+            watch=self._watch,
+            forget=self._forget,
+            alarm=self.alarm,
+            boot_minus_mono_ns=lambda: boot_ns() - time.monotonic_ns(),
+            only_eyes=lambda: self.arming.source == "proc-connector",
         )
         self._pass_on_alarms()
 
@@ -115,8 +118,6 @@ class Gate:
         self._watch(self.facts.listener.fileno(), self._on_facts_listener)
         self._watch(self.control.listener.fileno(), self._on_control_listener)
         self._watch(self.mountinfo_fd, lambda _: self.arming.on_mounts(), MOUNT_EVENTS)
-        if self.connector is not None:
-            self._watch(self.connector.fileno(), self._on_processes)
         self._meet_guard()
         self.arming.start()
         try:
@@ -131,10 +132,9 @@ class Gate:
 
     def _round(self) -> None:
         due_mono = min(self._next_beat_mono, self._next_stats_mono)
-        if self.processes.due_mono is not None:
-            due_mono = min(due_mono, self.processes.due_mono)
-        if self.responder.hold.busy:
-            due_mono = min(due_mono, time.monotonic() + LOOK_S)
+        for other in (self.responder.due_mono, self.processes.due_mono, self.facts.due_mono):
+            if other is not None:
+                due_mono = min(due_mono, other)
         ready = self._poll.poll(max(0, int((due_mono - time.monotonic()) * 1000) + 1))
         execs = -1 if self.arming.armed is None else self.arming.armed.group.fd
         ready.sort(key=lambda pair: pair[0] != execs)
@@ -157,35 +157,6 @@ class Gate:
             self.alarm("EW-EXEC-022", 5, f"exec events failed, marks renewed: {fault.text}")
             self.arming.renew()
 
-    def _on_processes(self, _: int) -> None:
-        if self.connector is None:
-            return
-        try:
-            events = self.connector.read()
-        except HardwareFault as fault:
-            self._forget(self.connector.fileno())
-            self.connector.close()
-            self.connector = None
-            self.alarm("EW-EXEC-020", 3, f"the proc connector failed: {fault.text}")
-            return
-        self.processes.take(events, time.monotonic())
-        if self.arming.source == "proc-connector":
-            for event in events:
-                if event.kind == PROC_EVENT_EXEC:
-                    self._look_after_start(event.pid)
-
-    def _look_after_start(self, pid: int) -> None:
-        """Judge the program of a process that already runs, if it is of a watched filesystem."""
-        try:
-            fd = self.doors.open_program(pid)
-        except OSError:
-            return  # it has ended already: what this tier cannot see
-        try:
-            if os.fstat(fd).st_dev in self.policy.devices():
-                self.responder.inspect(fd, pid)
-        finally:
-            os.close(fd)
-
     def _on_facts_listener(self, _: int) -> None:
         if self.facts.accept():
             self._watch(self.facts.fileno(), self._on_facts_client)
@@ -195,6 +166,7 @@ class Gate:
         fd = self.facts.fileno()
         if events & (POLLIN | POLLHUP | POLLERR):
             self.facts.hear()
+        self._flush_facts()
         if self.facts.fileno() < 0:
             self._forget(fd)
 
@@ -229,18 +201,21 @@ class Gate:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self.responder.hold.look(now)
+        if self.responder.due_mono is not None:
+            self.responder.tick(now)
         if now >= self._next_beat_mono:
             self._next_beat_mono = now + HEARTBEAT_S
             self._beat()
             self.arming.look()
-        gathered = self.processes.give(now)
-        if gathered is not None:
-            self.facts.put(batch_of(gathered, boot_ns() - time.monotonic_ns()))
+        if self.processes.has_news:
+            batch = self.processes.tick(now)
+            if batch is not None:
+                self.facts.put(batch)
         if now >= self._next_stats_mono:
             self._next_stats_mono = now + STATS_S
             self.facts.put(self.stats())
-        self._flush_facts()
+        if self.facts.due(now):
+            self._flush_facts()
 
     def _pulse(self) -> None:
         """A long hash goes on: guard must hear of it."""
@@ -326,19 +301,12 @@ class Gate:
             unreported=self.facts.dropped + counters.unreported,
             hashed=counters.hashed,
             cached=counters.cached,
-            proc_events=self.processes.total,
-            proc_lost=self.processes.losses,
+            proc_events=self.processes.gathered.total,
+            proc_lost=self.processes.gathered.losses,
             gate_pss_bytes=self.doors.pss_bytes("self"),
             guard_pss_bytes=self.doors.pss_bytes(str(self.guard.pid)),
             boot_ns=boot_ns(),
         )
-
-    def _open_connector(self) -> ProcConnector | None:
-        try:
-            return open_proc_connector()
-        except HardwareFault as fault:
-            self.alarm("EW-EXEC-020", 2, f"no proc connector: {fault.text}")
-            return None
 
     def _watch(self, fd: int, handler: Callable[[int], None], events: int = POLLIN) -> None:
         self._poll.register(fd, events)

@@ -157,7 +157,7 @@ class Arming:
             self._forget(self.armed.group.fd)
             self.armed.close()
         self.armed = None
-        self._responder.hold.clear()
+        self._responder.finish()
         self._responder.mode = self.mode
         self._doors.permission_marks = False
 

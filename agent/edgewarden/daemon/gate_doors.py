@@ -22,6 +22,7 @@ import sys
 
 from edgewarden.errors import OperatorFault, OurFault
 from edgewarden.kernel.mounts import AT_FDCWD
+from edgewarden.wire.local import UNKNOWN_UID
 
 PROC_TEXT_BYTES = 8192
 """/proc/PID/status and smaps_rollup are below 2 KiB."""
@@ -113,6 +114,13 @@ class Doors:
             return os.readlink(name.encode(), dir_fd=self.proc_fd)
         except OSError:
             return b""
+
+    def owner_of(self, pid: int) -> int:
+        """Owner of /proc/PID, its effective uid unless it is undumpable (proc(5))."""
+        try:
+            return os.stat(str(pid), dir_fd=self.proc_fd).st_uid
+        except OSError:
+            return UNKNOWN_UID
 
     def program_of(self, pid: int) -> tuple[int, int] | None:
         """Device and inode of the program a process runs; asked by stat, nothing is opened."""

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 URGENT_FACTS = 512
 ROUTINE_FACTS = 512
 """At most 650 bytes each: 660 kB if link stays away and every path is long; typically 150 kB."""
+FLUSH_S = 0.1
+"""Routine facts go out together: one wake-up of link for many starts."""
 CONTROL_CLIENTS = 4
 BACKLOG = 8
 SUN_PATH_BYTES = 107
@@ -126,6 +128,7 @@ class FactsOut:
 
     Attributes:
         client: the connection, or None.
+        due_mono: when routine facts are due, None while there are none.
         dropped: facts that found no place.
         refused: connections of other users, and clients that spoke.
     """
@@ -136,6 +139,7 @@ class FactsOut:
         self.client: socket | None = None
         self.dropped = 0
         self.refused = 0
+        self.due_mono: float | None = None
         self._urgent: list[bytes] = []
         self._routine: list[bytes] = []
 
@@ -168,8 +172,19 @@ class FactsOut:
         """Whether there is something to send and somebody to send it to."""
         return self.client is not None and bool(self._urgent or self._routine)
 
+    def due(self, now_mono: float) -> bool:
+        """Whether to flush now: for a denial or an alarm at once, else every FLUSH_S."""
+        if self.client is None or not (self._urgent or self._routine):
+            self.due_mono = None
+        elif self._urgent:
+            return True
+        elif self.due_mono is None:
+            self.due_mono = now_mono + FLUSH_S
+        return self.due_mono is not None and now_mono >= self.due_mono
+
     def flush(self) -> None:
         """Send what the client takes now."""
+        self.due_mono = None
         for ring in (self._urgent, self._routine):
             sent = 0
             for data in ring:
