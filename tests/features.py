@@ -107,6 +107,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "loop-mount": _loop_mount,
     "unshare-net": _unshare_net,
     "mdwe": _mdwe,
+    "pycose": (Path(__file__).parents[1] / ".venv-peers/bin/python").exists,
     "no-gpio": lambda: not any(Path("/dev").glob("gpiochip*")),
     "mosquitto": _program("mosquitto"),
     "mosquitto_sub": _program("mosquitto_sub"),
