@@ -215,7 +215,7 @@ def fsyncs(folder: Path) -> Figure:
     ]
     return Figure(
         "data.fsyncs", (calls[1] - calls[0]) / COUNTED_COMMITS,
-        "1.3 per commit: SQLite, WAL, FULL, insert only (research)", 1,
+        "one call per commit, and the checkpoints of the log", 1,
         f"{calls[1] - calls[0]} calls in {COUNTED_COMMITS} commits, checkpoints included",
     )  # fmt: skip
 
