@@ -60,7 +60,13 @@ def check_chain(x5chain: Sequence[bytes], root: x509.Certificate, now_utc_s: flo
         leaf.verify_directly_issued_by(issuing)
         keys = [c.public_key() for c in (leaf, issuing)]
         extensions = leaf.extensions, issuing.extensions
-    except (ValueError, TypeError, InvalidSignature, x509.DuplicateExtension) as fault:
+    except (
+        ValueError,
+        TypeError,
+        InvalidSignature,
+        x509.DuplicateExtension,
+        x509.InvalidVersion,  # neither is a ValueError
+    ) as fault:
         raise WireRefusal(
             "bad_chain", f"it does not lead to our root ({type(fault).__name__})"
         ) from None
