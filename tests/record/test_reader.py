@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,19 @@ def test_a_removed_segment_is_found(state: Path) -> None:
     faults = check(state).classes[BULK].faults
     assert len(faults) == 1
     assert "missing without a gap record" in faults[0][1]
+
+
+def test_a_gap_record_that_does_not_meet_the_next_record_is_found(tmp_path: Path) -> None:
+    spool, journal = started(tmp_path, 2 << 20)
+    for _ in range(60):
+        journal.batch([Reading("s", "n", "", "x" * 9000, 1)], [], {})
+    loss = spool.victim("spool full")
+    assert loss is not None
+    spool._victim = forged = replace(loss, after=b"\x01" * 32)
+    journal._put_gap(forged)
+    spool.close()
+    faults = check(tmp_path).classes[BULK].faults
+    assert faults == [(1, f"1 to {loss.last} are missing without a gap record")]
 
 
 def test_a_forged_introduction_is_found(state: Path) -> None:

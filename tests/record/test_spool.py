@@ -133,6 +133,21 @@ def test_a_damaged_newest_segment_costs_itself_and_no_sequence_twice(tmp_path: P
     third.close()
 
 
+def test_damage_inside_the_newest_segment_is_found_by_the_start(tmp_path: Path) -> None:
+    spool = DiskSpool(tmp_path, 16 << 20)
+    fill(spool, BULK, 60, size=3000)
+    spool.close()
+    (newest,) = segments(tmp_path, BULK)
+    data = bytearray(newest.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = b"\xa5" * 4096  # one page of rows; header and marks are whole
+    newest.write_bytes(data)
+    again = DiskSpool(tmp_path, 16 << 20)
+    assert [loss.first for loss in again.losses()] == [1]
+    assert again.heads()[BULK][0] == SPAN
+    again.close()
+
+
 def test_a_damaged_newest_segment_is_found_again_after_a_crash(tmp_path: Path) -> None:
     spool = DiskSpool(tmp_path, CAP)
     fill(spool, ALARM, 3)
