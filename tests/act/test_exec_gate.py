@@ -284,6 +284,7 @@ def test_what_is_no_file_and_what_is_huge(bench: Bench, tmp_path: Path) -> None:
         bench.script.exec(path)
     bench.serve()
     assert [v.reason for v in bench.verdicts()] == ["not_a_file", "not_a_file", "too_large"]
+    assert bench.gate.counters.hashed == 0
     assert [allow for _, allow in bench.script.answers] == [True, True, False]
 
 

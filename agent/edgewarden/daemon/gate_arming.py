@@ -38,6 +38,8 @@ GUARD_GRACE_S = 3.0
 """How long permission marks stay without a guard: longer than its restart, shorter than somebody's
 patience with a stalled gate."""
 TRIPS_LIMIT = 3
+RETRY_S = 5.0
+"""For what is refused and may pass: descriptors, memory, a filesystem that comes late."""
 
 
 class Arming:
@@ -80,8 +82,9 @@ class Arming:
         self.armed: Armed | None = None
         self.source = "none"
         self._guard_seen_mono = 0.0
-        self._said = ""
+        self._said: dict[str, str] = {}
         self._waiting_for = ""
+        self._retry_mono: float | None = None
 
     @property
     def permission(self) -> bool:
@@ -98,9 +101,10 @@ class Arming:
         self.renew()
 
     def look(self) -> None:
-        """On a timer: has an obstacle come or gone? A refused filesystem waits for
-        ``on_mounts``."""
-        if self.mode == "enforce" and self._obstacle() != self._waiting_for:
+        """On a timer: has an obstacle come or gone, and is what failed worth another try?"""
+        obstacle_moved = self.mode == "enforce" and self._obstacle() != self._waiting_for
+        again = self._retry_mono is not None and time.monotonic() >= self._retry_mono
+        if obstacle_moved or again:
             self.renew()
 
     def _obstacle(self) -> str:
@@ -116,6 +120,7 @@ class Arming:
 
     def renew(self) -> None:
         """Bring the marks in line with the mode. What is impossible becomes an alarm."""
+        self._retry_mono = None
         if self.mode == "enforce":
             why_not = self._waiting_for = self._obstacle()
             if not why_not:
@@ -123,17 +128,25 @@ class Arming:
                     self._arm(enforce=True)
                 except EdgewardenError as fault:
                     why_not = fault.text
-            if why_not and why_not != self._said:
-                self._alarm("EW-EXEC-008", 5, f"enforce is not armed: {why_not}")
-            self._said = why_not
+                    self._retry_mono = time.monotonic() + RETRY_S
+            self._say_once("EW-EXEC-008", 5, why_not and f"enforce is not armed: {why_not}")
             if not why_not:
                 return
         try:
             self._arm(enforce=False)
+            less = ""
         except EdgewardenError as fault:
             self.disarm()
             self.source = self._fallback()
-            self._alarm("EW-EXEC-009", 3, f"execs are seen by {self.source} only: {fault.text}")
+            self._retry_mono = time.monotonic() + RETRY_S
+            less = f"execs are seen by {self.source} only: {fault.text}"
+        self._say_once("EW-EXEC-009", 3, less)
+
+    def _say_once(self, code: str, severity: int, text: str) -> None:
+        """An alarm when it is another than the last of its code; "" ends the matter."""
+        if text and self._said.get(code) != text:
+            self._alarm(code, severity, text)
+        self._said[code] = text
 
     def _arm(self, *, enforce: bool) -> None:
         new = arm(
@@ -195,7 +208,9 @@ class Arming:
             except EdgewardenError:
                 self.mode = before
                 raise
-            self._said = self._waiting_for = ""
+            self._waiting_for = ""
+            self._retry_mono = None
+            self._said.clear()
         else:
             self.renew()
         return f"{mode}; {self._policy.keep_mode(mode, self._mounts, self.armed)}"
