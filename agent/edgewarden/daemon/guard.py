@@ -152,11 +152,11 @@ def main(listen_fd: int, *, with_parent: bool = False) -> int:
     signal(SIGTERM, stop)
     signal(SIGINT, stop)
     parent = os.getppid()
+    gc.collect()
     try:
         lock_memory()
     except HardwareFault as fault:
         sys.stderr.write(f"edgewarden guard: {fault.text} ({fault.code}); goes on unlocked\n")
-    gc.collect()
     gc.freeze()
     guard = Guard(listener)
     while not stopping:
