@@ -9,8 +9,8 @@ one-shot compiles it), proving the tier (act/exec_canary.py runs before, in a pr
     python3 -I -S .../daemon/gate.py /var/lib/edgewarden /run/edgewarden
 
 starts without site-packages and settings parser. (With -c and an import of ``main`` it is 0.8 MB
-smaller still: a script's own source is compiled at every start.) It makes RUN/gate-facts.sock and RUN/gate.sock,
-and connects to guard at RUN/guard.sock.
+smaller still: a script's own source is compiled at every start.) It makes RUN/gate-facts.sock and
+RUN/gate.sock, and connects to guard at RUN/guard.sock.
 """
 
 from __future__ import annotations
