@@ -13,11 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 
 from tests import features, settled
 
 pytest_plugins = ["tests.ledger"]
+
+# No deadline: a loaded machine is no fault of the code. No database: nothing is left in the checkout;
+# what failed is printed as a line to paste back.
+hypothesis.settings.register_profile("house", deadline=None, database=None, print_blob=True)
+hypothesis.settings.load_profile("house")
 
 DEFAULT_RUNS = 20
 """How often a repeated test repeats by default: what issue 2 asks of the power-cut harness."""
