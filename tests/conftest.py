@@ -20,8 +20,8 @@ from tests import features, settled
 
 pytest_plugins = ["tests.ledger"]
 
-# No deadline: a loaded machine is no fault of the code. No database: nothing is left in the checkout;
-# what failed is printed as a line to paste back.
+# No deadline: a loaded machine is no fault of the code. No database: nothing is left in the
+# checkout; what failed is printed as a line to paste back.
 hypothesis.settings.register_profile("house", deadline=None, database=None, print_blob=True)
 hypothesis.settings.load_profile("house")
 
@@ -56,6 +56,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def session_leaves_nothing() -> Iterator[None]:
     """The whole run leaves the machine as it found it."""
     settled.adopt_orphans()
+    settled.isolate_mounts()
     before = settled.look()
     yield
     settled.check(before)

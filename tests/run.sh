@@ -55,13 +55,6 @@ trap close EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# A mount namespace of their own: what other people on this machine mount meanwhile is not taken for a test's leftover, and
-# what a killed test has mounted goes with it.
-isolated=()
-isolate() {
-    if unshare --mount --propagation private true 2>/dev/null; then isolated=(unshare --mount --propagation private); fi
-}
-
 # --- one run of pytest -----------------------------------------------------------------------------------------------
 
 # run LEDGER VENV ARGUMENT...: the ledger's name stands in tests/test-count.txt and, for skips, in tests/allowed-skips.txt.
@@ -75,7 +68,7 @@ run() {
 start() {
     local ledger=$1 venv=$2
     shift 2
-    "${isolated[@]}" "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/$ledger" \
+    "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/$ledger" \
         --tier "$ledger" --tally "$work/$ledger.tally" "${runs[@]}" "$@" || true
 }
 
@@ -131,6 +124,5 @@ tier_boot() {
 
 apt_need mosquitto:mosquitto mosquitto_sub:mosquitto-clients ip:iproute2 mkfs.ext4:e2fsprogs mount:mount \
     unshare:util-linux openssl:openssl systemd-analyze:systemd
-isolate
 for tier in "${tiers[@]}"; do "tier_$tier"; done
 finished=yes

@@ -25,6 +25,8 @@ SETTLE_S = 3.0
 """How long something may take to go away: guard's trip time (2 s) and a margin."""
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+CLONE_NEWNS = 0x00020000  # <linux/sched.h>
+MS_REC, MS_PRIVATE = 0x4000, 0x40000  # <linux/mount.h>
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,19 @@ def adopt_orphans() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def isolate_mounts() -> None:
+    """Give this process a mount namespace of its own, where it may.
+
+    What others on this machine mount meanwhile is then not taken for a test's leftover, and what
+    a killed run has mounted goes with it. Without root there is nothing a test could mount.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() != 0 or libc.unshare(CLONE_NEWNS) != 0:
+        return
+    if libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None) != 0:
+        raise OSError(ctypes.get_errno(), "mount --make-rprivate /")
 
 
 def look(*, nft: bool = True) -> Picture:
