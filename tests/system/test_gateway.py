@@ -83,6 +83,19 @@ def test_broken_settings_change_nothing_that_runs(site: Site) -> None:
     assert site.pids() == before
 
 
+def test_a_second_agent_on_the_same_folders_is_refused_and_harms_nothing(site: Site) -> None:
+    before = site.pids()
+    second = site.command("run")
+    assert second.returncode == 65
+    assert "EW-AGT-009" in second.stderr.decode()
+    link = site.command("link")
+    assert link.returncode != 0
+    assert "EW-SPL-009" in link.stderr.decode()
+    assert site.pids() == before
+    assert site.status()["uplink"]["connected"]
+    assert site.shown()["attestation"]["result"] == "affirming"
+
+
 def test_one_flipped_byte_of_code_is_contraindicated(site: Site) -> None:
     site.await_fleet(lambda f: f["attestation"]["result"] == "affirming")
     victim = site.agent / "edgewarden" / "judge" / "triage.py"

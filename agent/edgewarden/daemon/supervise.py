@@ -31,6 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgewarden.errors import OperatorFault
 from edgewarden.kernel.process import die_with_parent
 
 RESTART_S = 0.5
@@ -111,13 +112,21 @@ def _prepare_folders(plan: Plan) -> None:
     theirs = [Path(plan.state_dir, name) for name in ("identity", "spool", "link")]
     for folder in [*theirs, Path(plan.run_dir, "link")]:
         folder.mkdir(mode=0o750, exist_ok=True)
-        if user is not None:
-            for entry in (folder, *folder.rglob("*")):
+        if user is not None and folder.stat().st_uid == os.geteuid():
+            # Still ours, so nobody else has put anything in it: what root enrolled changes hands.
+            for entry in (*folder.rglob("*"), folder):
                 os.chown(entry, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
 
 def _guard_listener(plan: Plan) -> socket.socket:
+    """guard's socket; refuses to take it from a supervisor that lives."""
     path = Path(plan.run_dir, "guard.sock")
+    if _answers(path):
+        raise OperatorFault(
+            f"another supervisor runs on {plan.run_dir}",
+            code="EW-AGT-009",
+            next_step="end it first, or give this one other [paths]",
+        )
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mask = os.umask(0o177)
@@ -127,6 +136,16 @@ def _guard_listener(plan: Plan) -> socket.socket:
         os.umask(mask)
     listener.listen(4)
     return listener
+
+
+def _answers(path: Path) -> bool:
+    """Does anybody listen at this socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+        try:
+            other.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 def _parts(plan: Plan, listener: socket.socket) -> list[Part]:

@@ -33,6 +33,7 @@ from pathlib import Path
 from edgewarden.errors import OurFault
 from edgewarden.ports import ClassState, Loss, Stored
 from edgewarden.record.lane import Lane
+from edgewarden.record.lock import SpoolLock
 from edgewarden.record.segment import DiskFull, Mark, renamed_errors, sync_folder
 from edgewarden.wire.record import RecordClass, record_hash
 
@@ -64,6 +65,14 @@ class DiskSpool:
         self._cap_bytes = cap_bytes
         with renamed_errors(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = SpoolLock(folder)
+        try:
+            self._open()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self) -> None:
         try:
             self._lanes = self._open_lanes()
         except DiskFull:
@@ -71,8 +80,8 @@ class DiskSpool:
             if not self.lend_ballast():
                 raise
             self._lanes = self._open_lanes()
-        with renamed_errors(folder):
-            sync_folder(folder)
+        with renamed_errors(self._folder):
+            sync_folder(self._folder)
         self._victim: Loss | None = None
         self._acked: dict[int, int] = {}
         self._gone: dict[int, int] = {}
@@ -269,6 +278,7 @@ class DiskSpool:
                 self._commit(self._lanes[RecordClass.AUDIT], [])
         for lane in self._lanes.values():
             lane.close()
+        self._lock.close()
 
     def _latest_marks(self) -> dict[int, Mark]:
         found: dict[int, Mark] = {}

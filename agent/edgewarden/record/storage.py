@@ -224,13 +224,15 @@ class StorageThread:
             self._fault = None
         except HardwareFault as fault:
             self._fault = fault
-        for work, done in self._intake.take_calls():
-            try:
-                done.set_result(work(journal))
-            except Exception as fault:
-                done.set_exception(fault)
+        answers = [(done, _outcome(work, journal)) for work, done in self._intake.take_calls()]
         before = self._heads
+        # First the picture, then the answers: who has an answer sees what it led to.
         self._state, self._heads = journal.spool.state(), journal.heads()
+        for done, (value, failure) in answers:
+            if failure is None:
+                done.set_result(value)
+            else:
+                done.set_exception(failure)
         for done in flushes:
             if self._fault is None:
                 done.set_result(None)
@@ -291,6 +293,14 @@ class StorageThread:
             if told_ns is None or now_ns - told_ns >= TELL_AGAIN_S * 1_000_000_000:
                 self._told_ns[loss.reason] = now_ns
                 journal.event(RecordClass.ALARM, _loss_event(loss, now_ns))
+
+
+def _outcome(work: Callable[[Journal], T], journal: Journal) -> tuple[T | None, Exception | None]:
+    """What a call returns or raises."""
+    try:
+        return work(journal), None
+    except Exception as fault:
+        return None, fault
 
 
 def _loss_event(loss: Loss, now_ns: int) -> Event:
