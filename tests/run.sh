@@ -35,12 +35,15 @@ done
 
 . requirements/apt.sh
 work=$(mktemp -d)
-finished=no floor= passed=0 failed=0 skipped=0 unavailable=0
+declare -A running=()
+finished=no passed=0 failed=0 skipped=0 unavailable=0
 close() {
     code=$?
     trap - EXIT
     apt_guard_down
-    [ -z "$floor" ] || kill -- "-$floor" 2>/dev/null || true
+    for leader in "${running[@]}"; do
+        kill -INT -- "-$leader" 2>/dev/null && wait "$leader" || true
+    done
     rm -rf "$work"
     if [ $finished = no ]; then
         failed=$((failed + 1))
@@ -57,19 +60,29 @@ trap 'exit 143' TERM
 
 # --- one run of pytest -----------------------------------------------------------------------------------------------
 
-# run LEDGER VENV ARGUMENT...: the ledger's name stands in tests/test-count.txt and, for skips, in tests/allowed-skips.txt.
+# run LEDGER VENV ARGUMENT...: the ledger's name stands in tests/test-count.txt.
 run() {
     local ledger=$1 began=$SECONDS
     printf '\n=== %s (%s)\n' "$ledger" "$2"
-    start "$@"
+    launch "$@"
+    finish "$ledger"
     count "$ledger" $((SECONDS - began))
 }
 
-start() {
+# Each run of pytest leads a process group of its own, which close() can end as Ctrl-C would, fixtures and all.
+launch() {
     local ledger=$1 venv=$2
     shift 2
+    set -m
     "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/$ledger" \
-        --tier "$ledger" --tally "$work/$ledger.tally" "${runs[@]}" "$@" || true
+        --tier "$ledger" --tally "$work/$ledger.tally" "${runs[@]}" "$@" &
+    running[$ledger]=$!
+    set +m
+}
+
+finish() {
+    wait "${running[$1]}" || true
+    unset "running[$1]"
 }
 
 # count LEDGER SECONDS: adds what start left in the ledger's tally.
@@ -95,12 +108,9 @@ tier_unit() {
     for pid in "${pids[@]}"; do wait "$pid"; done
     # The floor beside the ceiling, one core each; it is shown when the ceiling is done.
     local began=$SECONDS
-    set -m # a process group of its own, which close() can end
-    start floor .venv-floor "${not_unit[@]}" --ignore=tests/rules tests >"$work/floor.log" 2>&1 & floor=$!
-    set +m
+    launch floor .venv-floor "${not_unit[@]}" --ignore=tests/rules tests >"$work/floor.log" 2>&1
     run unit .venv "${not_unit[@]}" tests
-    wait "$floor"
-    floor=
+    finish floor
     printf '\n=== floor (.venv-floor)\n'
     cat "$work/floor.log"
     count floor $((SECONDS - began))
@@ -108,8 +118,6 @@ tier_unit() {
 }
 
 tier_system() {
-    # The peers too: the stranger who verifies what mosquitto_sub prints lives there.
-    bash requirements/venv.sh .venv-peers peers
     bash requirements/venv.sh .venv ceiling
     bash requirements/venv.sh .venv-peers peers # the stranger's interpreter: pycose, and no edgewarden
     run system .venv tests/system
