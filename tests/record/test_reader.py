@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,11 +131,9 @@ def test_what_a_killed_agent_left_can_be_read(tmp_path: Path, index: str) -> Non
 
 
 def test_a_changed_byte_is_found(state: Path) -> None:
-    seq, data = (
-        sqlite3.connect(newest(state, ALARM))
-        .execute("SELECT seq, data FROM record ORDER BY seq LIMIT 1 OFFSET 3")
-        .fetchone()
-    )
+    with closing(sqlite3.connect(newest(state, ALARM))) as db:
+        rows = db.execute("SELECT seq, data FROM record ORDER BY seq LIMIT 1 OFFSET 3")
+        seq, data = rows.fetchone()
     changed = bytearray(data)
     changed[-100] ^= 1
     change(newest(state, ALARM), "UPDATE record SET data=? WHERE seq=?", bytes(changed), seq)

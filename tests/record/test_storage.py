@@ -263,4 +263,4 @@ def test_the_loop_peeks_and_acknowledges_without_touching_the_disk_itself() -> N
         assert storage.state()[ALARM].acked == 3
         assert changes
         assert changes[-1] == 4
-        assert storage.busy_since_ns() is None
+        wait_until(lambda: storage.busy_since_ns() is None)
