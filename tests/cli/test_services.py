@@ -51,3 +51,16 @@ def test_gate_without_a_compiled_policy_says_what_is_missing(tmp_path: Path) -> 
     assert done.returncode == 2
     assert f"{tmp_path}/state/policy" in done.stderr
     assert "edgewarden-policy.service" in done.stderr
+
+
+def test_gate_starts_from_paths_when_the_settings_are_broken(tmp_path: Path) -> None:
+    """It gets as far as its own files: what comes after a reboot does not hang on a typo."""
+    settings = tmp_path / "e.toml"
+    settings.write_text(f'[paths]\nstate = "{tmp_path}/s"\nrun = "{tmp_path}/r"\n[hosst]\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "edgewarden", "gate", "--settings", str(settings)],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert "no such section" in done.stderr
+    assert f"{tmp_path}/s/policy" in done.stderr
+    assert done.returncode == 2

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -73,10 +70,8 @@ def test_broken_settings_change_nothing_that_runs(site: Site) -> None:
         assert "bulk_comit_s" in told
         assert "did you mean bulk_commit_s?" in told
         assert "hosst" in told
-        link = site.stage.folder / "gateway" / "run" / "link" / "link.sock"
-        told_by_link = ask(link)
-        assert any("bulk_comit_s" in r["text"] for r in told_by_link["reasons"])
-        assert told_by_link["verdict"] == "degraded"
+        site.await_status(lambda s: any("bulk_comit_s" in r["text"] for r in s["reasons"]))
+        assert site.status()["verdict"] == "degraded"
     finally:
         site.gateway.settings.write_text(good)
     os.kill(before["link"], signal.SIGHUP)
@@ -130,14 +125,17 @@ def test_a_stopped_agent_starts_where_it_was_and_a_killed_one_leaves_nothing() -
         wait_until(lambda: not any(_lives(pid) for pid in parts.values()), 15)
 
 
-def ask(path: Path) -> dict[str, Any]:
-    """link's status, straight from its socket: the command would stumble over the settings."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
-        sock.connect(str(path))
-        sock.sendall(b'{"schema":"edgewarden.control/1","command":"status"}\n')
-        answer: dict[str, Any] = json.loads(sock.makefile().readline())
-        return answer
+def test_a_broken_file_keeps_nothing_down_after_a_reboot() -> None:
+    with standing() as site:
+        site.stop()
+        with site.gateway.settings.open("a") as settings:
+            settings.write("\n[hosst]\nperiod_s = 5\n")
+        site.start()
+        site.await_status(lambda s: s["uplink"]["connected"])
+        assert set(site.pids()) == set(PARTS)
+        status = site.status()
+        assert "EW-SET-013" in [reason["code"] for reason in status["reasons"]]
+        assert "EW-AGT-003" not in [reason["code"] for reason in status["reasons"]]
 
 
 def _lives(pid: int) -> bool:

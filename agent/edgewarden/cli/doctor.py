@@ -26,8 +26,8 @@ from edgewarden.judge.health import BACKLOG_RECORDS
 from edgewarden.probe import host
 from edgewarden.probe.control import ask_gate, ask_link
 from edgewarden.probe.disk import Disk, room
-from edgewarden.settings.faults import SettingsFaults
-from edgewarden.settings.files import read_settings, settings_files
+from edgewarden.settings.files import settings_files
+from edgewarden.settings.lenient import read_leniently
 from edgewarden.settings.schema import Settings
 from edgewarden.wire.control import Command
 from edgewarden.wire.local import GateStats, Request
@@ -133,10 +133,7 @@ class Ladder:
 
 def _climb(settings_path: str, ladder: Ladder) -> None:
     """Every rung from the ground up."""
-    settings = _settings(settings_path, ladder)
-    if settings is None:
-        ladder.step(judge.unchecked("the rest", "settings", "needs settings without faults"))
-        return
+    settings, whole = _settings(settings_path, ladder)
     _folders(settings, ladder)
     identity = _identity(settings, ladder)
     ladder.step(judge.judge_clock(ladder.clock.now()))
@@ -148,20 +145,21 @@ def _climb(settings_path: str, ladder: Ladder) -> None:
     if status is None:
         ladder.step(judge.unchecked("sensors", "sensors", "needs link"))
     else:
-        for rung in judge.judge_sensors(status["sensors"], len(settings.serial)):
+        ports = len(settings.serial) if whole else len(status["sensors"])
+        for rung in judge.judge_sensors(status["sensors"], ports):
             ladder.step(rung)
     ladder.step(judge.judge_memory(host.available_bytes()))
     ladder.step(judge.judge_heat(host.hottest_mc()))
 
 
-def _settings(path: str, ladder: Ladder) -> Settings | None:
-    try:
-        settings = read_settings(path, Disk())
-    except SettingsFaults as found:
+def _settings(path: str, ladder: Ladder) -> tuple[Settings, bool]:
+    """What the settings say, and whether that is all of it."""
+    found = read_leniently(path, Disk())
+    if found.faults:
         ladder.step(judge.judge_settings(0, [str(fault) for fault in found.faults]))
-        return None
+        return found.settings, False
     ladder.step(judge.judge_settings(len(settings_files(path, Disk())), []))
-    return settings
+    return found.settings, True
 
 
 def _folders(settings: Settings, ladder: Ladder) -> None:

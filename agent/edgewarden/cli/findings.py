@@ -6,10 +6,8 @@ import argparse
 from typing import Any
 
 from edgewarden.cli.console import Console, Exit, clip
-from edgewarden.cli.services import settings_option
+from edgewarden.cli.services import lenient_settings, settings_option
 from edgewarden.probe.control import ask_link
-from edgewarden.probe.disk import Disk
-from edgewarden.settings.files import read_settings
 from edgewarden.wire.control import Command
 from edgewarden.wire.facts import Severity
 
@@ -23,7 +21,7 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print the list; having findings is no failure of this command."""
-    settings = read_settings(args.settings, Disk())
+    settings = lenient_settings(args, console).settings
     body: dict[str, Any] = ask_link(settings.paths.run, Command.FINDINGS)
     if args.json:
         console.json("edgewarden.findings/1", {k: v for k, v in body.items() if k != "schema"})

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from edgewarden.cli.console import Console, Exit
-from edgewarden.cli.services import settings_option, system_clock
+from edgewarden.cli.services import lenient_settings, settings_option, system_clock
 from edgewarden.errors import OperatorFault
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_settings
@@ -55,7 +55,7 @@ def _enroll(args: argparse.Namespace, console: Console) -> int:
 def _show(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.trust import identity as store
 
-    identity = store.load(Path(read_settings(args.settings, Disk()).paths.state))
+    identity = store.load(Path(lenient_settings(args, console).settings.paths.state))
     if args.json:
         console.json(
             "edgewarden.identity/1",
@@ -87,7 +87,7 @@ def _selftest(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.trust.keys import verifier_for
     from edgewarden.trust.tls import client_context
 
-    settings = read_settings(args.settings, Disk())
+    settings = lenient_settings(args, console).settings
     identity = store.load(Path(settings.paths.state))
     signer = identity.signer()
     message = b"edgewarden identity selftest"

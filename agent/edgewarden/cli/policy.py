@@ -12,12 +12,12 @@ from pathlib import Path
 
 from edgewarden.cli.config import check_json
 from edgewarden.cli.console import Console, Exit, clip
-from edgewarden.cli.services import compile_policy, settings_option
+from edgewarden.cli.services import compile_policy, lenient_settings, settings_option
 from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.faults import SettingsFaults
-from edgewarden.settings.files import read_policy, read_settings
+from edgewarden.settings.files import read_policy
 from edgewarden.wire.local import Answer, GateStats, Request
 
 TABLE = "policy/exec.table"
@@ -63,7 +63,7 @@ def _check(args: argparse.Namespace, console: Console) -> int:
 
 
 def _mode(args: argparse.Namespace, console: Console) -> int:
-    settings = read_settings(args.settings, Disk())
+    settings = lenient_settings(args, console).settings
     answer = ask_gate(settings.paths.run, Request("mode", args.mode))
     if isinstance(answer, Answer) and not answer.ok:
         raise OperatorFault(
@@ -76,7 +76,11 @@ def _mode(args: argparse.Namespace, console: Console) -> int:
 
 
 def _compile(args: argparse.Namespace, console: Console) -> int:
-    done = compile_policy(args.settings)
+    try:
+        done = compile_policy(args.settings)
+    except SettingsFaults:
+        console.note("edgewarden: nothing was compiled: gate keeps its last table")
+        raise
     word = "changed" if done.changed else "unchanged"
     taken = "gate took it" if done.reloaded else "gate is not running; it reads it at its start"
     console.line(f"{done.rules} program(s), generation {done.generation} ({word}); {taken}")
@@ -84,7 +88,7 @@ def _compile(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    settings = read_settings(args.settings, Disk())
+    settings = lenient_settings(args, console).settings
     policy = read_policy(settings.exec.policy, Disk())
     table = _table(settings.paths.state)
     gate, why_not = _gate(settings.paths.run)

@@ -6,10 +6,8 @@ import argparse
 from typing import Any
 
 from edgewarden.cli.console import Console, Exit, clip
-from edgewarden.cli.services import settings_option
+from edgewarden.cli.services import lenient_settings, settings_option
 from edgewarden.probe.control import ask_link
-from edgewarden.probe.disk import Disk
-from edgewarden.settings.files import read_settings
 from edgewarden.wire.control import Command
 
 WELL = ("live", "open")
@@ -24,12 +22,12 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Print the list; degraded when one of them needs somebody."""
-    settings = read_settings(args.settings, Disk())
-    body: dict[str, Any] = ask_link(settings.paths.run, Command.SENSORS)
+    """Print the list; degraded when one of them, or the settings, need somebody."""
+    found = lenient_settings(args, console)
+    body: dict[str, Any] = ask_link(found.settings.paths.run, Command.SENSORS)
     sensors = body["sensors"]
     ill = [name for name, s in sensors.items() if s["state"] not in WELL]
-    code = Exit.DEGRADED if ill else Exit.OK
+    code = Exit.DEGRADED if ill or found.faults else Exit.OK
     if args.json:
         console.json("edgewarden.sensors/1", {k: v for k, v in body.items() if k != "schema"})
         return code

@@ -3,6 +3,10 @@
 gate and guard do not run in this interpreter: it becomes a lean one (``_become``). The others are
 imported when they are asked for, so that no command pays for another's libraries.
 ``system_clock`` and ``compile_policy`` are the two things other nouns need from daemon/.
+
+Broken settings keep neither gate nor the supervisor down: both need [paths] alone, and a machine
+that was guarded yesterday must be guarded after a reboot. ``lenient_settings`` is for every command
+that looks at the agent or takes it in hand.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from edgewarden.cli.console import Console
 from edgewarden.probe.disk import Disk
-from edgewarden.settings.files import DEFAULT_SETTINGS, read_settings
+from edgewarden.settings.faults import SettingsFaults
+from edgewarden.settings.files import DEFAULT_SETTINGS
+from edgewarden.settings.lenient import LAST_GOOD, Lenient, read_leniently
 
 if TYPE_CHECKING:
     from edgewarden.daemon.policy import Compiled
@@ -32,6 +38,16 @@ def settings_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def lenient_settings(args: argparse.Namespace, console: Console) -> Lenient:
+    """The settings as far as they can be had; their faults are told on stderr."""
+    found = read_leniently(args.settings, Disk())
+    if found.faults:
+        more = f" (and {len(found.faults) - 1} more)" if len(found.faults) > 1 else ""
+        console.note(f"edgewarden: settings: {found.faults[0]}{more}")
+        console.note(f"  next: run `edgewarden config check {args.settings}`; going on without")
+    return found
+
+
 def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     """The arguments of one service entry point."""
     settings_option(parser)
@@ -41,13 +57,16 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.daemon.supervise import Plan, supervise
 
-    settings = read_settings(args.settings, Disk())
-    paths, user = settings.paths, settings.exec.link_user
+    found = lenient_settings(args, console)
+    paths, user = found.settings.paths, found.settings.exec.link_user
+    ran_before = [Path(paths.state, name) for name in (GATE_CONFIG, LAST_GOOD)]
+    if found.faults and not any(path.exists() for path in ran_before):
+        raise SettingsFaults(found.faults)  # nothing to go on with: a new installation's typing
     return supervise(Plan(args.settings, paths.state, paths.run, user))
 
 
 def _gate(args: argparse.Namespace, console: Console) -> int:
-    paths = read_settings(args.settings, Disk()).paths
+    paths = lenient_settings(args, console).settings.paths
     return _become(
         "from edgewarden.daemon.gate import main", "*sys.argv[1:]", paths.state, paths.run
     )
@@ -76,6 +95,8 @@ def _link(args: argparse.Namespace, console: Console) -> int:
     return main(args.settings)
 
 
+GATE_CONFIG = "policy/gate.conf"
+"""Below [paths] state: what the policy one-shot last compiled for gate."""
 LISTEN_FD = 3
 """Where systemd and the supervisor put guard's listening socket (sd_listen_fds(3))."""
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgewarden.cli.console import Console, Exit, amount, clip
-from edgewarden.cli.services import settings_option
+from edgewarden.cli.services import lenient_settings, settings_option
 from edgewarden.errors import TrustFault
-from edgewarden.probe.disk import Disk
-from edgewarden.settings.files import read_settings
 
 if TYPE_CHECKING:
     from edgewarden.record.reader import ClassReport
@@ -35,9 +33,9 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     verify.add_argument("--ca", metavar="FILE", help="root certificate (default: the identity's)")
 
 
-def _state(args: argparse.Namespace) -> Path:
+def _state(args: argparse.Namespace, console: Console) -> Path:
     """The state folder; with --state no settings are read: a copied folder needs none."""
-    return Path(args.state or read_settings(args.settings, Disk()).paths.state)
+    return Path(args.state or lenient_settings(args, console).settings.paths.state)
 
 
 def _stat(args: argparse.Namespace, console: Console) -> int:
@@ -45,7 +43,7 @@ def _stat(args: argparse.Namespace, console: Console) -> int:
 
     classes = {
         record_class.label: {field: int(getattr(counters, field)) for field in _FIELDS}
-        for record_class, counters in reader.stat(_state(args)).items()
+        for record_class, counters in reader.stat(_state(args, console)).items()
     }
     if args.json:
         console.json("edgewarden.spool/1", {"classes": classes})
@@ -62,7 +60,7 @@ def _verify(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.record import reader
     from edgewarden.trust.keys import verifier_for
 
-    state = _state(args)
+    state = _state(args, console)
     root = Path(args.ca) if args.ca else state / "identity" / "current" / "ca.pem"
     chains = chain_verifier(root) if args.ca or root.exists() else None
     report = reader.verify(state, verifier_for if chains else None, chains)

@@ -12,16 +12,17 @@ from typing import Any
 
 from edgewarden import __version__
 from edgewarden.cli.console import HEIGHT, WIDTH, Console, Exit, amount, clip
-from edgewarden.cli.services import settings_option, system_clock
+from edgewarden.cli.services import lenient_settings, settings_option, system_clock
 from edgewarden.errors import EdgewardenError, PeerUnavailable
 from edgewarden.probe.control import ask_link
-from edgewarden.probe.disk import Disk
-from edgewarden.settings.files import read_settings
+from edgewarden.settings.faults import Fault
 from edgewarden.settings.schema import Settings
 from edgewarden.wire.control import Command
 
 _EXIT = {"ok": Exit.OK, "degraded": Exit.DEGRADED, "failing": Exit.FAILING}
 
+UNUSED = "EW-SET-013"
+"""As judge/health.py says it for link."""
 MAX_SENSORS = 4
 MAX_REASONS = 3
 """Rows on the screen; `sensors` and `--json` show all. With all of them the screen is full."""
@@ -36,12 +37,15 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print the status; the exit code is its verdict, 3 when link is not running."""
-    settings = read_settings(args.settings, Disk())
+    found = lenient_settings(args, console)
+    settings = found.settings
     try:
         body: dict[str, Any] = ask_link(settings.paths.run, Command.STATUS)
+        _tell_faults(found.faults, body)
         code = _EXIT.get(body["verdict"], Exit.FAILING)
     except PeerUnavailable as fault:
         body = from_disk(settings, fault)
+        _tell_faults(found.faults, body)
         code = Exit.NOT_RUNNING
     if args.json:
         body.pop("schema", None)
@@ -50,6 +54,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for row in screen(body)[:HEIGHT]:
         console.line(clip(row))
     return code
+
+
+def _tell_faults(faults: tuple[Fault, ...], body: dict[str, Any]) -> None:
+    """Faulty files are a reason, also while link has not looked at them yet."""
+    if not faults or any(reason["code"] == UNUSED for reason in body["reasons"]):
+        return
+    text = f"new settings are not used: {faults[0]}"
+    step = "run `edgewarden config check FILE` and mend what it names"
+    body["reasons"].append({"code": UNUSED, "text": text, "next": step})
+    if body["verdict"] == "ok":
+        body["verdict"] = "degraded"
 
 
 def from_disk(settings: Settings, fault: PeerUnavailable) -> dict[str, Any]:

@@ -21,12 +21,11 @@ from edgewarden.errors import HardwareFault
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.faults import SettingsFaults
 from edgewarden.settings.files import read_loaded, settings_files
-from edgewarden.settings.schema import Paths, Settings
-from edgewarden.settings.source import SourceFile, read
+from edgewarden.settings.lenient import LAST_GOOD, read_leniently
+from edgewarden.settings.schema import Settings
+from edgewarden.settings.source import SourceFile
 from edgewarden.settings.validate import load
 from edgewarden.wire.manifest import files_digest
-
-KEPT = Path("link", "last-good")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def choose(path: str) -> Running:
     try:
         settings = read_loaded(path, Disk()).settings
     except SettingsFaults as faulty:
-        kept = Path(_state_of(path), KEPT)
+        kept = Path(read_leniently(path, Disk()).settings.paths.state, LAST_GOOD)
         files = tuple(sorted(kept.glob("*.toml"))) if kept.is_dir() else ()
         if not files:
             raise
@@ -81,20 +80,9 @@ def _digest(files: tuple[Path, ...]) -> bytes:
     return files_digest(file.read_bytes() for file in files)
 
 
-def _state_of(path: str) -> str:
-    """[paths] state as far as the faulty file still says it, else the default."""
-    try:
-        tree = read(SourceFile(path, Path(path).read_text())).tree
-    except (OSError, UnicodeDecodeError):
-        tree = {}
-    paths = tree.get("paths")
-    state = paths.get("state") if isinstance(paths, dict) else None
-    return state if isinstance(state, str) and state.startswith("/") else Paths().state
-
-
 def _keep(state: Path, files: tuple[Path, ...]) -> None:
     """Copy the good files; a disk that refuses costs the copy, never the start."""
-    kept = state / KEPT
+    kept = state / LAST_GOOD
     try:
         kept.mkdir(parents=True, exist_ok=True)
         for old in kept.glob("*.toml"):

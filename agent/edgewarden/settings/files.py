@@ -12,6 +12,7 @@ one), and keeping the last good tree when this raises (daemon/).
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Protocol
 
@@ -65,6 +66,19 @@ def read_loaded(path: str, disk: Files) -> Loaded:
     if faults:
         raise SettingsFaults(faults)
     return loaded
+
+
+def readable_sources(path: str, disk: Files) -> list[SourceFile]:
+    """Those of the settings' files that can be read; the faults are ``read_loaded``'s to tell."""
+    try:
+        files = settings_files(path, disk)
+    except SettingsFaults:
+        files = [path]
+    sources: list[SourceFile] = []
+    for file in files:
+        with contextlib.suppress(SettingsFaults):
+            sources.append(_text(file, MAX_FILE_BYTES, disk))
+    return sources
 
 
 def settings_files(path: str, disk: Files) -> list[str]:
