@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +66,21 @@ def test_gate_starts_from_paths_when_the_settings_are_broken(tmp_path: Path) -> 
     assert "no such section" in done.stderr
     assert f"{tmp_path}/s/policy" in done.stderr
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["nothing", "no socket"])
+def test_guard_without_a_socket_says_so_in_one_line(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "file").write_text("")
+    opened = f"os.dup2(os.open('{tmp_path}/file', os.O_RDONLY), 3)" if there else ""
+    handed = (
+        f"import os, sys\ntry: os.close(3)\nexcept OSError: pass\n{opened}\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'edgewarden', 'guard'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", handed],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 64
+    (line,) = done.stderr.splitlines()
+    assert "descriptor 3" in line
+    assert "edgewarden-guard.socket" in line

@@ -140,9 +140,16 @@ def main(listen_fd: int, *, with_parent: bool = False) -> int:
         with_parent: end when the parent ends, once no gate is left to watch.
 
     Returns:
-        0 after SIGTERM, or when the parent is gone.
+        0 after SIGTERM, or when the parent is gone; 64 (EX_USAGE) without a socket.
     """
-    listener = socket(fileno=listen_fd)
+    try:
+        listener = socket(fileno=listen_fd)
+    except OSError as fault:  # nothing there, or no socket
+        sys.stderr.write(
+            f"edgewarden guard: descriptor {listen_fd} is no socket: {fault.strerror} (EW-AGT-007);"
+            " systemd's edgewarden-guard.socket or `edgewarden run` hands it over\n"
+        )
+        return 64
     listener.setblocking(False)
     stopping: list[int] = []
 
