@@ -52,8 +52,9 @@ def test_every_command_has_help_that_fits(
 def test_the_commands_of_this_release() -> None:
     assert {" ".join(words) for words in commands()} == {
         "run", "gate", "guard", "link", "enroll", "status", "doctor", "sensors", "findings",
-        "explain", "identity", "identity show", "identity selftest", "policy", "policy show",
-        "policy check", "policy learn", "policy observe", "policy enforce", "policy compile",
+        "explain", "identity", "identity show", "identity selftest", "identity renew",
+        "policy", "policy show", "policy check", "policy learn", "policy observe",
+        "policy enforce", "policy compile",
         "config", "config show", "config check", "config reference", "spool", "spool stat",
         "spool verify",
     }  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.standing import Site, standing
+from tests.system.standing import FLEET, Site, read_json, standing
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "mosquitto")
@@ -89,6 +89,31 @@ def test_a_second_agent_on_the_same_folders_is_refused_and_harms_nothing(site: S
     assert site.pids() == before
     assert site.status()["uplink"]["connected"]
     assert site.shown()["attestation"]["result"] == "affirming"
+
+
+def test_a_renewed_certificate_is_taken_at_once_and_nothing_is_lost(site: Site) -> None:
+    before, key = site.status(), site.gateway.identity / "key.pem"
+    was_serial, was_key = before["identity"]["certificate"]["serial"], key.read_bytes()
+    token = site.stage.folder / "renewal"
+    made = site.stage.run(
+        FLEET, "token", "new", "--dir", site.demo.fleet, "--device", before["device"], "--json"
+    )
+    said = read_json(made)
+    token.write_text(said["token"])
+    done = site.command("identity", "renew", "--ca", said["url"], "--token-file", str(token))
+    assert done.returncode == 0, done.stderr
+    site.await_status(
+        lambda s: s["uplink"]["connected"]
+        and s["identity"]["certificate"]["serial"] not in (was_serial, "")
+    )
+    assert key.read_bytes() == was_key
+    assert key.stat().st_uid != 0
+    promised = {name: c["durable"] for name, c in site.status()["spool"].items()}
+    site.await_fleet(lambda f: all(f["chain"][n]["head"] >= d for n, d in promised.items()))
+    site.await_fleet(lambda f: f["attestation"]["result"] == "affirming")
+    shown = site.shown()
+    assert [c["unexplained_gaps"] for c in shown["chain"].values()] == [0, 0, 0]
+    assert shown["reports_rejected"] == {}
 
 
 def test_one_flipped_byte_of_code_is_contraindicated(site: Site) -> None:

@@ -24,8 +24,8 @@ from edgewarden.errors import (
     WireRefusal,
 )
 from edgewarden.trust import identity
-from edgewarden.trust.enrol import enroll
-from edgewarden.trust.identity import load
+from edgewarden.trust.enrol import enroll, renew
+from edgewarden.trust.identity import load, replaced
 from edgewarden.wire import enrol
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca import server as fleet_server
@@ -382,3 +382,131 @@ def test_a_signing_request_of_another_curve_is_refused_by_the_fleet() -> None:
     with pytest.raises(WireRefusal) as caught:
         certificates.read_request(certificates.pem(request))  # type: ignore[arg-type]
     assert caught.value.name == "csr_invalid"
+
+
+# --- renewal -----------------------------------------------------------------------------------
+
+
+def test_the_fleet_renews_the_same_key_with_a_new_token(
+    fleet_service: tuple[str, Callable[..., str]], tmp_path: Path
+) -> None:
+    url, token = fleet_service
+    old = enroll(tmp_path, url, token("gw-renew"))
+    assert not replaced(tmp_path, old)
+    new = renew(tmp_path, url, token("gw-renew"))
+    assert replaced(tmp_path, old)
+    assert load(tmp_path) == new
+    assert (new.device, new.tenant, new.verifier_key) == (old.device, old.tenant, old.verifier_key)
+    assert new.key_path.read_bytes() == old.key_path.read_bytes()
+    assert new.ca_path.read_bytes() == old.ca_path.read_bytes()
+    assert new.serial != old.serial
+    leaf = x509.load_der_x509_certificate(new.x5chain()[0])
+    assert leaf.public_key() == old.signer().private_key().public_key()
+    assert (old.folder / "cert.pem").exists(), "a running link still reads it"
+
+
+def test_a_certificate_that_has_ended_is_renewed_too(
+    fleet_service: tuple[str, Callable[..., str]], tmp_path: Path
+) -> None:
+    url, token = fleet_service
+    old = enroll(tmp_path, url, token("gw-ended"))
+    body = json.loads((old.folder / "identity.json").read_text())
+    body["not_after_utc"] = "2020-01-01T00:00:00Z"
+    (old.folder / "identity.json").write_text(json.dumps(body))
+    assert renew(tmp_path, url, token("gw-ended")).not_after_utc > "2026"
+
+
+def test_a_spent_token_renews_nothing(
+    fleet_service: tuple[str, Callable[..., str]], tmp_path: Path
+) -> None:
+    url, token = fleet_service
+    old = enroll(tmp_path / "a", url, token("gw-a"))
+    for text, name in (
+        (token("gw-a", 60, time.time() - 3600), "token_expired"),
+        (str(enrol.Token("gw-a", bytes(32), enrol.parse_token(token("gw-a")).ca_sha256)),
+         "token_unknown"),
+    ):  # fmt: skip
+        with pytest.raises(WireRefusal) as caught:
+            renew(tmp_path / "a", url, text)
+        assert caught.value.name == name
+    assert load(tmp_path / "a") == old
+
+
+def test_a_token_of_another_fleet_moves_nobody(
+    fleet: Fleet, stranger: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    old = enroll(tmp_path, serve(fleet.honest).url, fleet.token())
+    theirs = serve(stranger.honest, ca=stranger.ca_pem(), by=stranger)
+    with pytest.raises(TrustFault) as caught:
+        renew(tmp_path, theirs.url, stranger.token())
+    assert caught.value.code == "EW-ID-009"
+    assert theirs.requests == []
+    assert load(tmp_path) == old
+
+
+def test_an_impostor_gets_no_token_to_renew_with(
+    fleet: Fleet, stranger: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    old = enroll(tmp_path, serve(fleet.honest).url, fleet.token())
+    theirs = serve(stranger.honest, by=stranger)
+    with pytest.raises(TrustFault):
+        renew(tmp_path, theirs.url, fleet.token())
+    assert theirs.requests == []
+    assert load(tmp_path) == old
+
+
+@pytest.mark.parametrize("lie", ["another key", "another device", "another issuer"])
+def test_a_renewal_that_is_not_ours_is_refused(
+    fleet: Fleet, stranger: Fleet, serve: Callable[..., Service], tmp_path: Path, lie: str
+) -> None:
+    service = serve(fleet.honest)
+    old = enroll(tmp_path, service.url, fleet.token())
+    answer, _ = LIES[lie]
+    service.on_enroll = lambda request: (200, answer(fleet, stranger, request))
+    with pytest.raises(TrustFault) as caught:
+        renew(tmp_path, service.url, fleet.token())
+    assert caught.value.code == "EW-ID-011"
+    assert load(tmp_path) == old
+
+
+def test_a_renewal_into_another_tenant_is_refused(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = serve(fleet.honest)
+    old = enroll(tmp_path, service.url, fleet.token())
+
+    def north(request: bytes) -> tuple[int, bytes]:
+        leaf = certificates.make_gateway(
+            fleet.issuing, key_of(request), "north", DEVICE, time.time()
+        )
+        return 200, json.dumps({**json.loads(fleet.answer(leaf)), "tenant": "north"}).encode()
+
+    service.on_enroll = north
+    with pytest.raises(TrustFault, match="another tenant"):
+        renew(tmp_path, service.url, fleet.token())
+    assert load(tmp_path) == old
+
+
+def test_a_token_for_another_device_renews_nothing(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = serve(fleet.honest)
+    enroll(tmp_path, service.url, fleet.token())
+    with pytest.raises(OperatorFault, match="gw-other") as caught:
+        renew(tmp_path, service.url, fleet.token("gw-other"))
+    assert f"--device {DEVICE}" in caught.value.next_step
+    assert len(service.requests) == 1
+
+
+def test_without_an_identity_there_is_nothing_to_renew(fleet: Fleet, tmp_path: Path) -> None:
+    with pytest.raises(TrustFault) as caught:
+        renew(tmp_path, "https://localhost:1", fleet.token())
+    assert caught.value.code == "EW-ID-004"
+
+
+def test_an_identity_that_is_gone_replaces_nothing(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    old = enroll(tmp_path, serve(fleet.honest).url, fleet.token())
+    (tmp_path / identity.FOLDER / identity.CURRENT).unlink()
+    assert not replaced(tmp_path, old)

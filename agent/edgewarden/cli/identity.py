@@ -1,4 +1,4 @@
-"""`edgewarden enroll` and `edgewarden identity show|selftest`: who this gateway is."""
+"""`edgewarden enroll` and `edgewarden identity show|selftest|renew`: who this gateway is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgewarden.cli.console import Console, Exit
 from edgewarden.cli.services import lenient_settings, settings_option, system_clock
-from edgewarden.errors import OperatorFault
+from edgewarden.errors import HardwareFault, OperatorFault
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_settings
 
@@ -18,10 +18,7 @@ MAX_TOKEN_BYTES = 4096
 def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     """enroll has options, identity has verbs."""
     if noun == "enroll":
-        parser.add_argument("--ca", metavar="URL", required=True, help="https://host:port")
-        parser.add_argument(
-            "--token-file", metavar="F", required=True, help="file with the operator's token"
-        )
+        _token_options(parser)
         settings_option(parser)
         parser.set_defaults(run=_enroll)
         return
@@ -29,27 +26,56 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     show = verbs.add_parser("show", help="device, tenant, grade, certificate")
     show.add_argument("--json", action="store_true", help="print JSON (edgewarden.identity/1)")
     selftest = verbs.add_parser("selftest", help="sign with the key and check it all fits")
-    for verb, run in ((show, _show), (selftest, _selftest)):
+    renew = verbs.add_parser("renew", help="a new certificate for the key that is there")
+    _token_options(renew)
+    for verb, run in ((show, _show), (selftest, _selftest), (renew, _renew)):
         settings_option(verb)
         verb.set_defaults(run=run)
+
+
+def _token_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ca", metavar="URL", required=True, help="https://host:port")
+    parser.add_argument(
+        "--token-file", metavar="F", required=True, help="file with the operator's token"
+    )
 
 
 def _enroll(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.trust.enrol import enroll
 
-    settings = read_settings(args.settings, Disk())
-    data = Disk().fetch(args.token_file, MAX_TOKEN_BYTES)
-    if len(data) > MAX_TOKEN_BYTES or not data.isascii():
-        raise OperatorFault(
-            f"{args.token_file} holds no token",
-            code="EW-ID-017",
-            next_step="save the one line that `edgewarden-fleet token new` printed",
-        )
-    identity = enroll(Path(settings.paths.state), args.ca, data.decode("ascii").strip())
+    state = read_settings(args.settings, Disk()).paths.state
+    identity = enroll(Path(state), args.ca, _token(args.token_file))
     console.line(f"enrolled {identity.device} of tenant {identity.tenant}, grade {identity.grade}")
     console.line(f"certificate {identity.serial} until {identity.not_after_utc}")
     console.line(f"broker {identity.broker_host}:{identity.broker_port}")
     return Exit.OK
+
+
+def _renew(args: argparse.Namespace, console: Console) -> int:
+    from edgewarden.trust.enrol import renew
+
+    state = lenient_settings(args, console).settings.paths.state
+    identity = renew(Path(state), args.ca, _token(args.token_file))
+    console.line(f"renewed {identity.device}: certificate {identity.serial}")
+    console.line(f"valid until {identity.not_after_utc}; a running link takes it at once")
+    return Exit.OK
+
+
+def _token(path: str) -> str:
+    """The token of a file as it stands there.
+
+    Raises:
+        OperatorFault: EW-ID-017, the file cannot be read or is no text of a token's length.
+    """
+    step = "save the one line that `edgewarden-fleet token new` printed, and name that file"
+    try:
+        data = Disk().fetch(path, MAX_TOKEN_BYTES)
+    except HardwareFault as fault:
+        text = f"the token file {path} {fault.text}"
+        raise OperatorFault(text, code="EW-ID-017", next_step=step) from fault
+    if len(data) > MAX_TOKEN_BYTES or not data.isascii():
+        raise OperatorFault(f"{path} holds no token", code="EW-ID-017", next_step=step)
+    return data.decode("ascii").strip()
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:

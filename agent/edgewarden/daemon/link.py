@@ -10,7 +10,8 @@ again.
     gate ────┘                                                         │
     verifier's nonce ─▶ attester ─▶ evidence ──────────────────────────┘
 
-TERM ends it (what waits is committed first), HUP looks at the settings again.
+TERM ends it (what waits is committed first), HUP looks at the settings again. A renewed identity is
+seen within a second and starts link anew: certificate, introductions and evidence change together.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ STUCK_STORAGE_S = 30.0
 EXIT_NOT_ENROLLED = 78
 """EX_CONFIG of <sysexits.h>: nothing to do before a person enrols this gateway."""
 EXIT_RESTART = 75
-"""EX_TEMPFAIL: start me again, with the new settings."""
+"""EX_TEMPFAIL: start me again, with the new settings or identity."""
 
 
 class Link:
@@ -286,12 +287,18 @@ class Link:
             busy_ns = self.storage.busy_since_ns()
             if busy_ns is None or now_ns - busy_ns < STUCK_STORAGE_S * 1e9:
                 self.notifier.tell("WATCHDOG=1")
+            if identities.replaced(Path(self.running.settings.paths.state), self.identity):
+                self._start_over()
 
     def _look_at_settings(self) -> None:
         restart, self.faults = config.recheck(self.path, self.running)
         if restart:
-            self.exit_code = EXIT_RESTART
-            self.stopping.set()
+            self._start_over()
+
+    def _start_over(self) -> None:
+        """End in order and be started again: with new settings, or with a renewed certificate."""
+        self.exit_code = EXIT_RESTART
+        self.stopping.set()
 
     def _tell_start(self) -> None:
         """The first facts of a start: what runs, with which settings."""

@@ -19,8 +19,9 @@ from typing import Protocol
 from edgewarden.settings.schema import Device
 
 CERTIFICATE_LIFE_S = 30 * 86400
-"""What the fleet's CA issues (issue 2); a fifth of it left is the time to act."""
-RENEW_BELOW_S = CERTIFICATE_LIFE_S // 5
+"""What the fleet's CA issues; with a third of it left a person still has time to act."""
+RENEW_BELOW_S = CERTIFICATE_LIFE_S // 3
+_RENEW = "get a new token and run `edgewarden identity renew --ca URL --token-file F`"
 
 # 2026-01-01T00:00:00Z. No certificate of this program is older: a clock before it has not been set.
 EARLIEST_S = 1767225600
@@ -143,13 +144,12 @@ def judge_identity(identity: Identity, device: Device, now: Instant) -> Rung:
         return broken("identity", "identity", text, "EW-ID-005", step)
     if left_s <= 0:
         text = f"the certificate of {identity.device} expired at {identity.not_after_utc}"
-        step = "check the clock (`date -u`); if it is right, ask the operator for a new token"
+        step = f"check the clock (`date -u`); if it is right, {_RENEW}"
         return broken("identity", "identity", text, "EW-ID-012", step)
     days = left_s / 86400
     text = f"{identity.device}, certificate until {identity.not_after_utc} ({days:.1f} days)"
     if left_s < RENEW_BELOW_S:
-        step = "ask the operator for a new token before that date"
-        return weak("identity", "identity", text, "EW-ID-013", step)
+        return weak("identity", "identity", text, "EW-ID-013", _RENEW)
     return ok("identity", "identity", text)
 
 

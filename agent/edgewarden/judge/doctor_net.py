@@ -125,10 +125,10 @@ def judge_session(uplink: Mapping[str, object], sound_below: bool) -> Rung:
     return broken("session", AREA, text, "EW-NET-009", step)
 
 
-def judge_attestation(result: str, age_s: object) -> Rung:
+def judge_attestation(result: str, age_s: float | None) -> Rung:
     """The verifier's last word, as link remembers it."""
-    if result == "affirming":
-        return ok("attestation", AREA, f"affirming, {age_s} s ago")
+    if result == "affirming" and age_s is not None:
+        return ok("attestation", AREA, f"affirming, {age_s:.1f} s ago")
     if age_s is None:
         step = "wait for one [attestation] period_s, then ask the operator"
         return weak("attestation", AREA, "no result yet", "EW-ATT-002", step)

@@ -7,6 +7,8 @@
    the root
 5. store key and certificate whole (trust/identity.py)
 
+Renewal is the same with the key and the root that are there: it begins at step 3.
+
 Nothing secret crosses step 2: an impostor there can hand out bytes, and bytes with another
 fingerprint end it (``token_foreign_ca``). Blocks on the network; used by the command, never by the
 daemon (it needs the X.509 parser).
@@ -59,22 +61,72 @@ def enroll(state_dir: Path, url: str, token_text: str) -> Identity:
         TrustFault: the service is not the one the token was made for.
         PeerUnavailable: no answer; the same command may be run again with the same token.
     """
+    host, port = _split(url)
     token = enrol.parse_token(token_text)
     if (state_dir / store.FOLDER / store.CURRENT).exists():
         raise OperatorFault(
             "this gateway already has an identity",
             code="EW-ID-007",
             next_step=(
-                "see `edgewarden identity show`; a new identity starts from an empty state folder"
+                "see `edgewarden identity show`; for a new certificate, `edgewarden identity renew`"
             ),
         )
-    host, port = _split(url)
     ca_pem = _fetch_root(host, port, token.ca_sha256)
     signer = store.pending_signer(state_dir)
-    request = enrol.EnrolRequest(token_text.strip(), token.device, _signing_request(signer, token))
-    body = _post(host, port, ca_pem, enrol.encode_request(request))
-    answer = enrol.parse_answer(body)
-    leaf = _check_answer(answer, signer, token, ca_pem)
+    answer, leaf = _certify(host, port, signer, token, ca_pem)
+    return _keep(state_dir, signer, token, answer, leaf, ca_pem)
+
+
+def renew(state_dir: Path, url: str, token_text: str) -> Identity:
+    """Get the present key a new certificate, before the old one has ended or after.
+
+    The root of the present identity is the only one believed, from the first byte on: a token of
+    another fleet cannot move this gateway there.
+
+    Args:
+        state_dir: the agent's state folder, with an identity.
+        url: as for ``enroll``.
+        token_text: a new token for this very device.
+
+    Raises:
+        as ``enroll``, and TrustFault EW-ID-004 when there is no identity to renew. The present
+        identity stays current whatever is raised.
+    """
+    host, port = _split(url)
+    token = enrol.parse_token(token_text)
+    identity = store.load(state_dir)
+    ca_pem = identity.root_pem()
+    if [hashlib.sha256(root).digest() for root in store.pem_to_der(ca_pem)] != [token.ca_sha256]:
+        raise TrustFault(
+            "token_foreign_ca: the token is of another fleet than this gateway",
+            code="EW-ID-009",
+            next_step="get a token from the fleet that this gateway belongs to",
+        )
+    if token.device != identity.device:
+        raise OperatorFault(
+            f"the token is for {token.device}, this gateway is {identity.device}",
+            code="EW-ID-002",
+            next_step=f"ask for a token made with `--device {identity.device}`",
+        )
+    signer = identity.signer()
+    answer, leaf = _certify(host, port, signer, token, ca_pem)
+    if answer.tenant != identity.tenant:
+        raise _bad_answer("it is of another tenant")
+    return _keep(state_dir, signer, token, answer, leaf, ca_pem)
+
+
+def _certify(
+    host: str, port: int, signer: FileSigner, token: enrol.Token, ca_pem: str
+) -> tuple[enrol.EnrolAnswer, x509.Certificate]:
+    """Steps 3 and 4: the answer, and the leaf in it that was found to be ours."""
+    request = enrol.EnrolRequest(str(token), token.device, _signing_request(signer, token))
+    answer = enrol.parse_answer(_post(host, port, ca_pem, enrol.encode_request(request)))
+    return answer, _check_answer(answer, signer, token, ca_pem)
+
+
+def _keep(state_dir: Path, signer: FileSigner, token: enrol.Token, answer: enrol.EnrolAnswer,
+          leaf: x509.Certificate, ca_pem: str) -> Identity:  # fmt: skip
+    """Step 5."""
     not_after = leaf.not_valid_after_utc.astimezone(UTC)
     return store.store(
         state_dir,

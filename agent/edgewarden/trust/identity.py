@@ -75,6 +75,10 @@ class Identity:
         """Load the private key; raises TrustFault."""
         return FileSigner.from_pem(_read(self.key_path))
 
+    def root_pem(self) -> str:
+        """The pinned root; raises TrustFault."""
+        return _read(self.ca_path).decode("ascii", "replace")
+
     def x5chain(self) -> tuple[bytes, ...]:
         """DER of leaf and issuing certificate, leaf first; raises TrustFault."""
         chain = pem_to_der(_read(self.cert_path).decode("ascii", "replace"))
@@ -126,6 +130,17 @@ def load(state_dir: Path) -> Identity:
         )
     except (KeyError, TypeError, ValueError) as fault:
         raise _damaged(f"identity.json: {fault!r}") from fault
+
+
+def replaced(state_dir: Path, identity: Identity) -> bool:
+    """Whether another identity is current by now; an identity that is gone replaces nothing.
+
+    One readlink: cheap enough for every second.
+    """
+    try:
+        return os.readlink(state_dir / FOLDER / CURRENT) != identity.folder.name
+    except OSError:
+        return False
 
 
 def pending_signer(state_dir: Path) -> FileSigner:
