@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.cli import doctor, status
 from edgewarden.cli.main import main
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.segment import SUFFIX
@@ -117,8 +118,13 @@ def test_one_altered_byte_is_found(state: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_status_with_link_dead_tells_what_the_disk_knows_and_guesses_nothing(
-    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    well = FakeClock(wall_ns=WALL_NS, uncertainty_ms=5, state="ntp")
+    monkeypatch.setattr(status, "system_clock", lambda: well)
     settings = tmp_path / "edgewarden.toml"
     settings.write_text(f'[paths]\nstate = "{state}"\nrun = "{tmp_path}/run"\n')
     code, body, _ = run(["status", "--settings", str(settings)], capsys)
@@ -135,7 +141,32 @@ def test_status_with_link_dead_tells_what_the_disk_knows_and_guesses_nothing(
     assert all(len(row) <= 80 for row in rows)
 
 
-def test_status_of_a_fresh_installation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_and_doctor_say_the_same_of_clock_and_certificate(
+    state: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ill = FakeClock(wall_ns=4_200_000_000 * 10**9)  # unsynced, and long after the certificate
+    monkeypatch.setattr(status, "system_clock", lambda: ill)
+    monkeypatch.setattr(doctor, "system_clock", lambda: ill)
+    settings = tmp_path / "edgewarden.toml"
+    settings.write_text(f'[paths]\nstate = "{state}"\nrun = "{tmp_path}/run"\n')
+    _, body, _ = run(["status", "--settings", str(settings)], capsys)
+    said = {r["code"]: (r["text"], r["next"]) for r in body["reasons"]}  # type: ignore[attr-defined]
+    climbed: dict[str, tuple[str, str]] = {}
+    for area in ("identity", "clock"):
+        _, body, _ = run(["doctor", area, "--settings", str(settings)], capsys)
+        climbed |= {r["code"]: (r["text"], r["next"]) for r in body["rungs"]}  # type: ignore[attr-defined]
+    assert set(climbed) == {"EW-ID-012", "EW-ID-016"}
+    assert {code: said[code] for code in climbed} == climbed
+
+
+def test_status_of_a_fresh_installation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well = FakeClock(wall_ns=WALL_NS, uncertainty_ms=5, state="ntp")
+    monkeypatch.setattr(status, "system_clock", lambda: well)
     settings = tmp_path / "edgewarden.toml"
     settings.write_text(f'[paths]\nstate = "{tmp_path}/state"\nrun = "{tmp_path}/run"\n')
     code, body, _ = run(["status", "--settings", str(settings)], capsys)

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from edgewarden.judge.doctor import Rung, State
 from edgewarden.judge.health import Picture, judge
 
 WELL = Picture(
@@ -30,6 +31,8 @@ WELL = Picture(
 
 def test_well_is_ok() -> None:
     assert judge(WELL) == ("ok", [])
+    sound = (Rung("clock", "clock", State.OK, "x"), Rung("mqtt", "network", State.UNCHECKED, "x"))
+    assert judge(dataclasses.replace(WELL, rungs=sound)) == ("ok", [])
 
 
 @pytest.mark.parametrize(
@@ -48,9 +51,13 @@ def test_well_is_ok() -> None:
         ({"unsent": 1001}, "degraded", "EW-SPL-004"),
         ({"evicted": 1}, "degraded", "EW-SPL-003"),
         ({"sensors": {"gps": ("silent", "no frame")}}, "degraded", "EW-SER-002"),
+        ({"rungs": (Rung("clock", "clock", State.DEGRADED, "x", "EW-ID-016", "y"),)}, "degraded",
+         "EW-ID-016"),
+        ({"rungs": (Rung("identity", "identity", State.FAILING, "x", "EW-ID-012", "y"),)},
+         "failing", "EW-ID-012"),
         ({"settings_faults": ("x.toml:3 no such key",)}, "degraded", "EW-SET-013"),
     ],
-)
+)  # fmt: skip
 def test_each_fault_is_named(change: dict[str, object], verdict: str, code: str) -> None:
     found, reasons = judge(dataclasses.replace(WELL, **change))  # type: ignore[arg-type]
     assert found == verdict

@@ -14,6 +14,8 @@ from edgewarden import __version__
 from edgewarden.cli.console import HEIGHT, WIDTH, Console, Exit, amount, clip
 from edgewarden.cli.services import lenient_settings, settings_option, system_clock
 from edgewarden.errors import EdgewardenError, PeerUnavailable
+from edgewarden.judge.doctor import judge_clock, judge_identity
+from edgewarden.judge.health import reasons_of
 from edgewarden.probe.control import ask_link
 from edgewarden.settings.faults import Fault
 from edgewarden.settings.schema import Settings
@@ -75,12 +77,15 @@ def from_disk(settings: Settings, fault: PeerUnavailable) -> dict[str, Any]:
     from edgewarden.trust import identity as store
 
     reasons = [_reason(fault)]
+    now = system_clock().now()
+    rungs = [judge_clock(now)]
     state = Path(settings.paths.state)
     device, grade, certificate = settings.device.id or "", "", {"serial": "", "not_after_utc": ""}
     try:
         identity = store.load(state)
         device, grade = identity.device, identity.grade
         certificate = {"serial": identity.serial, "not_after_utc": identity.not_after_utc}
+        rungs.insert(0, judge_identity(identity, settings.device, now))
     except EdgewardenError as problem:
         reasons.append(_reason(problem))
     spool: dict[str, dict[str, int]] = {}
@@ -92,7 +97,8 @@ def from_disk(settings: Settings, fault: PeerUnavailable) -> dict[str, Any]:
             }
     except EdgewardenError as problem:
         reasons.append(_reason(problem))
-    now = system_clock().now()
+    for said in reasons_of(rungs):
+        reasons.append({"code": said.code, "text": said.text, "next": said.next_step})
     bound = None if now.uncertainty_ms is None else now.uncertainty_ms / 1000
     return {
         "device": device,

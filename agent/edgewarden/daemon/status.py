@@ -19,6 +19,7 @@ from edgewarden.daemon.attester import Attester
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.errors import TrustFault
+from edgewarden.judge.doctor import judge_clock, judge_identity
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.ports import ClassState, Clock, Instant
@@ -125,6 +126,7 @@ def _picture(
         watches=bool(running.settings.exec.filesystems),
         sensors={s.name: (str(s.state), s.reason) for s in sensors},
         settings_faults=faults,
+        rungs=(judge_identity(parts.identity, running.settings.device, now), judge_clock(now)),
     )
 
 

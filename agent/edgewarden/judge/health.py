@@ -1,8 +1,8 @@
 """The verdict of `edgewarden status`: what is wrong, worst first, each with its code and next step.
 
 Pure: a ``Picture`` of the agent at one moment in, reasons out. Failing means that the gateway does
-not do what it was told to (data cannot be kept, an armed enforcement does not hold, no identity);
-degraded means that it does, but somebody should look. No reason at all is ``ok``.
+not do what it was told to (data cannot be kept, an armed enforcement does not hold, the certificate
+has ended); degraded means that it does, but somebody should look. No reason at all is ``ok``.
 
     judge(Picture(...)) == ("degraded", [Reason("EW-NET-009", "no session with the broker for 41
     s", "...")])
@@ -10,8 +10,10 @@ degraded means that it does, but somebody should look. No reason at all is ``ok`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+from edgewarden.judge.doctor import Rung, State
 
 BACKLOG_RECORDS = 1000
 """Unsent records before a person is told: over half an hour of bulk at one commit each two
@@ -49,6 +51,7 @@ class Picture:
         tier, tier_reason: what this kernel was proved to do.
         sensors: name -> (state, reason).
         settings_faults: texts of a newer settings file that is not in use.
+        rungs: what doctor says of certificate and clock; said here too, in the same words.
     """
 
     connected: bool
@@ -68,6 +71,7 @@ class Picture:
     watches: bool
     sensors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     settings_faults: tuple[str, ...] = ()
+    rungs: tuple[Rung, ...] = ()
 
 
 def judge(p: Picture) -> tuple[str, list[Reason]]:
@@ -86,6 +90,7 @@ def _reasons(p: Picture) -> Iterator[Reason]:
     elif not p.connected:
         text = f"no session with the broker for {p.offline_s:.0f} s"
         yield Reason("EW-NET-009", text, "run `edgewarden doctor network`")
+    yield from reasons_of(p.rungs)
     yield from _control(p)
     yield from _attestation(p)
     if p.evicted:
@@ -101,6 +106,14 @@ def _reasons(p: Picture) -> Iterator[Reason]:
         yield Reason(
             "EW-SET-013", f"new settings are not used: {text}", "run `edgewarden config check`"
         )
+
+
+def reasons_of(rungs: Iterable[Rung]) -> Iterator[Reason]:
+    """The rungs that are not sound, as reasons of status."""
+    for rung in rungs:
+        if rung.state in (State.DEGRADED, State.FAILING):
+            failing = rung.state is State.FAILING
+            yield Reason(rung.code, rung.text, rung.next_step, failing=failing)
 
 
 def _control(p: Picture) -> Iterator[Reason]:
