@@ -280,10 +280,29 @@ def test_a_url_that_cannot_be_used_is_named(fleet: Fleet, tmp_path: Path, url: s
     assert fault.code == "EW-ID-008"
 
 
-def test_a_garbled_token_reaches_nobody(tmp_path: Path) -> None:
-    fault = refused(tmp_path / "state", "https://localhost:1", "ew1.gw-test.xxx")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ew1.gw-test.xxx", "not ew1."), ("", "empty"), (" \n", "empty"), ("hello", "not ew1."),
+        ("ew1.gw-test.!.00", "not readable"), ("ew1.gw-test.AAAA.00", "wrong length"),
+    ],
+)  # fmt: skip
+def test_a_garbled_token_reaches_nobody_and_is_named(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    fault = refused(tmp_path / "state", "https://localhost:1", text)
     assert isinstance(fault, WireRefusal)
     assert fault.name == "token_malformed"
+    assert says in fault.text
+    assert fault.code == "EW-ID-018"
+    assert "begins with ew1." in fault.next_step
+
+
+def test_a_wrong_url_is_named_before_the_token_is_looked_at(tmp_path: Path) -> None:
+    for ask in (enroll, renew):
+        with pytest.raises(OperatorFault) as caught:
+            ask(tmp_path, "http://localhost:1", "no token")
+        assert caught.value.code == "EW-ID-008"
 
 
 # --- the fleet's own service -------------------------------------------------------------------
@@ -347,6 +366,7 @@ def test_the_fleet_enrols_and_refuses_by_the_same_names(
         assert isinstance(fault, WireRefusal)
         assert fault.next_step
         assert fault.code == "EW-ID-002"
+        assert fault.text.count(fault.name) == 1, fault.text
         return fault.name
 
     assert name(used) == "token_used"

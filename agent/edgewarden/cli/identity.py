@@ -41,8 +41,9 @@ def _token_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _enroll(args: argparse.Namespace, console: Console) -> int:
-    from edgewarden.trust.enrol import enroll
+    from edgewarden.trust.enrol import enroll, host_and_port
 
+    host_and_port(args.ca)  # a wrong URL is named before the token is looked at
     state = read_settings(args.settings, Disk()).paths.state
     identity = enroll(Path(state), args.ca, _token(args.token_file))
     console.line(f"enrolled {identity.device} of tenant {identity.tenant}, grade {identity.grade}")
@@ -52,8 +53,9 @@ def _enroll(args: argparse.Namespace, console: Console) -> int:
 
 
 def _renew(args: argparse.Namespace, console: Console) -> int:
-    from edgewarden.trust.enrol import renew
+    from edgewarden.trust.enrol import host_and_port, renew
 
+    host_and_port(args.ca)
     state = lenient_settings(args, console).settings.paths.state
     identity = renew(Path(state), args.ca, _token(args.token_file))
     console.line(f"renewed {identity.device}: certificate {identity.serial}")

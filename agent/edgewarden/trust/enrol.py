@@ -61,7 +61,7 @@ def enroll(state_dir: Path, url: str, token_text: str) -> Identity:
         TrustFault: the service is not the one the token was made for.
         PeerUnavailable: no answer; the same command may be run again with the same token.
     """
-    host, port = _split(url)
+    host, port = host_and_port(url)
     token = enrol.parse_token(token_text)
     if (state_dir / store.FOLDER / store.CURRENT).exists():
         raise OperatorFault(
@@ -92,7 +92,7 @@ def renew(state_dir: Path, url: str, token_text: str) -> Identity:
         as ``enroll``, and TrustFault EW-ID-004 when there is no identity to renew. The present
         identity stays current whatever is raised.
     """
-    host, port = _split(url)
+    host, port = host_and_port(url)
     token = enrol.parse_token(token_text)
     identity = store.load(state_dir)
     ca_pem = identity.root_pem()
@@ -145,7 +145,8 @@ def _keep(state_dir: Path, signer: FileSigner, token: enrol.Token, answer: enrol
     )
 
 
-def _split(url: str) -> tuple[str, int]:
+def host_and_port(url: str) -> tuple[str, int]:
+    """Take the URL apart; raises OperatorFault EW-ID-008."""
     try:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port or 443

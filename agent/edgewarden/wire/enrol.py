@@ -69,22 +69,30 @@ class EnrolAnswer:
 
 
 def parse_token(text: str) -> Token:
-    """Read a token; raises WireRefusal("token_malformed")."""
+    """Read a token; raises WireRefusal("token_malformed"), EW-ID-018."""
     parts = text.strip().split(".")
     if len(parts) != 4 or parts[0] != "ew1" or not is_identifier(parts[1]):
-        raise WireRefusal("token_malformed", "not ew1.<device>.<secret>.<fingerprint>")
+        said = "not ew1.<device>.<secret>.<fingerprint>" if text.strip() else "it is empty"
+        raise _malformed(said)
     try:
         secret = base64.b64decode(parts[2] + "=", altchars=b"-_", validate=True)
         fingerprint = bytes.fromhex(parts[3])
     except (ValueError, binascii.Error):
-        raise WireRefusal("token_malformed", "secret or fingerprint is not readable") from None
+        raise _malformed("secret or fingerprint is not readable") from None
     if len(secret) != SECRET_BYTES or len(fingerprint) != 32:
-        raise WireRefusal("token_malformed", "secret or fingerprint has the wrong length")
+        raise _malformed("secret or fingerprint has the wrong length")
     token = Token(parts[1], secret, fingerprint)
     # base64 and hex readers take several spellings of the same bytes; a token has one.
     if str(token) != text.strip():
-        raise WireRefusal("token_malformed", "not spelt as it was printed")
+        raise _malformed("not spelt as it was printed")
     return token
+
+
+def _malformed(text: str) -> WireRefusal:
+    refusal = WireRefusal("token_malformed", text)
+    refusal.code = "EW-ID-018"
+    refusal.next_step = "the token is one line that begins with ew1.; copy it again, whole"
+    return refusal
 
 
 def encode_request(request: EnrolRequest) -> bytes:
@@ -151,8 +159,9 @@ def parse_answer(data: bytes) -> EnrolAnswer:
 
 
 def encode_refusal(name: str, text: str, next_step: str) -> bytes:
-    """The body of a refusal."""
-    return _dump({"schema": REFUSAL_SCHEMA, "error": name, "text": text, "next": next_step})
+    """The body of a refusal; its text does not begin with the name, which stands beside it."""
+    bare = text.removeprefix(f"{name}: ")
+    return _dump({"schema": REFUSAL_SCHEMA, "error": name, "text": bare, "next": next_step})
 
 
 def _refusal(data: bytes) -> WireRefusal | None:
