@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from edgewarden.cli.console import Console
 from edgewarden.probe.disk import Disk
-from edgewarden.settings.faults import SettingsFaults
+from edgewarden.settings.faults import CREATE, NOT_THERE, SettingsFaults
 from edgewarden.settings.files import DEFAULT_SETTINGS
 from edgewarden.settings.lenient import LAST_GOOD, Lenient, read_leniently
 
@@ -44,7 +44,10 @@ def lenient_settings(args: argparse.Namespace, console: Console) -> Lenient:
     if found.faults:
         more = f" (and {len(found.faults) - 1} more)" if len(found.faults) > 1 else ""
         console.note(f"edgewarden: settings: {found.faults[0]}{more}")
-        console.note(f"  next: run `edgewarden config check {args.settings}`; going on without")
+        step = f"run `edgewarden config check {args.settings}`"
+        if found.faults[0].code == NOT_THERE:
+            step = CREATE["config"]
+        console.note(f"  next: {step}; going on without")
     return found
 
 

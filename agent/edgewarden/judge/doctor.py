@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
+from edgewarden.settings.faults import CREATE, NOT_THERE
 from edgewarden.settings.schema import Device
 
 CERTIFICATE_LIFE_S = 30 * 86400
@@ -124,6 +125,8 @@ def judge_settings(files: int, faults: Sequence[str]) -> Rung:
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     code = faults[0].rpartition("[")[2].rstrip("]")
     step = "run `edgewarden config check FILE` and mend what it names"
+    if code == NOT_THERE:
+        step = CREATE["config"]
     return broken("settings", "settings", faults[0].rpartition(" [")[0] + more, code, step)
 
 

@@ -25,10 +25,18 @@ BAD_FORM = "EW-SET-008"
 DUPLICATE = "EW-SET-009"
 CONTRADICTION = "EW-SET-010"
 ENFORCE_HERE = "EW-SET-012"
+NOT_THERE = "EW-SET-014"
 
 MAX_SHOWN = 200
 """Faults listed in one report. A 64 KiB file of nonsense holds sixteen thousand: nobody reads
 those, and the suggestion search costs time for each."""
+
+
+CREATE = {
+    "config": "create the file (see `edgewarden config reference`), or give --settings FILE",
+    "policy": "create the file (empty: nothing is allowed), or mend the path, [exec] policy",
+}
+"""There are no lines to mend in a file that is not there."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,9 +79,12 @@ class SettingsFaults(OperatorFault):
     def __init__(self, faults: Sequence[Fault], noun: str = "config") -> None:
         self.faults = tuple(faults)
         many = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        step = f"mend the lines named, then run `edgewarden {noun} check FILE`"
+        if self.faults[0].code == NOT_THERE:
+            step = CREATE.get(noun, step)
         super().__init__(
             f"{many}: {self.faults[0]}",
             code=self.faults[0].code,
-            next_step=f"mend the lines named, then run `edgewarden {noun} check FILE`",
+            next_step=step,
             faults=len(self.faults),
         )

@@ -17,7 +17,7 @@ import re
 from typing import Protocol
 
 from edgewarden.errors import HardwareFault
-from edgewarden.settings.faults import UNREADABLE, Fault, SettingsFaults
+from edgewarden.settings.faults import NOT_THERE, UNREADABLE, Fault, SettingsFaults
 from edgewarden.settings.policy import MAX_POLICY_BYTES, Policy, load_policy
 from edgewarden.settings.schema import Settings
 from edgewarden.settings.source import MAX_FILE_BYTES, SourceFile
@@ -102,14 +102,19 @@ def read_policy(path: str, disk: Files) -> Policy:
     Raises:
         SettingsFaults: it cannot be read, or every fault in it.
     """
-    return load_policy(_text(path, MAX_POLICY_BYTES, disk))
+    try:
+        source = _text(path, MAX_POLICY_BYTES, disk)
+    except SettingsFaults as unreadable:
+        raise SettingsFaults(unreadable.faults, "policy") from unreadable.__cause__
+    return load_policy(source)
 
 
 def _text(path: str, max_bytes: int, disk: Files) -> SourceFile:
     try:
         data = disk.fetch(path, max_bytes)
     except HardwareFault as fault:
-        raise SettingsFaults([Fault(path, 0, "", fault.text, UNREADABLE)]) from fault
+        code = NOT_THERE if isinstance(fault.__cause__, FileNotFoundError) else UNREADABLE
+        raise SettingsFaults([Fault(path, 0, "", fault.text, code)]) from fault
     if len(data) > max_bytes:
         raise SettingsFaults([Fault(path, 0, "", f"more than {max_bytes} bytes", UNREADABLE)])
     try:
