@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.act import exec_gate, exec_hold
-from edgewarden.act.exec_gate import CTIME_SETTLE_NS, MAX_HASH_BYTES, REPORT_AFTER_S, ExecGate
+from edgewarden.act import exec_digest, exec_hold, exec_queue
+from edgewarden.act.exec_digest import CTIME_SETTLE_NS, MAX_HASH_BYTES
+from edgewarden.act.exec_gate import REPORT_AFTER_S, ExecGate
 from edgewarden.act.exec_hold import HOLD_S, LOOK_S
 from edgewarden.errors import HardwareFault
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
@@ -58,7 +59,6 @@ class Bench:
         self.wall_ns = 1 << 62
         self.mono_s = 0.0
         self.running: tuple[int, int] | None = None
-        self.pulses = 0
         self.gate = ExecGate(
             judge=self.judge,
             report=self.report,
@@ -69,7 +69,6 @@ class Bench:
             mono_s=lambda: self.mono_s,
             owner_of=lambda pid: 42,
             program_of=lambda pid: self.running,
-            pulse=self.pulse,
             tier="T3",
         )
         self.gate.mode = mode
@@ -81,12 +80,12 @@ class Bench:
         self.script.told.append("report")
         self.facts.append(fact)
 
-    def pulse(self) -> None:
-        self.pulses += 1
-
     def serve(self) -> int:
         try:
-            return self.gate.serve(self.script)  # type: ignore[arg-type]
+            seen = self.gate.serve(self.script)  # type: ignore[arg-type]
+            while self.gate.busy:
+                seen += self.gate.serve(self.script)  # type: ignore[arg-type]
+            return seen
         finally:
             self.mono_s += REPORT_AFTER_S
             self.gate.tick(self.mono_s)
@@ -149,7 +148,7 @@ def test_a_notify_event_gets_no_answer(
 
 def test_what_cannot_be_judged_is_allowed_counted_and_said(bench: Bench, tmp_path: Path) -> None:
     good, digest = program(tmp_path / "good")
-    bad, _ = program(tmp_path / "bad", b"two")
+    bad, _ = program(tmp_path / "bad", b"\x7fELF two")
     bench.listed[digest] = "tool"
     spoken = bench.gate.judge
 
@@ -288,16 +287,103 @@ def test_what_is_no_file_and_what_is_huge(bench: Bench, tmp_path: Path) -> None:
     assert [allow for _, allow in bench.script.answers] == [True, True, False]
 
 
-def test_a_long_hash_keeps_the_heart_beating(bench: Bench, tmp_path: Path) -> None:
-    path = tmp_path / "long"
+def sparse(path: Path, mebibytes: int) -> Path:
     path.touch()
-    os.truncate(path, 16 << 20)
+    os.truncate(path, mebibytes << 20)
+    return path
+
+
+def rounds_until(bench: Bench, answered: int) -> int:
+    """How many rounds of the loop it takes until the event of this descriptor has its answer."""
+    for count in range(1, 500):
+        bench.gate.serve(bench.script)  # type: ignore[arg-type]
+        if answered in [fd for fd, _ in bench.script.answers]:
+            return count
+    raise AssertionError("no answer")
+
+
+def test_a_long_hash_is_one_of_many_rounds(bench: Bench, tmp_path: Path) -> None:
+    """A heartbeat goes out between two rounds."""
     bench.listed[hashlib.sha256(bytes(16 << 20)).digest()] = "long"
-    bench.script.exec(path)
+    fd = bench.script.exec(sparse(tmp_path / "long", 16))
+    assert 16 <= rounds_until(bench, fd) <= 20
     bench.serve()
     assert bench.verdicts()[0].rule == "long"
-    assert bench.pulses == 16
     assert MAX_HASH_BYTES > 16 << 20
+
+
+def test_a_small_program_does_not_wait_for_large_ones(bench: Bench, tmp_path: Path) -> None:
+    """Started after them, by the same user, and itself not in the cache."""
+    for n in range(30):
+        bench.script.exec(sparse(tmp_path / str(n), 127))
+    bench.gate.serve(bench.script)  # type: ignore[arg-type]
+    assert bench.script.answers == []
+    small, digest = program(tmp_path / "small")
+    bench.listed[digest] = "small"
+    fd = bench.script.exec(small)
+    assert rounds_until(bench, fd) <= 2
+    assert bench.script.answers == [(fd, True)]
+    bench.gate.finish()
+
+
+def test_who_waits_for_his_turn_keeps_no_writer_waiting(bench: Bench, tmp_path: Path) -> None:
+    first, second = sparse(tmp_path / "first", 8), sparse(tmp_path / "second", 9)
+    for path in (first, second):
+        bench.script.exec(path)
+    bench.gate.serve(bench.script)  # type: ignore[arg-type]
+    assert writer_waits(first), "its lease is held while it is hashed"
+    assert not writer_waits(second)
+    bench.gate.finish()
+
+
+def test_a_writer_who_asks_during_the_hash_spoils_it(bench: Bench, tmp_path: Path) -> None:
+    """After 45 s the kernel lets him write, and a hash may be interrupted for longer."""
+    path = sparse(tmp_path / "p", 8)
+    bench.listed[hashlib.sha256(bytes(8 << 20)).digest()] = "tool"
+    bench.script.exec(path)
+    bench.gate.serve(bench.script)  # type: ignore[arg-type]
+    assert writer_waits(path)
+    bench.serve()
+    assert [(v.decision, v.reason) for v in bench.verdicts()] == [("deny", "being_written")]
+
+
+def test_more_than_can_wait_are_denied_and_each_has_one_answer(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exec_queue, "PENDING_AT_MOST", 3)
+    before = len(os.listdir("/proc/self/fd"))
+    fds = [bench.script.exec(sparse(tmp_path / str(n), n)) for n in (4, 9, 3, 2, 8)]
+    bench.serve()
+    assert bench.script.answers[:2] == [(fds[1], False), (fds[4], False)]
+    assert sorted(fd for fd, _ in bench.script.answers) == sorted(fds)
+    reasons = [v.reason for v in bench.verdicts()]
+    assert reasons == ["crowded_out"] * 2 + ["unlisted"] * 3
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_who_still_waits_when_the_marks_go_is_told_as_not_judged(
+    bench: Bench, tmp_path: Path
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    bench.script.exec(sparse(tmp_path / "p", 8))
+    bench.gate.serve(bench.script)  # type: ignore[arg-type]
+    bench.gate.finish()
+    assert [(v.decision, v.reason) for v in bench.verdicts()] == [("allow", "undecidable")]
+    assert [fact.code for fact in bench.facts if isinstance(fact, Alarm)] == ["EW-EXEC-007"]
+    assert not bench.gate.busy
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_running_program_is_looked_at_without_a_group(script: Script, tmp_path: Path) -> None:
+    bench = Bench(script, "observe")
+    with sparse(tmp_path / "p", 3).open("rb") as file:
+        bench.gate.inspect(file.fileno(), os.getpid())
+        rounds = 0
+        while bench.gate.busy:
+            bench.gate.work()
+            rounds += 1
+    assert 3 <= rounds <= 5
+    assert [(v.decision, v.pid) for v in bench.verdicts()] == [("would_deny", os.getpid())]
 
 
 # --- the cache ---------------------------------------------------------------------------------
@@ -307,7 +393,7 @@ def test_a_long_hash_keeps_the_heart_beating(bench: Bench, tmp_path: Path) -> No
 def cached(script: Script) -> Iterator[tuple[Bench, Path]]:
     with loop_ext4() as where:
         bench = Bench(script)
-        bench.gate.cacheable = {where.stat().st_dev}
+        bench.gate.digests.cacheable = {where.stat().st_dev}
         yield bench, where
 
 
@@ -403,7 +489,7 @@ def test_the_cache_is_bounded_and_forgets_the_oldest(
     cached: tuple[Bench, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, where = cached
-    monkeypatch.setattr(exec_gate, "CACHE_ENTRIES", 2)
+    monkeypatch.setattr(exec_digest, "CACHE_ENTRIES", 2)
     paths = [program(where / str(n), bytes([n]))[0] for n in range(3)]
     for path in paths:
         assert hashes(bench, path) == (1, 0)

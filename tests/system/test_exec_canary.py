@@ -87,7 +87,7 @@ def test_a_mount_that_runs_nothing_is_not_taken_for_a_denial(tmp_path: Path) -> 
 def test_a_responder_that_does_not_deny_is_not_t3(tmp_path: Path, answers: str) -> None:
     """The verdict of the probe is the kernel's errno, not the responder's opinion of itself."""
     patch = {
-        "allow": "ExecGate._judge = lambda self, one: True",
+        "allow": "ExecGate._judge = lambda self, one, most_bytes: True",
         "none": "ExecGate.serve = lambda self, group: __import__('os')._exit(0)",
     }[answers]
     code = (

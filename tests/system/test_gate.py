@@ -328,6 +328,38 @@ def test_sigkill_frees_whoever_waits(small: World) -> None:
     assert all(mark.exists() for mark in marks)
 
 
+SOON_S = 1.0
+"""Beside a flood of large programs; alone it is some milliseconds."""
+
+
+def test_a_flood_of_large_programs_delays_no_other(each: World) -> None:
+    """Anybody may start them, and each is 127 MB to read."""
+    tool = each.program("known-tool", allow=True)
+    late = each.program("late", allow=True)
+    flood = []
+    for n in range(30):
+        flood.append(each.filesystem / f"large-{n}")
+        flood[-1].touch(mode=0o755)
+        os.truncate(flood[-1], 127 << 20)
+    each.enforcing()
+    assert each.outcome([tool]) == "ran"
+    waiting = [start_waiting(large) for large in flood]
+    try:
+        for program in (tool, late, tool):
+            started = time.monotonic()
+            assert each.outcome([program]) == "ran"
+            assert time.monotonic() - started < SOON_S
+        hashed = each.status().hashed
+        assert each.status().guard
+        assert hashed < len(flood), "the flood was over before it could be in the way"
+        each.ask("quit")
+        wait_until(each.gate_is_gone)
+    finally:
+        for pid in waiting:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
 @pytest.mark.parametrize("mode", ["learn", "observe"])
 def test_learn_and_observe_deny_nothing_and_delay_nothing(small: World, mode: str) -> None:
     evil = small.program("evil", allow=False)

@@ -138,7 +138,6 @@ def _respond(where: str, digest: bytes, ready_fd: int) -> None:
             wall_ns=lambda: 0,
             mono_s=lambda: 0.0,
             program_of=lambda pid: None,
-            pulse=lambda: None,
             tier="T3",
         )
         gate.mode = "enforce"
@@ -153,6 +152,8 @@ def _respond(where: str, digest: bytes, ready_fd: int) -> None:
     while True:
         waiting.poll()
         gate.serve(group)
+        while gate.busy:
+            gate.serve(group)
         gate.finish()
 
 

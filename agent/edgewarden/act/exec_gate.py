@@ -3,17 +3,18 @@
 What this decides, for each event, in order:
 
 1. Not a regular file: ``not_a_file``, allowed (the kernel executes none).
-2. Permission event and somebody has the file open for writing: ``being_written``, denied. The
-   kernel itself would say ETXTBSY a moment later, unless the writer changed the content and closed
-   it in just that moment.
-3. (device, inode, ctime, mtime, size) is in the cache: its digest is used.
+2. Permission event and somebody has the file open for writing, or asked to while it was hashed:
+   ``being_written``, denied. The kernel itself would say ETXTBSY a moment later, unless the writer
+   changed the content and closed it in just that moment.
+3. (device, inode, ctime, mtime, size) is in the cache (act/exec_digest.py): its digest is used.
 4. Longer than MAX_HASH_BYTES: ``too_large``, judged as not listed. A file that long cannot be on
    the allowlist.
-5. SHA-256 of the content, read from the event's own descriptor: never by path, the path may lead
-   elsewhere by now.
+5. It waits for its turn to be hashed (act/exec_queue.py), SLICE_BYTES at a time; between two slices
+   whatever is new is looked at. Who waits behind more than PENDING_AT_MOST: ``crowded_out``, not
+   allowed; an answer for want of room must not be a way in.
 6. The table names a rule: ``listed``, allowed; none: ``unlisted``.
 7. Anything raised on the way: ``undecidable``, allowed in this release, counted, and an alarm for
-   each.
+   each. So is what still waits when the marks are taken away: closing them has allowed it.
 
 The mode then makes it a decision: learn ``learned``; observe ``allow`` or ``would_deny``; enforce
 ``allow`` or ``deny``.
@@ -23,46 +24,41 @@ link can delay an exec then, and gate, which goes before others, is not in the w
 that it has just let go (+140 us at p10 when it reported at once, machine busy). Per event nothing
 is opened on a filesystem that can be marked.
 
-The cache takes a digest only if a read lease was held all the while it was computed, fstat says the
-same before and after, ctime is older than CTIME_SETTLE_NS (two changes within one tick of the
-kernel's clock look like one), and the filesystem is one where a store through a mapping moves ctime
-at all (act/exec_marks.py, CACHEABLE).
-
-Under enforce the lease of a program that may run is kept until it runs (act/exec_hold.py). Scripts
-are judged when they are executed; that an interpreter reads the same bytes afterwards, nobody
-promises.
+A read lease is held from before the first byte is read until the verdict, and looked at in the end:
+the kernel takes it away after 45 s from who does not give it back, and a hash may be interrupted
+for longer than that. Who waits for his turn holds none. Under enforce the lease of a program that
+may run is kept until it runs (act/exec_hold.py). Scripts are judged when they are executed; that an
+interpreter reads the same bytes afterwards, nobody promises.
 
 What this leaves to others: marks (act/exec_marks.py), the table (judge/), sending facts (daemon/).
+
+    gate.serve(group)                # when the group is readable, and as long as gate.busy
 """
 
 from __future__ import annotations
 
 import os
-import struct
 from stat import S_ISREG
 
+from edgewarden.act.exec_digest import MAX_HASH_BYTES, Digests
 from edgewarden.act.exec_hold import LOOK_S, Hold
+from edgewarden.act.exec_judged import Counters, Judged
+from edgewarden.act.exec_queue import PENDING_AT_MOST, Queue
 from edgewarden.errors import HardwareFault
-from edgewarden.kernel.fanotify import UNTOLD, ExecEvent
-from edgewarden.kernel.lease import ReadLease
-from edgewarden.wire.lean import sha256
+from edgewarden.kernel.fanotify import EVENTS_PER_READ, UNTOLD, ExecEvent
 from edgewarden.wire.local import UNKNOWN_UID, Alarm, AnyMessage, ExecVerdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgewarden.act.exec_digest import Hashing
     from edgewarden.kernel.fanotify import Group
 
-MAX_HASH_BYTES = 128 << 20
-"""Above the programs seen on gateways (a node or container runtime is 50 to 110 MB); at 325 MB/s
-(measured, x86-64) 0.4 s in which other execs wait, on a Pi 4 about 1 s."""
-CHUNK_BYTES = 128 << 10
-"""Read at once while hashing: small beside gate's 6 MB, large beside a system call."""
-CTIME_SETTLE_NS = 20_000_000
-"""Two ticks of a kernel with HZ=100."""
-CACHE_ENTRIES = 2048
-"""About 240 bytes each; a gateway runs some hundred different programs."""
+SLICE_BYTES = 1 << 20
+"""Hashed before new events are looked at: 3 ms (x86-64), 8 ms on a Pi 4."""
+FILE_COST_BYTES = 64 << 10
+"""What a file costs beside its bytes, in bytes: of small ones a slice takes at most 16."""
 
 REPORT_AFTER_S = LOOK_S
 """One wake-up for both: by then most programs have started and need not be held. A process that
@@ -71,61 +67,6 @@ REPORTS_AT_MOST = 64
 """Two descriptors each."""
 SCRIPT = b"#!"
 """How binfmt_script knows a script."""
-
-_KEY = struct.Struct("<QQqqQ")
-_U64 = (1 << 64) - 1
-
-
-class Counters:
-    """What the responder has done since its start."""
-
-    __slots__ = (
-        "allowed", "cached", "denied", "hashed", "learned", "unanswered", "undecidable",
-        "unreported", "would_deny",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.allowed = 0
-        self.denied = 0
-        self.would_deny = 0
-        self.learned = 0
-        self.undecidable = 0
-        self.hashed = 0
-        self.cached = 0
-        self.unreported = 0
-        self.unanswered = 0
-        """Answers nobody waited for any more: the process had been killed."""
-
-
-class _Judged:
-    """An event between its answer and its report."""
-
-    __slots__ = (
-        "boot_ns",
-        "decision",
-        "digest",
-        "event",
-        "fault",
-        "inode",
-        "lease",
-        "mode",
-        "reason",
-        "rule",
-        "uid",
-    )
-
-    def __init__(self, event: ExecEvent, mode: str) -> None:
-        self.event = event
-        self.mode = mode
-        self.uid = UNKNOWN_UID
-        self.lease = ReadLease(event.fd)
-        self.reason = "undecidable"
-        self.digest = b""
-        self.rule: str | None = None
-        self.decision = "allow"
-        self.fault = ""
-        self.boot_ns = 0
-        self.inode: tuple[int, int] | None = None
 
 
 class ExecGate:
@@ -140,7 +81,6 @@ class ExecGate:
         boot_ns, wall_ns: CLOCK_BOOTTIME and CLOCK_REALTIME.
         mono_s: CLOCK_MONOTONIC in seconds.
         program_of: as act/exec_hold.py wants it.
-        pulse: called between chunks of a long hash, so that guard hears a heartbeat.
         tier: of TIERS, for the facts.
     """
 
@@ -156,13 +96,12 @@ class ExecGate:
         wall_ns: Callable[[], int],
         mono_s: Callable[[], float],
         program_of: Callable[[int], tuple[int, int] | None],
-        pulse: Callable[[], None],
         tier: str,
     ) -> None:
         self.judge = judge
         self.mode = "learn"
         self.tier = tier
-        self.cacheable: set[int] = set()
+        self.digests = Digests(wall_ns)
         self.counters = Counters()
         self.hold = Hold(program_of)
         self._mono_s = mono_s
@@ -171,15 +110,14 @@ class ExecGate:
         self._proc_link = proc_link
         self._owner_of = owner_of
         self._boot_ns = boot_ns
-        self._wall_ns = wall_ns
-        self._pulse = pulse
-        self._answered: list[_Judged] = []
+        self._answered: list[Judged] = []
         self._reports_due_mono: float | None = None
-        self._cache: dict[bytes, bytes] = {}
-        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._queue: Queue[Judged] = Queue()
+        self._broken: HardwareFault | None = None
 
     def serve(self, group: Group) -> int:
-        """Answer what waits, at most one read of the group. Reports follow with ``tick``.
+        """Answer what waits, at most one read of the group and one slice of hashing. Reports follow
+        with ``tick``.
 
         Returns:
             The number of events.
@@ -188,27 +126,36 @@ class ExecGate:
             HardwareFault: the kernel refuses to be read or answered. The caller must close the
                 group: that allows whatever still waits.
         """
-        broken: HardwareFault | None = None
-        events = group.read()
+        room = group.permission or len(self._queue) <= PENDING_AT_MOST - EVENTS_PER_READ
+        events = group.read() if room else []  # without marks that hold, they wait in the kernel
         for event in events:
-            one = _Judged(event, self.mode)
-            self._answered.append(one)
-            self._decide(one)
-            if event.wants_answer:
-                self._attribute(one)
-                try:
-                    if not group.answer(event.fd, allow=one.decision != "deny"):
-                        self.counters.unanswered += 1
-                except HardwareFault as fault:
-                    broken = fault
+            self._arrive(Judged(event, self.mode, self._boot_ns()), group)
+        self._hash_some(group)
         now_mono = self._mono_s()
         if not group.permission or len(self._answered) >= REPORTS_AT_MOST:
             self._report_all(now_mono)
-        elif self._reports_due_mono is None and events:
+        elif self._reports_due_mono is None and self._answered:
             self._reports_due_mono = now_mono + REPORT_AFTER_S
-        if broken is not None:
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
             raise broken
         return len(events)
+
+    def work(self) -> None:
+        """As ``serve``, where there is no group: what ``inspect`` took is hashed."""
+        self._hash_some(None)
+        self._report_all(self._mono_s())
+
+    def inspect(self, fd: int, pid: int) -> None:
+        """Judge and report a program that already runs (proc connector); ``fd`` stays the
+        caller's."""
+        event = ExecEvent(0, os.dup(fd), pid, UNTOLD)
+        self._arrive(Judged(event, self.mode, self._boot_ns()), None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody's program is still to be hashed: call again at once."""
+        return len(self._queue) > 0
 
     @property
     def due_mono(self) -> float | None:
@@ -223,6 +170,12 @@ class ExecGate:
 
     def finish(self) -> None:
         """The marks are gone: report what is left and let go of everything."""
+        for one in self._queue.take_all():
+            if one.event.wants_answer:
+                self._give_up(one, "the marks were taken away first")
+                self._conclude(one, None, allowed=True)
+            else:
+                self._queue.add(one)  # nobody waits for it, and it can still be seen
         self._report_all(self._mono_s())
         self.hold.clear()
 
@@ -236,54 +189,116 @@ class ExecGate:
             finally:
                 self._keep_or_close(one, now_mono)
 
-    def inspect(self, fd: int, pid: int) -> None:
-        """Judge and report a program that already runs (proc connector); ``fd`` stays the
-        caller's."""
-        one = _Judged(ExecEvent(0, fd, pid, UNTOLD), self.mode)
-        self._decide(one)
-        self._report_one(one)
+    def _arrive(self, one: Judged, group: Group | None) -> None:
+        """Answer at once what need not be hashed; the rest waits for its turn."""
+        if self._go_on(one, group, 0):
+            return
+        if self._queue:  # whoever waits alone is in nobody's way
+            self._attribute(one, exactly=True)
+            one.asker = one.uid
+        self._queue.add(one)
+        surplus = self._queue.surplus()
+        if surplus is not None:
+            surplus.reason = "crowded_out"
+            self._queue.remove(surplus)
+            self._conclude(surplus, group, allowed=False)
 
-    def _decide(self, one: _Judged) -> None:
-        """Fill in the decision; raises nothing: whoever waits for it must get one."""
-        one.boot_ns = self._boot_ns()
+    def _hash_some(self, group: Group | None) -> None:
+        left_bytes = SLICE_BYTES
+        while self._queue and left_bytes > 0:
+            one = self._queue.next()
+            before_bytes = one.left_bytes
+            if self._go_on(one, group, left_bytes):
+                self._queue.remove(one)
+            left_bytes -= FILE_COST_BYTES + max(0, before_bytes - one.left_bytes)
+
+    def _go_on(self, one: Judged, group: Group | None, most_bytes: int) -> bool:
+        """Take ``one`` further, and answer it when it has its verdict; raises nothing: whoever
+        waits for it must get one."""
         try:
-            allowed = self._judge(one)
+            allowed = self._judge(one, most_bytes)
         except Exception as fault:
-            one.reason, one.digest, one.rule, one.inode = "undecidable", b"", None, None
-            one.fault = f"{type(fault).__name__}: {fault}"
-            self.counters.undecidable += 1
+            self._give_up(one, f"{type(fault).__name__}: {fault}")
             allowed = True
+        if allowed is not None:
+            self._conclude(one, group, allowed=allowed)
+        return allowed is not None
+
+    def _give_up(self, one: Judged, why: str) -> None:
+        one.reason, one.digest, one.rule, one.inode = "undecidable", b"", None, None
+        one.fault = why
+        self.counters.undecidable += 1
+
+    def _conclude(self, one: Judged, group: Group | None, *, allowed: bool) -> None:
+        """Decide by the mode, and answer. Whoever waits in a group that is closed needs none."""
         counters = self.counters
-        if self.mode == "learn":
+        if one.mode == "learn":
             one.decision = "learned"
             counters.learned += 1
         elif allowed:
             one.decision = "allow"
             counters.allowed += 1
-        elif self.mode == "enforce" and one.event.wants_answer:
+        elif one.mode == "enforce" and one.event.wants_answer:
             one.decision = "deny"
             counters.denied += 1
         else:
             one.decision = "would_deny"
             counters.would_deny += 1
+        self._answered.append(one)
+        if group is None or not one.event.wants_answer:
+            return
+        if one.uid == UNKNOWN_UID:
+            self._attribute(one, exactly=one.decision == "deny")
+        try:
+            if not group.answer(one.event.fd, allow=one.decision != "deny"):
+                counters.unanswered += 1
+        except HardwareFault as fault:
+            self._broken = fault
 
-    def _judge(self, one: _Judged) -> bool:
-        fd = one.event.fd
-        before = os.fstat(fd)
-        if not S_ISREG(before.st_mode):
-            one.reason = "not_a_file"
-            return True
-        if one.event.wants_answer:
-            one.lease.take()
-            if one.lease.writer_lives:
+    def _judge(self, one: Judged, most_bytes: int) -> bool | None:
+        """Whether it is allowed; None: it is still to be hashed, by more than ``most_bytes``."""
+        fd, hashing = one.event.fd, one.hashing
+        if hashing is None:
+            status = os.fstat(fd)
+            if not S_ISREG(status.st_mode):
+                one.reason = "not_a_file"
+                return True
+            if one.event.wants_answer or most_bytes:
+                one.lease.take()
+                status = os.fstat(fd)  # once more: as it is now it stays
+            if one.event.wants_answer and one.lease.writer_lives:
                 one.reason = "being_written"
                 return False
-        digest = self._digest(one, before)
+            known = self.digests.known(status)
+            if known is not None:
+                self.counters.cached += 1
+                return self._look_up(one, known, status)
+            if status.st_size > MAX_HASH_BYTES:
+                one.reason = "too_large"
+                return False
+            one.size_bytes = status.st_size
+            if not most_bytes:
+                one.lease.release()
+                return None
+            hashing = one.hashing = self.digests.begin(status)
+        if not hashing.step(fd, most_bytes):
+            return None
+        return self._judge_hashed(one, hashing)
+
+    def _judge_hashed(self, one: Judged, done: Hashing) -> bool:
+        self.counters.hashed += 1
+        quiet = self.digests.finish(done, one.event.fd, one.lease)
         if not one.event.wants_answer:
             one.lease.release()
-        if digest is None:
+        elif not quiet:
+            one.reason = "being_written"
+            return False
+        if not done.digest:
             one.reason = "too_large"
             return False
+        return self._look_up(one, done.digest, os.fstat(one.event.fd))
+
+    def _look_up(self, one: Judged, digest: bytes, status: os.stat_result) -> bool:
         one.digest = digest
         one.rule = self.judge(digest)
         if one.rule is None:
@@ -291,47 +306,10 @@ class ExecGate:
             return False
         one.reason = "listed"
         if one.event.wants_answer and one.lease.granted:
-            one.inode = before.st_dev, before.st_ino
+            one.inode = status.st_dev, status.st_ino
         return True
 
-    def _digest(self, one: _Judged, before: os.stat_result) -> bytes | None:
-        """SHA-256 of the content, from the cache or read; None when it is too large."""
-        key = _key(before)
-        found = self._cache.get(key)
-        if found is not None:
-            self.counters.cached += 1
-            return found
-        if before.st_size > MAX_HASH_BYTES:
-            return None
-        settled = self._wall_ns() - before.st_ctime_ns >= CTIME_SETTLE_NS
-        one.lease.take()
-        digest = self._read_and_hash(one.event.fd)
-        self.counters.hashed += 1
-        if (
-            digest is not None
-            and settled
-            and before.st_dev in self.cacheable
-            and one.lease.held()
-            and _key(os.fstat(one.event.fd)) == key
-        ):
-            if len(self._cache) >= CACHE_ENTRIES:
-                del self._cache[next(iter(self._cache))]
-            self._cache[key] = digest
-        return digest
-
-    def _read_and_hash(self, fd: int) -> bytes | None:
-        running = sha256()
-        at = 0
-        while count := os.preadv(fd, [self._buffer], at):
-            running.update(self._buffer[:count])
-            at += count
-            if at > MAX_HASH_BYTES:
-                return None  # it grew while it was read
-            if at % (8 * CHUNK_BYTES) == 0:
-                self._pulse()
-        return running.digest()
-
-    def _report_one(self, one: _Judged) -> None:
+    def _report_one(self, one: Judged) -> None:
         event = one.event
         path = self._proc_link(f"self/fd/{event.fd}")
         uid = one.uid
@@ -356,16 +334,15 @@ class ExecGate:
             text = f"not judged, allowed: {path.decode('utf-8', 'backslashreplace')}: {one.fault}"
             self._report(Alarm("EW-EXEC-007", 4, text, one.boot_ns))
 
-    def _attribute(self, one: _Judged) -> None:
-        """Whose process it is, while it waits for us: exactly for a denial, cheaply for the
-        rest."""
+    def _attribute(self, one: Judged, *, exactly: bool) -> None:
+        """Whose process it is, while it waits for us: exactly for a denial and for the queue,
+        cheaply for the rest."""
         try:
-            denied = one.decision == "deny"
-            one.uid = self._uid(one.event) if denied else self._owner_of(one.event.pid)
+            one.uid = self._uid(one.event) if exactly else self._owner_of(one.event.pid)
         except Exception:
             one.uid = UNKNOWN_UID  # no reason to leave somebody waiting
 
-    def _keep_or_close(self, one: _Judged, now_mono: float) -> None:
+    def _keep_or_close(self, one: Judged, now_mono: float) -> None:
         """The lease goes with the descriptor: keep both of a program that may run."""
         try:
             if one.inode is not None and os.pread(one.event.fd, len(SCRIPT), 0) != SCRIPT:
@@ -382,9 +359,3 @@ class ExecGate:
         if at < 0 or not event.is_alive():
             return UNKNOWN_UID
         return int(text[at + 6 :].split(None, 1)[0])
-
-
-def _key(status: os.stat_result) -> bytes:
-    return _KEY.pack(
-        status.st_dev & _U64, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size
-    )

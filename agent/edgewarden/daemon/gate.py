@@ -1,10 +1,12 @@
 """gate: the process that lets programs run, or not. One thread, one loop, nothing opened inside it.
 
 What this decides: only what comes first. Exec events are answered before anything else of a round
-is done; nothing in the loop waits for another process, and after the start nothing is opened,
-imported or spawned (gate_doors.py closes the ways). What it leaves to others: what is armed
-(gate_arming.py), verdicts (act/exec_gate.py), who is heard (gate_sockets.py), TOML (the policy
-one-shot compiles it), proving the tier (act/exec_canary.py runs before, in a process of its own).
+is done, and a round takes no longer than one slice of hashing: no program waits until another is
+hashed whole, and every heartbeat means that something went on. Nothing in the loop waits for
+another process, and after the start nothing is opened, imported or spawned (gate_doors.py closes
+the ways). What it leaves to others: what is armed (gate_arming.py), verdicts (act/exec_gate.py),
+who is heard (gate_sockets.py), TOML (the policy one-shot compiles it), proving the tier
+(act/exec_canary.py runs before, in a process of its own).
 
     python3 -I -S .../daemon/gate.py /var/lib/edgewarden /run/edgewarden
 
@@ -88,7 +90,6 @@ class Gate:
             wall_ns=time.time_ns,
             mono_s=time.monotonic,
             program_of=self.doors.program_of,
-            pulse=self._pulse,
             tier=self.policy.tier.tier,
         )
         self.arming = Arming(
@@ -136,19 +137,23 @@ class Gate:
         for other in (self.responder.due_mono, self.processes.due_mono, self.facts.due_mono):
             if other is not None:
                 due_mono = min(due_mono, other)
-        ready = self._poll.poll(max(0, int((due_mono - time.monotonic()) * 1000) + 1))
+        wait_ms = max(0, int((due_mono - time.monotonic()) * 1000) + 1)
+        ready = self._poll.poll(0 if self.responder.busy else wait_ms)
         execs = -1 if self.arming.armed is None else self.arming.armed.group.fd
         ready.sort(key=lambda pair: pair[0] != execs)
         for fd, events in ready:
             handler = self._handlers.get(fd)
             if handler is not None:  # an earlier handler of this round may have closed it
                 handler(events)
+        if self.responder.busy and all(fd != execs for fd, _ in ready):
+            self._on_execs(0)
         self._tick()
 
     # --- what happens -------------------------------------------------------------------------
 
     def _on_execs(self, _: int) -> None:
         if self.arming.armed is None:
+            self.responder.work()
             return
         try:
             self.responder.serve(self.arming.armed.group)
@@ -217,13 +222,6 @@ class Gate:
             self.facts.put(self.stats())
         if self.facts.due(now):
             self._flush_facts()
-
-    def _pulse(self) -> None:
-        """A long hash goes on: guard must hear of it."""
-        now = time.monotonic()
-        if now >= self._next_beat_mono:
-            self._next_beat_mono = now + HEARTBEAT_S
-            self._beat()
 
     def _beat(self) -> None:
         """A heartbeat, or one try to find guard."""

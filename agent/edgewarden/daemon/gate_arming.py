@@ -159,7 +159,7 @@ class Arming:
         self.armed = new
         self._doors.permission_marks = enforce
         self.source = "fanotify-permission" if enforce else "fanotify-notify"
-        self._responder.cacheable = new.cacheable
+        self._responder.digests.cacheable = new.cacheable
         self._watch(new.group.fd)
         for _, fault in new.refused:
             self._alarm("EW-EXEC-010", 3, f"not watched: {fault.text}")

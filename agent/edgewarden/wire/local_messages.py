@@ -14,7 +14,9 @@ MODES = ("learn", "observe", "enforce")
 TIERS = ("T0", "T1", "T2", "T3", "T4")
 SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission")
 DECISIONS = ("allow", "deny", "would_deny", "learned")
-REASONS = ("listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written")
+REASONS = (
+    "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
+)  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
 VERBS = ("status", "mode", "reload", "quit")
 
