@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,29 @@ def site() -> Iterator[Site]:
 def test_attests_affirming(site: Site) -> None:
     site.await_fleet(lambda f: f["attestation"]["result"] == "affirming")
     site.await_status(lambda s: s["attestation"]["result"] == "affirming")
+
+
+def test_a_running_link_says_of_certificate_and_clock_what_doctor_says(site: Site) -> None:
+    """Held up by a certificate that is about to end; the machine's clock may be well or ill."""
+    file = site.gateway.identity / "identity.json"
+    was, body = file.read_text(), json.loads(file.read_text())
+    soon = datetime.now(UTC) + timedelta(days=2)
+    try:
+        file.write_text(json.dumps({**body, "not_after_utc": f"{soon:%Y-%m-%dT%H:%M:%SZ}"}))
+        site.kill("link")
+        site.await_status(lambda s: s["uplink"]["connected"])
+        said = {reason["code"] for reason in site.status()["reasons"]}
+        climbed = {
+            rung["code"]
+            for area in ("identity", "clock")
+            for rung in json.loads(site.command("doctor", area, "--json").stdout)["rungs"]
+        } - {""}
+    finally:
+        file.write_text(was)
+        site.kill("link")
+        site.await_status(lambda s: s["uplink"]["connected"])
+    assert "EW-ID-013" in climbed
+    assert climbed == said & {"EW-ID-012", "EW-ID-013", "EW-ID-015", "EW-ID-016"}
 
 
 def test_link_runs_without_privilege(site: Site) -> None:
