@@ -375,6 +375,14 @@ def signed_twice(desk: Desk, board: Board) -> Verdict:
     return send(desk, board, replace(first, body={"n": 2}))
 
 
+def another_than_evidence_named(desk: Desk, board: Board) -> Verdict:
+    record = next_record(board)
+    board.sign(record)
+    data = board.evidence(desk.challenge(board.device).nonce)
+    assert _evidence(desk, board, data).accepted
+    return send(desk, board, replace(record, body={"n": 2}), advance=False)
+
+
 def second_successor(desk: Desk, board: Board) -> Verdict:
     record = next_record(board)
     return send(desk, board, replace(record, prev=bytes(32)))
@@ -477,6 +485,11 @@ def forged_evidence(desk: Desk, board: Board) -> Verdict:
     return _evidence(desk, board, data)
 
 
+def evidence_with_impossible_head(desk: Desk, board: Board) -> Verdict:
+    nonce = desk.challenge(board.device).nonce
+    return _evidence(desk, board, board.evidence(nonce, heads={AUDIT: (2**53, bytes(32))}))
+
+
 def evidence_by_report_key(desk: Desk, board: Board) -> Verdict:
     nonce = desk.challenge(board.device).nonce
     payload = encode_evidence(board.claims(nonce))
@@ -518,10 +531,11 @@ ATTACKS: dict[str, list[Attack]] = {
     "bad_key": [introduction_of_no_point],
     "stale_key": [key_of_an_earlier_start],
     "replay": [replayed],
-    "fork": [signed_twice, second_successor],
+    "fork": [signed_twice, second_successor, another_than_evidence_named],
     "stale_session": [
         status_again, status_of_an_older_connect, withheld_status_of_an_earlier_boot,
     ],
+    "bad_evidence": [evidence_with_impossible_head],
     "bad_status": [status_out_of_range, status_with_impossible_acknowledgement],
     "nonce_unknown": [evidence_unasked],
     "nonce_used": [evidence_twice],

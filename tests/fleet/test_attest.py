@@ -101,9 +101,93 @@ def test_records_that_overtake_the_evidence_are_no_rollback(desk: Desk, ready: B
     assert result.facets["freshness"] is Tier.AFFIRMING
 
 
+def shown(desk: Desk) -> views.Json:
+    whole = views.gateway(desk.db, "gw-demo", desk.now)
+    assert whole is not None
+    return whole
+
+
 def test_heads_ahead_of_the_store_are_on_their_way(desk: Desk, ready: Board) -> None:
-    ready.event(ALARM)
+    """Until the deadline; then the end of the chain is a gap like any other."""
+    late = [ready.event(ALARM) for _ in range(20)]
     assert appraised(desk, ready, nonce(desk)).facets["freshness"] is Tier.AFFIRMING
+    desk.now += desk.settings.nonce_ttl_s - 1
+    assert shown(desk)["chain"]["alarm"]["gaps"] == []  # type: ignore[index]
+    assert appraised(desk, ready, nonce(desk)).facets["freshness"] is Tier.AFFIRMING
+    desk.now += 1
+    alarm = shown(desk)["chain"]["alarm"]  # type: ignore[index]
+    assert alarm["gaps"] == [{"first": 2, "last": 21, "explained": None}]
+    assert (alarm["dropped"], alarm["unexplained_gaps"]) == (20, 1)
+    assert alarm["withheld"] == {"first": 2, "last": 21}
+    assert shown(desk)["verdict"] == "warning"
+    assert "alarm 2 to 21 named by evidence did not come" in shown(desk)["reasons"]  # type: ignore[operator]
+    result = appraised(desk, ready, nonce(desk))
+    assert result.facets["freshness"] is Tier.WARNING
+    assert "2 to 21" in result.reasons["freshness"]
+    assert [desk.record(made).outcome for made in late] == ["next"] * 20
+    assert shown(desk)["chain"]["alarm"]["gaps"] == []  # type: ignore[index]
+    assert appraised(desk, ready, nonce(desk)).facets["freshness"] is Tier.AFFIRMING
+
+
+def test_a_class_of_which_nothing_comes_is_shown_whole(desk: Desk, ready: Board) -> None:
+    ready.introduce(AUDIT)
+    ready.event(AUDIT)
+    appraised(desk, ready, nonce(desk))
+    desk.now += desk.settings.nonce_ttl_s
+    audit = shown(desk)["chain"]["audit"]  # type: ignore[index]
+    assert (audit["head"], audit["gaps"]) == (0, [{"first": 1, "last": 2, "explained": None}])
+
+
+def test_what_is_withheld_is_found_once(desk: Desk, ready: Board) -> None:
+    for _ in range(4):
+        ready.event(ALARM)
+        appraised(desk, ready, nonce(desk))
+        desk.now += desk.settings.period_s
+    found = desk.db.execute("SELECT text, class, seq FROM finding").fetchall()
+    assert [tuple(f) for f in found] == [
+        ("alarm 2 to 2 were named by evidence and did not come", 1, 2)
+    ]
+
+
+def test_a_signed_statement_explains_what_evidence_named(desk: Desk, ready: Board) -> None:
+    desk.record(ready.introduce(AUDIT))
+    before = ready.heads[ALARM][1]
+    ready.event(ALARM)
+    appraised(desk, ready, nonce(desk))
+    assert desk.record(ready.gap(ALARM, 2, 2, before, ready.heads[ALARM][1])).accepted
+    desk.now += desk.settings.nonce_ttl_s
+    alarm = shown(desk)["chain"]["alarm"]  # type: ignore[index]
+    assert alarm["gaps"] == [{"first": 2, "last": 2, "explained": "spool full"}]
+    assert (alarm["dropped"], alarm["unexplained_gaps"]) == (0, 0)
+
+
+def test_another_record_than_evidence_named_is_a_fork(desk: Desk, ready: Board) -> None:
+    record = ready.build(ALARM, "event", {"n": 1})
+    ready.sign(record)
+    appraised(desk, ready, nonce(desk))
+    other = ready.sign(record, advance=False)  # ECDSA: the same content, other bytes
+    assert desk.record(other).outcome == "fork"
+    assert desk.stored("gw-demo", ALARM) == [1]
+
+
+def test_evidence_that_names_another_record_is_a_fork_told_once(desk: Desk, ready: Board) -> None:
+    for _ in range(2):
+        appraised(desk, ready, nonce(desk), heads={ALARM: (1, b"x" * 32)})
+    found = desk.db.execute("SELECT kind, data FROM finding").fetchall()
+    assert [f["kind"] for f in found] == ["fork"]
+    assert found[0]["data"]
+    assert shown(desk)["verdict"] == "critical"
+
+
+def test_named_ends_are_kept_bounded(
+    desk: Desk, ready: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attestation, "KEPT_CLAIMS", 5)
+    for _ in range(9):
+        ready.event(ALARM)
+        appraised(desk, ready, nonce(desk))
+    kept = [r[0] for r in desk.db.execute("SELECT seq FROM claim ORDER BY seq").fetchall()]
+    assert kept == [6, 7, 8, 9, 10]
 
 
 def test_a_revoked_device_is_contraindicated(desk: Desk, ready: Board) -> None:

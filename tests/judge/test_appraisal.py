@@ -86,6 +86,9 @@ CASES = {
     "its head is not here yet": (
         {"known": replace(KNOWN, hashes={RecordClass.ALARM: None})}, "freshness", A,
     ),
+    "records named before did not come": (
+        {"known": replace(KNOWN, withheld={RecordClass.ALARM: (3, 4)})}, "freshness", W,
+    ),
     "no code reference": (
         {"references": replace(REFERENCES, code=frozenset())}, "executables", N,
     ),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edgewarden.judge.continuity import (
     NOTHING,
     Chain,
+    Claim,
     Gap,
     GapNote,
     Judgement,
@@ -21,6 +22,7 @@ from edgewarden.judge.continuity import (
     begin_session,
     explains,
     judge,
+    withheld,
 )
 from edgewarden.wire.record import NO_PREDECESSOR
 
@@ -214,3 +216,30 @@ def test_an_altered_record_beside_its_neighbours_is_a_fork(data: st.DataObject) 
     altered = Offer(victim.seq, victim.prev, h("altered"), dup=data.draw(st.booleans()))
     assert keeper.take(altered).outcome is Outcome.FORK
     assert keeper.records[victim.seq] == victim
+
+
+CLAIMS = [Claim(7, h("7"), 10.0), Claim(9, h("9"), 20.0), Claim(12, h("12"), 30.0)]
+
+
+@pytest.mark.parametrize(
+    ("now", "missing"),
+    [
+        (19.9, None),
+        (20.0, Gap(8, 9, h("7"), h("9"))),
+        (29.9, Gap(8, 9, h("7"), h("9"))),
+        (30.0, Gap(8, 12, h("7"), h("12"))),
+    ],
+)
+def test_the_end_of_a_chain_is_missed_when_it_is_due(now: float, missing: Gap | None) -> None:
+    assert withheld(HEAD, CLAIMS, now) == missing
+
+
+def test_of_a_chain_without_a_head_all_is_missed() -> None:
+    assert withheld(Chain(), CLAIMS[:1], 10.0) == Gap(1, 7, None, h("7"))
+
+
+def test_another_record_than_evidence_named_is_a_fork() -> None:
+    around = Neighbours(before=h("7"), claimed=h("other"))
+    assert judge(HEAD, Offer(8, h("7"), h("8")), around).outcome is Outcome.FORK
+    around = Neighbours(before=h("7"), claimed=h("8"))
+    assert judge(HEAD, Offer(8, h("7"), h("8")), around).outcome is Outcome.NEXT

@@ -18,7 +18,8 @@ freshness     heads, against what was stored when the nonce was issued. The gate
               after that moment, so a head behind it, or another hash at the same sequence, is an
               older or a second state of the gateway: a restored backup, a clone. Contraindicated.
               (Against what is stored *now* it would be a race: records overtake evidence on the
-              wire.)
+              wire.) Records that earlier evidence named and that did not come by their deadline:
+              warning. The gateway says that it sent them; somebody keeps them.
 executables   code digest among the references for the version it claims, byte code compiled from it
 settings, policy, boot     digest among the references
 
@@ -65,6 +66,8 @@ class Known:
         key_boot: boot id under which the evidence's report key was introduced; None when it was
         not. heads: class -> highest sequence stored when the nonce was issued.
         hashes: class -> hash stored at the sequence the evidence names; None when not stored.
+        withheld: class -> first and last sequence that earlier evidence named and that did not
+            come in time.
     """
 
     grade: str
@@ -72,6 +75,7 @@ class Known:
     key_boot: bytes | None
     heads: Mapping[RecordClass, int] = field(default_factory=dict)
     hashes: Mapping[RecordClass, bytes | None] = field(default_factory=dict)
+    withheld: Mapping[RecordClass, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,12 @@ def _freshness(evidence: Evidence, known: Known) -> tuple[Tier, str]:
                 Tier.CONTRAINDICATED,
                 f"its {record_class.label} record {seq} is another than the stored one",
             )
+    for record_class, (first, last) in known.withheld.items():
+        return (
+            Tier.WARNING,
+            f"its {record_class.label} records {first} to {last} were named by earlier evidence"
+            " and did not come",
+        )
     return Tier.AFFIRMING, ""
 
 

@@ -10,6 +10,7 @@ looks up the neighbours and keeps the state.
                      anything else                                                   → replay
         other bytes                                                                  → fork
     not stored, a stored neighbour's hash does not fit                               → fork
+    not stored, evidence named another record with this sequence                     → fork
     not stored, hashes fit
         nothing stored at all          sequence 1 → next, later → gap (1 to seq-1 missing)
         seq = head + 1                                                               → next
@@ -29,11 +30,16 @@ next, gap and reordered are accepted; a gap is a statement about records that di
 reason to refuse one that did. A fork is proof that two histories were signed: it is never
 accepted, and never settled by arrival order.
 
+The end of a chain has no successor that would show its loss. Evidence names it: what evidence
+named and what did not come by a deadline is withheld (``withheld``), from the head to the named
+end, until it does come. The deadline is the caller's, and so is the clock.
+
     judge(Chain(7, h7, floor=7), Offer(8, prev=h7, hash=h8), NOTHING) -> next, Chain(8, h8, floor=8)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -92,11 +98,13 @@ class Neighbours:
         same: hash of the record with the same sequence.
         before: hash of the record with sequence - 1.
         after_prev: predecessor named by the record with sequence + 1.
+        claimed: hash that evidence named for the offer's own sequence.
     """
 
     same: bytes | None = None
     before: bytes | None = None
     after_prev: bytes | None = None
+    claimed: bytes | None = None
 
 
 NOTHING = Neighbours()
@@ -166,6 +174,8 @@ def _mismatch(offer: Offer, around: Neighbours) -> str:
         return f"sequence {offer.seq} names another predecessor than the stored {offer.seq - 1}"
     if around.after_prev is not None and around.after_prev != offer.hash:
         return f"the stored {offer.seq + 1} names another predecessor than this {offer.seq}"
+    if around.claimed is not None and around.claimed != offer.hash:
+        return f"evidence named another record {offer.seq}"
     return ""
 
 
@@ -192,6 +202,29 @@ class GapNote:
     last: int
     before: bytes
     after: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The end of a chain as evidence named it.
+
+    Attributes:
+        due_utc_s: by then the record should have come; it was durable when it was named.
+    """
+
+    seq: int
+    hash: bytes
+    due_utc_s: float
+
+
+def withheld(chain: Chain, claims: Sequence[Claim], now_utc_s: float) -> Gap | None:
+    """What evidence named behind the head and what did not come in time, or None."""
+    late = [c for c in claims if c.seq > chain.head_seq and now_utc_s >= c.due_utc_s]
+    if not late:
+        return None
+    end = max(late, key=lambda c: c.seq)
+    before = chain.head_hash if chain.head_seq else None
+    return Gap(chain.head_seq + 1, end.seq, before, end.hash)
 
 
 def explains(note: GapNote, gap: Gap) -> bool:

@@ -9,14 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgewarden.judge.appraisal import IssuedNonce
-from edgewarden.wire.evidence import Evidence, Result, Status
+from edgewarden.judge.continuity import Claim, Gap, withheld
+from edgewarden.wire.evidence import Evidence, Heads, Result, Status
 from edgewarden.wire.record import RecordClass
+from edgewarden_fleet.store import records
 
 KEPT_EVIDENCE = 1000
 """Pieces of evidence and results kept per device: three days at a challenge every five minutes."""
 KEPT_NONCES = 64
 """Challenges remembered per device, answered or not; an older one is unknown, which is refused as
 well."""
+KEPT_CLAIMS = 64
+"""Chain ends remembered per device and class, highest first: all that evidence can name before the
+first of them is due (challenges are seconds apart, a deadline is two minutes)."""
 KEPT_BOOTS = 4096
 """Boots remembered per device, so that no status of a past one starts a session again."""
 
@@ -149,6 +154,52 @@ def add_result(
             " WHERE device = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
             (result.device, result.device, KEPT_EVIDENCE),
         )
+
+
+def add_claims(db: sqlite3.Connection, device: str, heads: Heads, due_utc_s: float) -> None:
+    """Remember the ends of chains that evidence named; forget those that came."""
+    db.execute(
+        "DELETE FROM claim WHERE device = ? AND EXISTS (SELECT 1 FROM record r WHERE"
+        " r.device = claim.device AND r.class = claim.class AND r.seq = claim.seq)",
+        (device,),
+    )
+    for record_class, (seq, digest) in heads.items():
+        if seq > records.chain_of(db, device, record_class).head_seq:
+            db.execute(
+                "INSERT OR IGNORE INTO claim VALUES (?, ?, ?, ?, ?, 0)",
+                (device, int(record_class), seq, digest, due_utc_s),
+            )
+        db.execute(
+            "DELETE FROM claim WHERE device = ? AND class = ? AND seq <= (SELECT seq FROM claim"
+            " WHERE device = ? AND class = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+            (device, int(record_class), device, int(record_class), KEPT_CLAIMS),
+        )
+
+
+def withheld_by(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, now_utc_s: float
+) -> Gap | None:
+    """What evidence named and what did not come by its deadline."""
+    claims = [
+        Claim(row["seq"], row["hash"], row["due_utc_s"])
+        for row in db.execute(
+            "SELECT seq, hash, due_utc_s FROM claim WHERE device = ? AND class = ?",
+            (device, int(record_class)),
+        )
+    ]
+    return withheld(records.chain_of(db, device, record_class), claims, now_utc_s)
+
+
+def tell_once(db: sqlite3.Connection, device: str, record_class: RecordClass, gap: Gap) -> bool:
+    """True the first time a stretch is told of; what is withheld longer is the same stretch."""
+    key = (device, int(record_class), gap.first, gap.last)
+    told = db.execute(
+        "SELECT max(told) FROM claim WHERE device = ? AND class = ? AND seq BETWEEN ? AND ?", key
+    ).fetchone()[0]
+    db.execute(
+        "UPDATE claim SET told = 1 WHERE device = ? AND class = ? AND seq BETWEEN ? AND ?", key
+    )
+    return not told
 
 
 def add_reference(

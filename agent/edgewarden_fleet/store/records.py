@@ -12,6 +12,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from edgewarden.judge.continuity import Chain, Gap, GapNote, Neighbours
+from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import MAX_SEQ, Record, RecordClass
 
 KEPT_REFUSALS = 1000
@@ -111,6 +112,17 @@ def hash_at(
         return None
     row = db.execute(
         "SELECT hash FROM record WHERE device = ? AND class = ? AND seq = ?",
+        (device, int(record_class), seq),
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def claimed_at(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, seq: int
+) -> bytes | None:
+    """Hash that evidence named for a sequence which has not come yet."""
+    row = db.execute(
+        "SELECT hash FROM claim WHERE device = ? AND class = ? AND seq = ?",
         (device, int(record_class), seq),
     ).fetchone()
     return None if row is None else bytes(row[0])
@@ -333,6 +345,19 @@ def add_finding(
             " (SELECT id FROM finding WHERE device = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
             (device, device, KEPT_FINDINGS),
         )
+
+
+def add_fork(
+    db: sqlite3.Connection, device: str, text: str, now_utc_s: float, record_class: int, seq: int,
+    data: bytes,
+) -> None:  # fmt: skip
+    """Keep the proof of a second history that evidence gave, once per sequence."""
+    told = db.execute(
+        "SELECT 1 FROM finding WHERE device = ? AND kind = 'fork' AND class = ? AND seq = ?",
+        (device, record_class, seq),
+    ).fetchone()
+    if told is None:
+        add_finding(db, device, "fork", Severity.CRITICAL, text, now_utc_s, record_class, seq, data)
 
 
 def _int64(value: int) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgewarden.errors import HardwareFault, OperatorFault
 
-VERSION = 1
+VERSION = 2
 """user_version of the file. A newer file is refused, never guessed at."""
 BUSY_MS = 10_000
 """How long a writer waits for the other one; a group commit takes milliseconds."""
@@ -125,6 +125,11 @@ CREATE TABLE nonce (
     expires_utc_s REAL NOT NULL, heads TEXT NOT NULL, used_utc_s REAL
 ) STRICT;
 CREATE INDEX nonce_device ON nonce (device, issued_utc_s);
+
+CREATE TABLE claim (
+    device TEXT NOT NULL, class INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL,
+    due_utc_s REAL NOT NULL, told INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (device, class, seq)
+) STRICT;
 
 CREATE TABLE evidence (
     id INTEGER PRIMARY KEY, device TEXT NOT NULL, received_utc_s REAL NOT NULL,

@@ -18,8 +18,10 @@ import json
 import sqlite3
 from datetime import UTC, datetime
 
+from edgewarden.judge.continuity import explains
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import RecordClass
+from edgewarden_fleet.store import attestation, records
 
 Json = dict[str, object]
 
@@ -79,7 +81,7 @@ def gateway(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json | Non
             db.execute("SELECT name, value FROM counter WHERE device = ?", (device,)).fetchall()
         ),
         "exec": _exec(db, device),
-        "chain": {c.label: _chain(db, device, c) for c in RecordClass},
+        "chain": {c.label: _chain(db, device, c, now_utc_s) for c in RecordClass},
         "findings": _findings(db, device),
         "recent_refusals": _recent_refusals(db, device),
     }
@@ -190,7 +192,9 @@ def _exec(db: sqlite3.Connection, device: str) -> Json:
     return {**{name: counts.get(name, 0) for name in names}, "denied_verdicts": verdicts}
 
 
-def _chain(db: sqlite3.Connection, device: str, record_class: RecordClass) -> Json:
+def _chain(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, now_utc_s: float
+) -> Json:
     key = (device, int(record_class))
     row = db.execute("SELECT * FROM chain WHERE device = ? AND class = ?", key).fetchone()
     gaps = db.execute(
@@ -207,6 +211,15 @@ def _chain(db: sqlite3.Connection, device: str, record_class: RecordClass) -> Js
         " WHERE device = ? AND topic_group = 'r' AND class = ? ORDER BY reason",
         (device, record_class.label),
     )
+    shown = [{"first": g["first"], "last": g["last"], "explained": g["explained"]} for g in gaps]
+    dropped, unexplained = missing
+    tail = attestation.withheld_by(db, device, record_class, now_utc_s)
+    if tail is not None:
+        notes = records.gap_notes(db, device, record_class)
+        why = next((why for note, why in notes if explains(note, tail)), None)
+        shown.append({"first": tail.first, "last": tail.last, "explained": why})
+        if why is None:
+            dropped, unexplained = dropped + tail.last - tail.first + 1, unexplained + 1
     return {
         "head": row["head_seq"] if row else 0,
         "head_sha256": row["head_hash"].hex() if row else None,
@@ -214,11 +227,10 @@ def _chain(db: sqlite3.Connection, device: str, record_class: RecordClass) -> Js
         "reordered": row["reordered"] if row else 0,
         "duplicates": row["duplicates"] if row else 0,
         "last_utc": iso(row["last_utc_s"]) if row else None,
-        "dropped": missing[0],
-        "unexplained_gaps": missing[1],
-        "gaps": [
-            {"first": g["first"], "last": g["last"], "explained": g["explained"]} for g in gaps
-        ],
+        "dropped": dropped,
+        "unexplained_gaps": unexplained,
+        "gaps": shown,
+        "withheld": None if tail is None else {"first": tail.first, "last": tail.last},
         "refused": {r[0]: r[1] for r in refused},
     }
 
@@ -290,9 +302,17 @@ def _verdict(db: sqlite3.Connection, device: str, body: Json) -> tuple[str, list
         so_so.append("evidence with a warning")
     if attestation["expired"]:
         so_so.append("attestation is out of date")
-    gaps = _count(db, "SELECT count(*) FROM gap WHERE device = ? AND explained IS NULL", device)
+    chain = body["chain"]
+    assert isinstance(chain, dict)
+    gaps = sum(c["unexplained_gaps"] for c in chain.values())
     if gaps:
         so_so.append(f"{gaps} unexplained gap(s)")
+    for name, c in chain.items():
+        if c["withheld"]:
+            so_so.append(
+                f"{name} {c['withheld']['first']} to {c['withheld']['last']} named by evidence"
+                " did not come"
+            )
     refused = body["refused"]
     assert isinstance(refused, dict)
     if refused:

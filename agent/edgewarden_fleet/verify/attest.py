@@ -9,6 +9,8 @@
   line when the fleet starts.
 * Evidence is believed as a status is; then its nonce is consumed, whatever comes after; then
   judged; the signed result goes back to the gateway and is kept with the evidence.
+* The heads it names are kept, due after one nonce lifetime: a record that was named and does not
+  come is withheld, and another one with its number is a fork (judge/continuity.py).
 
 Nothing here blocks but the store; nothing is sent from here: ``Outgoing`` messages are returned.
 """
@@ -34,11 +36,13 @@ from edgewarden.wire.evidence import (
     Evidence,
     Result,
     Status,
+    Tier,
     decode_evidence,
     decode_status,
     encode_challenge,
     encode_result,
 )
+from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import MAX_SEQ, RecordClass
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.ca.settings import Attestation
@@ -96,7 +100,8 @@ class Appraiser:
             appraisal.admit(evidence, issued, now_utc_s)
         except WireRefusal as refusal:
             return self._verifier.refuse(device, message, refusal, now_utc_s), []
-        judged, policy_hash = self._judge(evidence, heads)
+        judged, policy_hash = self._judge(evidence, heads, now_utc_s)
+        self._keep_heads(evidence, judged, message.payload, now_utc_s)
         result = self._result(evidence, judged, policy_hash, now_utc_s)
         data = self._seal(encode_result(result), ContentType.RESULT)
         kept.add_result(self._db, evidence, message.payload, result, data, now_utc_s)
@@ -169,9 +174,39 @@ class Appraiser:
         identity = self._verifier.identity_of(envelope, topic, now_utc_s, revoked_too=True)
         evidence = decode_evidence(envelope.payload)
         _check_names(identity, evidence.tenant, evidence.device)
+        if max((seq for seq, _ in evidence.heads.values()), default=0) > MAX_SEQ:
+            raise WireRefusal("bad_evidence", "a sequence is out of range")
         return evidence
 
-    def _judge(self, evidence: Evidence, heads: dict[RecordClass, int]) -> tuple[Appraisal, bytes]:
+    def _keep_heads(
+        self, evidence: Evidence, judged: Appraisal, data: bytes, now_utc_s: float
+    ) -> None:
+        """Tell of what earlier evidence named in vain; remember what this one names."""
+        device = evidence.device
+        for record_class in RecordClass:
+            gap = kept.withheld_by(self._db, device, record_class, now_utc_s)
+            if gap is not None and kept.tell_once(self._db, device, record_class, gap):
+                records.add_finding(
+                    self._db, device, "withheld", Severity.HIGH,
+                    f"{record_class.label} {gap.first} to {gap.last} were named by evidence and"
+                    " did not come", now_utc_s, int(record_class), gap.last,
+                )  # fmt: skip
+        for record_class, (seq, digest) in evidence.heads.items():
+            known = records.hash_at(self._db, device, record_class, seq) or records.claimed_at(
+                self._db, device, record_class, seq
+            )
+            if known is not None and known != digest:
+                records.add_fork(
+                    self._db, device, f"evidence names another {record_class.label} {seq}",
+                    now_utc_s, int(record_class), seq, data,
+                )  # fmt: skip
+        if judged.facets["freshness"] is not Tier.CONTRAINDICATED:
+            due = now_utc_s + self._settings.nonce_ttl_s
+            kept.add_claims(self._db, device, evidence.heads, due)
+
+    def _judge(
+        self, evidence: Evidence, heads: dict[RecordClass, int], now_utc_s: float
+    ) -> tuple[Appraisal, bytes]:
         device = evidence.device
         registered = registry.find(self._db, device)
         if registered is None:
@@ -184,6 +219,11 @@ class Appraiser:
             hashes={
                 c: records.hash_at(self._db, device, c, seq)
                 for c, (seq, _) in evidence.heads.items()
+            },
+            withheld={
+                c: (gap.first, gap.last)
+                for c in RecordClass
+                if (gap := kept.withheld_by(self._db, device, c, now_utc_s)) is not None
             },
         )
         rows = kept.references(self._db, device, evidence.version)

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography import x509
 
@@ -214,7 +214,10 @@ class Verifier:
         """Judge continuity and store what the judgement says."""
         device, record_class = record.device, record.record_class
         chain = records.chain_of(self.db, device, record_class)
-        around = records.neighbours(self.db, device, record_class, record.seq)
+        around = replace(
+            records.neighbours(self.db, device, record_class, record.seq),
+            claimed=records.claimed_at(self.db, device, record_class, record.seq),
+        )
         judged = continuity.judge(
             chain, Offer(record.seq, record.prev, digest, message.dup), around
         )
