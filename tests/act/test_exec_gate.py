@@ -16,7 +16,7 @@ from edgewarden.act.exec_gate import REPORT_AFTER_S, ExecGate
 from edgewarden.act.exec_hold import HOLD_S, LOOK_S
 from edgewarden.errors import HardwareFault
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
-from edgewarden.kernel.lease import ignore_lease_breaks
+from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
 from edgewarden.wire.local import Alarm, AnyMessage, ExecVerdict
 from tests.system.exec_world import loop_ext4, private_tmpfs
 
@@ -470,6 +470,24 @@ def test_a_cached_file_that_changed_is_hashed_again(
     assert hashes(bench, path) == (1, 0)
     last = bench.verdicts()[-1].sha256
     assert last == hashlib.sha256(path.read_bytes()).digest() != digest
+
+
+@pytest.mark.needs("root", "loop-mount")
+def test_a_change_just_before_the_lease_is_seen(
+    cached: tuple[Bench, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, where = cached
+    path, _ = program(where / "p")
+    assert [hashes(bench, path), hashes(bench, path)] == [(1, 0), (0, 1)]
+    take = ReadLease.take
+
+    def take_late(lease: ReadLease) -> None:
+        if not lease.granted:
+            path.write_bytes(b"\x7fELF two")
+        take(lease)
+
+    monkeypatch.setattr(ReadLease, "take", take_late)
+    assert hashes(bench, path) == (1, 0)
 
 
 @pytest.mark.needs("root")
