@@ -110,14 +110,17 @@ class World:
 
     # --- processes -----------------------------------------------------------------------------
 
-    def start_guard(self) -> None:
+    def start_guard(self, *, notify: str = "") -> None:
         path = self.run / "guard.sock"
         if self._listener is None:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._listener.bind(str(path))
             self._listener.listen(4)
         fd = self._listener.fileno()
-        self.guard_pid = self._start([*PYTHON, str(DAEMONS / "guard.py"), str(fd)], pass_fds=(fd,))
+        command = [*PYTHON, str(DAEMONS / "guard.py"), str(fd)]
+        if notify:
+            command = ["env", f"NOTIFY_SOCKET={notify}", *command]
+        self.guard_pid = self._start(command, pass_fds=(fd,))
 
     def start_gate(self, *, masked: str = "") -> None:
         command = [*PYTHON, str(DAEMONS / "gate.py"), str(self.state), str(self.run)]

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.daemon.guard import ALIVE_S
 from edgewarden.wire import local
 from edgewarden.wire.local import Alarm, Heartbeat, TripInfo
-from tests.system.exec_world import NOBODY, World, private_tmpfs, world
+from tests.system.exec_world import AGENT, NOBODY, World, private_tmpfs, world
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "fanotify-permission")
@@ -111,6 +112,26 @@ def test_guard_dies_while_gate_stalls_is_the_worst_and_gate_ends_with_its_life(
         child.wait(0.5)
     os.kill(small.gate_pid, signal.SIGKILL)
     assert child.wait(1) == 0
+
+
+def test_systemd_hears_that_guard_is_there_and_that_it_looks(small: World) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(small.run / "notify"))
+        systemd.settimeout(2 * ALIVE_S)
+        small.start_guard(notify=str(small.run / "notify"))
+        assert systemd.recv(64) == b"READY=1"
+        (small.run / "notify").unlink()
+        assert systemd.recv(64) == b"WATCHDOG=1", "through what was connected at the start"
+        os.kill(small.guard_pid, signal.SIGSTOP)
+        systemd.settimeout(ALIVE_S + 1)
+        with pytest.raises(TimeoutError):
+            systemd.recv(64)
+
+
+def test_the_unit_is_patient_for_three_words() -> None:
+    unit = (AGENT.parent / "systemd" / "edgewarden-guard.service").read_text().splitlines()
+    assert f"WatchdogSec={3 * ALIVE_S + 1:.0f}" in unit
+    assert "WatchdogSignal=SIGKILL" in unit, "what a stopped guard still takes"
 
 
 # --- who is heard ---------------------------------------------------------------------------------

@@ -15,6 +15,9 @@ included; a dead one makes none wait. So, in order:
    first.
 6. Told to follow its parent, it ends with it, but not before the gate it watches.
 
+Who watches guard is systemd: ALIVE_S after ALIVE_S it hears WATCHDOG=1, and a guard that is silent
+for WatchdogSec gets SIGKILL and a successor, which finds gate's next connection at the socket.
+
 From then on it opens, executes, logs and imports nothing; everything it uses is in locked memory.
 
     python3 -I -S .../daemon/guard.py 3        # 3: a listening AF_UNIX seqpacket socket,
@@ -33,6 +36,7 @@ from select import POLLIN, poll
 if __name__ == "__main__":  # started by path: this file's package is not on the path yet
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
+from edgewarden.daemon.notify import Notifier
 from edgewarden.errors import HardwareFault, WireRefusal
 from edgewarden.kernel.process import accept_connection, lock_memory, open_pidfd, signal_pidfd
 from edgewarden.kernel.signals import SIGINT, SIGKILL, SIGTERM, signal
@@ -41,6 +45,8 @@ from edgewarden.wire.local import MAX_MESSAGE_BYTES, Heartbeat, TripInfo, encode
 SILENCE_S = 2.0
 """Four of gate's heartbeats; an exec that waits longer looks hung to a person."""
 LOOK_S = 0.5
+ALIVE_S = 3.0
+"""A third of the unit's WatchdogSec."""
 TRIP_WINDOW_S = 600.0
 MAX_TRIPS = 32
 """More are not told apart: three put gate into observe."""
@@ -159,6 +165,7 @@ def main(listen_fd: int, *, with_parent: bool = False) -> int:
     signal(SIGTERM, stop)
     signal(SIGINT, stop)
     parent = os.getppid()
+    systemd = Notifier()
     gc.collect()
     try:
         lock_memory()
@@ -166,8 +173,14 @@ def main(listen_fd: int, *, with_parent: bool = False) -> int:
         sys.stderr.write(f"edgewarden guard: {fault.text} ({fault.code}); goes on unlocked\n")
     gc.freeze()
     guard = Guard(listener)
+    systemd.tell("READY=1")
+    told_mono = time.monotonic()
     while not stopping:
         guard.look()
+        now = time.monotonic()
+        if now - told_mono >= ALIVE_S:
+            told_mono = now
+            systemd.tell("WATCHDOG=1")
         if with_parent and guard.pidfd < 0 and os.getppid() != parent:
             break
     return 0
