@@ -563,6 +563,29 @@ def test_no_policy_directory_is_said_and_gate_does_not_start(small: World) -> No
     assert "policy" in done.stderr
 
 
+def test_a_second_gate_leaves_the_first_its_sockets(small: World) -> None:
+    small.policy()
+    small.start_gate()
+    before = [(small.run / name).stat().st_ino for name in ("gate.sock", "gate-facts.sock")]
+    command = [*PYTHON, str(DAEMONS / "gate.py"), str(small.state), str(small.run)]
+    done = subprocess.run(["timeout", "10", *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "another gate listens here" in done.stderr
+    after = [(small.run / name).stat().st_ino for name in ("gate.sock", "gate-facts.sock")]
+    assert after == before
+    assert isinstance(small.status(), GateStats)
+
+
+def test_what_a_killed_gate_has_left_is_replaced(small: World) -> None:
+    small.policy()
+    small.start_gate()
+    os.kill(small.gate_pid, signal.SIGKILL)
+    wait_until(small.gate_is_gone)
+    assert (small.run / "gate-facts.sock").exists()
+    small.start_gate()
+    assert isinstance(small.status(), GateStats)
+
+
 # --- the world around changes ---------------------------------------------------------------------
 
 

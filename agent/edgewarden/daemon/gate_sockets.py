@@ -65,8 +65,11 @@ _KIND = SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC
 def listen(path: str, *, owner_uid: int = 0) -> socket:
     """A listening socket at ``path``, mode 0600, owned by ``owner_uid``.
 
+    What a gate that ended has left there is replaced; what one that lives listens at is not.
+
     Raises:
-        OperatorFault: the path is too long or the directory refuses.
+        OperatorFault: the path is too long, the directory refuses, or (field name ``taken``)
+            somebody answers there.
     """
     if len(os.fsencode(path)) > SUN_PATH_BYTES:
         raise _fault(path, f"longer than {SUN_PATH_BYTES} bytes", "choose a shorter [paths] run")
@@ -74,10 +77,14 @@ def listen(path: str, *, owner_uid: int = 0) -> socket:
     mask = os.umask(0o177)
     try:
         if os.path.lexists(path):
+            _check_nobody_answers(path)
             os.unlink(path)
         made.bind(path)
         os.chown(path, owner_uid, -1)
         made.listen(BACKLOG)
+    except OperatorFault:
+        made.close()
+        raise
     except OSError as fault:
         made.close()
         text = os.strerror(fault.errno or 0)
@@ -87,8 +94,24 @@ def listen(path: str, *, owner_uid: int = 0) -> socket:
     return made
 
 
-def _fault(path: str, text: str, next_step: str) -> OperatorFault:
-    return OperatorFault(f"{path}: {text}", code="EW-EXEC-016", next_step=next_step, path=path)
+def _check_nobody_answers(path: str) -> None:
+    """Refuse a socket that has a listener; one whose queue is full has one, too."""
+    other = socket(AF_UNIX, _KIND)
+    try:
+        other.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    except BlockingIOError:
+        pass
+    finally:
+        other.close()
+    raise _fault(path, "another gate listens here", "end it first", name="taken")
+
+
+def _fault(path: str, text: str, next_step: str, name: str = "no_socket") -> OperatorFault:
+    return OperatorFault(
+        f"{path}: {text}", code="EW-EXEC-016", next_step=next_step, path=path, name=name
+    )
 
 
 def send(connection: socket, data: bytes) -> bool | None:
