@@ -428,6 +428,10 @@ def status_with_impossible_acknowledgement(desk: Desk, board: Board) -> Verdict:
     return _status(desk, board, board.status({AUDIT: 2**53}))
 
 
+def status_with_impossible_head(desk: Desk, board: Board) -> Verdict:
+    return _status(desk, board, board.status({}, heads={AUDIT: 2**53}))
+
+
 def unsigned_status(desk: Desk, board: Board) -> Verdict:
     data = board.status({})
     return _status(desk, board, data[:-1] + bytes([data[-1] ^ 1]))
@@ -536,7 +540,9 @@ ATTACKS: dict[str, list[Attack]] = {
         status_again, status_of_an_older_connect, withheld_status_of_an_earlier_boot,
     ],
     "bad_evidence": [evidence_with_impossible_head],
-    "bad_status": [status_out_of_range, status_with_impossible_acknowledgement],
+    "bad_status": [
+        status_out_of_range, status_with_impossible_acknowledgement, status_with_impossible_head,
+    ],
     "nonce_unknown": [evidence_unasked],
     "nonce_used": [evidence_twice],
     "nonce_expired": [evidence_too_late],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -174,6 +175,52 @@ def test_hostile_facts_are_bounded(desk: Desk, board: Board) -> None:
     made = board.sign(board.build(BULK, Kind.EVENT, dict(event_to_map(event))))
     assert desk.record(made).accepted
     assert len(desk.db.execute("SELECT text FROM finding").fetchone()[0]) <= facts.MAX_TEXT
+
+
+MOST = 2**64 - 1
+"""The largest integer that CBOR spells; SQLite holds half of it."""
+
+
+def test_counters_stop_before_they_overflow(desk: Desk, board: Board) -> None:
+    """Three of 2**53 would be nothing; 1,100 of them are beyond 64 bits."""
+    desk.record(board.introduce(BULK))
+    with transaction(desk.db):
+        desk.db.execute("INSERT INTO counter VALUES ('gw-demo', 'x', ?)", (2**63 - 2,))
+    for _ in range(2):
+        assert desk.record(board.batch(counts={"x": MOST, "y": MOST, "z": -(2**63)})).accepted
+    kept = dict(desk.db.execute("SELECT name, value FROM counter").fetchall())
+    assert kept == {"x": facts.MAX_COUNT, "y": facts.MAX_COUNT, "z": 0}
+
+
+def test_the_largest_numbers_of_a_record_are_stored_or_refused_by_name(
+    desk: Desk, board: Board
+) -> None:
+    desk.record(board.introduce(AUDIT))
+    record = board.build(AUDIT, Kind.EVENT, {})
+    for changes in ({"boot_ns": MOST}, {"wall_ns": MOST}, {"uncertainty_ms": MOST}):
+        record = board.build(AUDIT, Kind.EVENT, {})
+        time = replace(record.time, **changes)  # type: ignore[arg-type]
+        assert desk.record(board.sign(replace(record, time=time))).accepted
+    event = Event(OCSF.PROCESS_ACTIVITY, MOST, Severity.HIGH, MOST, {"action": "denied"})
+    assert desk.record(board.sign(board.build(AUDIT, Kind.EVENT, event_to_map(event)))).accepted
+    gone = {"class": 3, "first": 1, "last": MOST, "before": bytes(32), "after": bytes(32)}
+    body: dict[str, object] = {**gone, "reason": "x"}
+    assert desk.record(board.sign(board.build(AUDIT, Kind.GAP, body))).accepted
+    assert views.gateway(desk.db, "gw-demo", desk.now) is not None
+    last = board.build(AUDIT, Kind.EVENT, {})
+    for seq in (2**53, MOST):
+        made = board.sign(replace(last, seq=seq), advance=False)
+        assert desk.record(made).outcome == "bad_record"
+    assert desk.record(board.sign(replace(last, seq=2**53 - 1))).outcome == "gap"
+
+
+def test_readings_with_the_largest_numbers_are_kept(desk: Desk, board: Board) -> None:
+    desk.record(board.introduce(BULK))
+    pack = [{-2: "s/", 0: "n", 2: MOST, 6: 0}, {0: "m", 2: float("nan"), 6: 0}]
+    body: dict[str, object] = {"readings": pack, "events": [], "counts": {}}
+    assert desk.record(board.sign(board.build(BULK, Kind.BATCH, body))).accepted
+    kept = dict(desk.db.execute("SELECT name, value FROM reading").fetchall())
+    assert kept == {"n": "1.844674407e+19", "m": "nan"}
 
 
 def test_what_is_kept_of_refusals_is_bounded(desk: Desk, board: Board) -> None:

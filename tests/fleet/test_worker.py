@@ -116,6 +116,51 @@ def test_our_own_mistake_costs_one_message(
     assert desk.gaps("gw-demo", AUDIT) == [(2, 2)]
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, OverflowError],
+)
+def test_values_the_store_refuses_stop_nobody_else(
+    rig: Rig, desk: Desk, board: Board, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    """The store would refuse them for ever: the message is refused, not tried again."""
+    from edgewarden_fleet.verify import facts
+
+    real = facts.keep
+
+    def keep(db: sqlite3.Connection, record: object, now_utc_s: float) -> None:
+        if (getattr(record, "device", ""), getattr(record, "seq", 0)) == ("gw-demo", 2):
+            raise fault("cannot store REAL value in INTEGER column counter.value")
+        real(db, record, now_utc_s)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(facts, "keep", keep)
+    honest = Board(desk, "gw-honest")
+    rig.worker.start()
+    for one in (board.introduce(AUDIT), board.event(AUDIT)):
+        rig.offer(one)
+    for one in (honest.introduce(AUDIT), honest.event(AUDIT, n=7)):
+        rig.offer(one)
+    wait_until(lambda: len(rig.acknowledged) == 4, 20)
+    assert desk.stored("gw-demo", AUDIT) == [1]
+    assert desk.refused("") == {"internal_error": 1}
+    assert rig.worker.failed is None
+
+
+def test_a_captured_gateway_does_not_overflow_the_store(rig: Rig, desk: Desk, board: Board) -> None:
+    """What a reviewer did: 1,024 counts of 2**53 made every later group fail."""
+    bulk = RecordClass.BULK
+    honest = Board(desk, "gw-honest")
+    rig.worker.start()
+    count = 1100
+    rig.offer(board.introduce(bulk))
+    for _ in range(count):
+        rig.offer(board.batch(counts={"x": 2**53}))
+    rig.offer(honest.introduce(bulk))
+    wait_until(lambda: len(rig.acknowledged) == count + 2, 60)
+    assert desk.stored("gw-honest", bulk) == [1]
+    assert desk.refused("") == {}
+
+
 def test_stopping_keeps_what_was_not_judged_unacknowledged(rig: Rig, board: Board) -> None:
     rig.offer(board.introduce(AUDIT))
     rig.worker.start()

@@ -6,6 +6,10 @@ each inside one transaction, commits, and only then acknowledges to the broker a
 the verdicts ask for. A crash before the commit means the broker delivers again, with DUP set; a
 crash after it means a duplicate that the chain recognises. Either way nothing acknowledged is lost.
 
+A disk that refuses stops everything until it takes again: nothing is acknowledged meanwhile. A
+message whose values the store refuses is that message's refusal (``internal_error``), so that one
+captured gateway stops nobody but itself.
+
     worker = Worker(db, verifier, appraiser, send, clock); worker.start(); ...; worker.stop()
 """
 
@@ -134,9 +138,9 @@ class Worker:
         self._db.execute("SAVEPOINT message")
         try:
             judged = self._judge(message, now)
-        except (sqlite3.Error, EdgewardenError):
-            raise
         except Exception as fault:  # one message must not stop the others; this is our own mistake
+            if isinstance(fault, EdgewardenError) or _of_the_store(fault):
+                raise
             log.exception("a message could not be judged topic=%s", message.topic[:200])
             self._db.execute("ROLLBACK TO message")
             refusal = WireRefusal("internal_error", f"{type(fault).__name__} while judging")
@@ -154,6 +158,23 @@ class Worker:
         if verdict.introduced:
             return verdict, self._appraiser.challenge_soon(verdict.device, now)
         return verdict, []
+
+
+def _of_the_store(fault: Exception) -> bool:
+    """Is it the disk's or the file's fault, which passes for every message alike?
+
+    What SQLite refuses because of the values it was given, it would refuse for ever.
+    """
+    return isinstance(fault, sqlite3.Error) and not isinstance(
+        fault,
+        (
+            sqlite3.IntegrityError,
+            sqlite3.DataError,
+            sqlite3.ProgrammingError,
+            sqlite3.InterfaceError,
+            sqlite3.NotSupportedError,
+        ),
+    )
 
 
 def _tell(message: Incoming, verdict: Verdict) -> None:

@@ -138,7 +138,8 @@ class Appraiser:
         identity = self._verifier.identity_of(envelope, topic, now_utc_s)
         status = decode_status(envelope.payload)
         _check_names(identity, status.tenant, status.device)
-        if status.session_ns >= 2**63 or max(status.acked.values(), default=0) > MAX_SEQ:
+        numbers = (*status.acked.values(), *status.heads.values())
+        if status.session_ns >= 2**63 or max(numbers, default=0) > MAX_SEQ:
             raise WireRefusal("bad_status", "a number is out of range")
         now = kept.current_session(self._db, topic.device)
         same = now is not None and (now.boot_id, now.session_ns) == (

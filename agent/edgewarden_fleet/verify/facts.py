@@ -25,6 +25,9 @@ MAX_CHANNELS = 1024
 """Channels (and counters) shown per device: 32 ports with 32 channels. Further names are not
 shown; their records stand."""
 MAX_TEXT = 300
+MAX_COUNT = 2**53 - 1
+"""Where a counter stops: what every JSON reader keeps exact. Two of these still fit SQLite's 64
+bits; beyond them it would answer in floating point, which a STRICT table refuses."""
 
 
 def keep(db: sqlite3.Connection, record: Record, now_utc_s: float) -> None:
@@ -67,8 +70,8 @@ def _keep_batch(db: sqlite3.Connection, record: Record) -> None:
         number = numbers[name]
         db.execute(
             "INSERT INTO counter VALUES (?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET value = value + excluded.value",
-            (record.device, name[:64], max(0, min(number, 2**53))),
+            " ON CONFLICT DO UPDATE SET value = min(value + excluded.value, ?)",
+            (record.device, name[:64], max(0, min(number, MAX_COUNT)), MAX_COUNT),
         )
     for i, event in enumerate(parsed):
         _keep_event(db, record, i, event)
