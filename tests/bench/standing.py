@@ -135,7 +135,11 @@ class Standing:
         """Name -> pid of gate, guard and link."""
         found: dict[str, int] = {}
         for pid, line in proc.children(supervisor).items():
-            for name, mark in (("gate", "/gate.py"), ("guard", "/guard.py"), ("link", " link ")):
+            for name, mark in (
+                ("gate", "daemon.gate "),
+                ("guard", "daemon.guard "),
+                ("link", " link "),
+            ):
                 if mark in line:
                     found[name] = pid
         if set(found) != {"gate", "guard", "link"}:

@@ -112,7 +112,7 @@ class Site:
         for pid in children.read_text().split():
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                name = re.search(r"daemon/(guard|gate)\.py| (link) ", line)
+                name = re.search(r"daemon\.(guard|gate) | (link) ", line)
                 if name:
                     found[name[1] or name[2]] = int(pid)
         return found
