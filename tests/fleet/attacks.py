@@ -363,6 +363,18 @@ def key_of_an_earlier_start(desk: Desk, board: Board) -> Verdict:
     return send(desk, board, next_record(board), signer=stolen)
 
 
+def old_key_where_its_introduction_was_lost(desk: Desk, board: Board) -> Verdict:
+    """Bulk never introduced the stolen key; bulk and audit introduced the next one."""
+    stolen = board.report
+    desk.record(board.introduce(RecordClass.ALARM))
+    board.introduce(RecordClass.BULK)
+    board.start()
+    for c in RecordClass:
+        assert desk.record(board.introduce(c)).accepted
+    bulk = board.build(RecordClass.BULK, Kind.EVENT, {"n": 1})
+    return send(desk, board, bulk, signer=stolen)
+
+
 def replayed(desk: Desk, board: Board) -> Verdict:
     made = board.event()
     assert desk.record(made).accepted
@@ -533,7 +545,7 @@ ATTACKS: dict[str, list[Attack]] = {
     "wrong_signer": [report_by_identity_key, introduction_by_report_key],
     "bad_record": [introduction_without_key],
     "bad_key": [introduction_of_no_point],
-    "stale_key": [key_of_an_earlier_start],
+    "stale_key": [key_of_an_earlier_start, old_key_where_its_introduction_was_lost],
     "replay": [replayed],
     "fork": [signed_twice, second_successor, another_than_evidence_named],
     "stale_session": [

@@ -230,6 +230,13 @@ def test_a_key_of_an_earlier_start_is_stale(world: World) -> None:
     data = cose.seal(encode_record(forged), cose.ContentType.RECORD, stolen.kid, stolen.sign)
     said = verdicts(world, [*a, (a[0][0], data)])
     assert said[-1].startswith("refused stale_key ")
+    # Nor with a chain whose introductions were lost, once the next start is known.
+    lost = samples.record(record_class=RecordClass.AUDIT, seq=1, prev=bytes(32))
+    data = cose.seal(encode_record(lost), cose.ContentType.RECORD, stolen.kid, stolen.sign)
+    said = verdicts(world, [*a, (records(world, "audit")[0][0], data)])
+    assert said[-1].startswith("refused stale_key ")
+    said = verdicts(world, [a[0], (records(world, "audit")[0][0], data)])
+    assert said[-1].startswith("accepted ")
     # Out of order is not out of force: its own stretch of the chain is believed whenever it comes.
     said = verdicts(world, [a[0], a[4], a[3]])
     assert [line.split()[0] for line in said] == ["accepted"] * 3

@@ -12,6 +12,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from edgewarden.judge.continuity import Chain, Gap, GapNote, Neighbours
+from edgewarden.judge.report_keys import Introduction
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import MAX_SEQ, Record, RecordClass
 
@@ -251,15 +252,15 @@ def key_in_force(
     return None if row is None else bytes(row[0])
 
 
-def introduced_at(
-    db: sqlite3.Connection, device: str, record_class: RecordClass, kid: bytes
-) -> int | None:
-    """Sequence at which a class introduced a key."""
-    row = db.execute(
-        "SELECT max(seq) FROM introduction WHERE device = ? AND class = ? AND kid = ?",
-        (device, int(record_class), kid),
-    ).fetchone()
-    return None if row[0] is None else int(row[0])
+def introductions(db: sqlite3.Connection, device: str) -> list[Introduction]:
+    """All introductions of a device, in the order in which they came."""
+    rows = db.execute(
+        "SELECT i.kid, i.class, i.seq, k.boot_id, k.boot_ns FROM introduction i"
+        " JOIN report_key k ON k.device = i.device AND k.kid = i.kid"
+        " WHERE i.device = ? ORDER BY k.rowid, i.rowid",
+        (device,),
+    )
+    return [Introduction(row[0], RecordClass(row[1]), row[2], row[3], row[4]) for row in rows]
 
 
 def hold(

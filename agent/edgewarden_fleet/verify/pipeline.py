@@ -16,6 +16,7 @@ of. In order, for records:
  6. the signer may sign this kind  ``wrong_signer``: identity key for introductions, report key for
     the rest
  7. the key is in force at that place of the chain: introduced before, not yet followed by another
+                                   (judge/report_keys.py)
                                    ``stale_key``: a report key stolen from an earlier start signs
                                    nothing new
  8. continuity (judge/)            ``replay``, ``fork``; else next, gap, reordered, duplicate
@@ -36,7 +37,7 @@ from dataclasses import dataclass, replace
 from cryptography import x509
 
 from edgewarden.errors import WireRefusal
-from edgewarden.judge import continuity
+from edgewarden.judge import continuity, report_keys
 from edgewarden.judge.continuity import GapNote, Judgement, Offer, Outcome
 from edgewarden.trust.keys import key_id, verifier_for
 from edgewarden.wire import cose, topics
@@ -250,12 +251,10 @@ class Verifier:
         place = (record.device, record.record_class)
         if records.key_in_force(self.db, *place, record.seq) == kid:
             return
-        introduced = records.introduced_at(self.db, *place, kid)
-        if introduced is not None:
-            raise WireRefusal(
-                "stale_key", f"introduced at {introduced}, not in force at {record.seq}"
-            )
-        # Introduced in another class; this class's introduction was lost with a gap.
+        known = records.introductions(self.db, record.device)
+        why = report_keys.refusal(kid, record.record_class, record.seq, known)
+        if why:
+            raise WireRefusal("stale_key", why)
 
     def _introduce(self, record: Record, key: bytes, now_utc_s: float) -> bool:
         """Remember the key; True when it is new, and then look again at what waited for it."""

@@ -246,6 +246,7 @@ class Verifier:
         self.keys: dict[tuple[str, str, bytes], bytes] = {}
         self.hashes: dict[tuple[str, str, int], dict[int, tuple[bytes, bytes]]] = {}
         self.in_force: dict[tuple[str, str, int], dict[int, bytes]] = {}
+        self.came: dict[tuple[str, str], dict[bytes, tuple[bytes, list]]] = {}
 
     def take(self, topic: str, data: bytes) -> str:
         """What is believed, in words; raises Refused."""
@@ -324,15 +325,34 @@ class Verifier:
             point = cose_key(inner.get("key"))
         else:
             stretch = [at for at in begins if at < seq]
-            if header[4] in begins.values() and (
-                not stretch or begins[max(stretch)] != header[4]
+            in_force = bool(stretch) and begins[max(stretch)] == header[4]
+            if not in_force and (
+                header[4] in begins.values() or self.followed(tenant, device, header[4])
             ):
                 raise Refused("stale_key")
         verdict = self.chain(place, seq, prev, hashlib.sha256(data).digest())
         if kind == "report-key":
             self.keys[tenant, device, kid_of(point)] = point
             begins[seq] = kid_of(point)
+            self.came.setdefault((tenant, device), {}).setdefault(kid_of(point), (body[2], body[6]))
         return f"{label} {seq} {kind} {verdict}"
+
+    def followed(self, tenant: str, device: str, kid: bytes) -> bool:
+        """§4: was a later key introduced, in whatever class?"""
+        came = self.came[tenant, device]
+        places = [self.in_force.get((tenant, device, c), {}) for c in (1, 2, 3)]
+        for other in came.keys() - {kid}:
+            order = [
+                max(at for at, k in begins.items() if k == other)
+                > max(at for at, k in begins.items() if k == kid)
+                for begins in places
+                if kid in begins.values() and other in begins.values()
+            ]
+            if not order and came[other][0] == came[kid][0]:
+                order = [came[other][1][0] > came[kid][1][0]]
+            if order[0] if order else list(came).index(other) > list(came).index(kid):
+                return True
+        return False
 
     def chain(self, place: tuple[str, str, int], seq: int, prev: bytes, digest: bytes) -> str:
         """§3, chain. Keeps no sessions, so the same bytes again are a duplicate."""
