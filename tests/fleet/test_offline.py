@@ -58,6 +58,28 @@ def test_another_ca_believes_nothing(desk: Desk, board: Board) -> None:
     assert not any(line.accepted for line in lines)
 
 
+def test_a_key_of_an_earlier_start_is_stale_here_too(desk: Desk, board: Board) -> None:
+    made, stolen = story(board), board.report
+    board.introduce(ALARM)  # lost
+    board.start()
+    made += [board.introduce(AUDIT), board.event(AUDIT)]
+    forged = [
+        board.sign(board.build(c, "event", {}), signer=stolen, advance=False)
+        for c in (AUDIT, ALARM)
+    ]
+    lines = outcomes(desk, *(m.data for m in (*made, *forged)))
+    assert lines == ["next"] * 7 + ["stale_key"] * 2
+
+
+def test_a_forked_introduction_introduces_nothing(desk: Desk, board: Board) -> None:
+    made = story(board)
+    board.start()
+    board.heads[AUDIT] = (1, bytes(32))
+    clone = [board.introduce(AUDIT), board.event(AUDIT)]
+    lines = outcomes(desk, *(m.data for m in (*made, *clone)))
+    assert lines[5:] == ["fork", "unknown_key"]
+
+
 def test_certificates_are_judged_at_the_time_the_caller_names(desk: Desk, board: Board) -> None:
     data = story(board)[0].data
     later = NOW + 40 * 86400

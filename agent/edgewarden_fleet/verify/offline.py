@@ -18,6 +18,7 @@ from cryptography import x509
 
 from edgewarden.errors import WireRefusal
 from edgewarden.judge.continuity import Chain, Neighbours, Offer, Outcome, judge
+from edgewarden.judge.report_keys import Introduction, refusal
 from edgewarden.trust.keys import key_id, verifier_for
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
@@ -49,6 +50,7 @@ class Line:
 @dataclass
 class _State:
     keys: dict[tuple[str, bytes], cose.Verify] = field(default_factory=dict)
+    introduced: dict[str, list[Introduction]] = field(default_factory=dict)
     chains: dict[tuple[str, RecordClass], Chain] = field(default_factory=dict)
     stored: dict[tuple[str, RecordClass, int], tuple[bytes, bytes]] = field(default_factory=dict)
 
@@ -95,16 +97,19 @@ def check_file(data: bytes, root: x509.Certificate, at_utc_s: float) -> Iterator
         for offset, message in split(data):
             try:
                 record = _believe(message, root, at_utc_s, state)
-            except WireRefusal as refusal:
-                yield Line(offset, False, refusal.name, _why(refusal))
+            except WireRefusal as fault:
+                yield Line(offset, False, fault.name, _why(fault))
                 continue
-            yield _continue(offset, message, record, state)
-    except WireRefusal as refusal:
-        yield Line(len(data), False, refusal.name, _why(refusal))
+            line = _continue(offset, message, record, state)
+            if line.accepted and record.kind == Kind.REPORT_KEY:
+                _introduce(record, state)
+            yield line
+    except WireRefusal as fault:
+        yield Line(len(data), False, fault.name, _why(fault))
 
 
-def _why(refusal: WireRefusal) -> str:
-    return refusal.text.removeprefix(refusal.name).removeprefix(": ")
+def _why(fault: WireRefusal) -> str:
+    return fault.text.removeprefix(fault.name).removeprefix(": ")
 
 
 def _believe(message: bytes, root: x509.Certificate, at_utc_s: float, state: _State) -> Record:
@@ -120,16 +125,30 @@ def _believe(message: bytes, root: x509.Certificate, at_utc_s: float, state: _St
             raise WireRefusal("wrong_topic", "the record names another device than its certificate")
         if record.kind != Kind.REPORT_KEY or not isinstance(key, bytes):
             raise WireRefusal("wrong_signer", f"kind {record.kind!r} is not this key's to sign")
-        state.keys[record.device, key_id(key)] = verifier_for(key)
+        verifier_for(key)
         return record
     for (device, kid), verify in state.keys.items():
         if kid == envelope.kid and verify(envelope.signed_bytes(), envelope.signature):
             record = decode_record(envelope.payload)
             if record.device != device or record.kind == Kind.REPORT_KEY:
                 raise WireRefusal("wrong_signer", "this key may not sign that")
+            known_here = state.introduced[device]
+            why = refusal(kid, record.record_class, record.seq, known_here)
+            if why:
+                raise WireRefusal("stale_key", why)
             return record
     known = any(kid == envelope.kid for _, kid in state.keys)
     raise WireRefusal("bad_signature" if known else "unknown_key")
+
+
+def _introduce(record: Record, state: _State) -> None:
+    key = record.body["key"]
+    assert isinstance(key, bytes)
+    kid, time = key_id(key), record.time
+    state.keys[record.device, kid] = verifier_for(key)
+    state.introduced.setdefault(record.device, []).append(
+        Introduction(kid, record.record_class, record.seq, record.boot_id, time.boot_ns)
+    )
 
 
 def _continue(offset: int, message: bytes, record: Record, state: _State) -> Line:
