@@ -100,6 +100,8 @@ count() {
 
 not_unit=(--ignore=tests/system --ignore=tests/boot --ignore=tests/bench --ignore=tests/peers)
 
+soon=(-o faulthandler_timeout=120) # no unit test is honest that takes longer
+
 tier_unit() {
     local pids=()
     bash requirements/venv.sh .venv ceiling & pids+=($!)
@@ -108,13 +110,13 @@ tier_unit() {
     for pid in "${pids[@]}"; do wait "$pid"; done
     # The floor beside the ceiling, one core each; it is shown when the ceiling is done.
     local began=$SECONDS
-    launch floor .venv-floor "${not_unit[@]}" --ignore=tests/rules tests >"$work/floor.log" 2>&1
-    run unit .venv "${not_unit[@]}" tests
+    launch floor .venv-floor "${soon[@]}" "${not_unit[@]}" --ignore=tests/rules tests >"$work/floor.log" 2>&1
+    run unit .venv "${soon[@]}" "${not_unit[@]}" tests
     finish floor
     printf '\n=== floor (.venv-floor)\n'
     cat "$work/floor.log"
     count floor $((SECONDS - began))
-    run peers .venv-peers tests/peers
+    run peers .venv-peers "${soon[@]}" tests/peers
 }
 
 tier_system() {
