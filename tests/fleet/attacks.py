@@ -428,6 +428,40 @@ def withheld_status_of_an_earlier_boot(desk: Desk, board: Board) -> Verdict:
     return _status(desk, board, withheld)
 
 
+def status_of_an_earlier_boot_never_seen(desk: Desk, board: Board) -> Verdict:
+    """All of its sessions were withheld; its introduction was not."""
+    withheld = board.status({})
+    board.start()
+    assert _status(desk, board, board.status({})).outcome == "online"
+    return _status(desk, board, withheld)
+
+
+def status_from_before_the_next_introduction(desk: Desk, board: Board) -> Verdict:
+    """The next boot's own status is not there yet."""
+    withheld = board.status({})
+    board.start()
+    assert desk.record(board.introduce(AUDIT)).accepted
+    return _status(desk, board, withheld)
+
+
+def status_of_a_boot_of_which_nothing_came(desk: Desk, board: Board) -> Verdict:
+    board.start()
+    withheld = board.status({})
+    board.event()
+    board.start()
+    assert _status(desk, board, board.status({})).outcome == "online"
+    return _status(desk, board, withheld)
+
+
+def status_of_two_boots_in_turn(desk: Desk, board: Board) -> Verdict:
+    board.start()
+    assert _status(desk, board, board.status({})).outcome == "online"
+    withheld = board.status({})
+    board.start()
+    assert _status(desk, board, board.status({})).outcome == "online"
+    return _status(desk, board, withheld)
+
+
 def status_of_another_device(desk: Desk, board: Board) -> Verdict:
     return _status(desk, board, board.status({}, device="gw-other"))
 
@@ -550,6 +584,8 @@ ATTACKS: dict[str, list[Attack]] = {
     "fork": [signed_twice, second_successor, another_than_evidence_named],
     "stale_session": [
         status_again, status_of_an_older_connect, withheld_status_of_an_earlier_boot,
+        status_of_an_earlier_boot_never_seen, status_from_before_the_next_introduction,
+        status_of_a_boot_of_which_nothing_came, status_of_two_boots_in_turn,
     ],
     "bad_evidence": [evidence_with_impossible_head],
     "bad_status": [

@@ -294,6 +294,25 @@ def test_a_replayed_status_does_not_reopen_redelivery(desk: Desk, board: Board) 
     assert desk.record(made).outcome == "replay"
 
 
+def test_an_earlier_boots_status_neither_lowers_a_floor_nor_locks_the_gateway_out(
+    desk: Desk, board: Board
+) -> None:
+    first = board.introduce(ALARM)
+    desk.record(first)
+    withheld = board.status({})
+    board.start()
+    second = board.introduce(ALARM)
+    desk.connect(board, {ALARM: 2})
+    desk.record(second)
+    topic = board.topic("s", "status")
+    assert desk.take(topic, withheld).outcome == "stale_session"
+    assert [desk.record(m).outcome for m in (first, second)] == ["replay", "replay"]
+    desk.connect(board, {ALARM: 2})
+    board.start()
+    board.introduce(ALARM)
+    desk.connect(board, {ALARM: 3})
+
+
 def test_nonces_evidence_and_boots_are_kept_bounded(
     desk: Desk, ready: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,12 +28,13 @@ KEPT_BOOTS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The newest session of a device."""
+    """The newest session of a device; heads as its status named them."""
 
     device: str
     boot_id: bytes
     session_ns: int
     online: bool
+    heads: Mapping[RecordClass, int]
 
 
 def current_session(db: sqlite3.Connection, device: str) -> Session | None:
@@ -41,7 +42,7 @@ def current_session(db: sqlite3.Connection, device: str) -> Session | None:
     row = db.execute("SELECT * FROM session WHERE device = ? AND current = 1", (device,)).fetchone()
     if row is None:
         return None
-    return Session(device, row["boot_id"], row["session_ns"], bool(row["online"]))
+    return _session(row)
 
 
 def session_of_boot(db: sqlite3.Connection, device: str, boot_id: bytes) -> Session | None:
@@ -51,17 +52,29 @@ def session_of_boot(db: sqlite3.Connection, device: str, boot_id: bytes) -> Sess
     ).fetchone()
     if row is None:
         return None
-    return Session(device, boot_id, row["session_ns"], bool(row["online"]))
+    return _session(row)
+
+
+def _session(row: sqlite3.Row) -> Session:
+    heads = {RecordClass(int(c)): int(seq) for c, seq in json.loads(row["heads"]).items()}
+    return Session(row["device"], row["boot_id"], row["session_ns"], bool(row["online"]), heads)
 
 
 def save_session(db: sqlite3.Connection, status: Status, now_utc_s: float) -> None:
     """Make a status the session that counts."""
     db.execute("UPDATE session SET current = 0 WHERE device = ?", (status.device,))
     db.execute(
-        "INSERT INTO session VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET"
+        "INSERT INTO session VALUES (?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET"
         " session_ns = excluded.session_ns, online = excluded.online, current = 1,"
-        " received_utc_s = excluded.received_utc_s",
-        (status.device, status.boot_id, status.session_ns, int(status.online), now_utc_s),
+        " received_utc_s = excluded.received_utc_s, heads = excluded.heads",
+        (
+            status.device,
+            status.boot_id,
+            status.session_ns,
+            int(status.online),
+            now_utc_s,
+            json.dumps({str(int(c)): seq for c, seq in status.heads.items()}),
+        ),
     )
     db.execute(
         "DELETE FROM session WHERE device = ? AND current = 0 AND rowid <="

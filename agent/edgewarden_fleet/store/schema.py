@@ -38,7 +38,7 @@ CREATE TABLE device (
 CREATE TABLE session (
     device TEXT NOT NULL, boot_id BLOB NOT NULL, session_ns INTEGER NOT NULL,
     online INTEGER NOT NULL, received_utc_s REAL NOT NULL, current INTEGER NOT NULL,
-    PRIMARY KEY (device, boot_id)
+    heads TEXT NOT NULL, PRIMARY KEY (device, boot_id)
 ) STRICT;
 
 CREATE TABLE report_key (

@@ -1,9 +1,9 @@
 """Challenge and appraisal: the verifier's half of attestation, around the pure judge/appraisal.py.
 
 * A session status (s/status) is believed when chain, registry and signature hold and it is newer
-  than every one before: another boot never seen, or a later connect of the current boot
-  (``stale_session`` otherwise). It sets the redelivery floor of every class (judge/continuity.py)
-  and earns a challenge.
+  than every one before: a later connect of the current boot, or another boot whose heads lie
+  behind every introduction and status of other boots (``stale_session`` otherwise).
+  It sets the redelivery floor of every class (judge/continuity.py) and earns a challenge.
 * A challenge is 32 random bytes, kept with the heads stored at that moment, signed, answerable once
   and for a while. Also sent when a new report key is introduced, on a timer, and to whoever is on
   line when the fleet starts.
@@ -162,13 +162,27 @@ class Appraiser:
         return status
 
     def _check_newer(self, now: kept.Session | None, status: Status) -> None:
-        """A session starts once: a boot never seen, or a later connect of the current boot."""
-        before = kept.session_of_boot(self._db, status.device, status.boot_id)
-        if before is None:
-            return
-        current = now is not None and now.boot_id == status.boot_id
-        if not current or status.session_ns <= before.session_ns:
+        """A session starts once, and never behind what its gateway has signed since.
+
+        Sequences go on across boots, so the heads in a status place it among introductions and
+        other boots' statuses, in whatever order a broker hands them out.
+        """
+        heads = {c: status.heads.get(c, 0) for c in RecordClass}
+        boot, known = status.boot_id, records.introductions(self._db, status.device)
+        if any(i.boot_id != boot and i.seq > heads[i.record_class] for i in known):
+            raise WireRefusal("stale_session", "a later boot has introduced its key")
+        before = kept.session_of_boot(self._db, status.device, boot)
+        if before is not None and status.session_ns <= before.session_ns:
             raise WireRefusal("stale_session", "a status of a session that is over")
+        if now is None or now.boot_id == boot:
+            return
+        others = {c: now.heads.get(c, 0) for c in RecordClass}
+        if any(heads[c] < others[c] for c in RecordClass):
+            raise WireRefusal("stale_session", "its chains end before the present session's")
+        if any(i.boot_id == boot and i.seq <= others[i.record_class] for i in known):
+            raise WireRefusal("stale_session", "the present session began after this boot")
+        if before is not None and heads == others:
+            raise WireRefusal("stale_session", "a status of a boot that is over")
 
     def _evidence(self, topic: Topic, message: Incoming, now_utc_s: float) -> Evidence:
         envelope = cose.open_envelope(message.payload, ContentType.EVIDENCE, MAX_EVIDENCE_BYTES)
