@@ -23,7 +23,7 @@ from edgewarden.wire.cose import ContentType
 from edgewarden.wire.evidence import encode_evidence, encode_status
 from edgewarden.wire.record import Kind, Record, RecordClass, encode_record
 from edgewarden_fleet.ca import certificates
-from edgewarden_fleet.store import records, registry
+from edgewarden_fleet.store import registry
 from edgewarden_fleet.verify.pipeline import Verdict
 from tests.fleet.makers import NOW, TENANT, Board, Desk, Made, authority, new_key
 
@@ -97,12 +97,6 @@ def kid_of_another_key(desk: Desk, board: Board) -> Verdict:
     signer.kid = bytes(8)
     record = board.build(AUDIT, Kind.REPORT_KEY, {"key": board.report.public_key(), "agent": "x"})
     return send(desk, board, record, signer=signer)
-
-
-def never_introduced(desk: Desk, board: Board) -> Verdict:
-    for _ in range(records.PENDING_PER_DEVICE):
-        records.hold(desk.db, board.device, b"k" * 8, "topic", False, b"", NOW)
-    return send(desk, board, next_record(board), signer=FileSigner.generate())
 
 
 def records_of_a_stranger(desk: Desk, board: Board) -> Verdict:
@@ -558,7 +552,6 @@ ATTACKS: dict[str, list[Attack]] = {
         forged_evidence, unsigned_status,
     ],
     "bad_header": [kid_of_another_key],
-    "unknown_key": [never_introduced],
     "unregistered": [records_of_a_stranger, introduction_of_a_stranger, unregistered_key],
     "revoked": [revoked, revoked_introduction],
     "superseded": [superseded_certificate],

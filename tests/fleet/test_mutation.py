@@ -33,7 +33,6 @@ FUNCTIONS: list[Callable[..., object]] = [
     pipeline.Verifier.identity_of,
     pipeline.Verifier._record,
     pipeline.Verifier._signed_by_report_key,
-    pipeline.Verifier._hold,
     pipeline.Verifier._check_in_force,
     pipeline._introduced_key,
     attest.Appraiser._status,

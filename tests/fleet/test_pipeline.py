@@ -237,11 +237,29 @@ def test_what_is_kept_of_refusals_is_bounded(desk: Desk, board: Board) -> None:
 
 
 def test_a_flood_under_an_unknown_key_is_bounded(desk: Desk, board: Board) -> None:
+    """The oldest make room, and each that did is counted as refused."""
     signer = FileSigner.generate()
-    for _ in range(records.PENDING_PER_DEVICE + 5):
-        desk.record(board.sign(board.build(AUDIT, Kind.EVENT, {}), signer=signer))
+    for _ in range(records.PENDING_PER_KEY + 5):
+        made = board.sign(board.build(AUDIT, Kind.EVENT, {}), signer=signer)
+        assert desk.record(made).outcome == "pending"
     assert desk.refused() == {"unknown_key": 5}
+    assert desk.db.execute("SELECT text FROM refusal").fetchone()[0].startswith("made room")
     assert desk.stored("gw-demo", AUDIT) == []
+
+
+def test_a_flood_of_invented_keys_does_not_keep_a_gateways_messages_out(
+    desk: Desk, board: Board
+) -> None:
+    for n in range(records.PENDING_PER_DEVICE + 7):
+        signer = FileSigner.generate()
+        signer.kid = n.to_bytes(8, "big")
+        record = board.build(AUDIT, Kind.EVENT, {})
+        assert desk.record(board.sign(record, signer=signer, advance=False)).outcome == "pending"
+    assert desk.refused() == {"unknown_key": 7}
+    introduction = board.introduce(AUDIT)
+    assert desk.record(board.event(AUDIT)).outcome == "pending"
+    assert desk.record(introduction).accepted
+    assert desk.stored("gw-demo", AUDIT) == [1, 2]
 
 
 # --- a model: an honest gateway, a hostile network --------------------------------------------

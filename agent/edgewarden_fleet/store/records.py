@@ -20,9 +20,11 @@ KEPT_REFUSALS = 1000
 """Refused messages remembered one by one per device (reason and hash, never the bytes); all are
 counted."""
 KEPT_FINDINGS = 10_000
+PENDING_PER_KEY = 64
+"""Messages that wait for one key: three windows of a gateway whose introduction is late."""
 PENDING_PER_DEVICE = 256
-"""Messages that wait for their key: a whole broker window of one gateway whose introduction is
-late."""
+"""And for all unknown keys of a device. The oldest make room: whoever fills this with invented keys
+must go on filling it to keep a gateway's own messages out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,17 +268,22 @@ def introductions(db: sqlite3.Connection, device: str) -> list[Introduction]:
 def hold(
     db: sqlite3.Connection, device: str, kid: bytes, topic: str, dup: bool, data: bytes,
     now_utc_s: float,
-) -> bool:  # fmt: skip
-    """Keep a message until its key is introduced; False when the device has too many waiting."""
-    count = db.execute("SELECT count(*) FROM pending WHERE device = ?", (device,)).fetchone()[0]
-    if count >= PENDING_PER_DEVICE:
-        return False
+) -> list[Held]:  # fmt: skip
+    """Keep a message until its key is introduced; takes out the oldest that have no room now."""
     db.execute(
         "INSERT INTO pending (device, kid, topic, dup, received_utc_s, data)"
         " VALUES (?, ?, ?, ?, ?, ?)",
         (device, kid, topic, int(dup), now_utc_s, data),
     )
-    return True
+    rows = db.execute(
+        "SELECT id, topic, dup, data FROM (SELECT * FROM pending WHERE device = ? AND kid = ?"
+        " ORDER BY id DESC LIMIT -1 OFFSET ?)"
+        " UNION SELECT id, topic, dup, data FROM (SELECT * FROM pending WHERE device = ?"
+        " ORDER BY id DESC LIMIT -1 OFFSET ?) ORDER BY id",
+        (device, kid, PENDING_PER_KEY, device, PENDING_PER_DEVICE),
+    ).fetchall()
+    db.executemany("DELETE FROM pending WHERE id = ?", [(row["id"],) for row in rows])
+    return [Held(row["id"], row["topic"], bool(row["dup"]), row["data"]) for row in rows]
 
 
 def release(db: sqlite3.Connection, device: str, kid: bytes) -> list[Held]:

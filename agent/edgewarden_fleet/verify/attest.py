@@ -1,8 +1,8 @@
 """Challenge and appraisal: the verifier's half of attestation, around the pure judge/appraisal.py.
 
 * A session status (s/status) is believed when chain, registry and signature hold and it is newer
-  than every one before: a later connect of the current boot, or another boot whose heads lie
-  behind every introduction and status of other boots (``stale_session`` otherwise).
+  than every one before: a later connect of the current boot, or another boot whose heads reach
+  past every introduction and status of other boots (``stale_session`` otherwise).
   It sets the redelivery floor of every class (judge/continuity.py) and earns a challenge.
 * A challenge is 32 random bytes, kept with the heads stored at that moment, signed, answerable once
   and for a while. Also sent when a new report key is introduced, on a timer, and to whoever is on

@@ -202,11 +202,13 @@ class Verifier:
     def _hold(
         self, topic: Topic, message: Incoming, envelope: Envelope, now_utc_s: float
     ) -> Verdict:
-        if not records.hold(
+        crowded_out = records.hold(
             self.db, topic.device, envelope.kid, message.topic, message.dup, message.payload,
             now_utc_s,
-        ):  # fmt: skip
-            raise WireRefusal("unknown_key", "too many messages wait for an introduction")
+        )  # fmt: skip
+        for held in crowded_out:
+            refusal = WireRefusal("unknown_key", "made room while it waited for its introduction")
+            self.refuse(topic.device, Incoming(held.topic, held.data), refusal, now_utc_s)
         return Verdict(topic.device, "pending", False, "its key is not introduced yet")
 
     def _continue(
