@@ -90,6 +90,41 @@ def test_a_token_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str], fleet
     assert json.loads(out)["schema"] == "edgewarden-fleet.token/1"
 
 
+@pytest.mark.parametrize(
+    "words", [["token", "new", "--device", "x"], ["revoke", "x"], ["gateways"]]
+)
+def test_a_folder_of_another_user_is_said_plainly(
+    capsys: pytest.CaptureFixture[str],
+    fleet: Path,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def access(path: object, mode: int) -> bool:
+        return not str(path).startswith(str(fleet / "store"))
+
+    monkeypatch.setattr("edgewarden_fleet.store.schema.os.access", access)
+    code, out, err = run(capsys, *words, "--dir", fleet)
+    assert (code, out) == (77, "")
+    assert f"this user may not use {fleet / 'store'} [EW-SET-021]" in err
+    assert "next: run as the user who made the fleet folder" in err
+
+
+def test_a_key_of_another_user_is_said_plainly(
+    capsys: pytest.CaptureFixture[str], fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "root.pem":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    code, _, err = run(capsys, "token", "new", "--device", "x", "--dir", fleet)
+    assert code == 77
+    assert f"this user may not use {fleet / 'ca/root.pem'}" in err
+
+
 def test_reading_an_empty_fleet(capsys: pytest.CaptureFixture[str], fleet: Path) -> None:
     code, out, _ = run(capsys, "gateways", "--dir", fleet)
     assert code == 0

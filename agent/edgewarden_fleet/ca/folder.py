@@ -107,11 +107,13 @@ class FleetFolder:
     def _read(self, name: str) -> bytes:
         try:
             return (self.path / name).read_bytes()
+        except PermissionError:
+            raise
         except OSError as fault:
             raise OperatorFault(
                 f"{self.path / name}: {fault.strerror}",
                 code="EW-SET-021",
-                next_step="run as the user who made the fleet folder, or restore it from a backup",
+                next_step="restore it from a backup of the fleet folder",
             ) from fault
 
 

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.tell_fault(store_fault(fault))
         return int(Exit.FAILING)
     except PermissionError as fault:
-        output.tell(f"edgewarden-fleet: {fault} [EW-SET-021]")
+        output.tell(f"edgewarden-fleet: this user may not use {fault.filename} [EW-SET-021]")
         output.tell("  next: run as the user who made the fleet folder")
         return int(Exit.PERMISSION)
     except BrokenPipeError:

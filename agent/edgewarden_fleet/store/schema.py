@@ -10,6 +10,8 @@ and then) and wait for each other; readers never wait.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,8 +163,10 @@ def open_store(path: Path, read_only: bool = False) -> sqlite3.Connection:
 
     Raises:
         OperatorFault: EW-SET-023 when there is no store to read or it is of another version.
+        PermissionError: this user may not read (or write) it.
         HardwareFault: EW-SPL-020 when the disk refuses or the file is damaged.
     """
+    _check_access(path, read_only)
     if read_only and not path.exists():
         raise OperatorFault(
             f"{path} does not exist",
@@ -195,6 +199,15 @@ def open_store(path: Path, read_only: bool = False) -> sqlite3.Connection:
             next_step="use the edgewarden-fleet version that wrote it",
         )
     return db
+
+
+def _check_access(path: Path, read_only: bool) -> None:
+    """SQLite says "unable to open database file" for a folder that is another user's."""
+    wanted = os.R_OK if read_only else os.R_OK | os.W_OK
+    if path.parent.exists() and not os.access(path.parent, wanted | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
+    if path.exists() and not os.access(path, wanted):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 @contextmanager
