@@ -50,6 +50,13 @@ def test_what_is_wrong_is_named_and_the_rest_still_judged(desk: Desk, board: Boa
     assert outcomes(desk, made[0], b"\0") == ["next", "wrong_tag"]
 
 
+@pytest.mark.parametrize("rest", [b"\0 not a message", b"\xd2\x84\x41", b"\xd2\x84\x41\0\xa1"])
+def test_the_offset_is_that_of_the_message_at_fault(desk: Desk, board: Board, rest: bytes) -> None:
+    whole = b"".join(m.data for m in story(board))
+    lines = list(check_file(whole + rest, desk.root.certificate, NOW))
+    assert (lines[-1].accepted, lines[-1].offset) == (False, len(whole))
+
+
 def test_another_ca_believes_nothing(desk: Desk, board: Board) -> None:
     data = b"".join(m.data for m in story(board))
     stranger, _ = authority()

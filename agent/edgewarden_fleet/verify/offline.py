@@ -91,10 +91,11 @@ def _string(data: bytes, at: int) -> int:
 
 
 def check_file(data: bytes, root: x509.Certificate, at_utc_s: float) -> Iterator[Line]:
-    """Verify every message of a file, in order."""
-    state = _State()
+    """Verify every message of a file, in order; what cannot be cut ends it, at its own offset."""
+    state, end = _State(), 0
     try:
         for offset, message in split(data):
+            end = offset + len(message)
             try:
                 record = _believe(message, root, at_utc_s, state)
             except WireRefusal as fault:
@@ -105,7 +106,7 @@ def check_file(data: bytes, root: x509.Certificate, at_utc_s: float) -> Iterator
                 _introduce(record, state)
             yield line
     except WireRefusal as fault:
-        yield Line(len(data), False, fault.name, _why(fault))
+        yield Line(end, False, fault.name, _why(fault))
 
 
 def _why(fault: WireRefusal) -> str:
