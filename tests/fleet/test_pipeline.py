@@ -7,12 +7,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity, event_to_map
 from edgewarden.wire.record import Kind, RecordClass
+from edgewarden_fleet.console import page
 from edgewarden_fleet.store import records, views
 from edgewarden_fleet.store.schema import transaction
 from edgewarden_fleet.verify import facts
@@ -144,6 +146,36 @@ def test_readings_counters_and_denied_programs_are_kept(desk: Desk, board: Board
     assert "load_1m" in shown["host"]["channels"]  # type: ignore[index]
     verdicts = shown["exec"]["denied_verdicts"]  # type: ignore[index]
     assert [(v["digest"], v["class"], v["seq"]) for v in verdicts] == [(digest.hex(), "alarm", 2)]
+
+
+def test_noise_does_not_bury_a_denied_program(desk: Desk, board: Board) -> None:
+    desk.record(board.introduce(ALARM))
+    desk.record(board.denied(bytes(32)))
+    with transaction(desk.db):
+        for n in range(views.SHOWN_FINDINGS + 1):
+            records.add_finding(desk.db, "gw-demo", "noise", Severity.MEDIUM, f"{n}", desk.now)
+    shown = views.gateway(desk.db, "gw-demo", desk.now)
+    assert shown is not None
+    found = shown["findings"]
+    assert isinstance(found, list)
+    assert [f["kind"] for f in found[:2]] == ["exec_denied", "noise"]
+    assert found[1]["text"] == str(views.SHOWN_FINDINGS), "of the same severity the newest first"
+
+
+@pytest.mark.parametrize(
+    ("rule", "end"), [("default", ".. rule default"), ("", "0.."), (None, "0..")]
+)
+def test_a_denial_without_a_rule_names_none(
+    desk: Desk, board: Board, rule: str | None, end: str
+) -> None:
+    desk.record(board.introduce(ALARM))
+    detail = {"action": "denied", "file": {"path": "/x", "sha256": bytes(32)}, "rule": rule}
+    event = Event(OCSF.PROCESS_ACTIVITY, 1, Severity.HIGH, board.boot_ns, detail)
+    desk.record(board.sign(board.build(ALARM, Kind.EVENT, event_to_map(event))))
+    assert desk.db.execute("SELECT text FROM finding").fetchone()[0].endswith(end)
+    whole = views.gateway(desk.db, "gw-demo", desk.now)
+    assert whole is not None
+    assert ("<th>rule</th>" in page.page("main", [whole], "")) is bool(rule)
 
 
 def test_facts_that_cannot_be_read_do_not_break_the_chain(desk: Desk, board: Board) -> None:

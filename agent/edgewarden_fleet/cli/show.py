@@ -104,7 +104,7 @@ def _print(body: views.Json) -> None:
         output.say(f"sensor {name}  {sensor['readings']} readings  {last}"[:200])
     output.say(f"programs  {execs['denied']} denied, {execs['would_deny']} would be denied")
     for v in execs["denied_verdicts"][:5]:
-        output.say(f"  {v['path']}  sha256 {v['digest']}  {v['rule']}")
+        output.say(f"  {v['path']}  sha256 {v['digest']}  {v['rule']}".rstrip())
     for f in findings[:10]:
         output.say(f"finding {f['id']}  {f['severity']}  {f['kind']}  {f['text']}")
 

@@ -197,7 +197,7 @@ def _chains(chain: Mapping[str, object]) -> str:
 def _execs(execs: Mapping[str, object], enforcement: Mapping[str, object]) -> str:
     verdicts = execs["denied_verdicts"]
     assert isinstance(verdicts, list)
-    rows = [
+    rows: list[Row] = [
         (
             _tag("denied"), f"<code>{_e(v['path'])}</code>", f"<code>{_e(v['digest'])}</code>",
             _e(v["rule"]), f"{_e(v['class'])} {_e(v['seq'])}", _clock(v["seen_utc"]),
@@ -213,8 +213,14 @@ def _execs(execs: Mapping[str, object], enforcement: Mapping[str, object]) -> st
         )
     )
     head = f"<p>{counts}</p>"
-    columns = ("", "program", "SHA-256", "rule", "signed in", "at")
+    columns: Row = ("", "program", "SHA-256", "rule", "signed in", "at")
+    if not any(row[3] for row in rows):  # most denials name no rule: nothing listed the program
+        columns, rows = _without(3, columns), [_without(3, row) for row in rows]
     return _section("Programs", head + _table(columns, rows, "none was denied"), wide=True)
+
+
+def _without(at: int, row: Row) -> tuple[str, ...]:
+    return (*row[:at], *row[at + 1 :])
 
 
 def _findings(findings: object) -> str:

@@ -236,6 +236,7 @@ def _chain(
 
 
 def _findings(db: sqlite3.Connection, device: str) -> list[Json]:
+    """Worst first, of those the newest: noise must not bury a denied program."""
     return [
         {
             "id": row["id"],
@@ -247,7 +248,7 @@ def _findings(db: sqlite3.Connection, device: str) -> list[Json]:
             "seq": row["seq"],
         }
         for row in db.execute(
-            "SELECT * FROM finding WHERE device = ? ORDER BY id DESC LIMIT ?",
+            "SELECT * FROM finding WHERE device = ? ORDER BY severity DESC, id DESC LIMIT ?",
             (device, SHOWN_FINDINGS),
         )
     ]

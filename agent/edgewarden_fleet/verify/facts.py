@@ -98,9 +98,10 @@ def _keep_event(db: sqlite3.Connection, record: Record, item: int, event: Event)
         )  # fmt: skip
         if action == "denied":
             shown = digest.hex()[:16] if isinstance(digest, bytes) else "?"
+            rule = _text(detail.get("rule"))
             records.add_finding(
                 db, record.device, "exec_denied", int(event.severity_id),
-                f"{_text(path)} sha256 {shown}.. rule {_text(detail.get('rule'))}", at, *place,
+                f"{_text(path)} sha256 {shown}.." + (f" rule {rule}" if rule else ""), at, *place,
             )  # fmt: skip
     elif event.severity_id >= Severity.HIGH or event.class_uid == OCSF.DETECTION_FINDING:
         records.add_finding(
