@@ -122,9 +122,9 @@ def man_settings() -> Iterator[str]:
     yield ".SH SYNOPSIS\n.I /etc/edgewarden/edgewarden.toml"
     yield ".br\n.I /etc/edgewarden/conf.d/NN\\-*.toml"
     yield ".SH DESCRIPTION\nTOML. Files of conf.d are read after edgewarden.toml in the order of"
-    yield "their names; a later file wins key by key, arrays of tables are merged by name. Every key"
-    yield "may be left out unless it is required. Unknown keys, wrong types and values out of range"
-    yield "are refused, all at once, with file and line."
+    yield "their names; a later file wins key by key, arrays of tables are merged by name. Every"
+    yield "key may be left out unless it is required. Unknown keys, wrong types and values out of"
+    yield "range are refused, all at once, with file and line."
     for title, model, _ in _tables(Settings, ""):
         yield f".SH {_roff(title)}\n{_roff((model.__doc__ or '').strip())}"
         for item in _keys(model):
