@@ -8,6 +8,8 @@
         gateway.reboot()
         gateway.pull_the_plug()
 
+Whatever ends the guest, it boots again, as a board does while it has power.
+
 Why an image and never the folder: a fanotify filesystem mark sits on the superblock. In a folder
 of the host it is the host's, and one wrong allowlist in the guest would stop every program of this
 machine. ``Booted`` refuses to boot where the image's st_dev is that of ``/``.
@@ -32,10 +34,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 IMAGE_BYTES = 1536 * 1024 * 1024
 """A tree of 250 MB, two versions of the package, a spool; the file is sparse."""
+DISK_BYTES = 64 * 1024 * 1024
 BOOT_S = 40.0
 """2 to 4 s on two cores; a machine under load takes its time."""
 HALT_S = 45.0
@@ -56,6 +58,14 @@ MASKED = (
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
+_POWER = """off=$1
+shift
+while [ ! -e "$off" ]; do setpriv --pdeathsig KILL "$@" || :; done
+"""
+"""What a power supply does: nspawn boots again a guest that asks for it only where it can have a
+scope from the host's systemd. One process for the guest's whole life, so one to end."""
+
+
 class RigError(Exception):
     """The rig cannot do what was asked; the text holds the end of the guest's console."""
 
@@ -65,54 +75,52 @@ class Booted:
 
     Args:
         tree: a Debian root folder with systemd, which is copied and not changed.
+        disks: where in the guest a further filesystem of its own is mounted.
         syscalls_denied: system calls the whole guest is refused (seccomp, EPERM): a kernel that
             lacks them.
     """
 
-    def __init__(self, tree: Path, *, syscalls_denied: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tree: Path, *, disks: Sequence[str] = (), syscalls_denied: Sequence[str] = ()
+    ) -> None:
         self.tree = tree
+        self.disks = tuple(disks)
         self.syscalls_denied = tuple(syscalls_denied)
         self.folder = Path(tempfile.mkdtemp(prefix="ew-booted-"))
         self.root = self.folder / "root"
-        self.image = self.folder / "gateway.ext4"
-        self._nspawn: subprocess.Popen[bytes] | None = None
-        self._mounted = False
+        self._power: subprocess.Popen[bytes] | None = None
+        self._mounted: list[Path] = []
         self._groups: list[Path] = []
 
     def __enter__(self) -> Booted:
         try:
-            self._make_image()
-            self._mount()
-            self.boot()
+            self._make()
+            self.switch_on()
         except BaseException:
             self.close()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *fault: object) -> None:
         self.close()
 
     # --- life ------------------------------------------------------------------------------------
 
-    def boot(self) -> None:
-        """Start PID 1 and wait until systemd says that the boot is over."""
-        self._assert_own_filesystem()
+    def switch_on(self) -> None:
+        """Give the board power: from now on it boots whenever it ended, until ``close``."""
+        for where in (self.root, *self._disks().values()):
+            _assert_own_filesystem(where)
         self._groups = _own_cgroups(self.folder.name)
         groups = [group / "cgroup.procs" for group in self._groups]
 
         def child() -> None:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             for group in groups:
                 group.write_text("0")
 
         with (self.folder / "console").open("ab") as console:
-            self._nspawn = subprocess.Popen(
-                self._command(),
+            self._power = subprocess.Popen(
+                ["sh", "-c", _POWER, "power", str(self.folder / "off"), *self._command()],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -120,10 +128,14 @@ class Booted:
                 preexec_fn=child,
                 start_new_session=True,
             )
-        self._await("the end of the boot", self._is_up, BOOT_S)
+        self.await_boot(0)
+
+    def await_boot(self, last_pid: int) -> None:
+        """Wait until a PID 1 other than last_pid says that its boot is over."""
+        self.await_("a finished boot", lambda: self.pid != last_pid and self._is_up(), BOOT_S)
 
     def _command(self) -> list[str]:
-        # Without these an nspawn guest may neither mark (fanotify_init is EPERM) nor hear the kernel.
+        # Else an nspawn guest may neither mark (fanotify_init: EPERM) nor load a BPF filter.
         calls = "@privileged @system-service bpf"
         if self.syscalls_denied:
             calls += " ~" + " ~".join(self.syscalls_denied)
@@ -137,6 +149,7 @@ class Booted:
             "--keep-unit",
             "--capability=all",
             f"--system-call-filter={calls}",
+            *(f"--bind={where}:{inside}" for inside, where in self._disks().items()),
             "--resolv-conf=off",
             "--timezone=off",
             "--link-journal=no",
@@ -147,22 +160,20 @@ class Booted:
         state = self.run("systemctl", "is-system-running", check=False) if self.pid else ""
         return state.strip() in ("running", "degraded")
 
-    def halt(self) -> None:
-        """Power off in order."""
-        self.run("systemctl", "poweroff", check=False)
-        self._ended(HALT_S)
-
     def reboot(self) -> None:
-        """Power off in order and boot the same filesystem again."""
-        self.halt()
-        self.boot()
+        """Go down in order and boot the same filesystem again."""
+        last = self.pid
+        self.attempt("systemctl", "reboot")
+        self.await_("the end of the guest", lambda: self.pid != last, HALT_S)
+        self.await_boot(last)
 
     def pull_the_plug(self) -> None:
-        """End every process of the guest at once. What reached the page cache survives: the host's
-        kernel goes on; a cut of the disk's power is tests/system/test_powercut.py's."""
-        assert self._nspawn is not None
-        os.kill(self.pid or self._nspawn.pid, signal.SIGKILL)
-        self._ended(HALT_S)
+        """End every process of the guest at once, and let it boot again. What reached the page
+        cache survives, as the host's kernel goes on: a torn disk is tests/system/test_powercut.py's
+        subject."""
+        last = self.pid
+        os.kill(last, signal.SIGKILL)
+        self.await_boot(last)
 
     def close(self) -> None:
         """End the guest, unmount, remove.
@@ -170,42 +181,54 @@ class Booted:
         Raises:
             RigError: something is still there.
         """
-        if self._nspawn is not None:
-            with contextlib.suppress(OSError, RigError):
-                self.pull_the_plug()
-        if self._mounted:
-            self._try_unmount()
+        if self._power is not None:
+            self._switch_off(self._power)
+        for where in reversed(self._mounted):
+            _unmount(where)
         left = self.left_behind()
         if left:
             raise RigError(f"left behind: {', '.join(left)}")
         shutil.rmtree(self.folder)
 
+    def _switch_off(self, power: subprocess.Popen[bytes]) -> None:
+        (self.folder / "off").touch()
+        with contextlib.suppress(OSError):
+            os.kill(self.pid or power.pid, signal.SIGKILL)
+        try:
+            power.wait(HALT_S)
+        except subprocess.TimeoutExpired:
+            power.kill()
+            power.wait(5)
+        for group in self._groups:
+            _remove_cgroup(group)
+        self._power = None
+
     def left_behind(self) -> list[str]:
         """What of this guest the host still sees."""
         mounts = Path("/proc/self/mounts").read_text()
-        left = [f"mount {self.root}"] if f" {self.root} " in mounts else []
+        left = [f"mount {where}" for where in self._mounted if f" {where} " in mounts]
         left += [str(group) for group in self._groups if group.exists()]
         loops = subprocess.run(
-            ["losetup", "--noheadings", "--associated", str(self.image)],
+            ["losetup", "--noheadings", "--list", "--output", "BACK-FILE"],
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        return left + loops.splitlines()
+        return left + [line for line in loops.splitlines() if str(self.folder) in line]
 
     # --- what a test does in it ------------------------------------------------------------------
 
     @property
     def pid(self) -> int:
         """The guest's PID 1 as the host numbers it; 0 while there is none."""
-        if self._nspawn is None:
+        if self._power is None:
             return 0
-        name = f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children"
-        with contextlib.suppress(OSError):
-            for child in Path(name).read_text().split():
+        for nspawn in _children(self._power.pid):
+            for child in _children(nspawn):
                 # nspawn's helpers share its program; PID 1 is what became something else.
-                if Path(f"/proc/{child}/exe").resolve().name == "systemd":
-                    return int(child)
+                with contextlib.suppress(OSError):
+                    if Path(os.readlink(f"/proc/{child}/exe")).name == "systemd":
+                        return child
         return 0
 
     def run(self, *command: str, check: bool = True, limit_s: float = COMMAND_S) -> str:
@@ -236,83 +259,79 @@ class Booted:
         )
 
     def path(self, inside: str) -> Path:
-        """A file of the guest's root filesystem, for the host: not for /run, /tmp or another mount."""
+        """A file of the guest, for the host: on its root filesystem or one of its disks."""
+        for disk, where in self._disks().items():
+            if inside.startswith(f"{disk}/"):
+                return where / inside.removeprefix(f"{disk}/")
         return self.root / inside.lstrip("/")
 
     def copy(self, source: Path, inside: str) -> None:
-        """Put a file into the guest's root filesystem."""
+        """Put a file into the guest."""
         shutil.copy(source, self.path(inside))
-
-    def host_pid(self, inside: int) -> int:
-        """The host's number of a process that the guest knows as inside."""
-        for status in Path("/proc").glob("[0-9]*/status"):
-            with contextlib.suppress(OSError):
-                spaces = [
-                    line.split()[1:]
-                    for line in status.read_text().splitlines()
-                    if line.startswith("NSpid:")
-                ]
-                same = os.readlink(f"{status.parent}/ns/pid") == os.readlink(
-                    f"/proc/{self.pid}/ns/pid"
-                )
-                if same and spaces and int(spaces[0][-1]) == inside:
-                    return int(status.parent.name)
-        raise RigError(f"the guest has no process {inside}")
 
     # --- how it is made --------------------------------------------------------------------------
 
-    def _make_image(self) -> None:
-        with self.image.open("wb") as image:
-            image.truncate(IMAGE_BYTES)
-        _tool("mkfs.ext4", "-q", "-F", "-d", str(self.tree), str(self.image))
-        self.root.mkdir()
-
-    def _mount(self) -> None:
-        _tool("mount", "-o", "loop", str(self.image), str(self.root))
-        self._mounted = True
+    def _make(self) -> None:
+        self._mount("gateway", self.root, IMAGE_BYTES, "-d", str(self.tree))
+        for inside, where in self._disks().items():
+            self._mount(where.name, where, DISK_BYTES)
+            self.path(inside).mkdir(parents=True, exist_ok=True)
         for unit in MASKED:
             mask = self.path(f"/etc/systemd/system/{unit}")
-            mask.parent.mkdir(parents=True, exist_ok=True)
             mask.unlink(missing_ok=True)
             mask.symlink_to("/dev/null")
 
-    def _assert_own_filesystem(self) -> None:
-        if self.root.stat().st_dev == Path("/").stat().st_dev:
-            raise RigError(f"{self.root} is on the host's root filesystem: a mark would be its own")
+    def _mount(self, name: str, where: Path, size_bytes: int, *options: str) -> None:
+        image = self.folder / f"{name}.ext4"
+        with image.open("wb") as file:
+            file.truncate(size_bytes)
+        _tool("mkfs.ext4", "-q", "-F", *options, str(image))
+        where.mkdir()
+        _tool("mount", "-o", "loop", str(image), str(where))
+        self._mounted.append(where)
 
-    def _try_unmount(self) -> None:
-        for _ in range(20):
-            done = subprocess.run(["umount", str(self.root)], capture_output=True, check=False)
-            if done.returncode == 0:
-                self._mounted = False
-                return
-            time.sleep(0.25)  # the guest's last namespace is on its way out
+    def _disks(self) -> dict[str, Path]:
+        """Mount point inside -> mount point on the host, of each further disk."""
+        return {inside: self.folder / f"disk{n}" for n, inside in enumerate(self.disks)}
 
-    def _ended(self, limit_s: float) -> None:
-        assert self._nspawn is not None
-        try:
-            self._nspawn.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            self._nspawn.kill()
-            self._nspawn.wait(5)
-            raise RigError(f"the guest did not end in {limit_s:g} s\n{self.console()}") from None
-        finally:
-            for group in self._groups:
-                _remove_cgroup(group)
-            self._nspawn = None
+    def await_(self, what: str, ready: Callable[[], bool], limit_s: float) -> None:
+        """Poll until ready().
 
-    def _await(self, what: str, ready: Callable[[], bool], limit_s: float) -> None:
+        Raises:
+            RigError: not within limit_s, or the guest's power is gone.
+        """
         end = time.monotonic() + limit_s
         while not ready():
-            if self._nspawn is None or self._nspawn.poll() is not None:
+            if self._power is None or self._power.poll() is not None:
                 raise RigError(f"the guest ended before {what}\n{self.console()}")
             if time.monotonic() > end:
                 raise RigError(f"no {what} within {limit_s:g} s\n{self.console()}")
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def console(self) -> str:
         """The end of what the guest wrote to its console."""
         return (self.folder / "console").read_text(errors="replace")[-3000:]
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def _assert_own_filesystem(where: Path) -> None:
+    if where.stat().st_dev == Path("/").stat().st_dev:
+        raise RigError(
+            f"{where} is on the host's root filesystem: a mark there would be the host's"
+        )
+
+
+def _unmount(where: Path) -> None:
+    for _ in range(20):
+        done = subprocess.run(["umount", str(where)], capture_output=True, check=False)
+        if done.returncode == 0:
+            return
+        time.sleep(0.25)  # the guest's last namespace is on its way out
 
 
 def _tool(*command: str) -> None:
