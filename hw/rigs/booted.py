@@ -136,9 +136,9 @@ class Booted:
 
     def _command(self) -> list[str]:
         # Else an nspawn guest may neither mark (fanotify_init: EPERM) nor load a BPF filter.
-        calls = "@privileged @system-service bpf"
+        calls = ["@privileged @system-service bpf"]
         if self.syscalls_denied:
-            calls += " ~" + " ~".join(self.syscalls_denied)
+            calls.append("~" + " ".join(self.syscalls_denied))
         return [
             "systemd-nspawn",
             "--quiet",
@@ -148,7 +148,7 @@ class Booted:
             "--register=no",
             "--keep-unit",
             "--capability=all",
-            f"--system-call-filter={calls}",
+            *(f"--system-call-filter={listed}" for listed in calls),
             *(f"--bind={where}:{inside}" for inside, where in self._disks().items()),
             "--resolv-conf=off",
             "--timezone=off",

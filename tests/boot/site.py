@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -208,11 +208,11 @@ def programs(gateway: Booted) -> None:
 
 
 @contextlib.contextmanager
-def booted_site(built: Built) -> Iterator[Site]:
+def booted_site(built: Built, *, syscalls_denied: Sequence[str] = ()) -> Iterator[Site]:
     """A fleet and a booted gateway with nothing of ours on it."""
     stage = Stage()
     try:
-        with Booted(built.tree, disks=[APPS]) as gateway:
+        with Booted(built.tree, disks=[APPS], syscalls_denied=syscalls_denied) as gateway:
             programs(gateway)
             yield Site(built, stage, gateway)
     finally:

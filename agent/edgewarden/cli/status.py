@@ -76,7 +76,7 @@ def from_disk(settings: Settings, fault: PeerUnavailable) -> dict[str, Any]:
     from edgewarden.record import reader
     from edgewarden.trust import identity as store
 
-    reasons = [_reason(fault)]
+    reasons = [*_causes(settings), _reason(fault)]
     now = system_clock().now()
     rungs = [judge_clock(now)]
     state = Path(settings.paths.state)
@@ -115,6 +115,30 @@ def from_disk(settings: Settings, fault: PeerUnavailable) -> dict[str, Any]:
         "config": None,
         "footprint": None,
     }
+
+
+def _causes(settings: Settings) -> list[dict[str, str]]:
+    """Why link cannot run, as far as this machine shows it: what to mend before starting it."""
+    from edgewarden.judge import doctor as judge
+    from edgewarden.probe.disk import room
+    from edgewarden.probe.host import is_orphaned
+
+    state, user = settings.paths.state, settings.exec.link_user
+    rungs = [judge.judge_user(user, is_orphaned(f"{state}/identity"))]
+    try:
+        seen = room(state)
+    except EdgewardenError as fault:
+        return [_reason(fault)]
+    if seen.exists:
+        rungs += [
+            judge.judge_folder("state", state, True, seen.read_only, seen.writable_by_others),
+            judge.judge_space(seen.free_bytes, seen.free_inodes, seen.total_inodes),
+        ]
+    return [
+        {"code": rung.code, "text": rung.text, "next": rung.next_step}
+        for rung in rungs
+        if rung.state is judge.State.FAILING
+    ]
 
 
 def _reason(fault: EdgewardenError) -> dict[str, str]:
