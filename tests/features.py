@@ -138,4 +138,5 @@ PROBES: dict[str, Callable[[], bool]] = {
     "openssl": _program("openssl"),
     "systemd-analyze": _program("systemd-analyze"),
     "nft": _program("nft"),
+    "piuparts": _program("piuparts"),
 }

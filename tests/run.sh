@@ -123,7 +123,7 @@ tier_system() {
 }
 
 tier_boot() {
-    apt_need systemd-nspawn:systemd-container mmdebstrap:mmdebstrap
+    apt_need systemd-nspawn:systemd-container mmdebstrap:mmdebstrap piuparts:piuparts
     bash requirements/venv.sh .venv ceiling
     run boot .venv tests/boot
 }

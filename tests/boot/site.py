@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "demo"))
 
 from main import FLEET, Demo  # noqa: E402
-from stage import Json, Stage, read_json  # noqa: E402
+from stage import Json, Stage, free_ports, read_json  # noqa: E402
 
 DEVICE = "gw-boot"
 APPS = "/srv/apps"
@@ -96,10 +96,8 @@ class Site:
         self.apt("install", "--allow-downgrades", package)
 
     def apt(self, *words: str) -> None:
-        """Run apt-get without a person."""
-        quiet = ["-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-confold"]
-        environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
-        self.gateway.run(*environment, "apt-get", "--yes", "--quiet", *quiet, *words)
+        """Run apt-get in the gateway."""
+        apt(self.gateway, *words)
 
     def enrol(self) -> None:
         """Settings, reference values of every version, a token, `edgewarden enroll`, start."""
@@ -197,6 +195,17 @@ class Site:
         done = self.gateway.attempt("sh", "-c", f"{program}; exit $?")
         assert done.returncode in (0, 126), done.stderr
         return done.returncode == 0
+
+
+def ports(count: int) -> list[int]:
+    """Free TCP ports of the loopback that host and guest share."""
+    return list(free_ports(count))
+
+
+def apt(guest: Booted, *words: str) -> None:
+    """Run apt-get without a person."""
+    quiet = ["-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-confold"]
+    guest.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", *quiet, *words)
 
 
 def programs(gateway: Booted) -> None:
