@@ -100,10 +100,10 @@ def _debian_tree() -> bool:
     line = ["apt-get", "indextargets", "--format", "$(SITE)", "Identifier: Packages"]
     try:
         sites = subprocess.run(line, capture_output=True, text=True, check=False).stdout.split()
-        site = next((s for s in sites if s.endswith("/debian")), "")
+        site = next(s for s in sites if s.endswith("/debian"))
         with urllib.request.urlopen(f"{site}/dists/trixie/InRelease", timeout=15) as answer:
             return answer.status == 200
-    except OSError:
+    except (OSError, StopIteration):
         return False
 
 

@@ -14,7 +14,11 @@ tree_need() {
     apt_need mmdebstrap:mmdebstrap unshare:util-linux
     [ -e $keys ] || apt_need debian-archive-keyring:debian-archive-keyring
     mirror=$(apt-get indextargets --format '$(SITE) $(RELEASE)' 'Identifier: Packages' 2>/dev/null |
-        awk '$1 ~ /debian$/ {print $1; exit}')
+        awk '$1 ~ /debian$/ && !seen++ {print $1}')
+    if [ -z "$mirror" ]; then
+        echo "apt knows no Debian mirror to make $tree from" >&2
+        return 69
+    fi
     echo "making $tree" >&2
     log=$(mktemp)
     rm -rf "$tree" "$tree.made-from"
