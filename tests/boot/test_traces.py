@@ -23,6 +23,7 @@ def root(tmp_path: Path) -> Path:
         ("etc/systemd/system/edgewarden.target", "new: /etc/systemd/system/edgewarden.target"),
         ("usr/lib/x.pyc", "new: /usr/lib/x.pyc"),
         ("var/lib/edgewarden", "new: /var/lib/edgewarden"),
+        ("var/lib/dpkg/edgewarden.list", "new: /var/lib/dpkg/edgewarden.list"),
         ("etc/passwd", "changed: /etc/passwd: "),
     ],
 )
