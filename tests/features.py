@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -85,6 +86,27 @@ def _loop_mount() -> bool:
     return _root() and Path("/dev/loop-control").exists() and shutil.which("mkfs.ext4") is not None
 
 
+def _nspawn() -> bool:
+    """systemd-nspawn, and a cgroup2 hierarchy to give the guest."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return _program("systemd-nspawn")() and any(mount[2] == "cgroup2" for mount in mounts)
+
+
+def _debian_tree() -> bool:
+    """Debian 13, from the trees that deploy/deb/tree.sh keeps or from the mirror it would ask."""
+    kept = Path(__file__).parents[1] / ".cache"
+    if all((kept / f"trixie-{name}.made-from").exists() for name in ("build", "boot")):
+        return True
+    line = ["apt-get", "indextargets", "--format", "$(SITE)", "Identifier: Packages"]
+    try:
+        sites = subprocess.run(line, capture_output=True, text=True, check=False).stdout.split()
+        site = next(s for s in sites if s.endswith("/debian"))
+        with urllib.request.urlopen(f"{site}/dists/trixie/InRelease", timeout=15) as answer:
+            return answer.status == 200
+    except (OSError, StopIteration):
+        return False
+
+
 def _unshare_net() -> bool:
     done = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False)
     return done.returncode == 0
@@ -105,6 +127,8 @@ PROBES: dict[str, Callable[[], bool]] = {
     "fanotify-permission": _fanotify_permission,
     "proc-connector": _proc_connector,
     "loop-mount": _loop_mount,
+    "nspawn": _nspawn,
+    "debian-tree": _debian_tree,
     "unshare-net": _unshare_net,
     "mdwe": _mdwe,
     "pycose": (Path(__file__).parents[1] / ".venv-peers/bin/python").exists,
@@ -114,4 +138,5 @@ PROBES: dict[str, Callable[[], bool]] = {
     "openssl": _program("openssl"),
     "systemd-analyze": _program("systemd-analyze"),
     "nft": _program("nft"),
+    "piuparts": _program("piuparts"),
 }

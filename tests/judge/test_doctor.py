@@ -130,12 +130,19 @@ def test_folders(exists: bool, read_only: bool, open_to_all: bool, state: State)
     is_told(rung, state, "EW-HOST-002" if state is State.FAILING else "")
 
 
+def test_a_user_who_is_gone_is_missed_and_another_is_not() -> None:
+    is_told(doctor.judge_user("edgewarden", orphaned=True), State.FAILING, "EW-HOST-010")
+    is_told(doctor.judge_user("edgewarden", orphaned=False), State.OK, "")
+
+
 def test_space_spool_memory_and_heat() -> None:
     reserve = doctor.DISK_RESERVE_BYTES
     is_told(doctor.judge_space(reserve, 50, 100), State.OK, "")
     is_told(doctor.judge_space(reserve - 1, 50, 100), State.DEGRADED, "EW-HOST-003")
     is_told(doctor.judge_space(reserve, 0, 100), State.DEGRADED, "EW-HOST-003")
     is_told(doctor.judge_space(reserve, 0, 0), State.OK, "")
+    is_told(doctor.judge_space(doctor.FULL_BYTES - 1, 50, 100), State.FAILING, "EW-SPL-006")
+    is_told(doctor.judge_space(doctor.FULL_BYTES, 50, 100), State.DEGRADED, "EW-HOST-003")
     is_told(doctor.judge_spool(0, 10, 10), State.OK, "")
     is_told(doctor.judge_spool(0, 11, 10), State.DEGRADED, "EW-SPL-004")
     is_told(doctor.judge_spool(1, 0, 10), State.DEGRADED, "EW-SPL-003")

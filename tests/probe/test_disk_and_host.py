@@ -101,3 +101,14 @@ def test_the_hottest_zone_counts_and_a_sleeping_one_does_not(tmp_path: Path) -> 
         (tmp_path / f"thermal_zone{name}").mkdir()
         (tmp_path / f"thermal_zone{name}" / "temp").write_text(text)
     assert host.hottest_mc(tmp_path) == 62000
+
+
+def test_a_folder_of_nobody_is_told_from_others(tmp_path: Path) -> None:
+    assert not host.is_orphaned(str(tmp_path))
+    assert not host.is_orphaned(str(tmp_path / "absent"))
+
+
+@pytest.mark.needs("root")
+def test_a_folder_whose_owner_is_gone_is_orphaned(tmp_path: Path) -> None:
+    os.chown(tmp_path, 987654, -1)
+    assert host.is_orphaned(str(tmp_path))

@@ -44,7 +44,7 @@ def test_every_tier_has_a_count() -> None:
     assert all(count > 0 for count in counts.values()), counts
 
 
-TIERS = ("unit", "floor", "peers", "system")
+TIERS = ("unit", "floor", "peers", "system", "boot")
 
 
 NEED = re.compile(r"(?:mark\.needs|skip_missing)\(([^)]*)\)|pytest\.skip\(\"missing: ([\w-]+)\"\)")

@@ -62,7 +62,7 @@ def test_no_file_names_a_package_index(suffix: str) -> None:
     offenders = [
         path.relative_to(ROOT).as_posix()
         for path in ROOT.rglob(f"*.{suffix}")
-        if not any(part.startswith(".venv") for part in path.parts)
+        if not any(part.startswith((".venv", ".cache")) for part in path.parts)
         and re.search(rf"--(extra-)?{option}[ =]", path.read_text(errors="replace"))
     ]
     assert offenders == []

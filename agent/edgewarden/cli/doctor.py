@@ -209,6 +209,9 @@ def _link(settings: Settings, ladder: Ladder) -> dict[str, Any] | None:
     try:
         status = ask_link(settings.paths.run, Command.STATUS)
     except EdgewardenError as fault:
+        user = settings.exec.link_user
+        if host.is_orphaned(f"{settings.paths.state}/identity"):
+            ladder.step(judge.judge_user(user, orphaned=True))
         ladder.step(judge.broken("link", "agent", fault.text, fault.code, fault.next_step))
         return None
     ladder.step(judge.ok("link", "agent", f"running, version {status['version']}"))

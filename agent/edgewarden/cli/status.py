@@ -14,9 +14,18 @@ from edgewarden import __version__
 from edgewarden.cli.console import HEIGHT, WIDTH, Console, Exit, amount, clip
 from edgewarden.cli.services import lenient_settings, settings_option, system_clock
 from edgewarden.errors import EdgewardenError, PeerUnavailable
-from edgewarden.judge.doctor import judge_clock, judge_identity
+from edgewarden.judge.doctor import (
+    State,
+    judge_clock,
+    judge_folder,
+    judge_identity,
+    judge_space,
+    judge_user,
+)
 from edgewarden.judge.health import reasons_of
 from edgewarden.probe.control import ask_link
+from edgewarden.probe.disk import room
+from edgewarden.probe.host import is_orphaned
 from edgewarden.settings.faults import Fault
 from edgewarden.settings.schema import Settings
 from edgewarden.wire.control import Command
@@ -76,7 +85,7 @@ def from_disk(settings: Settings, fault: PeerUnavailable) -> dict[str, Any]:
     from edgewarden.record import reader
     from edgewarden.trust import identity as store
 
-    reasons = [_reason(fault)]
+    reasons = [*_causes(settings), _reason(fault)]
     now = system_clock().now()
     rungs = [judge_clock(now)]
     state = Path(settings.paths.state)
@@ -115,6 +124,26 @@ def from_disk(settings: Settings, fault: PeerUnavailable) -> dict[str, Any]:
         "config": None,
         "footprint": None,
     }
+
+
+def _causes(settings: Settings) -> list[dict[str, str]]:
+    """Why link cannot run, as far as this machine shows it: what to mend before starting it."""
+    state, user = settings.paths.state, settings.exec.link_user
+    rungs = [judge_user(user, is_orphaned(f"{state}/identity"))]
+    try:
+        seen = room(state)
+    except EdgewardenError as fault:
+        return [_reason(fault)]
+    if seen.exists:
+        rungs += [
+            judge_folder("state", state, True, seen.read_only, seen.writable_by_others),
+            judge_space(seen.free_bytes, seen.free_inodes, seen.total_inodes),
+        ]
+    return [
+        {"code": rung.code, "text": rung.text, "next": rung.next_step}
+        for rung in rungs
+        if rung.state is State.FAILING
+    ]
 
 
 def _reason(fault: EdgewardenError) -> dict[str, str]:

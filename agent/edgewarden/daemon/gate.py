@@ -75,9 +75,10 @@ class Gate:
         self.mounts = Mounts(self.doors.proc_fd, self.doors.open)
         self.policy = Policy(self.doors, run_dir)
         link_uid = self.policy.config.link_uid
+        # First: root's own socket, so the one that tells whether another gate lives.
+        self.control = Control(listen(os.path.join(run_dir, "gate.sock")), self._handle)
         facts_listener = listen(os.path.join(run_dir, "gate-facts.sock"), owner_uid=link_uid)
         self.facts = FactsOut(facts_listener, {0, link_uid})
-        self.control = Control(listen(os.path.join(run_dir, "gate.sock")), self._handle)
         self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
         self.mountinfo_fd = self.doors.open(self.doors.proc_fd, "self/mountinfo", os.O_RDONLY)
         self.responder = ExecGate(

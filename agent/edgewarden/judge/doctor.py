@@ -29,6 +29,8 @@ EARLIEST_S = 1767225600
 
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 """Four journal rotations of a small Debian; below it other services fail first and blame us."""
+FULL_BYTES = 64 * 1024
+"""One commit of bulk at its default size: with less link cannot begin."""
 MEMORY_RESERVE_BYTES = 32 * 1024 * 1024
 """About the agent's own footprint: with less the kernel's OOM killer is near."""
 HOT_MC = 80_000
@@ -228,10 +230,22 @@ def judge_folder(name: str, path: str, exists: bool, read_only: bool, open_to_al
     return ok(name, "disk", path)
 
 
+def judge_user(name: str, orphaned: bool) -> Rung:
+    """link's user, asked for only while link does not run: orphaned when what is link's belongs to
+    nobody. A user that never was is none of ours: `edgewarden run` does without."""
+    if not orphaned:
+        return ok("user", "agent", name)
+    step = "`systemd-sysusers && systemd-tmpfiles --create`, then start edgewarden-link"
+    return broken("user", "agent", f"the user {name} does not exist", "EW-HOST-010", step)
+
+
 def judge_space(free_bytes: int, free_inodes: int, total_inodes: int) -> Rung:
     """Room for the spool to go on."""
     text = f"{free_bytes // (1024 * 1024)} MiB free"
     step = "free space, or lower [spool] cap_bytes"
+    if free_bytes < FULL_BYTES:
+        text = f"the disk is full: {free_bytes // 1024} KiB free"
+        return broken("space", "disk", text, "EW-SPL-006", step)
     if free_bytes < DISK_RESERVE_BYTES:
         return weak("space", "disk", text, "EW-HOST-003", step)
     if total_inodes and free_inodes < total_inodes // 100:

@@ -3,6 +3,8 @@ is None."""
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
@@ -19,6 +21,17 @@ def available_bytes(meminfo: Path = _MEMINFO) -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return None
+
+
+def is_orphaned(folder: str) -> bool:
+    """Whether a folder belongs to a user that this machine no longer knows."""
+    try:
+        pwd.getpwuid(os.stat(folder).st_uid)
+    except KeyError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def hottest_mc(thermal: Path = _THERMAL) -> int | None:

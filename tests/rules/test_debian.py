@@ -1,0 +1,103 @@
+"""The Debian packaging says what the rest of the tree says, as far as files can show it.
+
+That the packages build, boot and go without a trace is shown by tests/boot.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from edgewarden import __version__
+from edgewarden.settings.policy import load_policy
+from edgewarden.settings.source import SourceFile
+from edgewarden.settings.validate import load
+from tests.rules.planting import ROOT
+
+DEBIAN = ROOT / "deploy" / "deb" / "debian"
+UNITS = sorted((ROOT / "systemd").glob("edgewarden-*.s*"))
+
+
+def page(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-B", str(ROOT / "deploy/deb/pages.py"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={"PYTHONPATH": str(ROOT / "agent"), "SOURCE_DATE_EPOCH": "86400"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def uncommented(text: str) -> str:
+    """The file with every key in force, as if a person had taken away each "#"."""
+    return re.sub(r"(?m)^#(?=\S)", "", text)
+
+
+def test_the_changelog_carries_the_agents_version() -> None:
+    assert (DEBIAN / "changelog").read_text().startswith(f"edgewarden ({__version__}) ")
+
+
+def test_the_control_file_asks_for_the_same_floors() -> None:
+    control = (DEBIAN / "control").read_text()
+    build, gateway, fleet = (control.split("\n\n")[i] for i in range(3))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    debian = {"pyserial": "serial"}
+    for lines, wanted in (
+        (build + gateway, project["dependencies"]),
+        (fleet, project["optional-dependencies"]["fleet"]),
+    ):
+        for requirement in wanted:
+            name, _, floor = requirement.partition(">=")
+            assert f" python3-{debian.get(name, name)} (>= {floor})," in lines, requirement
+
+
+def test_the_settings_as_shipped_are_the_defaults() -> None:
+    text = page("settings")
+    assert not load([SourceFile("edgewarden.toml", text)]).origins
+
+
+def test_every_commented_key_is_one_that_can_be_used() -> None:
+    text = uncommented(page("settings")).replace('format = "nmea"', 'format = "modbus-rtu"')
+    loaded = load([SourceFile("edgewarden.toml", text)])
+    shipped = len(re.findall(r"(?m)^#[a-z_]+ = ", page("settings")))
+    assert shipped > 30
+    assert loaded.settings.serial[0].modbus
+
+
+def test_the_policy_as_shipped_allows_nothing() -> None:
+    text = page("policy")
+    assert load_policy(SourceFile("policy.toml", text)).allow == ()
+    used = uncommented(text)
+    assert len(load_policy(SourceFile("policy.toml", used)).allow) == 1
+
+
+@pytest.mark.parametrize("command", ["edgewarden", "edgewarden-fleet"])
+def test_a_manual_page_names_every_command(command: str) -> None:
+    import importlib
+
+    text = page("man", command)
+    assert '"1970-01-02"' in text, "the date of a page is the source's"
+    nouns = importlib.import_module(f"{command.replace('-', '_')}.cli.main").NOUNS
+    for noun in nouns:
+        assert f".SS {command} {noun}".replace("-", "\\-") in text
+    if command == "edgewarden":
+        assert ".B policy enforce" in text
+
+
+def test_the_settings_page_names_every_table() -> None:
+    text = page("man", "edgewarden.toml")
+    for table in ("[uplink]", "[exec]", "[[serial.modbus]]"):
+        assert f".SH {table}" in text
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda p: p.name)
+def test_every_unit_is_inert_until_enrolled(unit: object) -> None:
+    condition = "ConditionPathExists=/var/lib/edgewarden/identity/current"
+    assert condition in (ROOT / "systemd" / str(unit)).read_text().splitlines()
