@@ -126,8 +126,9 @@ def test_nothing_listens_on_a_network(installed: Site) -> None:
 def test_enforce_denies_and_the_fleet_verifies_the_verdict(installed: Site) -> None:
     gateway = installed.gateway
     installed.allow(f"{APPS}/known")
-    gateway.run("edgewarden", "policy", "enforce")
+    gateway.run("edgewarden", "policy", "enforce", "--confirm", "10m")
     assert_enforcing(installed)
+    gateway.run("edgewarden", "policy", "confirm")
     digest = hashlib.sha256(gateway.path(f"{APPS}/unknown").read_bytes()).hexdigest()
     installed.await_fleet(lambda f: digest in str(f["exec"]["denied_verdicts"]))
     assert installed.shown()["exec"]["denied"] >= 1

@@ -54,7 +54,7 @@ def test_the_commands_of_this_release() -> None:
         "run", "gate", "guard", "link", "enroll", "status", "doctor", "sensors", "findings",
         "explain", "identity", "identity show", "identity selftest", "identity renew",
         "policy", "policy show", "policy check", "policy learn", "policy observe",
-        "policy enforce", "policy compile",
+        "policy enforce", "policy confirm", "policy compile",
         "config", "config show", "config check", "config reference", "spool", "spool stat",
         "spool verify",
     }  # fmt: skip

@@ -173,9 +173,9 @@ class World:
 
     # --- a person, and programs ----------------------------------------------------------------
 
-    def ask(self, verb: str, mode: str = "learn") -> Answer | GateStats:
+    def ask(self, verb: str, mode: str = "learn", confirm_s: int = 0) -> Answer | GateStats:
         assert self.control is not None
-        self.control.send(local.encode(Request(verb, mode)))
+        self.control.send(local.encode(Request(verb, mode, confirm_s)))
         return local.parse(self.control.recv(4096), Answer, GateStats)
 
     def status(self) -> GateStats:

@@ -530,6 +530,49 @@ def test_enforce_survives_a_restart_of_gate(small: World) -> None:
     assert small.status().mode == "observe"
 
 
+def test_enforce_on_trial_goes_back_by_itself(small: World) -> None:
+    evil = small.program("evil", allow=False)
+    small.enforcing()
+    assert small.set_mode("observe").ok
+    link = small.connect("gate-facts.sock")
+    answer = small.ask("mode", "enforce", 2)
+    assert isinstance(answer, Answer)
+    assert answer.ok
+    assert small.outcome([evil]) == "denied"
+    wait_until(lambda: small.status().mode == "observe", 10)
+    assert not small.status().armed
+    assert small.outcome([evil]) == "ran"
+    assert "EW-EXEC-025" in [f.code for f in small.facts(link) if isinstance(f, Alarm)]
+    late = small.ask("confirm")
+    assert isinstance(late, Answer)
+    assert (late.ok, late.name) == (False, "nothing_to_confirm")
+
+
+def test_a_confirmed_trial_stays_and_survives_a_restart(small: World) -> None:
+    evil = small.program("evil", allow=False)
+    small.enforcing()
+    assert small.set_mode("observe").ok
+    small.ask("mode", "enforce", 600)
+    confirmed = small.ask("confirm")
+    assert isinstance(confirmed, Answer)
+    assert confirmed.ok
+    small.ask("quit")
+    wait_until(small.gate_is_gone)
+    small.start_gate()
+    assert (small.status().mode, small.status().armed) == ("enforce", True)
+    assert small.outcome([evil]) == "denied"
+
+
+def test_a_restart_ends_a_trial(small: World) -> None:
+    small.enforcing()
+    assert small.set_mode("observe").ok
+    small.ask("mode", "enforce", 600)
+    small.ask("quit")
+    wait_until(small.gate_is_gone)
+    small.start_gate()
+    assert small.status().mode == "observe"
+
+
 def test_a_damaged_mode_is_not_believed(small: World) -> None:
     small.policy("observe")
     (small.state / "policy" / "mode").write_bytes(b"edgewarden mode enforce")

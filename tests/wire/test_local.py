@@ -70,7 +70,9 @@ MESSAGES = st.one_of(
     st.builds(Alarm, st.just("EW-EXEC-008"), st.integers(1, 5), short(240), U64),
     st.builds(Heartbeat, U64),
     st.builds(TripInfo, U16, U16, U32),
-    st.builds(Request, st.sampled_from(local.VERBS), st.sampled_from(local.MODES)),
+    st.builds(
+        Request, st.sampled_from(local.VERBS), st.sampled_from(local.MODES), st.integers(0, 65535)
+    ),
     st.builds(Answer, st.booleans(), short(64), short(240)),
 )
 
@@ -133,7 +135,7 @@ BEAT = encode(Heartbeat(7))
         (BEAT[:-1], "bad_length"),
         (b"\x01\x7f\x04\0", "unknown_type"),
         (b"\x01\x10\x05\0x", "bad_length"),
-        (encode(Request("mode", "learn"))[:-1] + b"\x09", "bad_value"),
+        (encode(Request("mode", "learn"))[:-3] + b"\x09\x00\x00", "bad_value"),
         (encode(Answer(True, "", ""))[:4] + b"\x02\0\0\0", "bad_value"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`edgewarden policy show|check|learn|observe|enforce|compile`: what may be executed.
+"""`edgewarden policy show|check|learn|observe|enforce|confirm|compile`: what may be executed.
 
 The mode belongs to gate and to root: learn and observe watch, enforce blocks what the compiled
 policy does not name. The mode is never a setting that a file could push (docs/settings.md, [exec]
@@ -41,7 +41,18 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     ):
         verb = verbs.add_parser(mode, help=text, description=text + ".")
         settings_option(verb)
-        verb.set_defaults(run=_mode, mode=mode)
+        verb.set_defaults(run=_mode, mode=mode, confirm=0)
+        if mode == "enforce":
+            verb.add_argument(
+                "--confirm",
+                metavar="TIME",
+                type=_duration,
+                default=0,
+                help="go back by itself after TIME (30s, 10m, 2h) unless `policy confirm` is typed",
+            )
+    confirm = verbs.add_parser("confirm", help="keep the mode that `enforce --confirm` tries")
+    settings_option(confirm)
+    confirm.set_defaults(run=_confirm)
     one_shot = verbs.add_parser("compile", help="compile settings and policy for gate")
     settings_option(one_shot)
     one_shot.set_defaults(run=_compile)
@@ -64,15 +75,45 @@ def _check(args: argparse.Namespace, console: Console) -> int:
 
 def _mode(args: argparse.Namespace, console: Console) -> int:
     settings = lenient_settings(args, console).settings
-    answer = ask_gate(settings.paths.run, Request("mode", args.mode))
+    _ask(settings.paths.run, Request("mode", args.mode, args.confirm))
+    console.line(f"gate is in mode {args.mode}")
+    if args.confirm:
+        console.line(f"it goes back in {args.confirm} s; to keep it: `edgewarden policy confirm`")
+    return Exit.OK
+
+
+def _confirm(args: argparse.Namespace, console: Console) -> int:
+    settings = lenient_settings(args, console).settings
+    _ask(settings.paths.run, Request("confirm", "learn"))
+    console.line("confirmed: the mode stays")
+    return Exit.OK
+
+
+def _ask(run_dir: str, request: Request) -> None:
+    """Have gate do it; raises OperatorFault when it refuses."""
+    answer = ask_gate(run_dir, request)
     if isinstance(answer, Answer) and not answer.ok:
         raise OperatorFault(
             f"gate refused: {answer.name}: {answer.text}",
             code="EW-EXEC-024",
             next_step="run `edgewarden doctor exec`",
         )
-    console.line(f"gate is in mode {args.mode}")
-    return Exit.OK
+
+
+MAX_CONFIRM_S = 12 * 3600
+"""A working day's trial; the message carries 16 bits of seconds."""
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def _duration(text: str) -> int:
+    """``30s``, ``10m``, ``2h`` in seconds."""
+    number, unit = text[:-1], text[-1:]
+    if not number.isdecimal() or unit not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 10m")
+    seconds = int(number) * _UNITS[unit]
+    if not 1 <= seconds <= MAX_CONFIRM_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 1s and 12h")
+    return seconds
 
 
 def _compile(args: argparse.Namespace, console: Console) -> int:

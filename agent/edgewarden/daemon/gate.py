@@ -260,8 +260,11 @@ class Gate:
             self.stopping = True
             return Answer(True, "", "stopping; every exec is allowed")
         try:
-            mode = request.verb == "mode"
-            return Answer(True, "", self.arming.set_mode(request.mode) if mode else self._reload())
+            if request.verb == "mode":
+                return Answer(True, "", self.arming.set_mode(request.mode, request.confirm_s))
+            if request.verb == "confirm":
+                return Answer(True, "", self.arming.confirm())
+            return Answer(True, "", self._reload())
         except WireRefusal as refusal:
             return Answer(False, refusal.name, refusal.text)
         except EdgewardenError as fault:

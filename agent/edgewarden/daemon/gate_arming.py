@@ -10,7 +10,10 @@ What this decides, in order:
    mode stays enforce, and is armed as soon as the obstacle goes away.
 4. Notify marks refused as well: the proc connector, where programs are looked at after their start.
    Neither: ``none``, said as loudly.
-5. A new group is marked before the old one is closed, and closing allows whatever waits.
+5. A mode asked for with a time limit is a trial: it is not kept over a restart, and the mode before
+   it comes back by itself, with an alarm, unless somebody says ``confirm`` in time. Who has locked
+   himself out has only to wait.
+6. A new group is marked before the old one is closed, and closing allows whatever waits.
 
 What it leaves to others: verdicts (act/exec_gate.py), the loop and its descriptors (gate.py).
 
@@ -85,6 +88,7 @@ class Arming:
         self._said: dict[str, str] = {}
         self._waiting_for = ""
         self._retry_mono: float | None = None
+        self._trial: tuple[str, float] | None = None
 
     @property
     def permission(self) -> bool:
@@ -101,7 +105,13 @@ class Arming:
         self.renew()
 
     def look(self) -> None:
-        """On a timer: has an obstacle come or gone, and is what failed worth another try?"""
+        """On a timer: is a trial over, has an obstacle come or gone, is another try due?"""
+        if self._trial is not None and time.monotonic() >= self._trial[1]:
+            before = self._trial[0]
+            self._alarm("EW-EXEC-025", 3, f"{self.mode} was not confirmed in time: {before} again")
+            self._trial = None
+            self.mode = before  # what the mode file has said all along
+            self.renew()
         obstacle_moved = self.mode == "enforce" and self._obstacle() != self._waiting_for
         again = self._retry_mono is not None and time.monotonic() >= self._retry_mono
         if obstacle_moved or again:
@@ -187,8 +197,24 @@ class Arming:
             self._alarm("EW-EXEC-019", 3, text)
             self.renew()
 
-    def set_mode(self, mode: str) -> str:
+    def confirm(self) -> str:
+        """A person still gets in: the mode on trial stays.
+
+        Raises:
+            OperatorFault: field name ``nothing_to_confirm``.
+        """
+        if self._trial is None:
+            text = "no mode is on trial; it was confirmed before, or went back by itself"
+            raise OperatorFault(text, code="EW-EXEC-025", name="nothing_to_confirm")
+        self._trial = None
+        return f"{self.mode}; {self._policy.keep_mode(self.mode, self._mounts, self.armed)}"
+
+    def set_mode(self, mode: str, confirm_s: int = 0) -> str:
         """A person's word; refused as a whole when enforce cannot be armed now.
+
+        Args:
+            mode: of MODES.
+            confirm_s: not 0: on trial for so many seconds.
 
         Returns:
             What was done, in words.
@@ -213,4 +239,9 @@ class Arming:
             self._said.clear()
         else:
             self.renew()
+        if confirm_s:
+            back = self._trial[0] if self._trial is not None else before
+            self._trial = (back, time.monotonic() + confirm_s)
+            return f"{mode}; {back} again in {confirm_s} s unless confirmed"
+        self._trial = None
         return f"{mode}; {self._policy.keep_mode(mode, self._mounts, self.armed)}"

@@ -82,7 +82,7 @@ _STATS = struct.Struct("<BBBBBBHHIQ13Q")
 _ALARM = struct.Struct("<BQBH")  # ... code length, text length
 _COUNTER = struct.Struct("<Q")
 _TRIPS = struct.Struct("<HHI")
-_REQUEST = struct.Struct("<BB")
+_REQUEST = struct.Struct("<BBH")
 _ANSWER = struct.Struct("<BBH")  # ok, name length, text length
 
 
@@ -233,8 +233,8 @@ def _alarm_parse(body: bytes) -> Alarm:
 
 
 def _request_parse(body: bytes) -> Request:
-    verb, mode = _fixed(_REQUEST, body)
-    return Request(_word(VERBS, verb, "verb"), _word(MODES, mode, "mode"))
+    verb, mode, confirm_s = _fixed(_REQUEST, body)
+    return Request(_word(VERBS, verb, "verb"), _word(MODES, mode, "mode"), confirm_s)
 
 
 def _answer_body(m: Answer) -> bytes:
@@ -257,7 +257,7 @@ _BODIES: dict[type[AnyMessage], Callable[[Any], bytes]] = {
     Alarm: _alarm_body,
     Heartbeat: lambda m: _COUNTER.pack(m.counter),
     TripInfo: lambda m: _TRIPS.pack(m.trips, m.window_s, m.pid),
-    Request: lambda m: _REQUEST.pack(VERBS.index(m.verb), MODES.index(m.mode)),
+    Request: lambda m: _REQUEST.pack(VERBS.index(m.verb), MODES.index(m.mode), m.confirm_s),
     Answer: _answer_body,
 }
 _PARSERS: dict[type[AnyMessage], Callable[[bytes], AnyMessage]] = {

@@ -18,7 +18,7 @@ REASONS = (
     "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
 )  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
-VERBS = ("status", "mode", "reload", "quit")
+VERBS = ("status", "mode", "reload", "quit", "confirm")
 
 UNKNOWN_UID = 0xFFFFFFFF
 """The process was gone before it could be asked ((uid_t)-1, never a user)."""
@@ -201,11 +201,22 @@ class TripInfo(Frozen):
 
 
 class Request(Frozen):
-    """verb of VERBS; mode of MODES where the verb is "mode", else "learn" (not looked at)."""
+    """A person's word to gate.
 
-    __slots__ = ("mode", "verb")
+    Attributes:
+        verb: of VERBS.
+        mode: of MODES where the verb is "mode", else "learn" (not looked at).
+        confirm_s: with "mode": go back by itself unless "confirm" comes within so many seconds; 0
+            for no such limit.
+    """
+
+    __slots__ = ("confirm_s", "mode", "verb")
     verb: str
     mode: str
+    confirm_s: int
+
+    def __init__(self, verb: str, mode: str, confirm_s: int = 0) -> None:
+        super().__init__(verb, mode, confirm_s)
 
 
 class Answer(Frozen):
