@@ -460,7 +460,7 @@ def test_garbage_on_the_control_socket_is_refused_by_name(small: World) -> None:
     small.policy()
     small.start_gate()
     client = small.connect("gate.sock")
-    client.send(b"\x01\x20\x06\0\x01\x09")
+    client.send(b"\x01\x20\x08\0\x01\x09\0\0")
     assert local.parse(client.recv(4096), Answer).name == "bad_value"
     assert client.recv(4096) == b""
     assert small.status().mode == "learn"
