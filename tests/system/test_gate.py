@@ -390,7 +390,7 @@ def test_without_descriptors_gate_lets_go_and_says_so(small: World) -> None:
     resource.prlimit(small.gate_pid, resource.RLIMIT_NOFILE, (open_now, limits[1]))
     small.outcome([good], timeout_s=2)  # whatever the kernel says: at once
     resource.prlimit(small.gate_pid, resource.RLIMIT_NOFILE, limits)
-    wait_until(lambda: small.status().armed)
+    wait_until(lambda: small.status().armed, 30)  # tried again after RETRY_S
     assert small.outcome([good]) == "ran"
     assert small.outcome([evil]) == "denied"
     assert "EW-EXEC-022" in [f.code for f in small.facts(link) if isinstance(f, Alarm)]
