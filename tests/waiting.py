@@ -9,7 +9,7 @@ from collections.abc import Callable
 POLL_S = 0.01
 
 
-def wait_until(predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
+def wait_until(predicate: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Return as soon as predicate() is true.
 
     Raises:
