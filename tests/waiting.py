@@ -22,7 +22,7 @@ def wait_until(predicate: Callable[[], object], timeout_s: float = 20.0) -> None
         time.sleep(POLL_S)
 
 
-async def until(predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(predicate: Callable[[], object], timeout_s: float = 20.0) -> None:
     """``wait_until`` for tests inside an event loop: lets it run between two looks."""
     loop = asyncio.get_running_loop()
     deadline_mono = loop.time() + timeout_s
