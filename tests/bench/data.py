@@ -96,9 +96,7 @@ def bulk_record(clock: SystemClock, seq: int, prev: bytes) -> Record:
         "counts": {},
     }
     when = RecordTime(now.boot_ns, now.wall_ns, now.uncertainty_ms, now.state)
-    return Record(
-        "gw-bench", clock.boot_id(), RecordClass.BULK, seq, prev, when, Kind.BATCH, body
-    )
+    return Record("gw-bench", clock.boot_id(), RecordClass.BULK, seq, prev, when, Kind.BATCH, body)
 
 
 def rate(work: Callable[[], object], times: int) -> float:
@@ -210,9 +208,7 @@ def fsyncs(folder: Path) -> Figure:
     """Counted by strace over a run of COUNTED_COMMITS minus one of none: opening costs some too."""
     if shutil.which("strace") is None:
         raise CannotMeasure("strace is not installed")
-    calls = [
-        _count(folder, f"counted-{commits}", commits) for commits in (0, COUNTED_COMMITS)
-    ]
+    calls = [_count(folder, f"counted-{commits}", commits) for commits in (0, COUNTED_COMMITS)]
     return Figure(
         "data.fsyncs", (calls[1] - calls[0]) / COUNTED_COMMITS,
         "one call per commit, and the checkpoints of the log", 1,

@@ -5,7 +5,7 @@
        floor that the kernel and two wake-ups cost anybody on this machine at this moment
 
 All in loop-mounted files of this bench: on a tmpfs gate never believes its cache (a store through
-a mapping leaves no trace there, act/exec_marks.py), so that every exec would be hashed anew.
+a mapping leaves no trace there, exec/marks.py), so that every exec would be hashed anew.
 
 The same static program lies on all. One round = one spawn and wait on each; the order turns with
 every round, so that whatever else the machine does meets both. The verdict comes from gate's cache
@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import quantiles
 
-from edgewarden.act.policy_compile import write_policy
+from edgewarden.exec.policy_files import write_policy
 from edgewarden.judge.exec_table import compile_table
 from edgewarden.probe.control import ask_gate
 from edgewarden.wire.gate_files import compile_gate_config
@@ -127,7 +127,7 @@ def stand_up(place: Place, watched: Path) -> Path:
     write_policy(str(state), table, compile_gate_config([str(watched)], "observe", link_uid=0))
     lean = [sys.executable, "-I", "-S"]
     agent = ROOT / "agent" / "edgewarden"
-    canary = place.start(*lean, agent / "act" / "exec_canary.py", run, name="canary")
+    canary = place.start(*lean, agent / "exec" / "canary.py", run, name="canary")
     await_("proof of the tier", lambda: canary.poll() is not None, 30)
     _guard(place, run, lean, agent)
     gate = place.start(*lean, agent / "daemon" / "gate.py", state, run, name="gate")

@@ -85,7 +85,7 @@ def test_who_asks_to_write_waits_and_is_noticed(file: tuple[Path, int]) -> None:
 @pytest.mark.needs("root", "loop-mount")
 @pytest.mark.parametrize(("kind", "traceless"), [("tmpfs", True), ("ext4", False)])
 def test_where_a_mapped_store_leaves_no_trace(kind: str, traceless: bool) -> None:
-    """Why act/exec_marks.py CACHEABLE has no tmpfs: content changes, no time and no size does."""
+    """Why exec/marks.py CACHEABLE has no tmpfs: content changes, no time and no size does."""
     with private_tmpfs() if kind == "tmpfs" else loop_ext4() as where:
         path = where / "program"
         path.write_bytes(b"A" * 8192)

@@ -20,7 +20,7 @@ FILE_CALLS = frozenset({"read_text", "read_bytes", "write_text", "write_bytes", 
 
 SPAWNING = re.compile(r"^(system|popen|fork|forkpty|posix_spawnp?|exec[lv]p?e?|spawn[lv]p?e?)$")
 SPAWN_DOORS = {
-    "agent/edgewarden/act/exec_canary.py": "a one-shot that proves the tier by really executing",
+    "agent/edgewarden/exec/canary.py": "a one-shot that proves the tier by really executing",
     "agent/edgewarden/cli/services.py": "`edgewarden gate` becomes a lean interpreter; starts none",
 }
 """Files that may start a program through os or asyncio instead of subprocess (law 3)."""
@@ -28,7 +28,7 @@ SPAWN_DOORS = {
 CLOCK_DOORS = {
     "agent/edgewarden/daemon/clock.py": "the real Clock and Randomness behind the ports",
     "agent/edgewarden/daemon/gate.py": "gate has no ports: deadlines and the heartbeat",
-    "agent/edgewarden/daemon/gate_arming.py": "part of gate: how long guard has been away",
+    "agent/edgewarden/gate/arming.py": "part of gate: how long guard has been away",
     "agent/edgewarden/daemon/guard.py": "guard has no ports: the age of a heartbeat",
     "agent/edgewarden/daemon/notify.py": "sd_notify(3): where systemd listens",
     "agent/edgewarden/daemon/supervise.py": "waits between restarts",
@@ -63,9 +63,7 @@ LOOSE_DOORS = {
 FILE_LINES = 400
 FUNCTION_LINES = 80
 ROOM_FILES = 14  # "full at about twelve": two for the way there
-SIZE_DOORS = {
-    "agent/edgewarden/daemon": "four processes are put together here, five files of them gate's",
-}
+SIZE_DOORS: dict[str, str] = {}
 """``FILE``, ``FILE:FUNCTION`` or ``ROOM`` of each exemption from the size budget (law 10)."""
 
 

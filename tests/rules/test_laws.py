@@ -57,8 +57,8 @@ IMPORTS = [
     ("law-5", "daemon/gate.py", "import ssl"),
     ("law-5", "daemon/guard.py", "import asyncio"),
     ("law-6", "daemon/link.py", "import edgewarden.kernel.fanotify"),
-    ("law-6", "daemon/link.py", "import edgewarden.act.exec_gate"),
-    ("law-6", "act/indicator.py", "import edgewarden.act.exec_gate"),
+    ("law-6", "daemon/link.py", "import edgewarden.exec.responder"),
+    ("law-6", "act/indicator.py", "import edgewarden.exec.responder"),
 ]
 
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from edgewarden.act.policy_compile import write_policy
+from edgewarden.exec.policy_files import write_policy
 from edgewarden.judge.exec_table import compile_table
 from edgewarden.wire import local
 from edgewarden.wire.gate_files import ExecTier, compile_gate_config

@@ -16,7 +16,7 @@ from tests import settled
 from tests.system.exec_world import AGENT, MASKER, NOBODY, PYTHON, World, private_tmpfs, world
 from tests.waiting import wait_until
 
-CANARY = [*PYTHON, str(AGENT / "edgewarden" / "act" / "exec_canary.py")]
+CANARY = [*PYTHON, str(AGENT / "edgewarden" / "exec" / "canary.py")]
 
 
 def canary(run_dir: Path, *, prefix: tuple[str | Path, ...] = ()) -> ExecTier:
@@ -71,10 +71,10 @@ def test_a_mount_that_runs_nothing_is_not_taken_for_a_denial(tmp_path: Path) -> 
     """EPERM and EACCES have many fathers: the control run without marks must work first."""
     code = (
         "import sys; sys.path.append(sys.argv[1])\n"
-        "from edgewarden.act import exec_canary\n"
-        "exec_canary.TMPFS_OPTIONS = 'size=40m,mode=0700'\n"
-        "exec_canary._run = lambda path: 'EPERM'\n"
-        "print(exec_canary.probe(sys.argv[2], 'boot'))"
+        "from edgewarden.exec import canary\n"
+        "canary.TMPFS_OPTIONS = 'size=40m,mode=0700'\n"
+        "canary._run = lambda path: 'EPERM'\n"
+        "print(canary.probe(sys.argv[2], 'boot'))"
     )
     command = ["timeout", "-s", "KILL", "30", *PYTHON, "-c", code, str(AGENT), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=40)
@@ -92,10 +92,10 @@ def test_a_responder_that_does_not_deny_is_not_t3(tmp_path: Path, answers: str) 
     }[answers]
     code = (
         "import sys; sys.path.append(sys.argv[1])\n"
-        "from edgewarden.act import exec_canary\n"
-        "from edgewarden.act.exec_gate import ExecGate\n"
+        "from edgewarden.exec import canary\n"
+        "from edgewarden.exec.responder import ExecGate\n"
         f"{patch}\n"
-        "print(exec_canary.probe(sys.argv[2], 'boot'))"
+        "print(canary.probe(sys.argv[2], 'boot'))"
     )
     command = ["timeout", "-s", "KILL", "30", *PYTHON, "-c", code, str(AGENT), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=40)

@@ -687,7 +687,7 @@ def test_the_lean_processes_import_nothing_heavy(name: str) -> None:
 DOORS_CODE = """
 import os, sys
 sys.path.append(sys.argv[1])
-from edgewarden.daemon.gate_doors import Doors
+from edgewarden.gate.doors import Doors
 doors = Doors(sys.argv[2])
 doors.close_all_others()
 tries = {

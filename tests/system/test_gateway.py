@@ -128,8 +128,10 @@ def test_a_renewed_certificate_is_taken_at_once_and_nothing_is_lost(site: Site) 
     done = site.command("identity", "renew", "--ca", said["url"], "--token-file", str(token))
     assert done.returncode == 0, done.stderr
     site.await_status(
-        lambda s: s["uplink"]["connected"]
-        and s["identity"]["certificate"]["serial"] not in (was_serial, "")
+        lambda s: (
+            s["uplink"]["connected"]
+            and s["identity"]["certificate"]["serial"] not in (was_serial, "")
+        )
     )
     assert key.read_bytes() == was_key
     assert key.stat().st_uid != 0

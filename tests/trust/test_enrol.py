@@ -89,9 +89,7 @@ def test_an_honest_service_gives_an_identity(
     assert not (tmp_path / "state" / identity.FOLDER / identity.PENDING).exists()
 
 
-def test_the_key_never_leaves(
-    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
-) -> None:
+def test_the_key_never_leaves(fleet: Fleet, serve: Callable[..., Service], tmp_path: Path) -> None:
     service = serve(fleet.honest)
     got = enroll(tmp_path / "state", service.url, fleet.token())
     (request,) = service.requests
@@ -258,9 +256,7 @@ def test_nobody_there_is_a_passing_fault(fleet: Fleet, tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-def test_a_gateway_enrols_once(
-    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
-) -> None:
+def test_a_gateway_enrols_once(fleet: Fleet, serve: Callable[..., Service], tmp_path: Path) -> None:
     service = serve(fleet.honest)
     got = enroll(tmp_path / "state", service.url, fleet.token())
     with pytest.raises(OperatorFault) as caught:
@@ -287,9 +283,7 @@ def test_a_url_that_cannot_be_used_is_named(fleet: Fleet, tmp_path: Path, url: s
         ("ew1.gw-test.!.00", "not readable"), ("ew1.gw-test.AAAA.00", "wrong length"),
     ],
 )  # fmt: skip
-def test_a_garbled_token_reaches_nobody_and_is_named(
-    tmp_path: Path, text: str, says: str
-) -> None:
+def test_a_garbled_token_reaches_nobody_and_is_named(tmp_path: Path, text: str, says: str) -> None:
     fault = refused(tmp_path / "state", "https://localhost:1", text)
     assert isinstance(fault, WireRefusal)
     assert fault.name == "token_malformed"

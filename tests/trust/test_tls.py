@@ -107,9 +107,7 @@ def test_another_host_name_is_refused(
         shake(client_context(enrolled), server_context(fleet, tmp_path, host))
 
 
-def test_a_gateways_certificate_is_no_servers(
-    fleet: Fleet, enrolled: Identity
-) -> None:
+def test_a_gateways_certificate_is_no_servers(fleet: Fleet, enrolled: Identity) -> None:
     """A stolen gateway key cannot stand in for the broker, whatever its certificate's name."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(enrolled.cert_path, enrolled.key_path)

@@ -94,9 +94,7 @@ def gateway(device: str, holder: FileSigner, number: int) -> bytes:
     uri = x509.UniformResourceIdentifier(device_urn(TENANT, device))
     builder = certificate(device, number, holder, "TEST-ONLY issuing", ISSUING, -1)
     builder = builder.add_extension(x509.SubjectAlternativeName([uri]), False)
-    builder = builder.add_extension(
-        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False
-    )
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)
     return issued(builder, ISSUING)
 
 

@@ -148,8 +148,10 @@ def _envelopes() -> Iterator[tuple[str, bytes, str]]:
     yield "array-of-three", b"\xd2" + cbor.encode([header(), {}, b""]), "bad_envelope"
     yield "array-of-five", assembled(more=(0,)), "bad_envelope"
     yield "header-not-in-bytes", assembled(protected={1: -7}), "bad_envelope"
-    yield "payload-detached", assembled(payload=cbor.decode(b"\xf6"), signature=bytes(64)), (
-        "bad_envelope"
+    yield (
+        "payload-detached",
+        assembled(payload=cbor.decode(b"\xf6"), signature=bytes(64)),
+        ("bad_envelope"),
     )
     yield "payload-text", assembled(payload="text"), "bad_envelope"
     yield "signature-of-63", assembled(signature=bytes(63)), "bad_envelope"
@@ -450,4 +452,3 @@ def _enrol() -> Iterator[Refused]:
 REFUSED: list[Refused] = [
     *_cbor(), *_cose(), *_messages(), *_facts(), *_topics(), *_enrol()
 ]  # fmt: skip
-

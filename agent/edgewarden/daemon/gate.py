@@ -3,10 +3,10 @@
 What this decides: only what comes first. Exec events are answered before anything else of a round
 is done, and a round takes no longer than one slice of hashing: no program waits until another is
 hashed whole, and every heartbeat means that something went on. Nothing in the loop waits for
-another process, and after the start nothing is opened, imported or spawned (gate_doors.py closes
-the ways). What it leaves to others: what is armed (gate_arming.py), verdicts (act/exec_gate.py),
-who is heard (gate_sockets.py), TOML (the policy one-shot compiles it), proving the tier
-(act/exec_canary.py runs before, in a process of its own).
+another process, and after the start nothing is opened, imported or spawned (gate/doors.py closes
+the ways). What it leaves to others: what is armed (gate/arming.py), verdicts (exec/responder.py),
+who is heard (gate/sockets.py), TOML (the policy one-shot compiles it), proving the tier
+(exec/canary.py runs before, in a process of its own).
 
     python3 -I -S .../daemon/gate.py /var/lib/edgewarden /run/edgewarden
 
@@ -26,13 +26,13 @@ from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, poll
 if __name__ == "__main__":  # started by path: this file's package is not on the path yet
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from edgewarden.act.exec_gate import ExecGate
-from edgewarden.daemon.gate_arming import Arming
-from edgewarden.daemon.gate_doors import Doors
-from edgewarden.daemon.gate_policy import Policy
-from edgewarden.daemon.gate_processes import Processes
-from edgewarden.daemon.gate_sockets import Control, FactsOut, GuardLine, listen
 from edgewarden.errors import EdgewardenError, HardwareFault, WireRefusal
+from edgewarden.exec.responder import ExecGate
+from edgewarden.gate.arming import Arming
+from edgewarden.gate.doors import Doors
+from edgewarden.gate.policy import Policy
+from edgewarden.gate.processes import Processes
+from edgewarden.gate.sockets import Control, FactsOut, GuardLine, listen
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
 from edgewarden.kernel.process import lock_memory

@@ -21,8 +21,8 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewarden.act.policy_compile import POLICY_DIRECTORY, TABLE_NAME, write_policy
 from edgewarden.errors import OperatorFault, PeerUnavailable, WireRefusal
+from edgewarden.exec.policy_files import POLICY_DIRECTORY, TABLE_NAME, write_policy
 from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk

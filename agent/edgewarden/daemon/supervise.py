@@ -82,7 +82,7 @@ def supervise(plan: Plan) -> int:
     _prepare_folders(plan)
     listener = _guard_listener(plan)
     _compile(plan)
-    _one_shot([sys.executable, "-I", "-S", f"{_PACKAGE}/act/exec_canary.py", plan.run_dir])
+    _one_shot([sys.executable, "-I", "-S", f"{_PACKAGE}/exec/canary.py", plan.run_dir])
     parts = _parts(plan, listener)
     _say(f"supervising {', '.join(p.name for p in parts)}")
     try:

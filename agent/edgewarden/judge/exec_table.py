@@ -1,8 +1,8 @@
 """The exec policy as gate holds it: a sorted table of content digests.
 
 What this decides: whether a program's SHA-256 is on the allowlist, and by which rule. What it
-leaves to others: writing and owning the file (act/policy_compile.py), what happens to a program
-that is not listed (act/exec_gate.py).
+leaves to others: writing and owning the file (exec/policy_files.py), what happens to a program
+that is not listed (exec/responder.py).
 
 The file is sealed (wire/lean.py: magic, digest over the body, body):
 

@@ -1,11 +1,11 @@
 """Topics: ``ew/1/<tenant>/<device>/<class>/<name>`` and nothing else.
 
-    r/{alarm,audit,bulk}   records                          gateway -> fleet
-    e/evidence             signed evidence                  gateway -> fleet
-    e/nonce  e/result      signed challenge and appraisal   fleet -> gateway
-    s/status               signed session status, retained, and the last will
+r/{alarm,audit,bulk}   records                          gateway -> fleet
+e/evidence             signed evidence                  gateway -> fleet
+e/nonce  e/result      signed challenge and appraisal   fleet -> gateway
+s/status               signed session status, retained, and the last will
 
-    parse("ew/1/main/gw-demo/r/alarm") == Topic("main", "gw-demo", "r", "alarm")
+parse("ew/1/main/gw-demo/r/alarm") == Topic("main", "gw-demo", "r", "alarm")
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ What this decides, for each event, in order:
 2. Permission event and somebody has the file open for writing, or asked to while it was hashed:
    ``being_written``, denied. The kernel itself would say ETXTBSY a moment later, unless the writer
    changed the content and closed it in just that moment.
-3. (device, inode, ctime, mtime, size) is in the cache (act/exec_digest.py): its digest is used.
+3. (device, inode, ctime, mtime, size) is in the cache (exec/digest.py): its digest is used.
 4. Longer than MAX_HASH_BYTES: ``too_large``, judged as not listed. A file that long cannot be on
    the allowlist.
-5. It waits for its turn to be hashed (act/exec_queue.py), SLICE_BYTES at a time; between two slices
+5. It waits for its turn to be hashed (exec/queue.py), SLICE_BYTES at a time; between two slices
    whatever is new is looked at. Who waits behind more than PENDING_AT_MOST: ``crowded_out``, not
    allowed; an answer for want of room must not be a way in.
 6. The table names a rule: ``listed``, allowed; none: ``unlisted``.
@@ -27,10 +27,10 @@ is opened on a filesystem that can be marked.
 A read lease is held from before the first byte is read until the verdict, and looked at in the end:
 the kernel takes it away after 45 s from who does not give it back, and a hash may be interrupted
 for longer than that. Who waits for his turn holds none. Under enforce the lease of a program that
-may run is kept until it runs (act/exec_hold.py). Scripts are judged when they are executed; that an
+may run is kept until it runs (exec/hold.py). Scripts are judged when they are executed; that an
 interpreter reads the same bytes afterwards, nobody promises.
 
-What this leaves to others: marks (act/exec_marks.py), the table (judge/), sending facts (daemon/).
+What this leaves to others: marks (exec/marks.py), the table (judge/), sending facts (daemon/).
 
     gate.serve(group)                # when the group is readable, and as long as gate.busy
 """
@@ -40,11 +40,11 @@ from __future__ import annotations
 import os
 from stat import S_ISREG
 
-from edgewarden.act.exec_digest import MAX_HASH_BYTES, Digests
-from edgewarden.act.exec_hold import LOOK_S, Hold
-from edgewarden.act.exec_judged import Counters, Judged
-from edgewarden.act.exec_queue import PENDING_AT_MOST, Queue
 from edgewarden.errors import HardwareFault
+from edgewarden.exec.digest import MAX_HASH_BYTES, Digests
+from edgewarden.exec.hold import LOOK_S, Hold
+from edgewarden.exec.judged import Counters, Judged
+from edgewarden.exec.queue import PENDING_AT_MOST, Queue
 from edgewarden.kernel.fanotify import EVENTS_PER_READ, UNTOLD, ExecEvent
 from edgewarden.wire.local import UNKNOWN_UID, Alarm, AnyMessage, ExecVerdict
 
@@ -52,7 +52,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgewarden.act.exec_digest import Hashing
+    from edgewarden.exec.digest import Hashing
     from edgewarden.kernel.fanotify import Group
 
 SLICE_BYTES = 1 << 20
@@ -80,7 +80,7 @@ class ExecGate:
         owner_of: pid -> owner of its /proc entry, UNKNOWN_UID when it is gone.
         boot_ns, wall_ns: CLOCK_BOOTTIME and CLOCK_REALTIME.
         mono_s: CLOCK_MONOTONIC in seconds.
-        program_of: as act/exec_hold.py wants it.
+        program_of: as exec/hold.py wants it.
         tier: of TIERS, for the facts.
     """
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.act import exec_digest, exec_hold, exec_queue
-from edgewarden.act.exec_digest import CTIME_SETTLE_NS, MAX_HASH_BYTES
-from edgewarden.act.exec_gate import REPORT_AFTER_S, ExecGate
-from edgewarden.act.exec_hold import HOLD_S, LOOK_S
 from edgewarden.errors import HardwareFault
+from edgewarden.exec.digest import CTIME_SETTLE_NS, MAX_HASH_BYTES
+from edgewarden.exec.hold import HOLD_S, LOOK_S
+from edgewarden.exec.responder import REPORT_AFTER_S, ExecGate
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
 from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
 from edgewarden.wire.local import Alarm, AnyMessage, ExecVerdict
@@ -261,7 +260,7 @@ def test_scripts_and_denied_programs_are_not_held(
 def test_what_is_held_is_bounded(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exec_hold, "HOLD_ENTRIES", 3)
+    monkeypatch.setattr("edgewarden.exec.hold.HOLD_ENTRIES", 3)
     path, digest = program(tmp_path / "p")
     bench.listed[digest] = "tool"
     before = len(os.listdir("/proc/self/fd"))
@@ -350,7 +349,7 @@ def test_a_writer_who_asks_during_the_hash_spoils_it(bench: Bench, tmp_path: Pat
 def test_more_than_can_wait_are_denied_and_each_has_one_answer(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exec_queue, "PENDING_AT_MOST", 3)
+    monkeypatch.setattr("edgewarden.exec.queue.PENDING_AT_MOST", 3)
     before = len(os.listdir("/proc/self/fd"))
     fds = [bench.script.exec(sparse(tmp_path / str(n), n)) for n in (4, 9, 3, 2, 8)]
     bench.serve()
@@ -493,7 +492,7 @@ def test_a_change_just_before_the_lease_is_seen(
 @pytest.mark.needs("root")
 def test_nothing_of_a_tmpfs_is_cached(script: Script) -> None:
     """There a mapped store leaves no trace: tests/kernel/test_lease_and_mounts.py shows it."""
-    from edgewarden.act.exec_marks import CACHEABLE
+    from edgewarden.exec.marks import CACHEABLE
 
     assert "tmpfs" not in CACHEABLE
     bench = Bench(script)
@@ -507,7 +506,7 @@ def test_the_cache_is_bounded_and_forgets_the_oldest(
     cached: tuple[Bench, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, where = cached
-    monkeypatch.setattr(exec_digest, "CACHE_ENTRIES", 2)
+    monkeypatch.setattr("edgewarden.exec.digest.CACHE_ENTRIES", 2)
     paths = [program(where / str(n), bytes([n]))[0] for n in range(3)]
     for path in paths:
         assert hashes(bench, path) == (1, 0)

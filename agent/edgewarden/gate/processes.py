@@ -5,15 +5,15 @@ more than all verdicts together (measured: 315 us of CPU for two starts, of them
 first event only starts a clock and the rest waits in the kernel for GATHER_S. Except where the proc
 connector is all that sees execs: there every moment counts, and each program is looked at at once.
 
-What it leaves to others: what events mean (kernel/netlink.py), marks (gate_arming.py).
+What it leaves to others: what events mean (kernel/netlink.py), marks (arming.py).
 """
 
 from __future__ import annotations
 
 import os
 
-from edgewarden.daemon.gate_sockets import batch_of
 from edgewarden.errors import HardwareFault
+from edgewarden.gate.sockets import batch_of
 from edgewarden.kernel.netlink import (
     GATHER_S,
     PROC_EVENT_EXEC,
@@ -26,9 +26,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgewarden.act.exec_gate import ExecGate
-    from edgewarden.daemon.gate_doors import Doors
-    from edgewarden.daemon.gate_policy import Policy
+    from edgewarden.exec.responder import ExecGate
+    from edgewarden.gate.doors import Doors
+    from edgewarden.gate.policy import Policy
     from edgewarden.wire.local import ProcBatch
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgewarden.act import exec_queue
-from edgewarden.act.exec_queue import OLDEST_EVERY, Queue
+from edgewarden.exec.queue import OLDEST_EVERY, Queue
 
 
 class Waits:
@@ -62,7 +61,7 @@ def test_a_stream_of_small_ones_does_not_starve_the_large_one() -> None:
 
 
 def test_who_crowds_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exec_queue, "PENDING_AT_MOST", 3)
+    monkeypatch.setattr("edgewarden.exec.queue.PENDING_AT_MOST", 3)
     queue: Queue[Waits] = Queue()
     crowd = [Waits(1, 1), Waits(1, 7), Waits(1, 2)]
     for one in crowd:

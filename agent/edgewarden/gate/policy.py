@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import os
 
-from edgewarden.daemon.gate_doors import Doors, check_owned_by_root, read_whole
 from edgewarden.errors import EdgewardenError, OperatorFault
+from edgewarden.gate.doors import Doors, check_owned_by_root, read_whole
 from edgewarden.judge.exec_table import EMPTY, MAX_TABLE_BYTES, Table
 from edgewarden.wire.gate_files import MAX_FILE_BYTES, ExecTier, GateConfig
 from edgewarden.wire.local import MODES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from edgewarden.act.exec_marks import Armed
+    from edgewarden.exec.marks import Armed
     from edgewarden.kernel.mounts import Mounts
 
 TABLE_NAME, CONFIG_NAME, MODE_NAME, TIER_NAME = "exec.table", "gate.conf", "mode", "exec-tier"

@@ -14,7 +14,7 @@ Learn and observe get a notify group: the kernel refuses permission marks on it,
 made to wait. A path refused there is reported and the others are watched. Enforce is all or
 nothing: one refused path refuses the mode.
 
-What it leaves to others: verdicts (act/exec_gate.py), and whether a mode is wanted at all
+What it leaves to others: verdicts (exec/responder.py), and whether a mode is wanted at all
 (daemon/gate.py).
 
     armed = arm(["/mnt/apps"], enforce=True, mounts=Mounts(proc_fd), opener=os_open)

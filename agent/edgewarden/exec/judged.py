@@ -1,6 +1,6 @@
 """What the responder knows of one exec event, and what it counts of all.
 
-Decides nothing; act/exec_gate.py fills both in.
+Decides nothing; exec/responder.py fills both in.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from edgewarden.wire.local import UNKNOWN_UID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from edgewarden.act.exec_digest import Hashing
+    from edgewarden.exec.digest import Hashing
     from edgewarden.kernel.fanotify import ExecEvent
 
 

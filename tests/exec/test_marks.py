@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.act.exec_marks import arm, check_watchable, root_superblocks
-from edgewarden.act.policy_compile import write_policy, write_whole
 from edgewarden.errors import HardwareFault, OperatorFault
+from edgewarden.exec.marks import arm, check_watchable, root_superblocks
+from edgewarden.exec.policy_files import write_policy, write_whole
 from edgewarden.kernel.mounts import AT_FDCWD, Filesystem, Mounts
 from tests.system.exec_world import private_tmpfs
 

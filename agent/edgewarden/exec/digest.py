@@ -5,13 +5,13 @@ What this decides: which digest may be used again. The cache takes one only if, 
 
 1. ctime was older than CTIME_SETTLE_NS when hashing began: two changes within one tick of the
    kernel's clock look like one;
-2. the filesystem is one where a store through a mapping moves ctime at all (act/exec_marks.py,
+2. the filesystem is one where a store through a mapping moves ctime at all (exec/marks.py,
    CACHEABLE);
 3. a read lease was held all the while; and
 4. fstat says the same before and after.
 
-What it leaves to others: whose turn it is (act/exec_queue.py), what follows from a digest
-(act/exec_gate.py). The content is read from the descriptor, never by path: the path may lead
+What it leaves to others: whose turn it is (exec/queue.py), what follows from a digest
+(exec/responder.py). The content is read from the descriptor, never by path: the path may lead
 elsewhere by now.
 
     hashing = digests.begin(os.fstat(fd))

@@ -11,7 +11,7 @@ fanotify and no permission events), so:
 3. Without marks the second one runs. Otherwise (noexec, a confined unit) a later EPERM would prove
    nothing.
 4. A responder, forked before any mark exists, marks that tmpfs and allows the first by digest; it
-   is the code that gate runs (act/exec_gate.py).
+   is the code that gate runs (exec/responder.py).
 5. The second is refused with EPERM and the first ends with 0: T3. Anything else: T0 with what was
    seen.
 6. T0 also says what is left: fanotify-notify, proc-connector or none, each by doing it.
@@ -24,7 +24,7 @@ parent), so a defect here costs LIFE_S and no more.
 What it leaves to others: acting on it. The answer is a sealed file, RUN/exec-tier, good for this
 boot only.
 
-    python3 -I -S .../act/exec_canary.py /run/edgewarden
+    python3 -I -S .../exec/canary.py /run/edgewarden
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from select import POLLIN, poll
 if __name__ == "__main__":  # started by path: this file's package is not on the path yet
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from edgewarden.act.exec_gate import ExecGate
-from edgewarden.act.policy_compile import write_whole
 from edgewarden.errors import EdgewardenError, HardwareFault
+from edgewarden.exec.policy_files import write_whole
+from edgewarden.exec.responder import ExecGate
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, open_group
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import enter_private_mounts, mount_tmpfs

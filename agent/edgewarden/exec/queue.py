@@ -7,7 +7,7 @@ What this decides, for each slice of hashing, in order:
 3. Of one user, the program with the least left to read: a small one does not wait for large ones.
 
 and when more wait than PENDING_AT_MOST: the user with the most of them loses the one with the most
-left. What that means for the one is for others to say (act/exec_gate.py: it is denied).
+left. What that means for the one is for others to say (exec/responder.py: it is denied).
 
     queue.add(one); queue.next() is one; queue.remove(one)
 """

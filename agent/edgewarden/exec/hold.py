@@ -13,7 +13,7 @@ makes such a writer wait, so the lease of an allowed program is kept until, in t
 
 Scripts are not held: their interpreter reads them again whenever it likes.
 
-What this leaves to others: taking the lease (act/exec_gate.py), calling ``look`` (daemon/gate.py).
+What this leaves to others: taking the lease (exec/responder.py), calling ``look`` (daemon/gate.py).
 
     hold.keep(event, (st_dev, st_ino), now_mono)
     hold.look(now_mono)          # at due_mono, every LOOK_S while anything is held

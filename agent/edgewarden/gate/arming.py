@@ -2,10 +2,10 @@
 
 What this decides, in order:
 
-1. The mode is what a person last said on this host, else the settings' (gate_policy.py).
+1. The mode is what a person last said on this host, else the settings' (policy.py).
 2. TRIPS_LIMIT kills by guard within its window: observe instead of enforce, and an alarm.
 3. enforce is armed only if the canary proved T3 on this boot, guard is there (or away for less
-   than GUARD_GRACE_S), and every configured filesystem may be marked so (act/exec_marks.py). Where
+   than GUARD_GRACE_S), and every configured filesystem may be marked so (exec/marks.py). Where
    one of these is missing: notify marks, an alarm that names it, ``armed`` false in status. The
    mode stays enforce, and is armed as soon as the obstacle goes away.
 4. Notify marks refused as well: the proc connector, where programs are looked at after their start.
@@ -15,7 +15,7 @@ What this decides, in order:
    himself out has only to wait.
 6. A new group is marked before the old one is closed, and closing allows whatever waits.
 
-What it leaves to others: verdicts (act/exec_gate.py), the loop and its descriptors (gate.py).
+What it leaves to others: verdicts (exec/responder.py), the loop and its descriptors (gate.py).
 
     arming = Arming(...); arming.start(); arming.set_mode("enforce")
 """
@@ -24,17 +24,17 @@ from __future__ import annotations
 
 import time
 
-from edgewarden.act.exec_marks import Armed, arm
 from edgewarden.errors import EdgewardenError, OperatorFault
+from edgewarden.exec.marks import Armed, arm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgewarden.act.exec_gate import ExecGate
-    from edgewarden.daemon.gate_doors import Doors
-    from edgewarden.daemon.gate_policy import Policy
-    from edgewarden.daemon.gate_sockets import GuardLine
+    from edgewarden.exec.responder import ExecGate
+    from edgewarden.gate.doors import Doors
+    from edgewarden.gate.policy import Policy
+    from edgewarden.gate.sockets import GuardLine
     from edgewarden.kernel.mounts import Mounts
 
 GUARD_GRACE_S = 3.0
@@ -220,7 +220,7 @@ class Arming:
             What was done, in words.
 
         Raises:
-            OperatorFault: field name ``not_possible``, or as in act/exec_marks.py.
+            OperatorFault: field name ``not_possible``, or as in exec/marks.py.
             HardwareFault: the kernel refuses.
         """
         before = self.mode
