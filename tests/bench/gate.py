@@ -33,7 +33,7 @@ from pathlib import Path
 from statistics import quantiles
 
 from edgewarden.exec.policy_files import write_policy
-from edgewarden.judge.exec_table import compile_table
+from edgewarden.judge.exec_table import compile_list
 from edgewarden.probe.control import ask_gate
 from edgewarden.wire.gate_files import compile_gate_config
 from edgewarden.wire.local import Answer, GateStats, Request
@@ -123,7 +123,7 @@ def stand_up(place: Place, watched: Path) -> Path:
     for folder in (state, run):
         folder.mkdir()
     digest = hashlib.sha256((watched / "listed").read_bytes()).digest()
-    table = compile_table([("listed", digest)])
+    table = compile_list([("listed", digest)])
     write_policy(str(state), table, compile_gate_config([str(watched)], "observe", link_uid=0))
     lean = [sys.executable, "-I", "-S"]
     agent = ROOT / "agent" / "edgewarden"

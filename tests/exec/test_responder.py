@@ -14,6 +14,9 @@ from edgewarden.errors import HardwareFault
 from edgewarden.exec.digest import CTIME_SETTLE_NS, MAX_HASH_BYTES
 from edgewarden.exec.hold import HOLD_S, LOOK_S
 from edgewarden.exec.responder import REPORT_AFTER_S, ExecGate
+from edgewarden.exec.subject import Subject
+from edgewarden.judge.exec_rules import Rule
+from edgewarden.judge.exec_table import CRITICAL
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
 from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
 from edgewarden.wire.local import Alarm, AnyMessage, ExecVerdict
@@ -60,6 +63,7 @@ class Bench:
         self.running: tuple[int, int] | None = None
         self.gate = ExecGate(
             judge=self.judge,
+            image_of=lambda pid: b"",
             report=self.report,
             proc_text=lambda name: "Name:\tx\nUid:\t1000\t0\t0\t0\n",
             proc_link=lambda name: os.readlink(f"/proc/{name}".encode()),
@@ -72,8 +76,9 @@ class Bench:
         )
         self.gate.mode = mode
 
-    def judge(self, digest: bytes) -> str | None:
-        return self.listed.get(digest)
+    def judge(self, digest: bytes, subject: Subject) -> Rule | None:
+        name = self.listed.get(digest)
+        return None if name is None else Rule(name, True, (), (), ())
 
     def report(self, fact: AnyMessage) -> None:
         self.script.told.append("report")
@@ -145,16 +150,37 @@ def test_a_notify_event_gets_no_answer(
     assert [v.decision for v in bench.verdicts()] == [decision]
 
 
+@pytest.mark.parametrize(
+    ("rule", "reason", "allow"),
+    [
+        (Rule("no-shell", False, (), (), ()), "ruled_out", False),
+        (Rule("tool", True, (), (), ()), "listed", True),
+        (CRITICAL, "critical", True),
+        (None, "unlisted", False),
+    ],
+)
+def test_the_rule_that_answers_is_named(
+    bench: Bench, tmp_path: Path, rule: Rule | None, reason: str, allow: bool
+) -> None:
+    path, _ = program(tmp_path / "p")
+    bench.gate.judge = lambda digest, subject: rule
+    bench.script.exec(path)
+    bench.serve()
+    assert [answer for _, answer in bench.script.answers] == [allow]
+    (verdict,) = bench.verdicts()
+    assert (verdict.reason, verdict.rule) == (reason, "" if rule is None else rule.name)
+
+
 def test_what_cannot_be_judged_is_allowed_counted_and_said(bench: Bench, tmp_path: Path) -> None:
     good, digest = program(tmp_path / "good")
     bad, _ = program(tmp_path / "bad", b"\x7fELF two")
     bench.listed[digest] = "tool"
     spoken = bench.gate.judge
 
-    def stumble(found: bytes) -> str | None:
+    def stumble(found: bytes, subject: Subject) -> Rule | None:
         if found != digest:
             raise MemoryError("no room")
-        return spoken(found)
+        return spoken(found, subject)
 
     bench.gate.judge = stumble
     for path in (bad, good, bad):

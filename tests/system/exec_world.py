@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgewarden.exec.policy_files import write_policy
-from edgewarden.judge.exec_table import compile_table
+from edgewarden.judge.exec_table import compile_list
 from edgewarden.wire import local
 from edgewarden.wire.gate_files import ExecTier, compile_gate_config
 from edgewarden.wire.local import Answer, GateStats, ProcBatch, Request
@@ -106,7 +106,7 @@ class World:
 
     def policy(self, mode: str = "learn", link_uid: int = 0) -> None:
         config = compile_gate_config([str(self.filesystem)], mode, link_uid=link_uid)
-        write_policy(str(self.state), compile_table(self.rules), config)
+        write_policy(str(self.state), compile_list(self.rules), config)
 
     # --- processes -----------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.judge.exec_table import compile_table
+from edgewarden.judge.exec_table import compile_list
 from edgewarden.wire import local
 from edgewarden.wire.lean import seal
 from edgewarden.wire.local import Alarm, Answer, ExecVerdict, GateStats, ProcBatch
@@ -475,12 +475,12 @@ def spoil_stamp(path: Path) -> None:
 
 
 def give_away(path: Path) -> None:
-    path.write_bytes(compile_table([]))
+    path.write_bytes(compile_list([]))
     os.chown(path, NOBODY, NOBODY)
 
 
 def let_others_write(path: Path) -> None:
-    path.write_bytes(compile_table([]))
+    path.write_bytes(compile_list([]))
     path.chmod(0o666)
 
 

@@ -82,7 +82,8 @@ class Gate:
         self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
         self.mountinfo_fd = self.doors.open(self.doors.proc_fd, "self/mountinfo", os.O_RDONLY)
         self.responder = ExecGate(
-            judge=lambda digest: self.policy.table.decide(digest),
+            judge=lambda digest, subject: self.policy.table.decide(digest, subject),
+            image_of=self._image_of,
             report=self.facts.put,
             proc_text=self.doors.proc_text,
             proc_link=self.doors.proc_link,
@@ -246,6 +247,11 @@ class Gate:
 
     def alarm(self, code: str, severity: int, text: str) -> None:
         self.facts.put(Alarm(code, severity, text, boot_ns()))
+
+    def _image_of(self, pid: int) -> bytes:
+        """SHA-256 of the image a process runs, if it was hashed as it is; b"" otherwise."""
+        status = self.doors.program_status(pid)
+        return b"" if status is None else self.responder.digests.known(status) or b""
 
     def _pass_on_alarms(self) -> None:
         for code, severity, text in self.policy.alarms:

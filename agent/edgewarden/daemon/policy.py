@@ -23,7 +23,7 @@ from pathlib import Path
 
 from edgewarden.errors import OperatorFault, PeerUnavailable, WireRefusal
 from edgewarden.exec.policy_files import POLICY_DIRECTORY, TABLE_NAME, write_policy
-from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table
+from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_list
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_policy, read_settings
@@ -64,10 +64,10 @@ def compile_policy(settings_path: str) -> Compiled:
     else:
         policy = read_policy(settings.exec.policy, Disk())
         rules = [(entry.name, entry.sha256) for entry in policy.allow]
-    old = 0 if last is None else last.generation
-    changed = last is None or not _same(last, rules)
+    old = 0 if last is None else Table.load(last).generation
+    changed = last is None or compile_list(rules, generation=old) != last
     generation = old + 1 if changed else old
-    table = compile_table(rules, generation=generation)
+    table = compile_list(rules, generation=generation)
     config = compile_gate_config(
         settings.exec.filesystems, settings.exec.mode, link_uid=_uid(settings.exec.link_user)
     )
@@ -75,17 +75,15 @@ def compile_policy(settings_path: str) -> Compiled:
     return Compiled(len(rules), generation, changed, _reload(settings.paths.run))
 
 
-def _last_table(path: Path) -> Table | None:
+def _last_table(path: Path) -> bytes | None:
     """The table in place; None when there is none or it is damaged (it is replaced then)."""
     try:
         with path.open("rb") as file:
-            return Table.load(file.read(MAX_TABLE_BYTES + 1))
+            data = file.read(MAX_TABLE_BYTES + 1)
+        Table.load(data)
     except (FileNotFoundError, WireRefusal):
         return None
-
-
-def _same(table: Table, rules: list[tuple[str, bytes]]) -> bool:
-    return table.count == len(rules) and all(table.decide(h) == name for name, h in rules)
+    return data
 
 
 def _uid(user: str) -> int:

@@ -40,6 +40,7 @@ if __name__ == "__main__":  # started by path: this file's package is not on the
 from edgewarden.errors import EdgewardenError, HardwareFault
 from edgewarden.exec.policy_files import write_whole
 from edgewarden.exec.responder import ExecGate
+from edgewarden.judge.exec_rules import Rule
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, open_group
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import enter_private_mounts, mount_tmpfs
@@ -129,7 +130,8 @@ def _respond(where: str, digest: bytes, ready_fd: int) -> None:
         ignore_lease_breaks()
         proc_gone = b""
         gate = ExecGate(
-            judge=lambda found: "canary" if found == digest else None,
+            judge=lambda found, _: Rule("canary", True, (), (), ()) if found == digest else None,
+            image_of=lambda pid: b"",
             report=lambda fact: None,
             proc_text=lambda name: "",
             proc_link=lambda name: proc_gone,

@@ -12,7 +12,9 @@ What this decides, for each event, in order:
 5. It waits for its turn to be hashed (exec/queue.py), SLICE_BYTES at a time; between two slices
    whatever is new is looked at. Who waits behind more than PENDING_AT_MOST: ``crowded_out``, not
    allowed; an answer for want of room must not be a way in.
-6. The table names a rule: ``listed``, allowed; none: ``unlisted``.
+6. The rule that the table finds for content and subject (exec/subject.py): ``listed``, allowed, or
+   ``ruled_out``, not allowed; content of the critical set: ``critical``, allowed; none:
+   ``unlisted``.
 7. Anything raised on the way: ``undecidable``, allowed in this release, counted, and an alarm for
    each. So is what still waits when the marks are taken away: closing them has allowed it.
 
@@ -45,6 +47,8 @@ from edgewarden.exec.digest import MAX_HASH_BYTES, Digests
 from edgewarden.exec.hold import LOOK_S, Hold
 from edgewarden.exec.judged import Counters, Judged
 from edgewarden.exec.queue import PENDING_AT_MOST, Queue
+from edgewarden.exec.subject import Subject
+from edgewarden.judge.exec_table import CRITICAL
 from edgewarden.kernel.fanotify import EVENTS_PER_READ, UNTOLD, ExecEvent
 from edgewarden.wire.local import UNKNOWN_UID, Alarm, AnyMessage, ExecVerdict
 
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgewarden.exec.digest import Hashing
+    from edgewarden.judge.exec_rules import Rule
     from edgewarden.kernel.fanotify import Group
 
 SLICE_BYTES = 1 << 20
@@ -73,7 +78,8 @@ class ExecGate:
     """Judges, answers and reports; one thread; opens nothing by itself.
 
     Args:
-        judge: digest -> name of the rule that allows it, or None. Raises nothing for 32 bytes.
+        judge: digest and subject -> the rule that answers, or None. Raises nothing for 32 bytes.
+        image_of: pid -> digest of the image it runs, b"" when that is not known.
         report: takes a fact; must not block.
         proc_text: name below /proc -> its first 4 KiB, "" when it is gone.
         proc_link: name below /proc -> what the link says.
@@ -87,7 +93,8 @@ class ExecGate:
     def __init__(
         self,
         *,
-        judge: Callable[[bytes], str | None],
+        judge: Callable[[bytes, Subject], Rule | None],
+        image_of: Callable[[int], bytes],
         report: Callable[[AnyMessage], None],
         proc_text: Callable[[str], str],
         proc_link: Callable[[str], bytes],
@@ -99,6 +106,7 @@ class ExecGate:
         tier: str,
     ) -> None:
         self.judge = judge
+        self._image_of = image_of
         self.mode = "learn"
         self.tier = tier
         self.digests = Digests(wall_ns)
@@ -300,11 +308,12 @@ class ExecGate:
 
     def _look_up(self, one: Judged, digest: bytes, status: os.stat_result) -> bool:
         one.digest = digest
-        one.rule = self.judge(digest)
-        if one.rule is None:
-            one.reason = "unlisted"
+        rule = self.judge(digest, Subject(one.event, self._proc_text, self._image_of))
+        one.rule = None if rule is None else rule.name
+        if rule is None or not rule.allow:
+            one.reason = "unlisted" if rule is None else "ruled_out"
             return False
-        one.reason = "listed"
+        one.reason = "critical" if rule is CRITICAL else "listed"
         if one.event.wants_answer and one.lease.granted:
             one.inode = status.st_dev, status.st_ino
         return True

@@ -123,12 +123,16 @@ class Doors:
             return UNKNOWN_UID
 
     def program_of(self, pid: int) -> tuple[int, int] | None:
-        """Device and inode of the program a process runs; asked by stat, nothing is opened."""
+        """Device and inode of the program a process runs."""
+        status = self.program_status(pid)
+        return None if status is None else (status.st_dev, status.st_ino)
+
+    def program_status(self, pid: int) -> os.stat_result | None:
+        """The program a process runs, asked by stat: nothing is opened; None when it is gone."""
         try:
-            status = os.stat(f"{pid}/exe", dir_fd=self.proc_fd)
+            return os.stat(f"{pid}/exe", dir_fd=self.proc_fd)
         except OSError:
             return None
-        return status.st_dev, status.st_ino
 
     def pss_bytes(self, process: str) -> int:
         """Proportional set size of a process ("self" or its number); 0 when /proc does not say."""

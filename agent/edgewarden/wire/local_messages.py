@@ -16,6 +16,7 @@ SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission")
 DECISIONS = ("allow", "deny", "would_deny", "learned")
 REASONS = (
     "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
+    "ruled_out", "critical",
 )  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
 VERBS = ("status", "mode", "reload", "quit", "confirm")
@@ -33,7 +34,7 @@ class ExecVerdict(Frozen):
         mode: of MODES, at the moment of the decision.
         tier: of TIERS, what this kernel was proved to do.
         sha256: of the content, 32 bytes, or b"" when it was not hashed.
-        rule: name of the rule that allows it, or "".
+        rule: name of the rule that decided, or "".
         path: as the kernel names the open file, at most MAX_PATH_BYTES of its end.
         pid: of the process that called execve; 0 when outside our pid namespace.
         uid: its real uid, or UNKNOWN_UID.

@@ -1,0 +1,46 @@
+"""Who asks: what is read, and that a number which was recycled tells nothing."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from edgewarden.exec.subject import Subject
+from edgewarden.kernel.fanotify import FAN_NOFD, FAN_NOPIDFD, UNTOLD, ExecEvent
+from edgewarden.wire.local_messages import UNKNOWN_UID
+
+STATUS = "Name:\tx\nUmask:\t0022\nUid:\t1000\t0\t0\t0\n"
+CGROUP = "1:name=systemd:/x\n0::/system.slice/nginx.service\n"
+IMAGE = b"i" * 32
+
+
+def subject(pid: int = 7, pidfd: int = UNTOLD) -> Subject:
+    texts = {f"{pid}/status": STATUS, f"{pid}/cgroup": CGROUP}
+    event = ExecEvent(0, FAN_NOFD, pid, pidfd)
+    return Subject(event, lambda name: texts.get(name, ""), lambda found: IMAGE)
+
+
+def test_what_proc_says() -> None:
+    found = subject()
+    assert found.uid == 1000  # the real one, also of a setuid program
+    assert found.parent == IMAGE
+    assert found.cgroup == "/system.slice/nginx.service"
+
+
+@pytest.mark.parametrize("gone", [subject(pidfd=FAN_NOPIDFD), subject(pid=0)])
+def test_a_process_that_is_gone_tells_nothing(gone: Subject) -> None:
+    assert (gone.uid, gone.parent, gone.cgroup) == (UNKNOWN_UID, b"", "")
+
+
+def test_a_number_that_was_recycled_tells_nothing() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    pidfd = os.pidfd_open(child)
+    try:
+        os.waitpid(child, 0)
+        found = subject(child, pidfd)
+        assert (found.uid, found.parent, found.cgroup) == (UNKNOWN_UID, b"", "")
+    finally:
+        os.close(pidfd)
