@@ -42,7 +42,7 @@ _POLICY = """\
 # tries a file, "edgewarden policy compile" makes it count. An empty list allows nothing once a
 # person arms it with "edgewarden policy enforce"; until then edgewarden only watches.
 #
-#[[allow]]
+#[[program]]
 #name = "my-tool"
 #sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 """

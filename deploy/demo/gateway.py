@@ -75,7 +75,7 @@ period_s = 1
 
 POLICY = """\
 # The one program that may run on the demo's private filesystem.
-[[allow]]
+[[program]]
 name = "known-tool"
 sha256 = "{digest}"
 """

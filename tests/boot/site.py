@@ -123,7 +123,7 @@ class Site:
         rows = []
         for program in programs:
             digest = self.gateway.run("sha256sum", program).split()[0]
-            rows.append(f'[[allow]]\nname = "{Path(program).name}"\nsha256 = "{digest}"\n')
+            rows.append(f'[[program]]\nname = "{Path(program).name}"\nsha256 = "{digest}"\n')
         self.gateway.path("/etc/edgewarden/policy.toml").write_text("\n".join(rows))
         self.gateway.run("edgewarden", "policy", "compile")
         self.reference_files()

@@ -16,8 +16,8 @@ from edgewarden.wire.local import Answer
 from tests.fakes.agent import running_gate
 from tests.fakes.subject import NOBODY
 
-ONE = '[[allow]]\nname = "one"\nsha256 = "' + "1" * 64 + '"\n'
-TWO = '[[allow]]\nname = "two"\nsha256 = "' + "2" * 64 + '"\n'
+ONE = '[[program]]\nname = "one"\nsha256 = "' + "1" * 64 + '"\n'
+TWO = '[[program]]\nname = "two"\nsha256 = "' + "2" * 64 + '"\n'
 
 
 @pytest.fixture

@@ -73,9 +73,9 @@ def test_every_commented_key_is_one_that_can_be_used() -> None:
 
 def test_the_policy_as_shipped_allows_nothing() -> None:
     text = page("policy")
-    assert load_policy(SourceFile("policy.toml", text)).allow == ()
+    assert load_policy(SourceFile("policy.toml", text)).program == ()
     used = uncommented(text)
-    assert len(load_policy(SourceFile("policy.toml", used)).allow) == 1
+    assert len(load_policy(SourceFile("policy.toml", used)).program) == 1
 
 
 @pytest.mark.parametrize("command", ["edgewarden", "edgewarden-fleet"])

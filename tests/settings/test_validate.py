@@ -165,3 +165,9 @@ def test_the_faulty_files_that_claim_to_be_toml_are() -> None:
             assert not syntax, file.name
         except tomllib.TOMLDecodeError:
             assert syntax, file.name
+
+
+def test_a_required_key_on_a_line_that_cannot_be_read_is_one_fault_and_no_crash() -> None:
+    with pytest.raises(SettingsFaults) as caught:
+        load_settings([SourceFile("e", "[[serial]]\nname =\nport = '/dev/x'\nformat = 'nmea'\n")])
+    assert [(f.line, f.code) for f in caught.value.faults] == [(2, "EW-SET-002")]

@@ -14,7 +14,8 @@ from edgewarden.settings.faults import SettingsFaults
 from edgewarden.settings.fields import Kind, declared
 from edgewarden.settings.files import read_loaded, settings_files
 from edgewarden.settings.reference import reference, toml_value
-from edgewarden.settings.validate import Loaded, Origin
+from edgewarden.settings.tree import Origin
+from edgewarden.settings.validate import Loaded
 
 
 def configure(noun: str, parser: argparse.ArgumentParser) -> None:

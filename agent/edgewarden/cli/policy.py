@@ -17,7 +17,9 @@ from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.faults import SettingsFaults
+from edgewarden.settings.fields import declared
 from edgewarden.settings.files import read_policy
+from edgewarden.settings.policy_programs import Program
 from edgewarden.wire.local import Answer, GateStats, Request
 
 TABLE = "policy/exec.table"
@@ -69,7 +71,7 @@ def _check(args: argparse.Namespace, console: Console) -> int:
     if args.json:
         console.json("edgewarden.check/1", check_json(None))
     else:
-        console.line(f"ok: {len(policy.allow)} program(s) allowed")
+        console.line(f"ok: {len(policy.program)} rule(s) about programs")
     return Exit.OK
 
 
@@ -134,11 +136,11 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     table = _table(settings.paths.state)
     gate, why_not = _gate(settings.paths.run)
     if args.json:
-        allow = [{"name": a.name, "sha256": a.sha256.hex()} for a in policy.allow]
-        body = {"source": settings.exec.policy, "allow": allow, "table": table, "gate": gate}
+        program = [_rule_json(rule) for rule in policy.program]
+        body = {"source": settings.exec.policy, "program": program, "table": table, "gate": gate}
         console.json("edgewarden.policy/1", dict(body))
         return Exit.OK
-    console.line(f"policy  {settings.exec.policy}: {len(policy.allow)} program(s)")
+    console.line(f"policy  {settings.exec.policy}: {len(policy.program)} rule(s) about programs")
     if table is None:
         console.line("table   none: run `edgewarden policy compile`")
     else:
@@ -148,9 +150,31 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     else:
         armed = "armed" if gate["armed"] else "not armed"
         console.line(f"gate    mode {gate['mode']}, tier {gate['tier']}, {armed}")
-    for entry in policy.allow:
-        console.line(f"allow   {entry.sha256.hex()[:16]}  {entry.name}")
+    for rule in policy.program:
+        console.line(clip(f"{rule.action:<7} {rule.name}: {_words(rule)}"))
     return Exit.OK
+
+
+def _conditions(rule: Program) -> dict[str, tuple[str, ...]]:
+    """What a rule asks for, key by key."""
+    keys = ("sha256", "path", "package", "class", "uid", "parent", "unit")
+    fields = {key: declared(Program)[key].field for key in keys}
+    return {key: getattr(rule, field) for key, field in fields.items() if getattr(rule, field)}
+
+
+def _rule_json(rule: Program) -> dict[str, object]:
+    conditions = {key: list(values) for key, values in _conditions(rule).items()}
+    return {"name": rule.name, "action": rule.action, **conditions}
+
+
+def _words(rule: Program) -> str:
+    """``package = coreutils, uid = root or 1000``."""
+    parts = []
+    for key, values in _conditions(rule).items():
+        shown = [value[:16] if key == "sha256" else value for value in values[:3]]
+        more = f" or {len(values) - 3} more" if len(values) > 3 else ""
+        parts.append(f"{key} {' or '.join(shown)}{more}")
+    return ", ".join(parts)
 
 
 def _table(state_dir: str) -> dict[str, object] | None:

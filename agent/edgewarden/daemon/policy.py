@@ -27,6 +27,8 @@ from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_list
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_policy, read_settings
+from edgewarden.settings.policy import Policy
+from edgewarden.settings.policy_programs import Program
 from edgewarden.wire.gate_files import compile_gate_config
 from edgewarden.wire.local import Answer, Request
 
@@ -63,7 +65,7 @@ def compile_policy(settings_path: str) -> Compiled:
         rules: list[tuple[str, bytes]] = []
     else:
         policy = read_policy(settings.exec.policy, Disk())
-        rules = [(entry.name, entry.sha256) for entry in policy.allow]
+        rules = _contents(policy)
     old = 0 if last is None else Table.load(last).generation
     changed = last is None or compile_list(rules, generation=old) != last
     generation = old + 1 if changed else old
@@ -73,6 +75,21 @@ def compile_policy(settings_path: str) -> Compiled:
     )
     write_policy(settings.paths.state, table, config)
     return Compiled(len(rules), generation, changed, _reload(settings.paths.run))
+
+
+def _contents(policy: Policy) -> list[tuple[str, bytes]]:
+    """The rules that name a content alone, first match winning."""
+    decided: dict[bytes, Program] = {}
+    for rule in policy.program:
+        if rule.path or rule.package or rule.class_ or rule.about_subject:
+            raise OperatorFault(
+                f"rule {rule.name}: only sha256 is compiled so far",
+                code="EW-EXEC-012",
+                next_step="correct the policy file and compile it again",
+            )
+        for digest in rule.sha256:
+            decided.setdefault(bytes.fromhex(digest), rule)
+    return [(r.name, digest) for digest, r in decided.items() if r.action == "allow"]
 
 
 def _last_table(path: Path) -> bytes | None:

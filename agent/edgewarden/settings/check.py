@@ -48,6 +48,8 @@ def check(name: str, key: Key, value: object) -> object:
         return _choice(name, key, value)
     if key.kind is Kind.PATHS:
         return _path_list(name, key, value)
+    if key.kind is Kind.TEXTS:
+        return _text_list(name, key, value)
     if not isinstance(value, str):
         raise _wrong_type(name, key, value)
     return _absolute(value) if key.kind is Kind.PATH else _text(key, value)
@@ -128,3 +130,22 @@ def _path_list(name: str, key: Key, value: object) -> tuple[str, ...]:
     if twice:
         raise Refused(f"{show(twice[0])} is named twice", DUPLICATE)
     return found
+
+
+def _text_list(name: str, key: Key, value: object) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else [value]
+    if len(items) > key.high:
+        raise Refused(f"{len(items)} entries, at most {key.high:.0f}", OUT_OF_RANGE)
+    if not items:
+        raise Refused(f"an empty list says nothing; leave {name} out", OUT_OF_RANGE)
+    found: list[str] = []
+    for item in items:
+        if key.numbers and isinstance(item, int) and not isinstance(item, bool):
+            item = str(item)
+        if not isinstance(item, str):
+            raise _wrong_type(name, key, item)
+        text = _text(key, item)
+        if text in found:
+            raise Refused(f"{show(text)} is named twice", DUPLICATE)
+        found.append(text)
+    return tuple(found)

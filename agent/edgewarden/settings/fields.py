@@ -2,9 +2,9 @@
 dataclass it fills.
 
 ``section(Uplink)`` and the makers below (``whole``, ``number``, ``text``, ``path``, ``choice``,
-``paths``, ``tables``) return ``dataclasses.field`` with a ``Key`` in its metadata. validate.py
-checks against it, reference.py prints docs/settings.md from it and ``config show`` names defaults
-from it: three readers, one source.
+``paths``, ``texts``, ``tables``) return ``dataclasses.field`` with a ``Key`` in its metadata.
+tree.py checks against it, reference.py prints docs/settings.md from it and ``config show`` names
+defaults from it: three readers, one source.
 
     period_s: int = whole(10, low=1, high=3600, help="Seconds between readings.")
 """
@@ -12,8 +12,9 @@ from it: three readers, one source.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar, cast
@@ -34,6 +35,7 @@ class Kind(StrEnum):
     PATH = "absolute path"
     CHOICE = "one of a list"
     PATHS = "list of absolute paths"
+    TEXTS = "text or a list of texts"
     SECTION = "table"
     TABLES = "array of tables"
 
@@ -48,6 +50,7 @@ class Key:
         low, high: inclusive range of numbers; for lists and arrays the number of elements.
         choices: the only values taken, when kind is CHOICE.
         form, rule: the pattern a text must match entirely, and the same in words.
+        numbers: a text may be written as a whole number (1000 for "1000").
         required: there is no default and the key must be given.
         absent: how docs name a default of None ("the enrolment's").
         example: a value as it is written in TOML.
@@ -61,6 +64,7 @@ class Key:
     choices: tuple[str | int, ...] = ()
     form: re.Pattern[str] | None = None
     rule: str = ""
+    numbers: bool = False
     required: bool = False
     absent: str = ""
     example: str = ""
@@ -69,21 +73,31 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A key with the name and default of the dataclass field that carries it."""
+    """A key with the name and default of the dataclass field that carries it.
+
+    ``field`` is ``name`` and, where that is a word of Python's own (``class``), a ``_`` behind it.
+    """
 
     name: str
     key: Key
     default: object
+    field: str
 
 
-def declared(model: type[Any]) -> dict[str, Declared]:
+def declared(model: type[Any]) -> Mapping[str, Declared]:
     """Return the settings of a dataclass by name, in the order they are written."""
+    return _declared(cast("Any", model))
+
+
+@functools.cache  # a policy asks once for each of its rules
+def _declared(model: Any) -> Mapping[str, Declared]:
     out: dict[str, Declared] = {}
     for item in dataclasses.fields(model):
         default = item.default
         if default is dataclasses.MISSING and item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
-        out[item.name] = Declared(item.name, item.metadata["key"], default)
+        name = item.name.rstrip("_")
+        out[name] = Declared(name, item.metadata["key"], default, item.name)
     return out
 
 
@@ -135,6 +149,14 @@ def choice(default: T | None = None, *, of: tuple[T, ...], help: str) -> T:
 def paths(*, most: int, help: str, example: str = "") -> tuple[str, ...]:
     """A list of absolute paths, empty by default, none twice."""
     return cast("tuple[str, ...]", _field((), Key(Kind.PATHS, help, 0, most, example=example)))
+
+
+def texts(
+    *, most: int, help: str, form: re.Pattern[str], rule: str, numbers: bool = False, example: str
+) -> tuple[str, ...]:
+    """One text or a list of them, empty by default, none twice; each matches ``form``."""
+    key = Key(Kind.TEXTS, help, 0, most, form=form, rule=rule, numbers=numbers, example=example)
+    return cast("tuple[str, ...]", _field((), key))
 
 
 def section(model: Callable[[], T], *, help: str) -> T:

@@ -72,10 +72,14 @@ def _limits(item: Declared) -> str:
         return f"text: {key.rule}"
     if key.kind is Kind.PATHS:
         return f"{key.kind}, at most {key.high:.0f}"
+    if key.kind is Kind.TEXTS:
+        return f"{key.kind}, at most {key.high:.0f}: {key.rule}"
     return f"{key.kind}, {span(key)}" if span(key) else str(key.kind)
 
 
 def _default(item: Declared) -> str:
     if item.key.required:
         return "required"
+    if item.key.kind is Kind.TEXTS:
+        return "any"
     return item.key.absent if item.default is None else f"`{toml_value(item.default)}`"

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 from edgewarden.settings.faults import CONTRADICTION, MISSING
 from edgewarden.settings.schema import ModbusRegister, Serial, Settings
-
-Broken = tuple[tuple[str, ...], str, str]
+from edgewarden.settings.tree import Broken, TableRules
 
 _REGISTERS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "f32": 2}
 
@@ -47,3 +46,6 @@ def settings_rules(settings: Settings) -> Iterator[Broken]:
         first = owner.setdefault(serial.port, serial.name)
         if first != serial.name:
             yield ("serial", serial.name, "port"), f"already used by {first}", CONTRADICTION
+
+
+TABLE_RULES: TableRules = {ModbusRegister: register_rules, Serial: serial_rules}
