@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.daemon.gate_facts import GateFacts, alarm_event, verdict_event
+from edgewarden.daemon.gate_facts import GateFacts, alarm_event, repeated_event, verdict_event
+from edgewarden.judge.describe import describe, subject_of, times
 from edgewarden.ports import FactSink
 from edgewarden.wire import local
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity
@@ -49,6 +50,23 @@ def test_alarm() -> None:
     event = alarm_event(local.Alarm("EW-EXEC-004", 4, "gate was ended", 5))
     assert event.class_uid is OCSF.DETECTION_FINDING
     assert (event.code, event.severity_id) == ("EW-EXEC-004", Severity.HIGH)
+
+
+def test_a_repeated_denial_is_the_same_matter_with_its_count() -> None:
+    first = verdict("deny")
+    event = repeated_event(local.Repeated(41, 100, 300, False, first))
+    assert subject_of(event) == subject_of(verdict_event(first))
+    assert (times(event), event.seen_mono_ns, event.code) == (41, 300, "EW-EXEC-002")
+    assert describe(event).endswith("41 more times")
+
+
+def test_what_gate_could_not_tell_apart_is_a_matter_of_its_own() -> None:
+    first = verdict("deny")
+    event = repeated_event(local.Repeated(41, 100, 300, True, first))
+    assert subject_of(event) != subject_of(verdict_event(first))
+    assert (event.class_uid, event.code) == (OCSF.DETECTION_FINDING, "EW-AGT-010")
+    assert times(event) == 41
+    assert "programs denied" in describe(event)
 
 
 class Gate:

@@ -68,3 +68,9 @@ def test_other_arguments_are_the_same_matter() -> None:
 def test_another_class_refused_is_another_matter() -> None:
     one, two = event(**{"class": "bulk"}), event(**{"class": "alarm"})
     assert subject_of(one) != subject_of(two)
+
+
+def test_another_user_is_another_matter() -> None:
+    one = event(action="denied", file={"path": "/a"}, process={"pid": 7, "uid": 0})
+    two = event(action="denied", file={"path": "/a"}, process={"pid": 7, "uid": 1000})
+    assert subject_of(one) != subject_of(two)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edgewarden.judge.triage import MAX_SUBJECTS, REPEAT_S, Triage, classify
+from edgewarden.judge.describe import times
+from edgewarden.judge.triage import MAX_SUBJECTS, REPEAT_S, RESERVED, Triage, classify
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.record import RecordClass
 
@@ -55,11 +58,66 @@ def test_other_digest_is_another_alarm() -> None:
 
 
 def test_flood_of_subjects_hides_none() -> None:
+    """What finds no room is a count in a record; another kind of alarm still finds room."""
     triage = Triage()
     total = MAX_SUBJECTS + 50
-    told = sum(len(triage.admit(event(file={"path": f"/x/{i}"}))) for i in range(total))
-    assert told == total
-    assert triage.overflow == 50
+    told = [t for i in range(total) for t in triage.admit(event(file={"path": f"/x/{i}"}))]
+    assert len(told) == MAX_SUBJECTS - RESERVED
+    other = Event(OCSF.DETECTION_FINDING, 1, Severity.LOW, 0, {"title": "t"}, "EW-EXEC-004")
+    assert triage.admit(other) == [(other, RecordClass.ALARM)]
+    assert triage.due(int((REPEAT_S - 1) * 1e9)) == []
+    [(count, record_class)] = triage.due(int(REPEAT_S * 1e9))
+    assert (record_class, count.code) == (RecordClass.ALARM, "EW-AGT-010")
+    assert count.detail["by_code"] == {"EW-EXEC-002": total - len(told)}
+    assert len(told) + times(count) == total == len(told) + triage.overflow
+
+
+def test_a_count_of_gates_is_added_as_a_count() -> None:
+    triage = Triage()
+    triage.admit(event(file={"path": "/x"}))
+    assert triage.admit(event(file={"path": "/x"}, repeated=41)) == []
+    triage.admit(event(file={"path": "/x"}))
+    [(count, _)] = triage.due(int(1e15))
+    assert count.detail["repeated"] == 42
+
+
+def test_before_the_end_every_count_is_told() -> None:
+    triage = Triage()
+    for _ in range(3):
+        triage.admit(event(at_s=5, file={"path": "/x"}))
+    [(count, _)] = triage.due(int(6e9), all_now=True)
+    assert count.detail["repeated"] == 2
+
+
+def test_allowed_starts_are_counted_in_bulk_and_never_crowd_an_alarm() -> None:
+    triage = Triage()
+    start = event(severity=Severity.INFORMATIONAL, action="allowed", file={"path": "/bin/date"})
+    assert triage.admit(start) == [(start, RecordClass.BULK)]
+    assert [triage.admit(start) for _ in range(99)] == [[]] * 99
+    for i in range(2 * MAX_SUBJECTS):
+        other = event(severity=Severity.INFORMATIONAL, action="allowed", file={"path": f"/{i}"})
+        assert len(triage.admit(other)) == 1
+    assert len(triage.admit(event(file={"path": "/x"}))) == 1
+    counts = [c for c in triage.due(int(1e15)) if "repeated" in c[0].detail]
+    assert [(times(e), c) for e, c in counts] == [(99, RecordClass.BULK)]
+
+
+OFFERED = st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 50), st.booleans()), max_size=200)
+
+
+@given(OFFERED)
+def test_what_is_told_adds_up_to_what_happened(offered: list[tuple[int, int, bool]]) -> None:
+    triage = Triage()
+    for i in range(MAX_SUBJECTS - RESERVED - 20):  # so that room runs out in some examples
+        triage.admit(event(file={"path": f"/before/{i}"}))
+    told, at_s = [], 0.0
+    for path, count, later in offered:
+        at_s += 7.0 if later else 0.0
+        repeated: dict[str, Plain] = {"repeated": count} if count > 1 else {}
+        told += triage.admit(event(at_s=at_s, file={"path": f"/{path}"}, **repeated))
+        told += triage.due(int(at_s * 1e9)) if later else []
+    told += triage.due(int(1e15))
+    assert sum(times(e) for e, _ in told) == sum(count for _, count, _ in offered)
 
 
 def test_forgotten_after_the_period_and_told_again() -> None:

@@ -21,13 +21,14 @@ from edgewarden.wire.local import (
     Heartbeat,
     ProcBatch,
     ProcEntry,
+    Repeated,
     Request,
     TripInfo,
     encode,
     parse,
 )
 
-ALL = (ExecVerdict, ProcBatch, GateStats, Alarm, Heartbeat, TripInfo, Request, Answer)
+ALL = (*local.FACTS, Heartbeat, TripInfo, Request, Answer)
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 U16 = st.integers(0, 2**16 - 1)
 
@@ -63,11 +64,20 @@ STATS = st.builds(
     U32,
     *[U64] * 14,
 )
+ALARMS = st.builds(Alarm, st.just("EW-EXEC-008"), st.integers(1, 5), short(240), U64)
 MESSAGES = st.one_of(
     VERDICTS,
     BATCHES,
     STATS,
-    st.builds(Alarm, st.just("EW-EXEC-008"), st.integers(1, 5), short(240), U64),
+    ALARMS,
+    st.builds(
+        Repeated,
+        st.integers(1, 2**64 - 1),
+        U64,
+        U64,
+        st.booleans(),
+        st.one_of(VERDICTS, ALARMS),
+    ),
     st.builds(Heartbeat, U64),
     st.builds(TripInfo, U16, U16, U32),
     st.builds(
@@ -108,7 +118,7 @@ def test_garbage_raises_only_a_refusal(garbage: bytes) -> None:
     assert refusal_or_message(garbage) in ("refused", "message")
 
 
-@given(st.sampled_from([1, 2, 3, 4, 0x10, 0x11, 0x20, 0x21]), st.binary(max_size=1500))
+@given(st.sampled_from([1, 2, 3, 4, 5, 0x10, 0x11, 0x20, 0x21]), st.binary(max_size=1500))
 def test_garbage_under_a_good_header_raises_only_a_refusal(kind: int, garbage: bytes) -> None:
     data = struct.pack("<BBH", 1, kind, 4 + len(garbage)) + garbage
     assert refusal_or_message(data) in ("refused", "message")
@@ -220,3 +230,12 @@ def test_a_garbage_configuration_raises_only_a_refusal(garbage: bytes) -> None:
 def test_a_tier_survives_and_its_reason_stays_one_line() -> None:
     tier = ExecTier("T0", "fanotify-notify", "EINVAL\nboot x", "b")
     assert ExecTier.load(tier.dump()) == ExecTier("T0", "fanotify-notify", "EINVAL boot x", "b")
+
+
+def test_a_count_holds_one_alarm_and_no_other_count() -> None:
+    alarm = Alarm("EW-EXEC-008", 3, "t", 5)
+    once = Repeated(1, 5, 5, False, alarm)
+    for inner in (once, Heartbeat(1)):
+        assert refusal(encode(Repeated(1, 5, 5, False, inner))) == "not_expected"
+    assert refusal(encode(Repeated(0, 5, 5, False, alarm))) == "bad_value"
+    assert refusal(encode(once)[:-1]) == "bad_length"

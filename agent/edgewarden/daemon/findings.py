@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from edgewarden.judge.describe import Subject, describe, subject_of
+from edgewarden.judge.describe import Subject, describe, subject_of, times
 from edgewarden.judge.triage import classify
 from edgewarden.ports import Clock
 from edgewarden.wire.facts import Event
@@ -44,7 +44,7 @@ class Findings:
         line = self._lines.pop(subject, None)
         if line is None:
             line = _Line(event, event.seen_mono_ns, event.seen_mono_ns, 0)
-        line.count += 1
+        line.count += times(event)
         line.last_mono_ns = event.seen_mono_ns
         self._lines[subject] = line
         if len(self._lines) > MAX_FINDINGS:

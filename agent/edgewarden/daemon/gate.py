@@ -30,9 +30,10 @@ from edgewarden.errors import EdgewardenError, HardwareFault, WireRefusal
 from edgewarden.exec.responder import ExecGate
 from edgewarden.gate.arming import Arming
 from edgewarden.gate.doors import Doors
+from edgewarden.gate.facts import FactsOut
 from edgewarden.gate.policy import Policy
 from edgewarden.gate.processes import Processes
-from edgewarden.gate.sockets import Control, FactsOut, GuardLine, listen
+from edgewarden.gate.sockets import Control, GuardLine, listen
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
 from edgewarden.kernel.process import lock_memory
@@ -131,7 +132,7 @@ class Gate:
                     self.stopping = True
         finally:
             self.arming.disarm()  # first: whoever waits for a verdict goes on
-        self.facts.flush()
+        self.facts.flush(time.monotonic(), all_now=True)
         return EXIT_OK
 
     def _round(self) -> None:
@@ -180,7 +181,7 @@ class Gate:
 
     def _flush_facts(self) -> None:
         fd = self.facts.fileno()
-        self.facts.flush()
+        self.facts.flush(time.monotonic())
         if fd >= 0 and self.facts.fileno() < 0:
             self._forget(fd)
         elif fd >= 0:

@@ -8,6 +8,7 @@ mood.
 
     exec verdict   process_activity launch: HIGH denied, MEDIUM would be denied, else informational
     alarm          detection_finding
+    repeated       the same event with its count; what gate could not keep apart: detection_finding
     process batch  hints to the /proc sweep, never an event: identity comes from the sweep
     statistics     remembered; shown by status
 """
@@ -107,6 +108,10 @@ class GateFacts:
             self._sink(verdict_event(message))
         elif isinstance(message, local.Alarm):
             self._sink(alarm_event(message))
+        elif isinstance(message, local.Repeated):
+            if getattr(message.message, "decision", "") == "deny":
+                self.denied_ns = self._clock.now().boot_ns
+            self._sink(repeated_event(message))
         elif isinstance(message, local.GateStats):
             self.stats = message
         elif isinstance(message, local.ProcBatch):
@@ -143,3 +148,33 @@ def alarm_event(m: local.Alarm) -> Event:
     """The event of one alarm of gate's own."""
     detail: dict[str, Plain] = {"title": m.text, "source": "gate"}
     return Event(OCSF.DETECTION_FINDING, _CREATE, Severity(m.severity), m.boot_ns, detail, m.code)
+
+
+def repeated_event(m: local.Repeated) -> Event:
+    """The event of what came again ``count`` times since gate told it last."""
+    message = m.message
+    if isinstance(message, local.ExecVerdict):
+        event, what = verdict_event(message), f"programs {_ACTIONS[message.decision]}"
+    else:
+        assert isinstance(message, local.Alarm)  # of COUNTED: local.parse refuses others
+        event, what = alarm_event(message), f"alarms {message.code}"
+    counted: dict[str, Plain] = {
+        "repeated": m.count,
+        "first_seen_mono_ns": m.first_boot_ns,
+        "last_seen_mono_ns": m.last_boot_ns,
+    }
+    if not m.others:
+        detail: dict[str, Plain] = {**event.detail, **counted}
+        return Event(
+            event.class_uid,
+            event.activity_id,
+            event.severity_id,
+            m.last_boot_ns,
+            detail,
+            event.code,
+        )
+    example: Plain = dict(event.detail)
+    title = f"{what}: more different ones than gate can tell apart, counted only"
+    detail = {"title": title, "source": "gate", "example": example, **counted}
+    severity = max(event.severity_id, Severity.MEDIUM)
+    return Event(OCSF.DETECTION_FINDING, _CREATE, severity, m.last_boot_ns, detail, "EW-AGT-010")

@@ -269,6 +269,8 @@ class Link:
                     task.cancel()
         finally:
             control.close()
+            for event, record_class in self.triage.due(self.clock.now().boot_ns, all_now=True):
+                self.storage.submit_event(event, record_class)
             await loop.run_in_executor(None, self.storage.stop)
             self.notifier.close()
         return self.exit_code

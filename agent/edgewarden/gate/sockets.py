@@ -1,12 +1,11 @@
 """gate's three sockets: facts out to link, a person's control in, heartbeats to guard.
 
 What this decides: who is heard (the kernel's SO_PEERCRED, never a claim), and that nobody who
-listens slowly can delay gate: every send is non-blocking, what cannot be sent waits in two bounded
-rings and then is dropped and counted, denials and alarms last. What it leaves to others: what to
-say (daemon/gate.py), the bytes (wire/local.py).
+listens slowly can delay gate: every send is non-blocking. What it leaves to others: what to say
+(daemon/gate.py), what waits until it can be said (gate/facts.py), the bytes (wire/local.py).
 
-    facts = FactsOut(listen(path, owner_uid=995), {0, 995})
-    facts.put(Alarm(...)); facts.flush()
+    control = Control(listen(path), handle)
+    send(client, encode(Answer(True, "", "observe")))
 """
 
 from __future__ import annotations
@@ -27,10 +26,7 @@ from edgewarden.kernel.netlink import PROC_EVENT_EXEC, PROC_EVENT_EXIT, PROC_EVE
 from edgewarden.kernel.process import accept_connection, peer_of
 from edgewarden.wire.local import (
     MAX_MESSAGE_BYTES,
-    Alarm,
     Answer,
-    AnyMessage,
-    ExecVerdict,
     GateStats,
     Heartbeat,
     ProcBatch,
@@ -47,11 +43,6 @@ if TYPE_CHECKING:
 
     from edgewarden.kernel.netlink import Gathered
 
-URGENT_FACTS = 512
-ROUTINE_FACTS = 512
-"""At most 650 bytes each: 660 kB if link stays away and every path is long; typically 150 kB."""
-FLUSH_S = 0.1
-"""Routine facts go out together: one wake-up of link for many starts."""
 CONTROL_CLIENTS = 4
 BACKLOG = 8
 SUN_PATH_BYTES = 107
@@ -148,99 +139,6 @@ def batch_of(seen: Gathered, boot_minus_mono_ns: int) -> ProcBatch:
         for e in seen.events
     )
     return ProcBatch(seen.forks, seen.execs, seen.exits, seen.resync, entries)
-
-
-class FactsOut:
-    """Facts to the one client that may take them.
-
-    Attributes:
-        client: the connection, or None.
-        due_mono: when routine facts are due, None while there are none.
-        dropped: facts that found no place.
-        refused: connections of other users, and clients that spoke.
-    """
-
-    def __init__(self, listener: socket, uids: set[int]) -> None:
-        self.listener = listener
-        self.uids = uids
-        self.client: socket | None = None
-        self.dropped = 0
-        self.refused = 0
-        self.due_mono: float | None = None
-        self._urgent: list[bytes] = []
-        self._routine: list[bytes] = []
-
-    def accept(self) -> bool:
-        """Take a client; True when there is a new one. One at a time."""
-        taken = False
-        while (found := accept_connection(self.listener)) is not None:
-            client, peer = found
-            if peer.uid not in self.uids or self.client is not None:
-                self.refused += 1
-                client.close()
-                continue
-            self.client = client
-            taken = True
-        return taken
-
-    def put(self, message: AnyMessage) -> None:
-        """Queue a fact; the oldest of its ring goes when there is no place."""
-        urgent = isinstance(message, Alarm) or (
-            isinstance(message, ExecVerdict) and message.decision in ("deny", "would_deny")
-        )
-        ring, most = (self._urgent, URGENT_FACTS) if urgent else (self._routine, ROUTINE_FACTS)
-        if len(ring) >= most:
-            del ring[0]
-            self.dropped += 1
-        ring.append(encode(message))
-
-    @property
-    def waiting(self) -> bool:
-        """Whether there is something to send and somebody to send it to."""
-        return self.client is not None and bool(self._urgent or self._routine)
-
-    def due(self, now_mono: float) -> bool:
-        """Whether to flush now: for a denial or an alarm at once, else every FLUSH_S."""
-        if self.client is None or not (self._urgent or self._routine):
-            self.due_mono = None
-        elif self._urgent:
-            return True
-        elif self.due_mono is None:
-            self.due_mono = now_mono + FLUSH_S
-        return self.due_mono is not None and now_mono >= self.due_mono
-
-    def flush(self) -> None:
-        """Send what the client takes now."""
-        self.due_mono = None
-        for ring in (self._urgent, self._routine):
-            sent = 0
-            for data in ring:
-                if self.client is None:
-                    break
-                done = send(self.client, data)
-                if done is None:
-                    break
-                if not done:
-                    self.drop_client()
-                    break
-                sent += 1
-            del ring[:sent]
-
-    def hear(self) -> None:
-        """The client closed, or said something: it may only listen."""
-        if self.client is not None and (data := receive(self.client)) is not None:
-            if data:
-                self.refused += 1
-            self.drop_client()
-
-    def fileno(self) -> int:
-        """Of the client's connection, -1 without one."""
-        return -1 if self.client is None else self.client.fileno()
-
-    def drop_client(self) -> None:
-        if self.client is not None:
-            self.client.close()
-            self.client = None
 
 
 class Control:

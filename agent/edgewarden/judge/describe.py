@@ -44,7 +44,7 @@ def describe(event: Event) -> str:
 def subject_of(event: Event) -> Subject:
     """Return what makes two events the same matter: everything but when, and which pid."""
     detail = event.detail
-    file = _map(detail, "file")
+    file, process = _map(detail, "file"), _map(detail, "process")
     return (
         int(event.class_uid),
         event.activity_id,
@@ -54,8 +54,15 @@ def subject_of(event: Event) -> Subject:
         _text(file, "path"),
         file.get("sha256"),
         _text(_map(detail, "peripheral_device"), "name"),
-        _program(_map(detail, "process")),
+        _program(process),
+        process.get("uid"),
     )
+
+
+def times(event: Event) -> int:
+    """How many occurrences an event stands for: 1, or the count that it tells."""
+    repeated = event.detail.get("repeated")
+    return repeated if isinstance(repeated, int) and repeated > 0 else 1
 
 
 def _title(detail: Mapping[str, Plain]) -> str:

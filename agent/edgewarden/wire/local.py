@@ -5,7 +5,7 @@ little-endian) and a body whose length is fixed by its type and the counts in it
 refused by name before a field is used. What it leaves to others: who may connect (daemon/gate.py
 asks the kernel for the peer's uid), what a fact means (link).
 
-    gate  → link    ExecVerdict, ProcBatch, GateStats, Alarm           run/gate-facts.sock
+    gate  → link    ExecVerdict, ProcBatch, GateStats, Alarm, Repeated run/gate-facts.sock
     gate  ⇄ guard   Heartbeat → , ← TripInfo                           run/guard.sock
     person⇄ gate    Request → , ← Answer, ← GateStats                  run/gate.sock
 
@@ -23,6 +23,7 @@ import struct
 from edgewarden.errors import WireRefusal
 from edgewarden.wire.lean import field_names
 from edgewarden.wire.local_messages import (
+    COUNTED,
     DECISIONS,
     FACTS,
     MODES,
@@ -40,6 +41,7 @@ from edgewarden.wire.local_messages import (
     Heartbeat,
     ProcBatch,
     ProcEntry,
+    Repeated,
     Request,
     TripInfo,
 )  # fmt: skip
@@ -63,14 +65,15 @@ MAX_CODE_BYTES = 16
 MAX_BATCH = 64
 
 __all__ = [
-    "DECISIONS", "FACTS", "MAX_MESSAGE_BYTES", "MAX_PATH_BYTES", "MODES", "PROC_KINDS", "REASONS",
-    "SOURCES", "TIERS", "UNKNOWN_UID", "VERBS", "Alarm", "Answer", "AnyMessage", "ExecVerdict",
-    "GateStats", "Heartbeat", "ProcBatch", "ProcEntry", "Request", "TripInfo", "encode", "parse",
+    "COUNTED", "DECISIONS", "FACTS", "MAX_BATCH", "MAX_MESSAGE_BYTES", "MAX_PATH_BYTES", "MODES",
+    "PROC_KINDS", "REASONS", "SOURCES", "TIERS", "UNKNOWN_UID", "VERBS", "Alarm", "Answer",
+    "AnyMessage", "ExecVerdict", "GateStats", "Heartbeat", "ProcBatch", "ProcEntry", "Repeated",
+    "Request", "TripInfo", "encode", "parse",
 ]  # fmt: skip
 
 _HEADER = struct.Struct("<BBH")
 _TYPES: dict[int, type[AnyMessage]] = {
-    0x01: ExecVerdict, 0x02: ProcBatch, 0x03: GateStats, 0x04: Alarm,
+    0x01: ExecVerdict, 0x02: ProcBatch, 0x03: GateStats, 0x04: Alarm, 0x05: Repeated,
     0x10: Heartbeat, 0x11: TripInfo, 0x20: Request, 0x21: Answer,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _TYPES.items()}
@@ -80,6 +83,7 @@ _BATCH = struct.Struct("<IIIBB")  # ... resync, entries
 _ENTRY = struct.Struct("<BIIQ")
 _STATS = struct.Struct("<BBBBBBHHIQ13Q")
 _ALARM = struct.Struct("<BQBH")  # ... code length, text length
+_REPEATED = struct.Struct("<QQQB")  # ... others; a whole message of COUNTED follows
 _COUNTER = struct.Struct("<Q")
 _TRIPS = struct.Struct("<HHI")
 _REQUEST = struct.Struct("<BBH")
@@ -232,6 +236,18 @@ def _alarm_parse(body: bytes) -> Alarm:
     return Alarm(_text(code, "code"), severity, _text(text, "text"), boot_ns)
 
 
+def _repeated_body(m: Repeated) -> bytes:
+    return _REPEATED.pack(m.count, m.first_boot_ns, m.last_boot_ns, m.others) + encode(m.message)
+
+
+def _repeated_parse(body: bytes) -> Repeated:
+    count, first_ns, last_ns, others = _fixed(_REPEATED, body, tail=True)
+    if not count:
+        raise WireRefusal("bad_value", "repeated 0 times")
+    message = parse(body[_REPEATED.size :], *COUNTED)
+    return Repeated(count, first_ns, last_ns, _truth(others, "others"), message)
+
+
 def _request_parse(body: bytes) -> Request:
     verb, mode, confirm_s = _fixed(_REQUEST, body)
     return Request(_word(VERBS, verb, "verb"), _word(MODES, mode, "mode"), confirm_s)
@@ -255,6 +271,7 @@ _BODIES: dict[type[AnyMessage], Callable[[Any], bytes]] = {
     ProcBatch: _batch_body,
     GateStats: _stats_body,
     Alarm: _alarm_body,
+    Repeated: _repeated_body,
     Heartbeat: lambda m: _COUNTER.pack(m.counter),
     TripInfo: lambda m: _TRIPS.pack(m.trips, m.window_s, m.pid),
     Request: lambda m: _REQUEST.pack(VERBS.index(m.verb), MODES.index(m.mode), m.confirm_s),
@@ -265,6 +282,7 @@ _PARSERS: dict[type[AnyMessage], Callable[[bytes], AnyMessage]] = {
     ProcBatch: _batch_parse,
     GateStats: _stats_parse,
     Alarm: _alarm_parse,
+    Repeated: _repeated_parse,
     Heartbeat: lambda body: Heartbeat(*_fixed(_COUNTER, body)),
     TripInfo: lambda body: TripInfo(*_fixed(_TRIPS, body)),
     Request: _request_parse,

@@ -185,6 +185,25 @@ class Alarm(Frozen):
     boot_ns: int
 
 
+class Repeated(Frozen):
+    """A fact that was told, and came again; or, with ``others``, facts that found no room.
+
+    Attributes:
+        count: how often since it was told last, exactly.
+        first_boot_ns, last_boot_ns: CLOCK_BOOTTIME of the first and last of these.
+        others: the facts counted are of the same decision or code as ``message``, of which it is
+            only the first: gate's ledger was full.
+        message: of COUNTED.
+    """
+
+    __slots__ = ("count", "first_boot_ns", "last_boot_ns", "message", "others")
+    count: int
+    first_boot_ns: int
+    last_boot_ns: int
+    others: bool
+    message: AnyMessage
+
+
 class Heartbeat(Frozen):
     """gate lives; the counter rises by one each time."""
 
@@ -229,6 +248,10 @@ class Answer(Frozen):
     text: str
 
 
-AnyMessage = ExecVerdict | ProcBatch | GateStats | Alarm | Heartbeat | TripInfo | Request | Answer
-FACTS = (ExecVerdict, ProcBatch, GateStats, Alarm)
+AnyMessage = (
+    ExecVerdict | ProcBatch | GateStats | Alarm | Repeated | Heartbeat | TripInfo | Request | Answer
+)
+COUNTED = (ExecVerdict, Alarm)
+"""What may repeat: the first is told whole, then ``Repeated`` counts."""
+FACTS = (*COUNTED, ProcBatch, GateStats, Repeated)
 """What gate sends to link."""
