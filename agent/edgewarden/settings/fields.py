@@ -146,9 +146,11 @@ def choice(default: T | None = None, *, of: tuple[T, ...], help: str) -> T:
     return cast(T, _field(default, Key(Kind.CHOICE, help, choices=choices)))
 
 
-def paths(*, most: int, help: str, example: str = "") -> tuple[str, ...]:
-    """A list of absolute paths, empty by default, none twice."""
-    return cast("tuple[str, ...]", _field((), Key(Kind.PATHS, help, 0, most, example=example)))
+def paths(
+    default: tuple[str, ...] = (), *, most: int, help: str, example: str = ""
+) -> tuple[str, ...]:
+    """A list of absolute paths, none twice."""
+    return cast("tuple[str, ...]", _field(default, Key(Kind.PATHS, help, 0, most, example=example)))
 
 
 def texts(

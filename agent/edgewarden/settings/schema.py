@@ -23,6 +23,8 @@ from edgewarden.settings.fields import choice, number, path, paths, section, tab
 _HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9.:])?|::[0-9A-Fa-f:.]*")
 _USER_FORM = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _UNIT_FORM = re.compile(r"[A-Za-z0-9%/().*-]{0,16}")
+# systemd.unit(5): letters, digits and :-_.\\ with one @ for an instance; 255 characters in all.
+_SERVICE_FORM = re.compile(r"[A-Za-z0-9:_.\\-]{1,200}(?:@[A-Za-z0-9:_.\\-]{1,40})?\.service")
 
 # Modbus Application Protocol V1.1b3 §6.3: function 3 reads at most 125 registers.
 _MODBUS_MAX_REGISTERS = 125
@@ -212,6 +214,70 @@ class Indicator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """Confinement by systemd and sysctls (tier T1), planned by `edgewarden confine show`."""
+
+    noexec: tuple[str, ...] = paths(
+        ("/tmp", "/var/tmp", "/dev/shm", "/run/user", "/media"),  # noqa: S108 - named, not used
+        most=16,
+        help="Writable places from which nothing may be executed.",
+        example='["/tmp", "/var/tmp", "/dev/shm"]',
+    )
+    sysctls: str = choice(
+        "auto",
+        of=("auto", "keep"),
+        help="auto: memfd, ptrace, io_uring and protected links, where this kernel has them and "
+        "nothing running needs them. keep: none is changed.",
+    )
+    user_namespaces: str = choice(
+        "auto",
+        of=("auto", "keep"),
+        help="auto: no more user namespaces, unless something is found that uses them. keep: as "
+        "they are.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confined:
+    """One service that may execute its own programs and nothing else."""
+
+    name: str = text(help="A name for the table.", example='"broker"')
+    unit: str = text(
+        form=_SERVICE_FORM,
+        rule="the name of a systemd service, NAME.service",
+        help="The service. Login, remote access, networking, systemd's own, the package manager's "
+        "and ours are refused.",
+        example='"mosquitto.service"',
+    )
+    exec: tuple[str, ...] = paths(
+        most=32,
+        help="What it may execute besides the programs of its unit and the libraries they were "
+        "seen to need: programs, or folders of libraries.",
+        example='["/opt/plant/bin", "/usr/bin/rrdtool"]',
+    )
+    jit: bool = choice(
+        False,
+        of=(False, True),
+        help="It makes code at run time (Java, Node.js, LuaJIT): writable and executable memory "
+        "stays allowed.",
+    )
+    namespaces: bool = choice(
+        False, of=(False, True), help="It makes namespaces of its own (containers, a sandbox)."
+    )
+    devices: tuple[str, ...] = paths(
+        most=16,
+        help="Device nodes it uses besides the pseudo devices and those it was seen to hold.",
+        example='["/dev/ttyUSB0"]',
+    )
+    network: str = choice(
+        "open",
+        of=("open", "policy", "loopback", "none"),
+        help="open: as the unit has it. policy: the addresses of the policy's [[egress]] rules for "
+        "this unit. loopback, none: that alone, nothing.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything, as one tree; the parts are passed down to those who need them."""
 
@@ -227,3 +293,7 @@ class Settings:
     spool: Spool = section(Spool, help="Records on disk until they are acknowledged.")
     attestation: Attestation = section(Attestation, help="Evidence for the verifier.")
     indicator: Indicator = section(Indicator, help="One LED.")
+    confinement: Confinement = section(Confinement, help="Confinement of the host (tier T1).")
+    confined: tuple[Confined, ...] = tables(
+        Confined, most=64, help="One table for each managed service, merged by its name."
+    )
