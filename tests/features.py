@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,9 @@ FAN_OPEN_EXEC_PERM = 0x40000
 AT_FDCWD = -100  # <fcntl.h>
 NETLINK_CONNECTOR = 11  # <linux/netlink.h>
 CN_IDX_PROC = 1  # <linux/connector.h>
+# <linux/bpf.h>, <asm/unistd.h>
+BPF_PROG_LOAD, BPF_RAW_TRACEPOINT_OPEN, BPF_PROG_TYPE_RAW_TRACEPOINT = 5, 17, 17
+NR_BPF = {"x86_64": 321, "aarch64": 280}
 
 
 def skip_missing(feature: str) -> NoReturn:
@@ -71,6 +76,35 @@ def _fanotify_permission() -> bool:
             os.close(group)
         subprocess.run(["umount", where], capture_output=True, check=False)
         os.rmdir(where)
+
+
+def _bpf_tracepoint() -> bool:
+    """A raw tracepoint program that does nothing, loaded and attached; and Debian's libbpf."""
+    if not _root() or platform.machine() not in NR_BPF:
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    nothing = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0))
+    licence = ctypes.create_string_buffer(b"Dual MIT/GPL")
+    name = ctypes.create_string_buffer(b"sched_process_exec")
+
+    def bpf(command: int, attributes: bytes) -> int:
+        room = ctypes.create_string_buffer(attributes.ljust(128, b"\0"), 128)
+        return int(libc.syscall(NR_BPF[platform.machine()], command, room, 128))
+
+    kind, address = BPF_PROG_TYPE_RAW_TRACEPOINT, ctypes.addressof
+    load = struct.pack("=IIQQ", kind, 2, address(nothing), address(licence))
+    program = bpf(BPF_PROG_LOAD, load)
+    if program < 0:
+        return False
+    link = bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI", address(name), program))
+    for fd in (program, link):
+        if fd >= 0:
+            os.close(fd)
+    try:
+        ctypes.CDLL("libbpf.so.1")
+    except OSError:
+        return False
+    return link >= 0
 
 
 def _proc_connector() -> bool:
@@ -126,6 +160,8 @@ PROBES: dict[str, Callable[[], bool]] = {
     "root": _root,
     "fanotify-permission": _fanotify_permission,
     "proc-connector": _proc_connector,
+    "bpf-tracepoint": _bpf_tracepoint,
+    "clang-14": _program("clang-14"),
     "loop-mount": _loop_mount,
     "nspawn": _nspawn,
     "debian-tree": _debian_tree,
