@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgewarden.judge.confine_facts import Host, Item, Mount, Plan, Service, State, Wish
-from edgewarden.judge.confine_service import directives, exec_paths, holds, plan_service, protected
-from edgewarden.judge.confinement import SYSCTL_FILE, files, plan
+from edgewarden.confine.facts import Host, Item, Mount, Plan, Service, State, Wish
+from edgewarden.confine.plan import SYSCTL_FILE, files, plan
+from edgewarden.confine.service import directives, exec_paths, holds, plan_service, protected
 
 LIBS = "/usr/lib/aarch64-linux-gnu"
 BROKER = Service(

@@ -1,7 +1,7 @@
 """What confinement is planned from, and what a plan is made of: values only.
 
-Facts come from probe/confinement.py, wishes from the settings; judge/confine_service.py and
-judge/confinement.py turn them into items and files. ``own`` always means: without what this program
+Facts come from probe/confinement.py, wishes from the settings; confine/service.py and
+confine/plan.py turn them into items and files. ``own`` always means: without what this program
 itself wrote, so that a plan is the same before and after it was applied.
 
     Item("sysctl", "vm.memfd_noexec", "2", now="0", state=State.CHANGE, reason=..., breaks=...)

@@ -3,7 +3,7 @@
 What this decides, item by item, each with its reason, what breaks by it, and whether it is already
 so, would change, or is not available here and why:
 
-1. Services: a drop-in each (judge/confine_service.py), for those the settings name and no other.
+1. Services: a drop-in each (confine/service.py), for those the settings name and no other.
 2. Writable places: noexec. Where systemd has a mount unit, a drop-in adds the option to the unit's
    own; a folder is mounted over itself; an API file system gets other flags. No fstab is touched.
    Folders that programs are run from by the system itself are refused.
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgewarden.judge.confine_facts import (
+from edgewarden.confine.facts import (
     File,
     Host,
     Item,
@@ -33,7 +33,7 @@ from edgewarden.judge.confine_facts import (
     State,
     Wish,
 )
-from edgewarden.judge.confine_service import dropin, plan_service, within
+from edgewarden.confine.service import dropin, plan_service, within
 
 KEPT_UNITS = "/etc/systemd/system"
 TRIAL_UNITS = "/run/systemd/system"

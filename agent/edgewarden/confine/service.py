@@ -25,7 +25,7 @@ import ipaddress
 import posixpath
 import re
 
-from edgewarden.judge.confine_facts import Host, Item, Service, ServicePlan, State, Wish
+from edgewarden.confine.facts import Host, Item, Service, ServicePlan, State, Wish
 
 SYSTEMD_MIN = 248
 """ExecPaths= and NoExecPaths= (systemd's NEWS, version 248)."""
