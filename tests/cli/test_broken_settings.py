@@ -45,7 +45,7 @@ def link(request: Request) -> dict[str, object]:
         (["findings"], 0, "no findings"),
         (["sensors"], 1, ""),
         (["policy", "observe"], 0, "gate is in mode observe"),
-        (["policy", "show"], 0, "0 program(s)"),
+        (["policy", "show"], 0, "0 rule(s)"),
         (["doctor", "agent"], 0, "ok         link"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -178,6 +178,20 @@ class World:
         self.control.send(local.encode(Request(verb, mode, confirm_s)))
         return local.parse(self.control.recv(4096), Answer, GateStats)
 
+    def confirm(self) -> Answer:
+        """Confirm as somebody who has just logged in: another session, and no terminal."""
+        code = (
+            "import socket, sys\n"
+            "peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+            "peer.connect(sys.argv[1])\n"
+            "peer.send(bytes.fromhex(sys.argv[2]))\n"
+            "sys.stdout.write(peer.recv(4096).hex())"
+        )
+        request = local.encode(Request("confirm", "learn")).hex()
+        command = [*PYTHON, "-c", code, str(self.run / "gate.sock"), request]
+        done = subprocess.run(command, capture_output=True, check=True, start_new_session=True)
+        return local.parse(bytes.fromhex(done.stdout.decode()), Answer)
+
     def status(self) -> GateStats:
         answer = self.ask("status")
         assert isinstance(answer, GateStats)

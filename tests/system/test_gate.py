@@ -460,7 +460,7 @@ def test_garbage_on_the_control_socket_is_refused_by_name(small: World) -> None:
     small.policy()
     small.start_gate()
     client = small.connect("gate.sock")
-    client.send(b"\x01\x20\x08\0\x01\x09\0\0")
+    client.send(b"\x01\x20\x09\0\x01\x09\0\0\0")
     assert local.parse(client.recv(4096), Answer).name == "bad_value"
     assert client.recv(4096) == b""
     assert small.status().mode == "learn"
@@ -553,14 +553,23 @@ def test_a_confirmed_trial_stays_and_survives_a_restart(small: World) -> None:
     small.enforcing()
     assert small.set_mode("observe").ok
     small.ask("mode", "enforce", 600)
-    confirmed = small.ask("confirm")
-    assert isinstance(confirmed, Answer)
-    assert confirmed.ok
+    confirmed = small.confirm()
+    assert confirmed.ok, confirmed
     small.ask("quit")
     wait_until(small.gate_is_gone)
     small.start_gate()
     assert (small.status().mode, small.status().armed) == ("enforce", True)
     assert small.outcome([evil]) == "denied"
+
+
+def test_the_login_that_asked_for_a_trial_cannot_confirm_it(small: World) -> None:
+    small.enforcing()
+    assert small.set_mode("observe").ok
+    small.ask("mode", "enforce", 600)
+    refused = small.ask("confirm")
+    assert isinstance(refused, Answer)
+    assert (refused.ok, refused.name) == (False, "same_login")
+    assert small.confirm().ok
 
 
 def test_a_restart_ends_a_trial(small: World) -> None:

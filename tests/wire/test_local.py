@@ -16,6 +16,7 @@ from edgewarden.wire.local import (
     Alarm,
     Answer,
     AnyMessage,
+    AreaStats,
     ExecVerdict,
     GateStats,
     Heartbeat,
@@ -81,7 +82,22 @@ MESSAGES = st.one_of(
     st.builds(Heartbeat, U64),
     st.builds(TripInfo, U16, U16, U32),
     st.builds(
-        Request, st.sampled_from(local.VERBS), st.sampled_from(local.MODES), st.integers(0, 65535)
+        Request,
+        st.sampled_from(local.VERBS),
+        st.sampled_from(local.MODES),
+        st.integers(0, 65535),
+        st.sampled_from(local.AREAS),
+    ),
+    st.builds(
+        AreaStats,
+        st.sampled_from(local.AREAS),
+        st.sampled_from(local.MODES),
+        st.booleans(),
+        U16,
+        U32,
+        *[U64] * 5,
+        short(240),
+        short(240),
     ),
     st.builds(Answer, st.booleans(), short(64), short(240)),
 )
@@ -118,7 +134,7 @@ def test_garbage_raises_only_a_refusal(garbage: bytes) -> None:
     assert refusal_or_message(garbage) in ("refused", "message")
 
 
-@given(st.sampled_from([1, 2, 3, 4, 5, 0x10, 0x11, 0x20, 0x21]), st.binary(max_size=1500))
+@given(st.sampled_from([1, 2, 3, 4, 5, 6, 0x10, 0x11, 0x20, 0x21]), st.binary(max_size=1500))
 def test_garbage_under_a_good_header_raises_only_a_refusal(kind: int, garbage: bytes) -> None:
     data = struct.pack("<BBH", 1, kind, 4 + len(garbage)) + garbage
     assert refusal_or_message(data) in ("refused", "message")
@@ -145,7 +161,8 @@ BEAT = encode(Heartbeat(7))
         (BEAT[:-1], "bad_length"),
         (b"\x01\x7f\x04\0", "unknown_type"),
         (b"\x01\x10\x05\0x", "bad_length"),
-        (encode(Request("mode", "learn"))[:-3] + b"\x09\x00\x00", "bad_value"),
+        (encode(Request("mode", "learn"))[:-4] + b"\x09\x00\x00\x00", "bad_value"),
+        (encode(Request("mode", "learn"))[:-1] + b"\x09", "bad_value"),
         (encode(Answer(True, "", ""))[:4] + b"\x02\0\0\0", "bad_value"),
     ],
 )

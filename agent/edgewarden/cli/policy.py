@@ -20,7 +20,7 @@ from edgewarden.settings.faults import SettingsFaults
 from edgewarden.settings.fields import declared
 from edgewarden.settings.files import read_policy
 from edgewarden.settings.policy_programs import Program
-from edgewarden.wire.local import Answer, GateStats, Request
+from edgewarden.wire.local import AREAS, Answer, GateStats, Request
 
 TABLE = "policy/exec.table"
 
@@ -43,6 +43,7 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     ):
         verb = verbs.add_parser(mode, help=text, description=text + ".")
         settings_option(verb)
+        _area(verb)
         verb.set_defaults(run=_mode, mode=mode, confirm=0)
         if mode == "enforce":
             verb.add_argument(
@@ -52,12 +53,26 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
                 default=0,
                 help="go back by itself after TIME (30s, 10m, 2h) unless `policy confirm` is typed",
             )
-    confirm = verbs.add_parser("confirm", help="keep the mode that `enforce --confirm` tries")
+    confirm = verbs.add_parser(
+        "confirm", help="keep the mode that `enforce --confirm` tries; from a new login"
+    )
     settings_option(confirm)
+    _area(confirm)
     confirm.set_defaults(run=_confirm)
     one_shot = verbs.add_parser("compile", help="compile settings and policy for gate")
     settings_option(one_shot)
     one_shot.set_defaults(run=_compile)
+
+
+def _area(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "area",
+        metavar="AREA",
+        nargs="?",
+        choices=AREAS,
+        default="exec",
+        help="exec (programs, the default), peripherals or network",
+    )
 
 
 def _check(args: argparse.Namespace, console: Console) -> int:
@@ -77,16 +92,18 @@ def _check(args: argparse.Namespace, console: Console) -> int:
 
 def _mode(args: argparse.Namespace, console: Console) -> int:
     settings = lenient_settings(args, console).settings
-    _ask(settings.paths.run, Request("mode", args.mode, args.confirm))
-    console.line(f"gate is in mode {args.mode}")
+    _ask(settings.paths.run, Request("mode", args.mode, args.confirm, args.area))
+    console.line(f"gate is in mode {args.mode} ({args.area})")
     if args.confirm:
-        console.line(f"it goes back in {args.confirm} s; to keep it: `edgewarden policy confirm`")
+        area = "" if args.area == "exec" else f" {args.area}"
+        console.line(f"it goes back in {args.confirm} s by itself; to keep it, log in again and")
+        console.line(f"type there: `edgewarden policy confirm{area}`")
     return Exit.OK
 
 
 def _confirm(args: argparse.Namespace, console: Console) -> int:
     settings = lenient_settings(args, console).settings
-    _ask(settings.paths.run, Request("confirm", "learn"))
+    _ask(settings.paths.run, Request("confirm", "learn", 0, args.area))
     console.line("confirmed: the mode stays")
     return Exit.OK
 

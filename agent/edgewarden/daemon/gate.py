@@ -5,8 +5,8 @@ is done, and a round takes no longer than one slice of hashing: no program waits
 hashed whole, and every heartbeat means that something went on. Nothing in the loop waits for
 another process, and after the start nothing is opened, imported or spawned (gate/doors.py closes
 the ways). What it leaves to others: what is armed (gate/arming.py), verdicts (exec/responder.py),
-who is heard (gate/sockets.py), TOML (the policy one-shot compiles it), proving the tier
-(exec/canary.py runs before, in a process of its own).
+who is heard (gate/sockets.py), what a person is answered (gate/requests.py), TOML (the policy
+one-shot compiles it), proving the tier (exec/canary.py runs before, in a process of its own).
 
     python3 -I -S .../daemon/gate.py /var/lib/edgewarden /run/edgewarden
 
@@ -26,19 +26,21 @@ from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, poll
 if __name__ == "__main__":  # started by path: this file's package is not on the path yet
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from edgewarden.errors import EdgewardenError, HardwareFault, WireRefusal
+from edgewarden.errors import EdgewardenError, HardwareFault
 from edgewarden.exec.responder import ExecGate
 from edgewarden.gate.arming import Arming
 from edgewarden.gate.doors import Doors
 from edgewarden.gate.facts import FactsOut
+from edgewarden.gate.modes import Modes
 from edgewarden.gate.policy import Policy
 from edgewarden.gate.processes import Processes
+from edgewarden.gate.requests import Requests
 from edgewarden.gate.sockets import Control, GuardLine, listen
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
 from edgewarden.kernel.process import lock_memory
 from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
-from edgewarden.wire.local import Alarm, Answer, GateStats, Request
+from edgewarden.wire.local import Alarm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ HEARTBEAT_S = 0.5
 STATS_S = 10.0
 GUARD_HELLO_S = 1.0
 """How long the start waits for guard's count of trips."""
+TRIPS_LIMIT = 3
+"""Guard's kills within its window that put exec control into observe."""
 NICE = -15
 """Cheap insurance; no effect could be shown."""
 MOUNT_EVENTS = POLLPRI | POLLERR
@@ -74,10 +78,11 @@ class Gate:
         self.stopping = False
         self.doors = Doors(state_dir)
         self.mounts = Mounts(self.doors.proc_fd, self.doors.open)
-        self.policy = Policy(self.doors, run_dir)
+        self.policy = Policy(self.doors, run_dir, self._watches_policy)
         link_uid = self.policy.config.link_uid
         # First: root's own socket, so the one that tells whether another gate lives.
-        self.control = Control(listen(os.path.join(run_dir, "gate.sock")), self._handle)
+        own = listen(os.path.join(run_dir, "gate.sock"))
+        self.control = Control(own, lambda request, pid: self.requests.answer(request, pid))
         facts_listener = listen(os.path.join(run_dir, "gate-facts.sock"), owner_uid=link_uid)
         self.facts = FactsOut(facts_listener, {0, link_uid})
         self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
@@ -116,6 +121,22 @@ class Gate:
             boot_minus_mono_ns=lambda: boot_ns() - time.monotonic_ns(),
             only_eyes=lambda: self.arming.source == "proc-connector",
         )
+        self.modes = Modes(
+            {"exec": self.arming}, files=self.policy, alarm=self.alarm, mono_s=time.monotonic
+        )
+        self.requests = Requests(
+            modes=self.modes,
+            policy=self.policy,
+            arming=self.arming,
+            responder=self.responder,
+            facts=self.facts,
+            guard=self.guard,
+            processes=self.processes,
+            doors=self.doors,
+            pass_on_alarms=self._pass_on_alarms,
+            quit=self._quit,
+            boot_ns=boot_ns,
+        )
         self._pass_on_alarms()
 
     def run(self, *, with_parent: bool) -> int:
@@ -124,7 +145,9 @@ class Gate:
         self._watch(self.control.listener.fileno(), self._on_control_listener)
         self._watch(self.mountinfo_fd, lambda _: self.arming.on_mounts(), MOUNT_EVENTS)
         self._meet_guard()
-        self.arming.start()
+        if self.guard.trips >= TRIPS_LIMIT:
+            self.modes.hold_down("exec", f"gate was killed {self.guard.trips} times")
+        self.modes.start()
         try:
             while not self.stopping:
                 self._round()
@@ -169,7 +192,7 @@ class Gate:
     def _on_facts_listener(self, _: int) -> None:
         if self.facts.accept():
             self._watch(self.facts.fileno(), self._on_facts_client)
-            self.facts.put(self.stats())
+            self.facts.put(self.requests.stats())
 
     def _on_facts_client(self, events: int) -> None:
         fd = self.facts.fileno()
@@ -215,6 +238,7 @@ class Gate:
         if now >= self._next_beat_mono:
             self._next_beat_mono = now + HEARTBEAT_S
             self._beat()
+            self.modes.look()
             self.arming.look()
         if self.processes.has_news:
             batch = self.processes.tick(now)
@@ -222,7 +246,9 @@ class Gate:
                 self.facts.put(batch)
         if now >= self._next_stats_mono:
             self._next_stats_mono = now + STATS_S
-            self.facts.put(self.stats())
+            self.facts.put(self.requests.stats())
+            for area in self.modes.all_stats():
+                self.facts.put(area)
         if self.facts.due(now):
             self._flush_facts()
 
@@ -254,69 +280,18 @@ class Gate:
         status = self.doors.program_status(pid)
         return b"" if status is None else self.responder.digests.known(status) or b""
 
+    def _quit(self) -> None:
+        self.stopping = True
+
     def _pass_on_alarms(self) -> None:
         for code, severity, text in self.policy.alarms:
             self.alarm(code, severity, text)
         self.policy.alarms.clear()
 
-    def _handle(self, request: Request) -> Answer | GateStats:
-        """Answer a person; raises nothing."""
-        if request.verb == "status":
-            return self.stats()
-        if request.verb == "quit":
-            self.stopping = True
-            return Answer(True, "", "stopping; every exec is allowed")
-        try:
-            if request.verb == "mode":
-                return Answer(True, "", self.arming.set_mode(request.mode, request.confirm_s))
-            if request.verb == "confirm":
-                return Answer(True, "", self.arming.confirm())
-            return Answer(True, "", self._reload())
-        except WireRefusal as refusal:
-            return Answer(False, refusal.name, refusal.text)
-        except EdgewardenError as fault:
-            return Answer(False, str(fault.fields.get("name", fault.code)), fault.text)
-
-    def _reload(self) -> str:
-        """Take the policy files anew; raises as Policy.reload does."""
-        before = self.policy.config
-        try:
-            text = self.policy.reload()
-        finally:
-            self._pass_on_alarms()
-        if self.policy.config.filesystems != before.filesystems:
-            self.arming.renew()
-        return text
-
-    def stats(self) -> GateStats:
-        """The picture of this moment."""
-        counters = self.responder.counters
-        arming = self.arming
-        return GateStats(
-            mode=arming.mode,
-            tier=self.policy.tier.tier,
-            source=arming.source,
-            armed=arming.permission,
-            link=self.facts.fileno() >= 0,
-            guard=self.guard.present,
-            trips=self.guard.trips,
-            filesystems=0 if arming.armed is None else len(arming.armed.filesystems),
-            rules=self.policy.table.count,
-            generation=self.policy.table.generation,
-            allowed=counters.allowed,
-            denied=counters.denied,
-            would_deny=counters.would_deny,
-            learned=counters.learned,
-            undecidable=counters.undecidable,
-            unreported=self.facts.dropped + counters.unreported,
-            hashed=counters.hashed,
-            cached=counters.cached,
-            proc_events=self.processes.gathered.total,
-            proc_lost=self.processes.gathered.losses,
-            gate_pss_bytes=self.doors.pss_bytes("self"),
-            guard_pss_bytes=self.doors.pss_bytes(str(self.guard.pid)),
-            boot_ns=boot_ns(),
-        )
+    def _watches_policy(self) -> bool:
+        armed = self.arming.armed
+        lies_on = self.mounts.of(self.doors.policy_fd).device
+        return armed is not None and lies_on in armed.superblocks
 
     def _watch(self, fd: int, handler: Callable[[int], None], events: int = POLLIN) -> None:
         self._poll.register(fd, events)

@@ -2,22 +2,18 @@
 
 What this decides, in order:
 
-1. The mode is what a person last said on this host, else the settings' (policy.py).
-2. TRIPS_LIMIT kills by guard within its window: observe instead of enforce, and an alarm.
-3. enforce is armed only if the canary proved T3 on this boot, guard is there (or away for less
+1. The mode comes from gate/modes.py, which knows who chose it and how long it stays.
+2. enforce is armed only if the canary proved T3 on this boot, guard is there (or away for less
    than GUARD_GRACE_S), and every configured filesystem may be marked so (exec/marks.py). Where
    one of these is missing: notify marks, an alarm that names it, ``armed`` false in status. The
    mode stays enforce, and is armed as soon as the obstacle goes away.
-4. Notify marks refused as well: the proc connector, where programs are looked at after their start.
+3. Notify marks refused as well: the proc connector, where programs are looked at after their start.
    Neither: ``none``, said as loudly.
-5. A mode asked for with a time limit is a trial: it is not kept over a restart, and the mode before
-   it comes back by itself, with an alarm, unless somebody says ``confirm`` in time. Who has locked
-   himself out has only to wait.
-6. A new group is marked before the old one is closed, and closing allows whatever waits.
+4. A new group is marked before the old one is closed, and closing allows whatever waits.
 
 What it leaves to others: verdicts (exec/responder.py), the loop and its descriptors (gate.py).
 
-    arming = Arming(...); arming.start(); arming.set_mode("enforce")
+    arming = Arming(...); arming.settle("observe"); arming.apply("enforce", 0)
 """
 
 from __future__ import annotations
@@ -26,6 +22,7 @@ import time
 
 from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.exec.marks import Armed, arm
+from edgewarden.wire.local_messages import AreaStats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
 GUARD_GRACE_S = 3.0
 """How long permission marks stay without a guard: longer than its restart, shorter than somebody's
 patience with a stalled gate."""
-TRIPS_LIMIT = 3
 RETRY_S = 5.0
 """For what is refused and may pass: descriptors, memory, a filesystem that comes late."""
 
@@ -54,7 +50,7 @@ class Arming:
         fallback: what still sees execs without fanotify: proc-connector or none.
 
     Attributes:
-        mode: of MODES, as asked for.
+        mode: of MODES, to be brought about.
         armed: the group and its marks, or None.
         source: of SOURCES, what sees execs now.
     """
@@ -81,37 +77,26 @@ class Arming:
         self._watch = watch
         self._forget = forget
         self._fallback = fallback
-        self.mode = policy.asked_mode
+        self.mode = "learn"
         self.armed: Armed | None = None
         self.source = "none"
-        self._guard_seen_mono = 0.0
+        self._guard_seen_mono = time.monotonic() - GUARD_GRACE_S
         self._said: dict[str, str] = {}
         self._waiting_for = ""
         self._retry_mono: float | None = None
-        self._trial: tuple[str, float] | None = None
 
     @property
     def permission(self) -> bool:
         """Whether execs wait for us now."""
         return self.armed is not None and self.armed.group.permission
 
-    def start(self) -> None:
-        """Arm for the first time, after guard had its say."""
-        self._guard_seen_mono = time.monotonic() - GUARD_GRACE_S
-        if self.mode == "enforce" and self._guard.trips >= TRIPS_LIMIT:
-            self.mode = "observe"
-            text = f"gate was killed {self._guard.trips} times: observe until told otherwise"
-            self._alarm("EW-EXEC-004", 5, text)
+    def settle(self, mode: str) -> None:
+        """As near to ``mode`` as is possible; what is missing becomes an alarm."""
+        self.mode = mode
         self.renew()
 
     def look(self) -> None:
-        """On a timer: is a trial over, has an obstacle come or gone, is another try due?"""
-        if self._trial is not None and time.monotonic() >= self._trial[1]:
-            before = self._trial[0]
-            self._alarm("EW-EXEC-025", 3, f"{self.mode} was not confirmed in time: {before} again")
-            self._trial = None
-            self.mode = before  # what the mode file has said all along
-            self.renew()
+        """On a timer: has an obstacle come or gone, is another try due?"""
         obstacle_moved = self.mode == "enforce" and self._obstacle() != self._waiting_for
         again = self._retry_mono is not None and time.monotonic() >= self._retry_mono
         if obstacle_moved or again:
@@ -197,27 +182,15 @@ class Arming:
             self._alarm("EW-EXEC-019", 3, text)
             self.renew()
 
-    def confirm(self) -> str:
-        """A person still gets in: the mode on trial stays.
-
-        Raises:
-            OperatorFault: field name ``nothing_to_confirm``.
-        """
-        if self._trial is None:
-            text = "no mode is on trial; it was confirmed before, or went back by itself"
-            raise OperatorFault(text, code="EW-EXEC-025", name="nothing_to_confirm")
-        self._trial = None
-        return f"{self.mode}; {self._policy.keep_mode(self.mode, self._mounts, self.armed)}"
-
-    def set_mode(self, mode: str, confirm_s: int = 0) -> str:
+    def apply(self, mode: str, trial_s: int) -> str:
         """A person's word; refused as a whole when enforce cannot be armed now.
 
         Args:
             mode: of MODES.
-            confirm_s: not 0: on trial for so many seconds.
+            trial_s: not looked at: marks end with gate.
 
         Returns:
-            What was done, in words.
+            "", there is nothing to add.
 
         Raises:
             OperatorFault: field name ``not_possible``, or as in exec/marks.py.
@@ -239,9 +212,12 @@ class Arming:
             self._said.clear()
         else:
             self.renew()
-        if confirm_s:
-            back = self._trial[0] if self._trial is not None else before
-            self._trial = (back, time.monotonic() + confirm_s)
-            return f"{mode}; {back} again in {confirm_s} s unless confirmed"
-        self._trial = None
-        return f"{mode}; {self._policy.keep_mode(mode, self._mounts, self.armed)}"
+        return ""
+
+    def stats(self) -> AreaStats:
+        """Mode, trial and ceiling are gate/modes.py's to fill in; the rest is in GateStats too."""
+        counters, table = self._responder.counters, self._policy.table
+        return AreaStats(
+            "exec", self.mode, self.permission, 0, table.count, table.generation, counters.allowed,
+            counters.denied, counters.would_deny, counters.unreported, self._waiting_for, "",
+        )  # fmt: skip

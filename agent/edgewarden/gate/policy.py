@@ -7,7 +7,7 @@ list. What it leaves to others: what is armed (daemon/gate.py), the bytes (wire/
 judge/exec_table.py).
 
     policy = Policy(doors, run_dir)
-    policy.table.decide(digest); policy.asked_mode; policy.tier.tier
+    policy.table.decide(digest, subject); policy.asked("exec"); policy.tier.tier
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from edgewarden.wire.local import MODES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from edgewarden.exec.marks import Armed
-    from edgewarden.kernel.mounts import Mounts
+    from collections.abc import Callable
 
-TABLE_NAME, CONFIG_NAME, MODE_NAME, TIER_NAME = "exec.table", "gate.conf", "mode", "exec-tier"
+TABLE_NAME, CONFIG_NAME, TIER_NAME = "exec.table", "gate.conf", "exec-tier"
+MODE_NAMES = {"exec": "mode", "peripherals": "mode-peripherals", "network": "mode-network"}
+"""Where a person's word for each area is kept."""
 _MODE_FILES = {mode: f"edgewarden mode {mode}\n".encode() for mode in MODES}
 """The whole file; anything else is no word of ours."""
 
@@ -37,18 +38,22 @@ class Policy:
         config: filesystems, mode of the settings, link's uid.
         table: the last good table.
         tier: what the canary proved on this boot.
-        asked_mode: a person's last word, else the settings' mode.
         alarms: (code, severity, text) that the owner has not yet passed on.
     """
 
-    def __init__(self, doors: Doors, run_dir: str) -> None:
+    def __init__(self, doors: Doors, run_dir: str, watched_dir: Callable[[], bool]) -> None:
         """Read everything once.
+
+        Args:
+            watched_dir: whether state/policy lies on a filesystem that is marked now: gate writes
+                nothing where it answers.
 
         Raises:
             OperatorFault: gate.conf is missing or not root's.
             WireRefusal: gate.conf is torn.
         """
         self._doors = doors
+        self._watched_dir = watched_dir
         self.alarms: list[tuple[str, int, str]] = []
         self.config = self._read_config()
         self.table = EMPTY
@@ -57,7 +62,6 @@ class Policy:
         except EdgewardenError as fault:
             self._alarm("EW-EXEC-017", 4, f"no policy table, nothing is on the list: {fault.text}")
         self.tier = self._read_tier(run_dir)
-        self.asked_mode = self._read_mode()
 
     def _alarm(self, code: str, severity: int, text: str) -> None:
         self.alarms.append((code, severity, text))
@@ -125,9 +129,11 @@ class Policy:
             reason = fault.text
         return ExecTier("T0", "none", reason, boot_id)
 
-    def _read_mode(self) -> str:
+    def asked(self, area: str) -> str:
+        """What a person last said for an area, else the settings' mode."""
+        name = MODE_NAMES[area]
         try:
-            data = self._doors.read_policy(MODE_NAME, 64)
+            data = self._doors.read_policy(name, 64)
         except OSError:
             return self.config.mode
         except EdgewardenError as fault:
@@ -136,20 +142,15 @@ class Policy:
         for mode, text in _MODE_FILES.items():
             if data == text:
                 return mode
-        self._alarm("EW-EXEC-018", 4, f"policy/{MODE_NAME} is damaged; mode {self.config.mode}")
+        self._alarm("EW-EXEC-018", 4, f"policy/{name} is damaged; mode {self.config.mode}")
         return self.config.mode
 
-    def keep_mode(self, mode: str, mounts: Mounts, armed: Armed | None) -> str:
-        """Remember a person's word over a restart.
-
-        Not on a marked filesystem: gate writes nothing where it answers. Returns what was done, in
-        words.
-        """
+    def keep(self, area: str, mode: str) -> str:
+        """Remember a person's word over a restart; returns what was done, in words."""
         try:
-            if armed is not None and mounts.of(self._doors.policy_fd).device in armed.superblocks:
+            if self._watched_dir():
                 return "not kept over a restart: state/policy lies on a watched filesystem"
-            self._doors.write_policy(MODE_NAME, _MODE_FILES[mode])
+            self._doors.write_policy(MODE_NAMES[area], _MODE_FILES[mode])
         except (OSError, EdgewardenError) as fault:
             return f"not kept over a restart: {fault}"
-        self.asked_mode = mode
         return "kept over a restart"

@@ -27,6 +27,7 @@ from edgewarden.kernel.process import accept_connection, peer_of
 from edgewarden.wire.local import (
     MAX_MESSAGE_BYTES,
     Answer,
+    AreaStats,
     GateStats,
     Heartbeat,
     ProcBatch,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgewarden.kernel.netlink import Gathered
+
+    Handle = Callable[[Request, int], Answer | GateStats | AreaStats]
 
 CONTROL_CLIENTS = 4
 BACKLOG = 8
@@ -146,14 +149,14 @@ class Control:
 
     Args:
         listener: of run/gate.sock.
-        handle: request -> answer; raises nothing.
+        handle: request and the pid of who asks -> answer; raises nothing.
     """
 
-    def __init__(self, listener: socket, handle: Callable[[Request], Answer | GateStats]) -> None:
+    def __init__(self, listener: socket, handle: Handle) -> None:
         self.listener = listener
         self.refused = 0
         self._handle = handle
-        self._clients: list[socket] = []
+        self._clients: dict[socket, int] = {}
 
     def accept(self) -> list[socket]:
         """New clients that may speak; others hear why not and are closed."""
@@ -165,7 +168,7 @@ class Control:
             elif len(self._clients) >= CONTROL_CLIENTS:
                 self._refuse(client, "busy", "too many control connections; try again")
             else:
-                self._clients.append(client)
+                self._clients[client] = peer.pid
                 taken.append(client)
         return taken
 
@@ -181,14 +184,14 @@ class Control:
             return True
         if data:
             try:
-                answer = self._handle(parse(data, Request))
+                answer = self._handle(parse(data, Request), self._clients[client])
             except WireRefusal as refusal:
                 send(client, encode(Answer(False, refusal.name, refusal.text)))
                 data = b""
             else:
                 if send(client, encode(answer)):
                     return True
-        self._clients.remove(client)
+        del self._clients[client]
         client.close()
         return False
 

@@ -55,6 +55,24 @@ def ask_gate(run_dir: str, request: local.Request) -> local.Answer | local.GateS
         OperatorFault: EW-AGT-005, only root may ask.
         WireRefusal: the answer is not one.
     """
+    answer = local.parse(_gate_says(run_dir, request), local.Answer, local.GateStats)
+    assert isinstance(answer, local.Answer | local.GateStats)  # parse() takes no other type
+    if isinstance(answer, local.Answer) and answer.name == "not_permitted":
+        raise _root_only()
+    return answer
+
+
+def ask_area(run_dir: str, area: str) -> local.Answer | local.AreaStats:
+    """Return gate's picture of one area, or why it has none; raises as ``ask_gate``."""
+    request = local.Request("area", "learn", 0, area)
+    answer = local.parse(_gate_says(run_dir, request), local.Answer, local.AreaStats)
+    assert isinstance(answer, local.Answer | local.AreaStats)  # parse() takes no other type
+    if isinstance(answer, local.Answer) and answer.name == "not_permitted":
+        raise _root_only()
+    return answer
+
+
+def _gate_says(run_dir: str, request: local.Request) -> bytes:
     with _connection(socket.SOCK_SEQPACKET, f"{run_dir}/{GATE_SOCKET}", "gate", "EW-AGT-003") as g:
         g.sendall(local.encode(request))
         data = g.recv(local.MAX_MESSAGE_BYTES + 1)
@@ -64,11 +82,7 @@ def ask_gate(run_dir: str, request: local.Request) -> local.Answer | local.GateS
             code="EW-AGT-006",
             next_step="wait a minute and try again",
         )
-    answer = local.parse(data, local.Answer, local.GateStats)
-    assert isinstance(answer, local.Answer | local.GateStats)  # parse() takes no other type
-    if isinstance(answer, local.Answer) and answer.name == "not_permitted":
-        raise _root_only()
-    return answer
+    return data
 
 
 def _root_only() -> OperatorFault:

@@ -5,9 +5,10 @@ little-endian) and a body whose length is fixed by its type and the counts in it
 refused by name before a field is used. What it leaves to others: who may connect (daemon/gate.py
 asks the kernel for the peer's uid), what a fact means (link).
 
-    gate  → link    ExecVerdict, ProcBatch, GateStats, Alarm, Repeated run/gate-facts.sock
-    gate  ⇄ guard   Heartbeat → , ← TripInfo                           run/guard.sock
-    person⇄ gate    Request → , ← Answer, ← GateStats                  run/gate.sock
+    gate  → link    ExecVerdict, ProcBatch, GateStats, AreaStats, Alarm,   run/gate-facts.sock
+                    Repeated
+    gate  ⇄ guard   Heartbeat → , ← TripInfo                               run/guard.sock
+    person⇄ gate    Request → , ← Answer, ← GateStats, ← AreaStats         run/gate.sock
 
 Rules, in order: too_short, too_long, bad_version, bad_length (header against datagram),
 unknown_type, not_expected (a known type where the caller does not take it), bad_length (body),
@@ -23,6 +24,7 @@ import struct
 from edgewarden.errors import WireRefusal
 from edgewarden.wire.lean import field_names
 from edgewarden.wire.local_messages import (
+    AREAS,
     COUNTED,
     DECISIONS,
     FACTS,
@@ -36,6 +38,7 @@ from edgewarden.wire.local_messages import (
     Alarm,
     Answer,
     AnyMessage,
+    AreaStats,
     ExecVerdict,
     GateStats,
     Heartbeat,
@@ -65,16 +68,16 @@ MAX_CODE_BYTES = 16
 MAX_BATCH = 64
 
 __all__ = [
-    "COUNTED", "DECISIONS", "FACTS", "MAX_BATCH", "MAX_MESSAGE_BYTES", "MAX_PATH_BYTES", "MODES",
-    "PROC_KINDS", "REASONS", "SOURCES", "TIERS", "UNKNOWN_UID", "VERBS", "Alarm", "Answer",
-    "AnyMessage", "ExecVerdict", "GateStats", "Heartbeat", "ProcBatch", "ProcEntry", "Repeated",
-    "Request", "TripInfo", "encode", "parse",
+    "AREAS", "COUNTED", "DECISIONS", "FACTS", "MAX_BATCH", "MAX_MESSAGE_BYTES", "MAX_PATH_BYTES",
+    "MODES", "PROC_KINDS", "REASONS", "SOURCES", "TIERS", "UNKNOWN_UID", "VERBS", "Alarm", "Answer",
+    "AnyMessage", "AreaStats", "ExecVerdict", "GateStats", "Heartbeat", "ProcBatch", "ProcEntry",
+    "Repeated", "Request", "TripInfo", "encode", "parse",
 ]  # fmt: skip
 
 _HEADER = struct.Struct("<BBH")
 _TYPES: dict[int, type[AnyMessage]] = {
     0x01: ExecVerdict, 0x02: ProcBatch, 0x03: GateStats, 0x04: Alarm, 0x05: Repeated,
-    0x10: Heartbeat, 0x11: TripInfo, 0x20: Request, 0x21: Answer,
+    0x06: AreaStats, 0x10: Heartbeat, 0x11: TripInfo, 0x20: Request, 0x21: Answer,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _TYPES.items()}
 
@@ -86,7 +89,8 @@ _ALARM = struct.Struct("<BQBH")  # ... code length, text length
 _REPEATED = struct.Struct("<QQQB")  # ... others; a whole message of COUNTED follows
 _COUNTER = struct.Struct("<Q")
 _TRIPS = struct.Struct("<HHI")
-_REQUEST = struct.Struct("<BBH")
+_AREA = struct.Struct("<BBBHIQ4QBB")  # ... length of why_not, of limits
+_REQUEST = struct.Struct("<BBHB")
 _ANSWER = struct.Struct("<BBH")  # ok, name length, text length
 
 
@@ -223,6 +227,30 @@ def _stats_parse(body: bytes) -> GateStats:
     )  # fmt: skip
 
 
+def _area_body(m: AreaStats) -> bytes:
+    why_not, limits = _cut(m.why_not, MAX_TEXT_BYTES), _cut(m.limits, MAX_TEXT_BYTES)
+    head = _AREA.pack(
+        AREAS.index(m.area), MODES.index(m.mode), m.armed, m.trial_s, m.rules, m.generation,
+        m.allowed, m.denied, m.would_deny, m.dropped, len(why_not), len(limits),
+    )  # fmt: skip
+    return head + why_not + limits
+
+
+def _area_parse(body: bytes) -> AreaStats:
+    area, mode, armed, trial_s, rules, generation, *counts, n_why, n_limits = _fixed(
+        _AREA, body, tail=True
+    )
+    if max(n_why, n_limits) > MAX_TEXT_BYTES:
+        raise WireRefusal("bad_value", f"lengths {n_why}, {n_limits}")
+    why_not, limits = _tail(body, _AREA.size, n_why, n_limits)
+    allowed, denied, would_deny, dropped = counts
+    return AreaStats(
+        _word(AREAS, area, "area"), _word(MODES, mode, "mode"), _truth(armed, "armed"), trial_s,
+        rules, generation, allowed, denied, would_deny, dropped,
+        _text(why_not, "why_not"), _text(limits, "limits"),
+    )  # fmt: skip
+
+
 def _alarm_body(m: Alarm) -> bytes:
     code, text = _cut(m.code, MAX_CODE_BYTES), _cut(m.text, MAX_TEXT_BYTES)
     return _ALARM.pack(m.severity, m.boot_ns, len(code), len(text)) + code + text
@@ -249,8 +277,11 @@ def _repeated_parse(body: bytes) -> Repeated:
 
 
 def _request_parse(body: bytes) -> Request:
-    verb, mode, confirm_s = _fixed(_REQUEST, body)
-    return Request(_word(VERBS, verb, "verb"), _word(MODES, mode, "mode"), confirm_s)
+    verb, mode, confirm_s, area = _fixed(_REQUEST, body)
+    return Request(
+        _word(VERBS, verb, "verb"), _word(MODES, mode, "mode"), confirm_s,
+        _word(AREAS, area, "area"),
+    )  # fmt: skip
 
 
 def _answer_body(m: Answer) -> bytes:
@@ -270,17 +301,21 @@ _BODIES: dict[type[AnyMessage], Callable[[Any], bytes]] = {
     ExecVerdict: _exec_body,
     ProcBatch: _batch_body,
     GateStats: _stats_body,
+    AreaStats: _area_body,
     Alarm: _alarm_body,
     Repeated: _repeated_body,
     Heartbeat: lambda m: _COUNTER.pack(m.counter),
     TripInfo: lambda m: _TRIPS.pack(m.trips, m.window_s, m.pid),
-    Request: lambda m: _REQUEST.pack(VERBS.index(m.verb), MODES.index(m.mode), m.confirm_s),
+    Request: lambda m: _REQUEST.pack(
+        VERBS.index(m.verb), MODES.index(m.mode), m.confirm_s, AREAS.index(m.area)
+    ),
     Answer: _answer_body,
 }
 _PARSERS: dict[type[AnyMessage], Callable[[bytes], AnyMessage]] = {
     ExecVerdict: _exec_parse,
     ProcBatch: _batch_parse,
     GateStats: _stats_parse,
+    AreaStats: _area_parse,
     Alarm: _alarm_parse,
     Repeated: _repeated_parse,
     Heartbeat: lambda body: Heartbeat(*_fixed(_COUNTER, body)),

@@ -19,7 +19,8 @@ REASONS = (
     "ruled_out", "critical",
 )  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
-VERBS = ("status", "mode", "reload", "quit", "confirm")
+VERBS = ("status", "mode", "reload", "quit", "confirm", "area")
+AREAS = ("exec", "peripherals", "network")
 
 UNKNOWN_UID = 0xFFFFFFFF
 """The process was gone before it could be asked ((uid_t)-1, never a user)."""
@@ -175,6 +176,39 @@ class GateStats(Frozen):
     boot_ns: int
 
 
+class AreaStats(Frozen):
+    """What one area of enforcement is and has done since gate's start.
+
+    Attributes:
+        area: of AREAS.
+        mode: in force now, of MODES.
+        armed: whether it really refuses (mode enforce and nothing stands in its way).
+        trial_s: seconds until the mode goes back by itself; 0 when it is not on trial.
+        rules, generation: of the table in use.
+        allowed, denied, would_deny: verdicts.
+        dropped: of those, facts that were counted and not told one by one.
+        why_not: why it is not armed, or what holds it down; "" for nothing.
+        limits: names of the limits in force now, separated by spaces.
+    """
+
+    __slots__ = (
+        "allowed", "area", "armed", "denied", "dropped", "generation", "limits", "mode", "rules",
+        "trial_s", "why_not", "would_deny",
+    )  # fmt: skip
+    area: str
+    mode: str
+    armed: bool
+    trial_s: int
+    rules: int
+    generation: int
+    allowed: int
+    denied: int
+    would_deny: int
+    dropped: int
+    why_not: str
+    limits: str
+
+
 class Alarm(Frozen):
     """Something a person should know: EW code, OCSF severity 1..5, one line of text."""
 
@@ -224,19 +258,21 @@ class Request(Frozen):
     """A person's word to gate.
 
     Attributes:
-        verb: of VERBS.
+        verb: of VERBS; "area" asks for AreaStats.
         mode: of MODES where the verb is "mode", else "learn" (not looked at).
         confirm_s: with "mode": go back by itself unless "confirm" comes within so many seconds; 0
             for no such limit.
+        area: of AREAS; what "mode", "confirm" and "area" speak of.
     """
 
-    __slots__ = ("confirm_s", "mode", "verb")
+    __slots__ = ("area", "confirm_s", "mode", "verb")
     verb: str
     mode: str
     confirm_s: int
+    area: str
 
-    def __init__(self, verb: str, mode: str, confirm_s: int = 0) -> None:
-        super().__init__(verb, mode, confirm_s)
+    def __init__(self, verb: str, mode: str, confirm_s: int = 0, area: str = "exec") -> None:
+        super().__init__(verb, mode, confirm_s, area)
 
 
 class Answer(Frozen):
@@ -249,9 +285,10 @@ class Answer(Frozen):
 
 
 AnyMessage = (
-    ExecVerdict | ProcBatch | GateStats | Alarm | Repeated | Heartbeat | TripInfo | Request | Answer
-)
+    ExecVerdict | ProcBatch | GateStats | AreaStats | Alarm | Repeated
+    | Heartbeat | TripInfo | Request | Answer
+)  # fmt: skip
 COUNTED = (ExecVerdict, Alarm)
 """What may repeat: the first is told whole, then ``Repeated`` counts."""
-FACTS = (*COUNTED, ProcBatch, GateStats, Repeated)
+FACTS = (*COUNTED, ProcBatch, GateStats, AreaStats, Repeated)
 """What gate sends to link."""

@@ -1,0 +1,130 @@
+"""What a person is answered at gate's control socket.
+
+What this decides: which part of gate a verb is for; a fault of any part becomes an answer with its
+name, never an exception in the loop. What it leaves to others: who may speak (gate/sockets.py),
+modes and trials (gate/modes.py), the picture's source (each part).
+
+    requests.answer(Request("mode", "enforce", 600), pid).ok
+"""
+
+from __future__ import annotations
+
+from edgewarden.errors import EdgewardenError, WireRefusal
+from edgewarden.gate.sessions import session_of
+from edgewarden.wire.local import Answer, AreaStats, GateStats, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgewarden.exec.responder import ExecGate
+    from edgewarden.gate.arming import Arming
+    from edgewarden.gate.doors import Doors
+    from edgewarden.gate.facts import FactsOut
+    from edgewarden.gate.modes import Modes
+    from edgewarden.gate.policy import Policy
+    from edgewarden.gate.processes import Processes
+    from edgewarden.gate.sockets import GuardLine
+
+
+class Requests:
+    """See the module.
+
+    Args:
+        pass_on_alarms: tells what the policy has to say.
+        quit: ends gate after this round.
+        boot_ns: CLOCK_BOOTTIME.
+    """
+
+    def __init__(
+        self,
+        *,
+        modes: Modes,
+        policy: Policy,
+        arming: Arming,
+        responder: ExecGate,
+        facts: FactsOut,
+        guard: GuardLine,
+        processes: Processes,
+        doors: Doors,
+        pass_on_alarms: Callable[[], None],
+        quit: Callable[[], None],
+        boot_ns: Callable[[], int],
+    ) -> None:
+        self._modes = modes
+        self._policy = policy
+        self._arming = arming
+        self._responder = responder
+        self._facts = facts
+        self._guard = guard
+        self._processes = processes
+        self._doors = doors
+        self._pass_on_alarms = pass_on_alarms
+        self._quit = quit
+        self._boot_ns = boot_ns
+
+    def answer(self, request: Request, pid: int) -> Answer | GateStats | AreaStats:
+        """Answer a person, who speaks from process ``pid``; raises nothing."""
+        try:
+            return self._answer(request, pid)
+        except WireRefusal as refusal:
+            return Answer(False, refusal.name, refusal.text)
+        except EdgewardenError as fault:
+            return Answer(False, str(fault.fields.get("name", fault.code)), fault.text)
+
+    def _answer(self, request: Request, pid: int) -> Answer | GateStats | AreaStats:
+        verb, area = request.verb, request.area
+        if verb == "status":
+            return self.stats()
+        if verb == "area":
+            return self._modes.stats(area)
+        if verb == "quit":
+            self._quit()
+            return Answer(True, "", "stopping; every exec is allowed")
+        if verb == "reload":
+            return Answer(True, "", self._reload())
+        by = session_of(self._doors.proc_text, pid)
+        if verb == "confirm":
+            return Answer(True, "", self._modes.confirm(area, by))
+        said = self._modes.ask(area, request.mode, request.confirm_s, by)
+        return Answer(True, "", said)
+
+    def _reload(self) -> str:
+        """Take the policy files anew; raises as Policy.reload does."""
+        before = self._policy.config
+        try:
+            text = self._policy.reload()
+        finally:
+            self._pass_on_alarms()
+        if self._policy.config.filesystems != before.filesystems:
+            self._arming.renew()
+        return text
+
+    def stats(self) -> GateStats:
+        """The picture of this moment."""
+        counters, arming, table = self._responder.counters, self._arming, self._policy.table
+        return GateStats(
+            mode=self._modes.mode("exec"),
+            tier=self._policy.tier.tier,
+            source=arming.source,
+            armed=arming.permission,
+            link=self._facts.fileno() >= 0,
+            guard=self._guard.present,
+            trips=self._guard.trips,
+            filesystems=0 if arming.armed is None else len(arming.armed.filesystems),
+            rules=table.count,
+            generation=table.generation,
+            allowed=counters.allowed,
+            denied=counters.denied,
+            would_deny=counters.would_deny,
+            learned=counters.learned,
+            undecidable=counters.undecidable,
+            unreported=self._facts.dropped + counters.unreported,
+            hashed=counters.hashed,
+            cached=counters.cached,
+            proc_events=self._processes.gathered.total,
+            proc_lost=self._processes.gathered.losses,
+            gate_pss_bytes=self._doors.pss_bytes("self"),
+            guard_pss_bytes=self._doors.pss_bytes(str(self._guard.pid)),
+            boot_ns=self._boot_ns(),
+        )
