@@ -6,7 +6,8 @@
 
 Rules in order: the file is TOML and holds nothing but the sections below, each an array of tables;
 each table is one rule with a ``name`` of its own in its section; each section's own file says what
-a rule may hold (policy_programs.py). An empty policy is a policy: it allows nothing.
+a rule may hold (policy_programs.py, policy_devices.py). An empty policy is a policy: it allows
+nothing.
 
 Inside a section the first rule that matches decides. The order of the file is kept.
 
@@ -19,10 +20,18 @@ select on this gateway (judge/programs.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgewarden.settings.faults import MAX_SHOWN, SettingsFaults
+from edgewarden.settings.faults import MAX_SHOWN, Fault, SettingsFaults
 from edgewarden.settings.fields import tables
+from edgewarden.settings.policy_devices import (
+    MAX_DEVICE_RULES,
+    Device,
+    Port,
+    device_rules,
+    port_faults,
+)
 from edgewarden.settings.policy_programs import Program, program_rules
 from edgewarden.settings.source import SourceFile, read
 from edgewarden.settings.tree import TableRules, TreeReader, instance
@@ -43,9 +52,19 @@ class Policy:
         most=MAX_PROGRAM_RULES,
         help="The first one that holds decides; what none speaks of is not allowed.",
     )
+    device: tuple[Device, ...] = tables(
+        Device,
+        most=MAX_DEVICE_RULES,
+        help="The first one that matches decides; what none matches is not allowed.",
+    )
+    port: tuple[Port, ...] = tables(
+        Port,
+        most=MAX_DEVICE_RULES,
+        help="What is expected of a serial port; one that none speaks of follows its device.",
+    )
 
 
-_RULES: TableRules = {Program: program_rules}
+_RULES: TableRules = {Program: program_rules, Device: device_rules}
 
 
 def load_policy(source: SourceFile) -> Policy:
@@ -56,8 +75,17 @@ def load_policy(source: SourceFile) -> Policy:
     """
     reader = TreeReader(read(source, max_bytes=MAX_POLICY_BYTES), Policy, _RULES)
     values = reader.table(Policy, reader.file.tree, ())
+    if not reader.faults:
+        policy: Policy = instance(Policy, values)
+        reader.faults += _between_sections(reader, policy)
     if reader.faults:
         faults = sorted(reader.faults, key=lambda fault: fault.line)
         raise SettingsFaults(faults[:MAX_SHOWN], "policy")
-    policy: Policy = instance(Policy, values)
     return policy
+
+
+def _between_sections(reader: TreeReader, policy: Policy) -> Iterator[Fault]:
+    """What rules must keep with those of another section."""
+    for index, key, said, code, guess in port_faults(policy.device, policy.port):
+        line = reader.file.line(("port", index, key))
+        yield Fault(reader.file.name, line, f"port[{index}].{key}", said, code, guess)
