@@ -6,8 +6,8 @@
 
 Rules in order: the file is TOML and holds nothing but the sections below, each an array of tables;
 each table is one rule with a ``name`` of its own in its section; each section's own file says what
-a rule may hold (policy_programs.py, policy_devices.py). An empty policy is a policy: it allows
-nothing.
+a rule may hold (policy_programs.py, policy_devices.py, policy_peers.py). An empty policy is a
+policy: it allows no program, and manages nobody's connections.
 
 Inside a section the first rule that matches decides. The order of the file is kept.
 
@@ -31,6 +31,13 @@ from edgewarden.settings.policy_devices import (
     Port,
     device_rules,
     port_faults,
+)
+from edgewarden.settings.policy_peers import (
+    MAX_PEER_RULES,
+    Egress,
+    Ingress,
+    egress_rules,
+    peer_rules,
 )
 from edgewarden.settings.policy_programs import Program, program_rules
 from edgewarden.settings.source import SourceFile, read
@@ -62,9 +69,26 @@ class Policy:
         most=MAX_DEVICE_RULES,
         help="What is expected of a serial port; one that none speaks of follows its device.",
     )
+    egress: tuple[Egress, ...] = tables(
+        Egress,
+        most=MAX_PEER_RULES,
+        help="The first one that holds decides; a unit or user that a rule names is denied what "
+        "none allows, and nobody else is touched.",
+    )
+    ingress: tuple[Ingress, ...] = tables(
+        Ingress,
+        most=MAX_PEER_RULES,
+        help="The first one that holds decides; where a rule allows something, what none allows "
+        "is denied, but for ssh.",
+    )
 
 
-_RULES: TableRules = {Program: program_rules, Device: device_rules}
+_RULES: TableRules = {
+    Program: program_rules,
+    Device: device_rules,
+    Egress: egress_rules,
+    Ingress: peer_rules,
+}
 
 
 def load_policy(source: SourceFile) -> Policy:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgewarden.settings.faults import CONTRADICTION, MISSING
+from edgewarden.settings.faults import BAD_FORM, CONTRADICTION, MISSING
+from edgewarden.settings.peers import address_fault, unit_fault
 from edgewarden.settings.schema import ModbusRegister, Serial, Settings
 from edgewarden.settings.tree import Broken, TableRules
 
@@ -41,6 +42,12 @@ def settings_rules(settings: Settings) -> Iterator[Broken]:
     if settings.paths.state == settings.paths.run:
         text = "the same directory as paths.state, which must survive a boot"
         yield ("paths", "run"), text, CONTRADICTION
+    for value in settings.network.enrolled:
+        if fault := address_fault(value):
+            yield ("network", "enrolled"), fault, BAD_FORM
+    for value in settings.network.managed_units:
+        if fault := unit_fault(value):
+            yield ("network", "managed_units"), fault, CONTRADICTION
     owner: dict[str, str] = {}
     for serial in settings.serial:
         first = owner.setdefault(serial.port, serial.name)

@@ -17,7 +17,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from edgewarden.settings.fields import choice, number, path, paths, section, tables, text, whole
+from edgewarden.settings.fields import (
+    choice,
+    number,
+    path,
+    paths,
+    section,
+    tables,
+    text,
+    texts,
+    whole,
+)
+from edgewarden.settings.peers import ADDRESS, ADDRESS_RULE, UNIT, UNIT_RULE
 
 # RFC 1123 §2.1 host names and RFC 4291 §2.2 addresses, written without brackets.
 _HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9.:])?|::[0-9A-Fa-f:.]*")
@@ -278,6 +289,72 @@ class Confined:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What the network table does beside the policy's [[egress]] and [[ingress]] rules."""
+
+    managed_units: tuple[str, ...] = texts(
+        most=64,
+        form=UNIT,
+        rule=UNIT_RULE,
+        help="Units that may speak to nobody but whom an [[egress]] rule allows, also when no rule "
+        "names them.",
+        example='["historian.service"]',
+    )
+    ssh_port: int = whole(
+        22, low=1, high=65535, help="Connections to this port are never denied, held or counted."
+    )
+    limits: str = choice(
+        "off",
+        of=("off", "on"),
+        help="Flood limits for connections from outside. They are counted in the modes learn and "
+        "observe, and bite in enforce.",
+    )
+    enrolled: tuple[str, ...] = texts(
+        most=1024,
+        form=ADDRESS,
+        rule=ADDRESS_RULE,
+        help="Addresses of enrolled devices: no limit below concerns them.",
+        example='["10.20.0.5", "10.20.1.0/24"]',
+    )
+    connections_per_source: int = whole(
+        20, low=1, high=65535, help="TCP connections of one address (IPv6: one /64) at a time."
+    )
+    syn_per_source: int = whole(
+        20, low=1, high=100000, help="New TCP connections of one address in a second."
+    )
+    syn_burst: int = whole(40, low=1, high=100000, help="As many at once are let through.")
+    unknown_slots: int = whole(
+        500,
+        low=1,
+        high=65535,
+        help="TCP connections of all addresses that are not enrolled, together. What the services "
+        "take beyond it is reserved for enrolled devices.",
+    )
+    udp_per_source: int = whole(
+        200, low=1, high=1000000, help="Unanswered UDP packets of one address in a second."
+    )
+    udp_unknown: int = whole(
+        2000, low=1, high=1000000, help="The same of all addresses that are not enrolled, together."
+    )
+    hold_s: int = whole(
+        30,
+        low=1,
+        high=60,
+        help="How long an address that goes on against a limit is held off, in seconds; it ends by "
+        "itself.",
+    )
+    dns_refresh_s: int = whole(
+        60, low=10, high=3600, help="Seconds between two look-ups of a name in a rule."
+    )
+    dns_keep_s: int = whole(
+        3600,
+        low=60,
+        high=86400,
+        help="An address stays allowed so long after it was last an answer.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything, as one tree; the parts are passed down to those who need them."""
 
@@ -297,3 +374,4 @@ class Settings:
     confined: tuple[Confined, ...] = tables(
         Confined, most=64, help="One table for each managed service, merged by its name."
     )
+    network: Network = section(Network, help="Who may speak with whom, and how much.")
