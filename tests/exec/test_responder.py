@@ -13,6 +13,7 @@ import pytest
 from edgewarden.errors import HardwareFault
 from edgewarden.exec.digest import CTIME_SETTLE_NS, MAX_HASH_BYTES
 from edgewarden.exec.hold import HOLD_S, LOOK_S
+from edgewarden.exec.judged import Judged
 from edgewarden.exec.responder import REPORT_AFTER_S, ExecGate
 from edgewarden.exec.subject import Subject
 from edgewarden.judge.exec_rules import Rule
@@ -538,3 +539,40 @@ def test_the_cache_is_bounded_and_forgets_the_oldest(
         assert hashes(bench, path) == (1, 0)
     assert hashes(bench, paths[2]) == (0, 1)
     assert hashes(bench, paths[0]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "decision"), [("enforce", "allow"), ("observe", "allow"), ("learn", "learned")]
+)
+def test_what_is_excused_runs_under_its_own_reason(
+    bench: Bench, tmp_path: Path, mode: str, decision: str
+) -> None:
+    asked: list[str] = []
+
+    def excuse(one: Judged) -> str:
+        asked.append(one.reason)
+        return "critical"
+
+    bench.gate._excuse = excuse
+    bench.gate.mode = mode
+    path, _ = program(tmp_path / "sudo")
+    fd = bench.script.exec(path)
+    bench.serve()
+    assert bench.script.answers == [(fd, True)]
+    found = bench.verdicts()[0]
+    assert found.decision == decision
+    assert (found.reason, asked) == (
+        ("unlisted", []) if mode == "learn" else ("critical", ["unlisted"])
+    )
+
+
+def test_an_excuse_that_fails_lets_through_with_an_alarm(bench: Bench, tmp_path: Path) -> None:
+    def excuse(one: Judged) -> str:
+        raise ValueError("broken")
+
+    bench.gate._excuse = excuse
+    path, _ = program(tmp_path / "any")
+    fd = bench.script.exec(path)
+    bench.serve()
+    assert bench.script.answers == [(fd, True)]
+    assert [fact.code for fact in bench.facts if isinstance(fact, Alarm)] == ["EW-EXEC-007"]

@@ -30,6 +30,7 @@ from edgewarden.errors import EdgewardenError, HardwareFault
 from edgewarden.exec.responder import ExecGate
 from edgewarden.gate.arming import Arming
 from edgewarden.gate.doors import Doors
+from edgewarden.gate.excuses import Excuses
 from edgewarden.gate.facts import FactsOut
 from edgewarden.gate.modes import Modes
 from edgewarden.gate.policy import Policy
@@ -87,6 +88,13 @@ class Gate:
         self.facts = FactsOut(facts_listener, {0, link_uid})
         self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
         self.mountinfo_fd = self.doors.open(self.doors.proc_fd, "self/mountinfo", os.O_RDONLY)
+        self.excuses = Excuses(
+            policy=self.policy,
+            doors=self.doors,
+            mounts=self.mounts,
+            alarm=self.alarm,
+            told=lambda path: None,
+        )
         self.responder = ExecGate(
             judge=lambda digest, subject: self.policy.table.decide(digest, subject),
             image_of=self._image_of,
@@ -99,6 +107,7 @@ class Gate:
             mono_s=time.monotonic,
             program_of=self.doors.program_of,
             tier=self.policy.tier.tier,
+            excuse=self.excuses.excuse,
         )
         self.arming = Arming(
             doors=self.doors,
@@ -124,7 +133,11 @@ class Gate:
         self.modes = Modes(
             {"exec": self.arming}, files=self.policy, alarm=self.alarm, mono_s=time.monotonic
         )
-        self.requests = Requests(
+        self.requests = self._requests()
+        self._pass_on_alarms()
+
+    def _requests(self) -> Requests:
+        return Requests(
             modes=self.modes,
             policy=self.policy,
             arming=self.arming,
@@ -137,13 +150,12 @@ class Gate:
             quit=self._quit,
             boot_ns=boot_ns,
         )
-        self._pass_on_alarms()
 
     def run(self, *, with_parent: bool) -> int:
         parent = os.getppid()
         self._watch(self.facts.listener.fileno(), self._on_facts_listener)
         self._watch(self.control.listener.fileno(), self._on_control_listener)
-        self._watch(self.mountinfo_fd, lambda _: self.arming.on_mounts(), MOUNT_EVENTS)
+        self._watch(self.mountinfo_fd, self._on_mounts, MOUNT_EVENTS)
         self._meet_guard()
         if self.guard.trips >= TRIPS_LIMIT:
             self.modes.hold_down("exec", f"gate was killed {self.guard.trips} times")
@@ -188,6 +200,10 @@ class Gate:
             self.arming.disarm()
             self.alarm("EW-EXEC-022", 5, f"exec events failed, marks renewed: {fault.text}")
             self.arming.renew()
+
+    def _on_mounts(self, _: int) -> None:
+        self.excuses.on_mounts()
+        self.arming.on_mounts()
 
     def _on_facts_listener(self, _: int) -> None:
         if self.facts.accept():

@@ -15,7 +15,8 @@ What this decides, for each event, in order:
 6. The rule that the table finds for content and subject (exec/subject.py): ``listed``, allowed, or
    ``ruled_out``, not allowed; content of the critical set: ``critical``, allowed; none:
    ``unlisted``.
-7. Anything raised on the way: ``undecidable``, allowed in this release, counted, and an alarm for
+7. What would be denied by these may still be excused (gate/excuses.py), with a reason of its own.
+8. Anything raised on the way: ``undecidable``, allowed in this release, counted, and an alarm for
    each. So is what still waits when the marks are taken away: closing them has allowed it.
 
 The mode then makes it a decision: learn ``learned``; observe ``allow`` or ``would_deny``; enforce
@@ -88,6 +89,8 @@ class ExecGate:
         mono_s: CLOCK_MONOTONIC in seconds.
         program_of: as exec/hold.py wants it.
         tier: of TIERS, for the facts.
+        excuse: a reason of REASONS for which ``one`` is allowed although it would be denied; "" for
+            none. Asked in observe and enforce only.
     """
 
     def __init__(
@@ -104,8 +107,10 @@ class ExecGate:
         mono_s: Callable[[], float],
         program_of: Callable[[int], tuple[int, int] | None],
         tier: str,
+        excuse: Callable[[Judged], str] = lambda one: "",
     ) -> None:
         self.judge = judge
+        self._excuse = excuse
         self._image_of = image_of
         self.mode = "learn"
         self.tier = tier
@@ -240,6 +245,8 @@ class ExecGate:
     def _conclude(self, one: Judged, group: Group | None, *, allowed: bool) -> None:
         """Decide by the mode, and answer. Whoever waits in a group that is closed needs none."""
         counters = self.counters
+        if not allowed and one.mode != "learn":
+            allowed = self._is_excused(one)
         if one.mode == "learn":
             one.decision = "learned"
             counters.learned += 1
@@ -262,6 +269,18 @@ class ExecGate:
                 counters.unanswered += 1
         except HardwareFault as fault:
             self._broken = fault
+
+    def _is_excused(self, one: Judged) -> bool:
+        try:
+            reason = self._excuse(one)
+            if reason and one.event.wants_answer and one.lease.granted:
+                status = os.fstat(one.event.fd)
+                one.inode = status.st_dev, status.st_ino
+        except Exception as fault:
+            self._give_up(one, f"{type(fault).__name__}: {fault}")
+            return True
+        one.reason = reason or one.reason
+        return bool(reason)
 
     def _judge(self, one: Judged, most_bytes: int) -> bool | None:
         """Whether it is allowed; None: it is still to be hashed, by more than ``most_bytes``."""

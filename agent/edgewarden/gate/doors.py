@@ -134,6 +134,14 @@ class Doors:
         except OSError:
             return None
 
+    def status_at(self, path: bytes) -> os.stat_result | None:
+        """What a path leads to now, asked by stat; None when it leads nowhere. For paths on local
+        filesystems: a server that hangs would hang gate."""
+        try:
+            return os.stat(path)
+        except OSError:
+            return None
+
     def pss_bytes(self, process: str) -> int:
         """Proportional set size of a process ("self" or its number); 0 when /proc does not say."""
         text = self.proc_text(f"{process}/smaps_rollup")

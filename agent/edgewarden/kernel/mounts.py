@@ -106,6 +106,19 @@ class Mounts:
                 return found[1]
         raise refused("mountinfo", 2, mount_id=mount_id)
 
+    def points(self) -> dict[bytes, str]:
+        """Mount point -> type of the filesystem there, of this process's mount namespace.
+
+        Raises:
+            HardwareFault: /proc does not say.
+        """
+        found = {}
+        for line in self._text("self/mountinfo").splitlines():
+            parsed = parse_mountinfo(line)
+            if parsed is not None:  # of two at one point the later one lies on top
+                found[_unescaped(line.split(" ")[4])] = parsed[1].kind
+        return found
+
     def _text(self, name: str) -> str:
         try:
             fd = self._open(self._proc_fd, name, os.O_RDONLY | os.O_CLOEXEC)
@@ -133,6 +146,12 @@ def parse_mountinfo(line: str) -> tuple[str, Filesystem] | None:
     if not dash or len(left) < 6 or len(right) < 3:
         return None
     return left[0], Filesystem(left[2], right[0], tuple(right[2].split(",")))
+
+
+def _unescaped(word: str) -> bytes:
+    """Octal escapes of mountinfo (``\\040``) as the bytes they stand for."""
+    first, *rest = os.fsencode(word).split(b"\\")
+    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
 def enter_private_mounts() -> None:
