@@ -16,6 +16,7 @@ AREAS = {
     "NET": "network and broker",
     "ID": "identity and trust",
     "EXEC": "execution control",
+    "POL": "the baseline of this system",
     "USB": "USB devices and serial ports",
     "SER": "serial ports",
     "SET": "settings and policies",

@@ -67,7 +67,7 @@ class Rule(Frozen):
         allow: whether it lets through.
         uids: ranges of real users, ends included; () for any.
         parents: SHA-256 of images that may call execve; () for any.
-        units: units, slices, or either with a trailing ``*``; () for any.
+        units: units, slices, or either with one ``*`` in it; () for any.
     """
 
     __slots__ = ("allow", "name", "parents", "uids", "units")
@@ -119,6 +119,7 @@ def unit_of(cgroup: str) -> tuple[str, ...]:
 
 
 def _like(name: str, pattern: str) -> bool:
-    if pattern.endswith("*"):
-        return name.startswith(pattern[:-1])
-    return name == pattern
+    head, star, tail = pattern.partition("*")
+    if not star:
+        return name == pattern
+    return len(name) >= len(head) + len(tail) and name.startswith(head) and name.endswith(tail)

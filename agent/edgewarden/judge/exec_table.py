@@ -51,9 +51,9 @@ MAGIC = b"EWEXECT2"
 MAX_DIGESTS = 200_000
 """A Debian 12 with a desktop has 5,000 programs and scripts, and 40,000 with every library and
 module; five times that is 7.2 MB of table."""
-MAX_RULES = 4096
-"""About 300 bytes each in gate once loaded."""
-MAX_SETS = 4096
+MAX_RULES = 8192
+"""A policy may name each program in a rule of its own. About 300 bytes each in gate once loaded."""
+MAX_SETS = 8192
 MAX_CRITICAL = 512
 MAX_NAME_BYTES = 64
 MAX_UNIT_BYTES = 128
@@ -293,7 +293,8 @@ def compile_table(
     Args:
         rules: in the policy's order; the first that matches answers.
         contents: SHA-256 -> what the policy says of it.
-        critical: absolute paths, resolved, whose present content is never denied.
+        critical: absolute paths, resolved: content there that the table does not know is allowed
+            with an alarm (judge/critical.py).
         generation: rises with every policy; shown in status.
 
     Raises:
