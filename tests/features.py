@@ -78,6 +78,18 @@ def _fanotify_permission() -> bool:
         os.rmdir(where)
 
 
+def _cgroup2() -> bool:
+    """A cgroup of our own in the unified hierarchy."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    roots = [line.split()[4] for line in lines if " - cgroup2 " in line]
+    try:
+        made = tempfile.mkdtemp(prefix="ew-probe-", dir=roots[0])
+        os.rmdir(made)
+    except (OSError, IndexError):
+        return False
+    return True
+
+
 def _bpf_tracepoint() -> bool:
     """A raw tracepoint program that does nothing, loaded and attached; and Debian's libbpf."""
     if not _root() or platform.machine() not in NR_BPF:
@@ -161,6 +173,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "fanotify-permission": _fanotify_permission,
     "proc-connector": _proc_connector,
     "bpf-tracepoint": _bpf_tracepoint,
+    "cgroup2": _cgroup2,
     "clang-14": _program("clang-14"),
     "loop-mount": _loop_mount,
     "nspawn": _nspawn,

@@ -24,7 +24,7 @@ from pathlib import Path
 from edgewarden.exec.policy_files import write_policy
 from edgewarden.judge.exec_table import compile_list
 from edgewarden.wire import local
-from edgewarden.wire.gate_files import ExecTier, compile_gate_config
+from edgewarden.wire.gate_files import ExecTier, StopConfig, compile_gate_config
 from edgewarden.wire.local import Answer, GateStats, ProcBatch, Request
 from tests.waiting import wait_until
 
@@ -35,6 +35,7 @@ DAEMONS = AGENT / "edgewarden" / "daemon"
 MASKER = Path(__file__).with_name("masked.py")
 PYTHON = [sys.executable, "-I", "-S"]
 NOBODY = 65534
+SOURCES = {"T3": "fanotify-permission", "T2": "bpf-stop"}
 
 
 @contextlib.contextmanager
@@ -85,6 +86,8 @@ class World:
         self._listener: socket.socket | None = None
         self.gate_pid = 0
         self.guard_pid = 0
+        self.stop: StopConfig | None = None
+        self.kill_after_start = False
         self.control: socket.socket | None = None
         self.tier("T3")
 
@@ -92,7 +95,7 @@ class World:
 
     def tier(self, tier: str, reason: str = "") -> None:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        source = "fanotify-permission" if tier == "T3" else "fanotify-notify"
+        source = SOURCES.get(tier, "fanotify-notify")
         (self.run / "exec-tier").write_bytes(ExecTier(tier, source, reason, boot_id).dump())
 
     def program(self, name: str, *, allow: bool, image: str = "/bin/touch") -> Path:
@@ -105,7 +108,13 @@ class World:
         return path
 
     def policy(self, mode: str = "learn", link_uid: int = 0) -> None:
-        config = compile_gate_config([str(self.filesystem)], mode, link_uid=link_uid)
+        config = compile_gate_config(
+            [str(self.filesystem)],
+            mode,
+            link_uid=link_uid,
+            stop=self.stop,
+            kill_after_start=self.kill_after_start,
+        )
         write_policy(str(self.state), compile_list(self.rules), config)
 
     # --- processes -----------------------------------------------------------------------------

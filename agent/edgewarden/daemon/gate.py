@@ -37,6 +37,7 @@ from edgewarden.gate.policy import Policy
 from edgewarden.gate.processes import Processes
 from edgewarden.gate.requests import Requests
 from edgewarden.gate.sockets import Control, GuardLine, listen
+from edgewarden.gate.stopping import Stopping
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
 from edgewarden.kernel.process import lock_memory
@@ -109,12 +110,23 @@ class Gate:
             tier=self.policy.tier.tier,
             excuse=self.excuses.excuse,
         )
+        self.stopping_programs = Stopping(
+            doors=self.doors,
+            mounts=self.mounts,
+            policy=self.policy,
+            report=self.facts.put,
+            alarm=self.alarm,
+            counters=self.responder.counters,
+            boot_ns=boot_ns,
+            mono_ns=time.monotonic_ns,
+        )
         self.arming = Arming(
             doors=self.doors,
             mounts=self.mounts,
             policy=self.policy,
             responder=self.responder,
             guard=self.guard,
+            stopping=self.stopping_programs,
             alarm=self.alarm,
             watch=lambda fd: self._watch(fd, self._on_execs),
             forget=self._forget,
@@ -292,7 +304,9 @@ class Gate:
         self.facts.put(Alarm(code, severity, text, boot_ns()))
 
     def _image_of(self, pid: int) -> bytes:
-        """SHA-256 of the image a process runs, if it was hashed as it is; b"" otherwise."""
+        """SHA-256 of the image that called execve, if it was hashed as it is; b"" otherwise."""
+        if self.arming.source == "bpf-stop":
+            pid = self.doors.parent_of(pid)  # the image that called it is gone by now
         status = self.doors.program_status(pid)
         return b"" if status is None else self.responder.digests.known(status) or b""
 

@@ -29,7 +29,8 @@ from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_policy, read_settings
 from edgewarden.settings.policy import Policy
 from edgewarden.settings.policy_programs import Program
-from edgewarden.wire.gate_files import compile_gate_config
+from edgewarden.settings.schema_exec import Exec
+from edgewarden.wire.gate_files import StopConfig, compile_gate_config
 from edgewarden.wire.local import Answer, Request
 
 
@@ -71,7 +72,11 @@ def compile_policy(settings_path: str) -> Compiled:
     generation = old + 1 if changed else old
     table = compile_list(rules, generation=generation)
     config = compile_gate_config(
-        settings.exec.filesystems, settings.exec.mode, link_uid=_uid(settings.exec.link_user)
+        settings.exec.filesystems,
+        settings.exec.mode,
+        link_uid=_uid(settings.exec.link_user),
+        stop=_stop(settings.exec),
+        kill_after_start=settings.exec.kill_after_start,
     )
     write_policy(settings.paths.state, table, config)
     return Compiled(len(rules), generation, changed, _reload(settings.paths.run))
@@ -101,6 +106,26 @@ def _last_table(path: Path) -> bytes | None:
     except (FileNotFoundError, WireRefusal):
         return None
     return data
+
+
+def _stop(section: Exec) -> StopConfig | None:
+    """Whose programs are stopped at tier T2.
+
+    Raises:
+        OperatorFault: a user who may start programs does not exist; left out, all of his would be
+            killed.
+    """
+    if not section.bpf:
+        return None
+    try:
+        users = tuple(pwd.getpwnam(user).pw_uid for user in section.bpf_users)
+    except KeyError as fault:
+        raise OperatorFault(
+            f"[exec] bpf_users: no user {fault}",
+            code="EW-EXEC-011",
+            next_step="correct [exec] bpf_users in the settings",
+        ) from None
+    return StopConfig(section.bpf_cgroup, users)
 
 
 def _uid(user: str) -> int:

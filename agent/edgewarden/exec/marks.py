@@ -108,6 +108,30 @@ def arm(paths: Sequence[str], *, enforce: bool, mounts: Mounts, opener: Opener) 
     return armed
 
 
+def arm_stop(
+    paths: Sequence[str],
+    *,
+    mounts: Mounts,
+    opener: Opener,
+    make: Callable[[set[str]], Group],
+) -> Armed:
+    """As ``arm`` for enforce, where programs are stopped instead (tier T2): all or nothing.
+
+    Args:
+        make: superblocks -> the group; programs are stopped from then on.
+
+    Raises:
+        OperatorFault: a path is refused; field ``name`` says why.
+        HardwareFault: the kernel refuses.
+    """
+    root = root_superblocks(mounts)
+    armed = Armed(Group(-1, True, True))
+    for path in paths:
+        _mark(armed, path, 0, root, mounts, opener)
+    armed.group = make(armed.superblocks)
+    return armed
+
+
 def _mark(
     armed: Armed, path: str, mask: int, root: set[str], mounts: Mounts, opener: Opener
 ) -> None:
@@ -120,7 +144,8 @@ def _mark(
         check_watchable(path, where, root)
         # Through the descriptor that was just checked: nothing can be mounted over the path in
         # between.
-        armed.group.mark(".", mask, dir_fd=fd)
+        if mask:
+            armed.group.mark(".", mask, dir_fd=fd)
         if where.kind in CACHEABLE:
             armed.cacheable.add(os.fstat(fd).st_dev)
     finally:

@@ -3,10 +3,11 @@
 What this decides, in order:
 
 1. The mode comes from gate/modes.py, which knows who chose it and how long it stays.
-2. enforce is armed only if the canary proved T3 on this boot, guard is there (or away for less
-   than GUARD_GRACE_S), and every configured filesystem may be marked so (exec/marks.py). Where
-   one of these is missing: notify marks, an alarm that names it, ``armed`` false in status. The
-   mode stays enforce, and is armed as soon as the obstacle goes away.
+2. enforce is armed only if the canary proved T3 or T2 on this boot, guard is there (or away for
+   less than GUARD_GRACE_S), and every configured filesystem may be marked so (exec/marks.py). T3
+   marks; T2 has programs stopped at their start (gate/stopping.py). Where one of these is missing:
+   notify marks, an alarm that names it, ``armed`` false in status. The mode stays enforce, and is
+   armed as soon as the obstacle goes away.
 3. Notify marks refused as well: the proc connector, where programs are looked at after their start.
    Neither: ``none``, said as loudly.
 4. A new group is marked before the old one is closed, and closing allows whatever waits.
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
     from edgewarden.gate.doors import Doors
     from edgewarden.gate.policy import Policy
     from edgewarden.gate.sockets import GuardLine
+    from edgewarden.gate.stopping import Stopping
     from edgewarden.kernel.mounts import Mounts
 
 GUARD_GRACE_S = 3.0
 """How long permission marks stay without a guard: longer than its restart, shorter than somebody's
 patience with a stalled gate."""
+ENFORCING = {False: "fanotify-permission", True: "bpf-stop"}
 RETRY_S = 5.0
 """For what is refused and may pass: descriptors, memory, a filesystem that comes late."""
 
@@ -63,6 +66,7 @@ class Arming:
         policy: Policy,
         responder: ExecGate,
         guard: GuardLine,
+        stopping: Stopping,
         alarm: Callable[[str, int, str], None],
         watch: Callable[[int], None],
         forget: Callable[[int], None],
@@ -73,6 +77,7 @@ class Arming:
         self._policy = policy
         self._responder = responder
         self._guard = guard
+        self._stopping = stopping
         self._alarm = alarm
         self._watch = watch
         self._forget = forget
@@ -97,6 +102,7 @@ class Arming:
 
     def look(self) -> None:
         """On a timer: has an obstacle come or gone, is another try due?"""
+        self._stopping.look(armed=self.source == "bpf-stop")
         obstacle_moved = self.mode == "enforce" and self._obstacle() != self._waiting_for
         again = self._retry_mono is not None and time.monotonic() >= self._retry_mono
         if obstacle_moved or again:
@@ -104,8 +110,11 @@ class Arming:
 
     def _obstacle(self) -> str:
         """Why enforce cannot be armed now, or ""."""
-        if self._policy.tier.tier != "T3":
-            return f"this kernel was not proved to deny an exec: {self._policy.tier.reason}"
+        tier = self._policy.tier
+        if tier.tier not in ("T3", "T2"):
+            return f"this kernel was not proved to deny an exec: {tier.reason}"
+        if tier.tier == "T2" and self._stopping.why_not:
+            return f"programs cannot be stopped here: {self._stopping.why_not}"
         now = time.monotonic()
         if self._guard.present:
             self._guard_seen_mono = now
@@ -144,16 +153,22 @@ class Arming:
         self._said[code] = text
 
     def _arm(self, *, enforce: bool) -> None:
-        new = arm(
-            self._policy.config.filesystems,
-            enforce=enforce,
-            mounts=self._mounts,
-            opener=self._doors.open,
-        )
-        self.disarm()
+        stop = enforce and self._policy.tier.tier == "T2"
+        if stop:
+            # First: there is one set of BPF programs, and two groups cannot share it.
+            self.disarm()
+            new = self._stopping.arm(self._policy.config.filesystems)
+        else:
+            new = arm(
+                self._policy.config.filesystems,
+                enforce=enforce,
+                mounts=self._mounts,
+                opener=self._doors.open,
+            )
+            self.disarm()
         self.armed = new
-        self._doors.permission_marks = enforce
-        self.source = "fanotify-permission" if enforce else "fanotify-notify"
+        self._doors.permission_marks = enforce and not stop
+        self.source = ENFORCING[stop] if enforce else "fanotify-notify"
         self._responder.digests.cacheable = new.cacheable
         self._watch(new.group.fd)
         for _, fault in new.refused:
@@ -171,6 +186,7 @@ class Arming:
 
     def on_mounts(self) -> None:
         """The mount table changed: are the configured paths still on what is marked?"""
+        self._stopping.on_mounts()
         now = set()
         for path in self._policy.config.filesystems:
             try:

@@ -115,6 +115,12 @@ class Doors:
         except OSError:
             return b""
 
+    def parent_of(self, pid: int) -> int:
+        """The process's parent, 0 when it is gone."""
+        text = self.proc_text(f"{pid}/status")
+        at = text.find("\nPPid:\t")
+        return int(text[at + 7 :].split(None, 1)[0]) if at >= 0 else 0
+
     def owner_of(self, pid: int) -> int:
         """Owner of /proc/PID, its effective uid unless it is undumpable (proc(5))."""
         try:

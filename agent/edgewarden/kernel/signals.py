@@ -9,10 +9,31 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import SIG_IGN, SIGINT, SIGIO, SIGKILL, SIGTERM, alarm, pidfd_send_signal, signal
+    from signal import (
+        SIG_IGN,
+        SIGCONT,
+        SIGINT,
+        SIGIO,
+        SIGKILL,
+        SIGTERM,
+        alarm,
+        pidfd_send_signal,
+        signal,
+    )  # fmt: skip
 else:
-    from _signal import SIG_IGN, SIGINT, SIGIO, SIGKILL, SIGTERM, alarm, pidfd_send_signal, signal
+    from _signal import (
+        SIG_IGN,
+        SIGCONT,
+        SIGINT,
+        SIGIO,
+        SIGKILL,
+        SIGTERM,
+        alarm,
+        pidfd_send_signal,
+        signal,
+    )  # fmt: skip
 
 __all__ = [
-    "SIGINT", "SIGIO", "SIGKILL", "SIGTERM", "SIG_IGN", "alarm", "pidfd_send_signal", "signal",
+    "SIGCONT", "SIGINT", "SIGIO", "SIGKILL", "SIGTERM", "SIG_IGN", "alarm", "pidfd_send_signal",
+    "signal",
 ]  # fmt: skip

@@ -29,10 +29,10 @@ from edgewarden.settings.fields import (
     whole,
 )
 from edgewarden.settings.peers import ADDRESS, ADDRESS_RULE, UNIT, UNIT_RULE
+from edgewarden.settings.schema_exec import Exec
 
 # RFC 1123 §2.1 host names and RFC 4291 §2.2 addresses, written without brackets.
 _HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9.:])?|::[0-9A-Fa-f:.]*")
-_USER_FORM = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _UNIT_FORM = re.compile(r"[A-Za-z0-9%/().*-]{0,16}")
 # systemd.unit(5): letters, digits and :-_.\\ with one @ for an instance; 255 characters in all.
 _SERVICE_FORM = re.compile(r"[A-Za-z0-9:_.\\-]{1,200}(?:@[A-Za-z0-9:_.\\-]{1,40})?\.service")
@@ -96,30 +96,6 @@ class Uplink:
         1, low=0.1, high=60, help="Reconnect waits a random time below this, doubled each failure."
     )
     reconnect_cap_s: float = number(120, low=1, high=3600, help="The longest such wait.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exec:
-    """What may be executed, and where."""
-
-    filesystems: tuple[str, ...] = paths(
-        most=16,
-        help="Mount points whose whole filesystem is watched. Empty: nothing is.",
-        example='["/mnt/apps"]',
-    )
-    mode: str = choice(
-        "learn",
-        of=("learn", "observe"),
-        help="The mode gate starts in before a person has chosen one. Enforcing is never a "
-        "setting: a person arms it on the host with `edgewarden policy enforce`.",
-    )
-    policy: str = path("/etc/edgewarden/policy.toml", help="The allowlist, as a file.")
-    link_user: str = text(
-        "edgewarden",
-        form=_USER_FORM,
-        rule="a Unix user name",
-        help="The user link runs as: gate hands facts to this user and root alone.",
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

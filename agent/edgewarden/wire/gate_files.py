@@ -29,8 +29,24 @@ MAX_FILE_BYTES = 65536 + 1024
 MAX_PATH_BYTES = 4095
 """PATH_MAX without its NUL, <linux/limits.h>."""
 MAX_UID = 0xFFFFFFFE
+MAX_STOP_USERS = 64
+"""A quarter of what the BPF program's map holds."""
 CONFIGURED_MODES = ("learn", "observe")
 """enforce is a person's word on the host, never a setting."""
+
+
+class StopConfig(Frozen):
+    """Programs may be stopped at their start by BPF, where the kernel cannot refuse one (tier T2).
+
+    Attributes:
+        cgroup: below which cgroup programs are stopped, as the cgroup v2 hierarchy names it; "/"
+            for all.
+        users: who may start programs at all; empty: everybody.
+    """
+
+    __slots__ = ("cgroup", "users")
+    cgroup: str
+    users: tuple[int, ...]
 
 
 class GateConfig(Frozen):
@@ -40,12 +56,26 @@ class GateConfig(Frozen):
         filesystems: absolute paths; the filesystem each lies on is watched.
         mode: of CONFIGURED_MODES, until a person chose one.
         link_uid: the user that may take facts, besides root.
+        stop: None: programs are never stopped.
+        kill_after_start: where nothing can be prevented, kill what is not allowed after its start.
     """
 
-    __slots__ = ("filesystems", "link_uid", "mode")
+    __slots__ = ("filesystems", "kill_after_start", "link_uid", "mode", "stop")
     filesystems: tuple[str, ...]
     mode: str
     link_uid: int
+    stop: StopConfig | None
+    kill_after_start: bool
+
+    def __init__(
+        self,
+        filesystems: tuple[str, ...],
+        mode: str,
+        link_uid: int,
+        stop: StopConfig | None = None,
+        kill_after_start: bool = False,
+    ) -> None:
+        super().__init__(filesystems, mode, link_uid, stop, kill_after_start)
 
     @staticmethod
     def load(data: bytes) -> GateConfig:
@@ -57,30 +87,66 @@ class GateConfig(Frozen):
         lines = _lines(unseal(CONFIG_MAGIC, data, most=MAX_FILE_BYTES))
         if len(lines) < 2 or lines[0][0] != "mode" or lines[1][0] != "link_uid":
             raise WireRefusal("bad_value", "gate.conf does not begin with mode and link_uid")
-        if any(key != "filesystem" for key, _ in lines[2:]):
+        rest = lines[2:]
+        if rest != sorted(rest, key=lambda pair: _ORDER.get(pair[0], -1)) or any(
+            key not in _ORDER for key, _ in rest
+        ):
             raise WireRefusal("bad_value", "gate.conf holds an unknown key")
-        uid = lines[1][1]
-        if not (uid.isascii() and uid.isdigit() and len(uid) <= 10):
-            raise WireRefusal("bad_value", "gate.conf: link_uid is not a number")
+        given: dict[str, list[str]] = {key: [] for key in _ORDER}
+        for key, value in rest:
+            given[key].append(value)
+        cgroups, kills = given["stop_cgroup"], given["kill_after_start"]
+        if len(cgroups) > 1 or kills not in ([], ["yes"]) or (given["stop_user"] and not cgroups):
+            raise WireRefusal("bad_value", "gate.conf: stop_cgroup, stop_user, kill_after_start")
+        uid = _uid(lines[1][1], "link_uid")
+        users = tuple(_uid(value, "stop_user") for value in given["stop_user"])
+        stop = StopConfig(cgroups[0], users) if cgroups else None
         try:
-            return _checked([value for _, value in lines[2:]], lines[0][1], int(uid))
+            return _checked(given["filesystem"], lines[0][1], uid, stop, bool(kills))
         except OperatorFault as fault:
             raise WireRefusal("bad_value", fault.text) from None
 
 
-def compile_gate_config(filesystems: Sequence[str], mode: str, *, link_uid: int) -> bytes:
+_ORDER = {"kill_after_start": 0, "stop_cgroup": 1, "stop_user": 2, "filesystem": 3}
+
+
+def _uid(text: str, key: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise WireRefusal("bad_value", f"gate.conf: {key} is not a number")
+    return int(text)
+
+
+def compile_gate_config(
+    filesystems: Sequence[str],
+    mode: str,
+    *,
+    link_uid: int,
+    stop: StopConfig | None = None,
+    kill_after_start: bool = False,
+) -> bytes:
     """The bytes of state/policy/gate.conf.
 
     Raises:
         OperatorFault: a value gate would refuse; the text names it.
     """
-    config = _checked(filesystems, mode, link_uid)
+    config = _checked(filesystems, mode, link_uid, stop, kill_after_start)
     lines = [f"mode {config.mode}", f"link_uid {config.link_uid}"]
+    if kill_after_start:
+        lines.append("kill_after_start yes")
+    if stop is not None:
+        lines.append(f"stop_cgroup {stop.cgroup}")
+        lines += [f"stop_user {uid}" for uid in stop.users]
     lines += [f"filesystem {path}" for path in config.filesystems]
     return seal(CONFIG_MAGIC, "".join(f"{line}\n" for line in lines).encode("utf-8"))
 
 
-def _checked(filesystems: Sequence[str], mode: str, link_uid: int) -> GateConfig:
+def _checked(
+    filesystems: Sequence[str],
+    mode: str,
+    link_uid: int,
+    stop: StopConfig | None,
+    kill_after_start: bool,
+) -> GateConfig:
     if mode not in CONFIGURED_MODES:
         raise _fault(f"mode {mode!r} is not one of {', '.join(CONFIGURED_MODES)}")
     if not 0 <= link_uid <= MAX_UID:
@@ -98,7 +164,20 @@ def _checked(filesystems: Sequence[str], mode: str, link_uid: int) -> GateConfig
             raise _fault(f"filesystems[{i}] holds a line break or NUL")
     if len(set(filesystems)) != len(filesystems):
         raise _fault("a filesystem is named twice")
-    return GateConfig(tuple(filesystems), mode, link_uid)
+    if stop is not None:
+        _check_stop(stop)
+    return GateConfig(tuple(filesystems), mode, link_uid, stop, kill_after_start)
+
+
+def _check_stop(stop: StopConfig) -> None:
+    parts = stop.cgroup.split("/")
+    named = stop.cgroup == "/" or (parts[0] == "" and not {"", ".", ".."} & set(parts[1:]))
+    if not named or not stop.cgroup.isprintable() or len(stop.cgroup) > MAX_PATH_BYTES // 4:
+        raise _fault(f"bpf_cgroup {stop.cgroup!r} is no cgroup")
+    if len(stop.users) > MAX_STOP_USERS:
+        raise _fault(f"{len(stop.users)} users may start programs; {MAX_STOP_USERS} are the most")
+    if any(not 0 <= uid <= MAX_UID for uid in stop.users):
+        raise _fault("bpf_users holds a number that is no user id")
 
 
 def _fault(text: str) -> OperatorFault:

@@ -12,11 +12,11 @@ from edgewarden.wire.lean import Frozen
 # Order is the wire value; a new word goes to the end.
 MODES = ("learn", "observe", "enforce")
 TIERS = ("T0", "T1", "T2", "T3", "T4")
-SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission")
+SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission", "bpf-stop")
 DECISIONS = ("allow", "deny", "would_deny", "learned")
 REASONS = (
     "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
-    "ruled_out", "critical",
+    "ruled_out", "critical", "barred", "out_of_reach",
 )  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
 VERBS = ("status", "mode", "reload", "quit", "confirm", "area")

@@ -1,0 +1,63 @@
+"""The settings of exec control; schema.py has the tree they are part of.
+
+Exec().mode == "learn"
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from edgewarden.settings.fields import choice, path, paths, text, texts
+
+_USER_FORM = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exec:
+    """What may be executed, and where."""
+
+    filesystems: tuple[str, ...] = paths(
+        most=16,
+        help="Mount points whose whole filesystem is watched. Empty: nothing is.",
+        example='["/mnt/apps"]',
+    )
+    mode: str = choice(
+        "learn",
+        of=("learn", "observe"),
+        help="The mode gate starts in before a person has chosen one. Enforcing is never a "
+        "setting: a person arms it on the host with `edgewarden policy enforce`.",
+    )
+    policy: str = path("/etc/edgewarden/policy.toml", help="The allowlist, as a file.")
+    link_user: str = text(
+        "edgewarden",
+        form=_USER_FORM,
+        rule="a Unix user name",
+        help="The user link runs as: gate hands facts to this user and root alone.",
+    )
+    bpf: bool = choice(
+        False,
+        of=(False, True),
+        help="Where the kernel cannot refuse a program: stop each one at its start by BPF until it "
+        "is judged (tier T2). Needs libbpf1 and a kernel with CONFIG_BPF_EVENTS. Who waits for "
+        "stopped children sees them stop, so a shell with job control is disturbed.",
+    )
+    bpf_cgroup: str = path(
+        "/system.slice",
+        help="Programs are stopped below this cgroup; / for the whole host, sessions included.",
+    )
+    bpf_users: tuple[str, ...] = texts(
+        most=64,
+        form=_USER_FORM,
+        rule="a Unix user name",
+        help="Who may start programs below that cgroup; a program of anybody else is killed in the "
+        "kernel. Empty: everybody's are stopped and judged.",
+        example='["root", "www-data"]',
+    )
+    kill_after_start: bool = choice(
+        False,
+        of=(False, True),
+        help="Where nothing can be prevented (tier T0): let a person choose enforce all the same, "
+        "and kill what is not allowed after its start. It detects and responds; half of the short "
+        "programs end before it does.",
+    )
