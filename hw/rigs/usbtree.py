@@ -206,8 +206,9 @@ class UsbTree:
 
     def unplug(self, port: str) -> None:
         """Pull it out, and what is plugged in behind it."""
-        for other in sorted(self._places, key=len, reverse=True):
-            if other == port or other.startswith((f"{port}.", f"{port}-")):
+        behind = (f"{port}.", f"{port.removeprefix('usb')}-")
+        for other in sorted(self._places, key=lambda name: len(self._places[name]), reverse=True):
+            if other == port or other.startswith(behind):
                 self._unbind(other)
                 path = self._places.pop(other)
                 self._plugged.pop(other)

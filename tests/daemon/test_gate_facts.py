@@ -10,11 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.daemon.gate_facts import GateFacts, alarm_event, repeated_event, verdict_event
+from edgewarden.daemon.gate_facts import (
+    GateFacts,
+    alarm_event,
+    peripheral_event,
+    repeated_event,
+    verdict_event,
+)
 from edgewarden.judge.describe import describe, subject_of, times
 from edgewarden.ports import FactSink
 from edgewarden.wire import local
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity
+from edgewarden.wire.peripherals import PeripheralVerdict
 from tests.fakes.clock import FakeClock
 from tests.waiting import until
 
@@ -67,6 +74,39 @@ def test_what_gate_could_not_tell_apart_is_a_matter_of_its_own() -> None:
     assert (event.class_uid, event.code) == (OCSF.DETECTION_FINDING, "EW-AGT-010")
     assert times(event) == 41
     assert "programs denied" in describe(event)
+
+
+def peripheral(decision: str) -> PeripheralVerdict:
+    return PeripheralVerdict(
+        "device", decision, "unnamed_class", "enforce", True, 0x0403, 0x6001, 7, 99, b"\x01" * 32,
+        ((3, 1, 1), (255, 255, 255)), "1-1.2", "meter", "offers 03/01/01 besides", "A1", "FT232R",
+        "",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("decision", "activity", "severity", "code"),
+    [
+        ("deny", 4, Severity.HIGH, "EW-USB-008"),
+        ("would_deny", 1, Severity.MEDIUM, "EW-USB-009"),
+        ("allow", 1, Severity.INFORMATIONAL, ""),
+        ("learned", 1, Severity.INFORMATIONAL, ""),
+        ("gone", 2, Severity.INFORMATIONAL, ""),
+    ],
+)
+def test_peripheral(decision: str, activity: int, severity: Severity, code: str) -> None:
+    event = peripheral_event(peripheral(decision))
+    assert event.class_uid is OCSF.PERIPHERAL_ACTIVITY
+    assert (event.activity_id, event.severity_id, event.code) == (activity, severity, code)
+    assert (event.detail["rule"], event.detail["reason"]) == ("meter", "unnamed_class")
+    device = event.detail["peripheral_device"]
+    assert isinstance(device, dict)
+    assert (device["uid"], device["vendor_id"], device["product_id"]) == ("1-1.2", "0403", "6001")
+    assert device["interfaces"] == ["03/01/01", "ff/ff/ff"]
+    told = describe(event)
+    assert told.startswith("FT232R at 1-1.2: ")
+    again = repeated_event(local.Repeated(2, 1, 3, False, peripheral(decision)))
+    assert subject_of(again) == subject_of(event)
 
 
 class Gate:

@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.judge.peripherals import (
-    MISSES,
-    REASONS,
     is_named,
     judge_device,
     judge_port,
@@ -19,7 +17,15 @@ from edgewarden.judge.peripherals import (
     offered,
     pinned_ports,
 )
-from edgewarden.wire.peripherals import ANY, UNREADABLE, DeviceFacts, DeviceRule, Triple
+from edgewarden.wire.peripherals import (
+    ANY,
+    MISSES,
+    REASONS,
+    UNREADABLE,
+    DeviceFacts,
+    DeviceRule,
+    Triple,
+)
 from tests.judge.peripherals import (
     ETHERNET,
     HUB,

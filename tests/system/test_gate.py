@@ -709,9 +709,19 @@ tries = {
     "door around": lambda: doors.open(doors.proc_fd, "self/root/../etc/hostname", os.O_RDONLY),
     "a program under marks": lambda: doors.open_program(os.getpid()),
     "execv": lambda: os.execv("/bin/true", ["true"]),
+    "around sysfs": lambda: doors.open_device(doors.sys_fd, "class/../../etc/hostname", 0),
+    "cgroups": lambda: doors.open_device(doors.sys_fd, "fs/cgroup", 0),
+    "a directory elsewhere": lambda: doors.open_device(doors.policy_fd, "exec.table", 0),
+    "what is not ours": lambda: doors.open_device(doors.sys_fd, "class/net/lo/mtu", os.O_WRONLY),
+    "to make": lambda: doors.open_device(doors.sys_fd, "authorized", os.O_WRONLY | os.O_CREAT),
 }
+import _thread, time
+def beside():  # another thread stands in a door all the time: no way for this one
+    while True:
+        os.close(doors.open_device(doors.sys_fd, "class", os.O_RDONLY))
+_thread.start_new_thread(beside, ())
 doors.permission_marks = True
-for name, attempt in tries.items():
+for name, attempt in [pair for pair in tries.items() for _ in range(50)]:
     try:
         attempt()
         sys.stdout.write(f"{name} went through\\n")

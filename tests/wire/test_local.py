@@ -28,6 +28,8 @@ from edgewarden.wire.local import (
     encode,
     parse,
 )
+from edgewarden.wire.local_peripherals import TEXTS
+from edgewarden.wire.peripherals import KINDS, OUTCOMES, REASONS, PeripheralVerdict
 
 ALL = (*local.FACTS, Heartbeat, TripInfo, Request, Answer)
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
@@ -66,8 +68,25 @@ STATS = st.builds(
     *[U64] * 14,
 )
 ALARMS = st.builds(Alarm, st.just("EW-EXEC-008"), st.integers(1, 5), short(240), U64)
+BYTE = st.integers(0, 255)
+PERIPHERALS = st.builds(
+    PeripheralVerdict,
+    st.sampled_from(KINDS),
+    st.sampled_from(OUTCOMES),
+    st.sampled_from(REASONS),
+    st.sampled_from(local.MODES),
+    st.booleans(),
+    U16,
+    U16,
+    U32,
+    U64,
+    st.sampled_from([b"", bytes(range(32))]),
+    st.lists(st.tuples(BYTE, BYTE, BYTE), max_size=32).map(tuple),
+    *(short(most) for most in TEXTS.values()),
+)
 MESSAGES = st.one_of(
     VERDICTS,
+    PERIPHERALS,
     BATCHES,
     STATS,
     ALARMS,
@@ -77,7 +96,7 @@ MESSAGES = st.one_of(
         U64,
         U64,
         st.booleans(),
-        st.one_of(VERDICTS, ALARMS),
+        st.one_of(VERDICTS, ALARMS, PERIPHERALS),
     ),
     st.builds(Heartbeat, U64),
     st.builds(TripInfo, U16, U16, U32),
@@ -134,7 +153,7 @@ def test_garbage_raises_only_a_refusal(garbage: bytes) -> None:
     assert refusal_or_message(garbage) in ("refused", "message")
 
 
-@given(st.sampled_from([1, 2, 3, 4, 5, 6, 0x10, 0x11, 0x20, 0x21]), st.binary(max_size=1500))
+@given(st.sampled_from([1, 2, 3, 4, 5, 6, 7, 0x10, 0x11, 0x20, 0x21]), st.binary(max_size=1500))
 def test_garbage_under_a_good_header_raises_only_a_refusal(kind: int, garbage: bytes) -> None:
     data = struct.pack("<BBH", 1, kind, 4 + len(garbage)) + garbage
     assert refusal_or_message(data) in ("refused", "message")

@@ -33,6 +33,7 @@ from edgewarden.gate.doors import Doors
 from edgewarden.gate.excuses import Excuses
 from edgewarden.gate.facts import FactsOut
 from edgewarden.gate.modes import Modes
+from edgewarden.gate.peripherals import Peripherals, background
 from edgewarden.gate.policy import Policy
 from edgewarden.gate.processes import Processes
 from edgewarden.gate.requests import Requests
@@ -42,6 +43,7 @@ from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
 from edgewarden.kernel.process import lock_memory
 from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
+from edgewarden.kernel.uevent import open_uevents
 from edgewarden.wire.local import Alarm
 
 TYPE_CHECKING = False
@@ -142,11 +144,27 @@ class Gate:
             boot_minus_mono_ns=lambda: boot_ns() - time.monotonic_ns(),
             only_eyes=lambda: self.arming.source == "proc-connector",
         )
+        self.peripherals = self._peripherals()
         self.modes = Modes(
-            {"exec": self.arming}, files=self.policy, alarm=self.alarm, mono_s=time.monotonic
+            {"exec": self.arming, "peripherals": self.peripherals},
+            files=self.policy,
+            alarm=self.alarm,
+            mono_s=time.monotonic,
         )
         self.requests = self._requests()
         self._pass_on_alarms()
+
+    def _peripherals(self) -> Peripherals:
+        return Peripherals(
+            runner=background(self.doors, boot_ns),
+            listen=open_uevents,
+            read_table=self.doors.read_policy,
+            watch=self._watch,
+            forget=self._forget,
+            put=self.facts.put,
+            boot_ns=boot_ns,
+            mono_s=time.monotonic,
+        )
 
     def _requests(self) -> Requests:
         return Requests(
@@ -159,6 +177,7 @@ class Gate:
             processes=self.processes,
             doors=self.doors,
             pass_on_alarms=self._pass_on_alarms,
+            reloads=(self.peripherals.reload,),
             quit=self._quit,
             boot_ns=boot_ns,
         )
@@ -179,11 +198,12 @@ class Gate:
                     self.stopping = True
         finally:
             self.arming.disarm()  # first: whoever waits for a verdict goes on
+            self.peripherals.stop()
         self.facts.flush(time.monotonic(), all_now=True)
         return EXIT_OK
 
     def _round(self) -> None:
-        due_mono = min(self._next_beat_mono, self._next_stats_mono)
+        due_mono = min(self._next_beat_mono, self._next_stats_mono, self.peripherals.due_mono)
         for other in (self.responder.due_mono, self.processes.due_mono, self.facts.due_mono):
             if other is not None:
                 due_mono = min(due_mono, other)
@@ -268,6 +288,7 @@ class Gate:
             self._beat()
             self.modes.look()
             self.arming.look()
+        self.peripherals.tick(now)
         if self.processes.has_news:
             batch = self.processes.tick(now)
             if batch is not None:

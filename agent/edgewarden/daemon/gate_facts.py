@@ -7,10 +7,11 @@ connection: the socket lies in a root-owned folder, garbage there is a broken pr
 mood.
 
     exec verdict   process_activity launch: HIGH denied, MEDIUM would be denied, else informational
+    peripheral     peripheral_activity: connect, disconnect, disable where it was refused; as above
     alarm          detection_finding
     repeated       the same event with its count; what gate could not keep apart: detection_finding
     process batch  hints to the /proc sweep, never an event: identity comes from the sweep
-    statistics     remembered; shown by status
+    statistics     remembered, of gate and of each area; shown by status
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from edgewarden.errors import WireRefusal
 from edgewarden.ports import Clock, FactSink
 from edgewarden.wire import local
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
+from edgewarden.wire.peripherals import PeripheralVerdict, id_text, interface_text
 
 RECONNECT_S = 1.0
 """gate restarts within a second; one connect(2) a second costs nothing."""
 BATCH = 64
 _LAUNCH, _CREATE = 1, 1
+_CONNECT, _DISCONNECT, _DISABLE = 1, 2, 4
+"""OCSF 1.8 peripheral_activity."""
 _ACTIONS = {"allow": "allowed", "deny": "denied", "would_deny": "would_deny", "learned": "learned"}
+_PERIPHERAL_ACTIONS = {**_ACTIONS, "gone": "gone"}
 _SEVERITIES = {"deny": Severity.HIGH, "would_deny": Severity.MEDIUM}
 
 
@@ -59,6 +64,7 @@ class GateFacts:
         self._resync = resync
         self._lost = asyncio.Event()
         self.stats: local.GateStats | None = None
+        self.areas: dict[str, local.AreaStats] = {}
         self.connected = False
         self.denied_ns = 0
 
@@ -83,6 +89,7 @@ class GateFacts:
                 loop.remove_reader(sock)
                 self.connected = False
                 self.stats = None
+                self.areas.clear()
 
     def _on_readable(self, sock: socket.socket) -> None:
         for _ in range(BATCH):
@@ -114,6 +121,10 @@ class GateFacts:
             self._sink(repeated_event(message))
         elif isinstance(message, local.GateStats):
             self.stats = message
+        elif isinstance(message, local.AreaStats):
+            self.areas[message.area] = message
+        elif isinstance(message, PeripheralVerdict):
+            self._sink(peripheral_event(message))
         elif isinstance(message, local.ProcBatch):
             if message.resync:
                 self._resync()
@@ -144,6 +155,37 @@ def verdict_event(m: local.ExecVerdict) -> Event:
     return Event(OCSF.PROCESS_ACTIVITY, _LAUNCH, severity, m.boot_ns, detail, code)
 
 
+def peripheral_event(m: PeripheralVerdict) -> Event:
+    """The event of one USB device or serial port (OCSF peripheral_activity)."""
+    device: dict[str, Plain] = {
+        "class": "serial port" if m.kind == "port" else "USB device",
+        "name": f"{m.product or m.driver or id_text(m.vid, m.pid)} at {m.place}",
+        "uid": m.place,
+        "vendor_id": f"{m.vid:04x}",
+        "product_id": f"{m.pid:04x}",
+        "serial_number": m.serial,
+        "interfaces": [interface_text(triple) for triple in m.interfaces],
+    }
+    if m.descriptors:
+        device["descriptors_sha256"] = m.descriptors
+    if m.driver:
+        device["driver"] = m.driver
+    detail: dict[str, Plain] = {
+        "action": _PERIPHERAL_ACTIONS[m.decision],
+        "state": _PERIPHERAL_ACTIONS[m.decision].replace("_", " "),
+        "reason": m.reason,
+        "mode": m.mode,
+        "rule": m.rule,
+        "text": m.text,
+        "effective": m.effective,
+        "peripheral_device": device,
+    }
+    activity = {"gone": _DISCONNECT, "deny": _DISABLE}.get(m.decision, _CONNECT)
+    severity = _SEVERITIES.get(m.decision, Severity.INFORMATIONAL)
+    code = {"deny": "EW-USB-008", "would_deny": "EW-USB-009"}.get(m.decision, "")
+    return Event(OCSF.PERIPHERAL_ACTIVITY, activity, severity, m.boot_ns, detail, code)
+
+
 def alarm_event(m: local.Alarm) -> Event:
     """The event of one alarm of gate's own."""
     detail: dict[str, Plain] = {"title": m.text, "source": "gate"}
@@ -155,6 +197,9 @@ def repeated_event(m: local.Repeated) -> Event:
     message = m.message
     if isinstance(message, local.ExecVerdict):
         event, what = verdict_event(message), f"programs {_ACTIONS[message.decision]}"
+    elif isinstance(message, PeripheralVerdict):
+        event = peripheral_event(message)
+        what = f"peripherals {_PERIPHERAL_ACTIONS[message.decision]}"
     else:
         assert isinstance(message, local.Alarm)  # of COUNTED: local.parse refuses others
         event, what = alarm_event(message), f"alarms {message.code}"

@@ -11,14 +11,19 @@ counted fault instead of a hang. What it leaves to others: which files (daemon/g
     open("/etc/passwd")              # OurFault
 
 The doors, in order of what they may reach: below /proc by its descriptor; below state/policy by its
-descriptor; any path with O_PATH, which opens nothing a mark can see; a process's program, only
-while no permission mark exists.
+descriptor; devices below /sys by its descriptor or one of a directory there, to write only what
+lets a device in or out (sysfs is never marked); any path with O_PATH, which opens nothing a mark
+can see; a process's program, only while no permission mark exists.
+
+Two threads come through: the loop, and the one that waits for USB devices (gate/peripherals.py). An
+open door of one is no way for the other.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from _thread import get_ident
 
 from edgewarden.errors import OperatorFault, OurFault
 from edgewarden.kernel.mounts import AT_FDCWD
@@ -35,6 +40,10 @@ FORBIDDEN = frozenset(
 """Audit events (docs.python.org/3/library/audit_events.html) that a responder has no use for.
 "open" is the other one."""
 OTHERS_MAY_WRITE = 0o022
+SYS_FOLDERS = ("bus", "class", "dev", "devices")
+"""What of /sys is opened: devices; not what is mounted there (cgroups, debugfs, firmware)."""
+SYS_WRITABLE = ("authorized", "authorized_default", "bus/usb/drivers_probe")
+"""Documentation/ABI/testing/sysfs-bus-usb."""
 
 
 class Doors:
@@ -59,7 +68,9 @@ class Doors:
                 next_step="start edgewarden-policy.service first; it writes this directory",
             ) from fault
         check_owned_by_root(self.policy_fd, policy)
-        self._inside = False
+        self.sys_fd = os.open("/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._sys_device = os.fstat(self.sys_fd).st_dev
+        self._inside: set[int] = set()
         self.permission_marks = False
 
     def open(self, dir_fd: int, name: str, flags: int) -> int:
@@ -77,6 +88,24 @@ class Doors:
             raise OurFault(f"gate opens nothing at {name}")
         return self._open(name, flags, dir_fd)
 
+    def open_device(self, dir_fd: int, name: str, flags: int) -> int:
+        """Open something of a device: below /sys, below a directory there, or below /proc.
+
+        Raises:
+            OSError: as os.open.
+            OurFault: a name that leads elsewhere, or would write what is not ours.
+        """
+        if dir_fd == self.proc_fd:
+            return self.open(dir_fd, name, flags)
+        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        if name.startswith("/") or ".." in name or os.fstat(dir_fd).st_dev != self._sys_device:
+            raise OurFault(f"gate opens no device at {name}")
+        if dir_fd == self.sys_fd and name.partition("/")[0] not in SYS_FOLDERS:
+            raise OurFault(f"gate opens nothing at /sys/{name}")
+        if writes and (writes != os.O_WRONLY or name not in SYS_WRITABLE):
+            raise OurFault(f"gate does not write {name}")
+        return self._open(name, flags, dir_fd)
+
     def open_program(self, pid: int) -> int:
         """The program a process runs; only where nobody waits for a verdict of ours.
 
@@ -89,11 +118,12 @@ class Doors:
         return self._open(f"{pid}/exe", os.O_RDONLY | os.O_CLOEXEC, self.proc_fd)
 
     def _open(self, name: str, flags: int, dir_fd: int | None) -> int:
-        self._inside = True
+        thread = get_ident()
+        self._inside.add(thread)
         try:
             return os.open(name, flags | os.O_CLOEXEC, 0o644, dir_fd=dir_fd)
         finally:
-            self._inside = False
+            self._inside.discard(thread)
 
     def proc_text(self, name: str) -> str:
         """The first PROC_TEXT_BYTES of a file below /proc; "" when it is gone."""
@@ -192,7 +222,7 @@ class Doors:
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, args: tuple[object, ...]) -> None:
-        if event in FORBIDDEN or (event == "open" and not self._inside):
+        if event in FORBIDDEN or (event == "open" and get_ident() not in self._inside):
             raise OurFault(f"gate does not do this while it answers execs: {event} {args[:1]}")
 
 

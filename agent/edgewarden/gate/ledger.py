@@ -24,6 +24,7 @@ Rules, in order:
 from __future__ import annotations
 
 from edgewarden.wire.local import Alarm, ExecVerdict, Repeated, encode
+from edgewarden.wire.peripherals import PeripheralVerdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,20 +53,31 @@ def _verdict_key(m: ExecVerdict) -> tuple[object, ...]:
     return ExecVerdict, m.decision, m.rule, m.uid, program
 
 
+def _peripheral_key(m: PeripheralVerdict) -> tuple[object, ...]:
+    """One device at one place; a descriptor that changes with every plugging-in is another."""
+    thing = m.vid, m.pid, m.serial, m.descriptors
+    return PeripheralVerdict, m.decision, m.reason, m.place, thing
+
+
 KEY_OF: dict[type, Callable[[Any], tuple[object, ...] | None]] = {
     ExecVerdict: lambda m: _verdict_key(m) if m.decision in ("deny", "would_deny") else None,
     Alarm: lambda m: (Alarm, m.code, m.text),
+    PeripheralVerdict: lambda m: (
+        _peripheral_key(m) if m.decision in ("deny", "would_deny") else None
+    ),
 }
 """What makes two messages the same alarm. A type that is not here, or None: no alarm, may be
 dropped."""
 OWNER_OF: dict[type, Callable[[Any], object]] = {
     ExecVerdict: lambda m: m.uid,
     Alarm: lambda m: m.code,
+    PeripheralVerdict: lambda m: m.place,
 }
 """Whose share a place counts to."""
 KIND_OF: dict[type, Callable[[Any], str]] = {
     ExecVerdict: lambda m: m.decision,
     Alarm: lambda m: m.code,
+    PeripheralVerdict: lambda m: m.decision,
 }
 """What stays of a message that finds no place."""
 

@@ -15,7 +15,7 @@ from edgewarden.wire.local import Answer, AreaStats, GateStats, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from edgewarden.exec.responder import ExecGate
     from edgewarden.gate.arming import Arming
@@ -32,6 +32,7 @@ class Requests:
 
     Args:
         pass_on_alarms: tells what the policy has to say.
+        reloads: each area's own: takes its table anew, says what is in use, raises what is refused.
         quit: ends gate after this round.
         boot_ns: CLOCK_BOOTTIME.
     """
@@ -48,6 +49,7 @@ class Requests:
         processes: Processes,
         doors: Doors,
         pass_on_alarms: Callable[[], None],
+        reloads: Sequence[Callable[[], str]],
         quit: Callable[[], None],
         boot_ns: Callable[[], int],
     ) -> None:
@@ -60,6 +62,7 @@ class Requests:
         self._processes = processes
         self._doors = doors
         self._pass_on_alarms = pass_on_alarms
+        self._reloads = reloads
         self._quit = quit
         self._boot_ns = boot_ns
 
@@ -98,7 +101,7 @@ class Requests:
             self._pass_on_alarms()
         if self._policy.config.filesystems != before.filesystems:
             self._arming.renew()
-        return text
+        return "; ".join([text, *(reload() for reload in self._reloads)])
 
     def stats(self) -> GateStats:
         """The picture of this moment."""

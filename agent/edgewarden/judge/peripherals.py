@@ -28,6 +28,7 @@ from __future__ import annotations
 from edgewarden.wire.lean import Frozen
 from edgewarden.wire.peripherals import (
     ANY,
+    MISSES,
     DeviceFacts,
     DeviceRule,
     PortFacts,
@@ -49,14 +50,6 @@ _CDC_NETWORKS = (0x06, 0x0C, 0x0D, 0x0E)
 RNDIS: tuple[Triple, ...] = ((0xE0, 0x01, 0x03), (0xEF, 0x04, 0x01), (0x02, 0x02, 0xFF))
 """What Linux's rndis_host binds to by class (drivers/net/usb/rndis_host.c)."""
 
-PIN_REASONS = ("root_hub", "boot_disk", "uplink", "console", "on_the_way")
-MISSES = (
-    "unlisted", "other_serial", "other_port", "other_interfaces", "unnamed_class",
-    "other_descriptors",
-)  # fmt: skip
-"""What a rule missed, the nearest miss last."""
-REASONS = ("rule", "deny_rule", "unreadable", *PIN_REASONS, *MISSES, "other_driver", "other_device")
-
 
 class Verdict(Frozen):
     """What is to become of a device or port, and why.
@@ -64,7 +57,7 @@ class Verdict(Frozen):
     Attributes:
         decision: allow, deny or pinned.
         rule: the rule that decided; for a miss the one that came nearest; "" when none did.
-        reason: of REASONS.
+        reason: of wire.peripherals.REASONS.
         text: the same for people, one line.
     """
 

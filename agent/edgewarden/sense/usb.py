@@ -45,9 +45,9 @@ MAX_NAMES = 4096
 """Entries of one directory: 512 devices with eight interfaces each."""
 MAX_ATTRIBUTE_BYTES = 4096
 """A sysfs attribute is at most a page."""
-MAX_DESCRIPTOR_BYTES = 65536
-"""A camera has 3 KiB, a sound interface 10; wTotalLength alone could claim 64 for each of eight
-configurations."""
+MAX_DESCRIPTOR_BYTES = 18 + 65535
+"""What Linux shows at the most (drivers/usb/core/sysfs.c); a camera has 3 KiB, a sound interface
+10. A device with more is shown cut, and so torn."""
 MAX_CONFIGURATIONS = 8
 """USB_MAXCONFIG, drivers/usb/core/config.c."""
 

@@ -5,8 +5,8 @@ little-endian) and a body whose length is fixed by its type and the counts in it
 refused by name before a field is used. What it leaves to others: who may connect (daemon/gate.py
 asks the kernel for the peer's uid), what a fact means (link).
 
-    gate  → link    ExecVerdict, ProcBatch, GateStats, AreaStats, Alarm,   run/gate-facts.sock
-                    Repeated
+    gate  → link    ExecVerdict, PeripheralVerdict, ProcBatch, GateStats,  run/gate-facts.sock
+                    AreaStats, Alarm, Repeated
     gate  ⇄ guard   Heartbeat → , ← TripInfo                               run/guard.sock
     person⇄ gate    Request → , ← Answer, ← GateStats, ← AreaStats         run/gate.sock
 
@@ -48,6 +48,8 @@ from edgewarden.wire.local_messages import (
     Request,
     TripInfo,
 )  # fmt: skip
+from edgewarden.wire.local_peripherals import peripheral_body, peripheral_parse
+from edgewarden.wire.peripherals import PeripheralVerdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +79,8 @@ __all__ = [
 _HEADER = struct.Struct("<BBH")
 _TYPES: dict[int, type[AnyMessage]] = {
     0x01: ExecVerdict, 0x02: ProcBatch, 0x03: GateStats, 0x04: Alarm, 0x05: Repeated,
-    0x06: AreaStats, 0x10: Heartbeat, 0x11: TripInfo, 0x20: Request, 0x21: Answer,
+    0x06: AreaStats, 0x07: PeripheralVerdict, 0x10: Heartbeat, 0x11: TripInfo, 0x20: Request,
+    0x21: Answer,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _TYPES.items()}
 
@@ -310,6 +313,7 @@ _BODIES: dict[type[AnyMessage], Callable[[Any], bytes]] = {
         VERBS.index(m.verb), MODES.index(m.mode), m.confirm_s, AREAS.index(m.area)
     ),
     Answer: _answer_body,
+    PeripheralVerdict: peripheral_body,
 }
 _PARSERS: dict[type[AnyMessage], Callable[[bytes], AnyMessage]] = {
     ExecVerdict: _exec_parse,
@@ -322,4 +326,5 @@ _PARSERS: dict[type[AnyMessage], Callable[[bytes], AnyMessage]] = {
     TripInfo: lambda body: TripInfo(*_fixed(_TRIPS, body)),
     Request: _request_parse,
     Answer: _answer_parse,
+    PeripheralVerdict: peripheral_parse,
 }

@@ -1,5 +1,5 @@
-"""USB devices, serial ports and the rules about them, as values: what sense, judge and settings
-share.
+"""USB devices, serial ports, the rules about them and gate's word on them, as values: what sense,
+judge, settings and link share.
 
 What this decides: which facts a verdict may rest on, and how an interface is written. What it
 leaves to others: where facts come from (sense/usb.py), what they mean (judge/peripherals.py), how a
@@ -31,6 +31,17 @@ UNREADABLE = (
     "descriptors_differ", "too_many_interfaces", "bad_number", "bad_serial",
 )  # fmt: skip
 """Why the facts of a device are not whole. Such a device is never allowed by a rule."""
+
+
+PIN_REASONS = ("root_hub", "boot_disk", "uplink", "console", "on_the_way")
+MISSES = (
+    "unlisted", "other_serial", "other_port", "other_interfaces", "unnamed_class",
+    "other_descriptors",
+)  # fmt: skip
+"""What a rule missed, the nearest miss last."""
+REASONS = ("rule", "deny_rule", "unreadable", *PIN_REASONS, *MISSES, "other_driver", "other_device")
+"""Why a device or port is allowed, denied or pinned. Order is the wire value; a new word goes to
+the end."""
 
 
 class DeviceFacts(Frozen):
@@ -131,6 +142,53 @@ class PortRule(Frozen):
     path: str
     driver: str
     device: str
+
+
+KINDS = ("device", "port")
+OUTCOMES = ("allow", "deny", "would_deny", "learned", "gone")
+"""As for programs (local_messages.DECISIONS); "gone": it was taken away. Order is the wire
+value."""
+
+
+class PeripheralVerdict(Frozen):
+    """One device or port and what was decided.
+
+    Attributes:
+        kind: of KINDS.
+        decision: of OUTCOMES.
+        reason: of wire.peripherals.REASONS.
+        mode: of local_messages.MODES, at the moment of the decision.
+        effective: the kernel shows what was decided. False in enforce: it refused the change.
+        vid, pid, devnum, interfaces, descriptors, serial, product: as in DeviceFacts; of a port,
+            its adapter's.
+        place: a device's port (``1-1.2``), a port's by-path identity.
+        rule: that decided, or came nearest.
+        text: the reason in words.
+        driver: of a port, and its node: ``ftdi_sio ttyUSB0``.
+        boot_ns: CLOCK_BOOTTIME.
+    """
+
+    __slots__ = (
+        "boot_ns", "decision", "descriptors", "devnum", "driver", "effective", "interfaces", "kind",
+        "mode", "pid", "place", "product", "reason", "rule", "serial", "text", "vid",
+    )  # fmt: skip
+    kind: str
+    decision: str
+    reason: str
+    mode: str
+    effective: bool
+    vid: int
+    pid: int
+    devnum: int
+    boot_ns: int
+    descriptors: bytes
+    interfaces: tuple[Triple, ...]
+    place: str
+    rule: str
+    text: str
+    serial: str
+    product: str
+    driver: str
 
 
 def interface_text(triple: Triple) -> str:

@@ -1,0 +1,399 @@
+"""The area "peripherals" inside gate's loop: when to look, what a person is answered, what is told.
+
+What this decides: the loop never touches sysfs. Reading a device's strings and letting it in wait
+for the device and its drivers, seconds; a driver that asks for firmware or a module starts a
+program, which waits for gate's own verdict. So a second thread looks and acts (``Background``,
+docs/adr/0012), and the loop only says when and passes on what came of it.
+
+Rules, in order:
+
+1. The kernel's messages are hints: the first starts a look at once, more within GAP_S wait for one
+   look together, however many they are. A lost message is a look, too, and so is every LOOK_S
+   without any.
+2. enforce is refused where it would cut off: usbguard decides here; there is nothing to enforce on;
+   nothing is known yet; no rule allows anything and devices would be refused; or the uplink is one
+   that cannot be traced to a device (PPP) while devices would be refused.
+3. A worker that has not answered for SLOW_S is said in ``why_not``: a driver holds a device.
+4. When gate ends, everything is put back, in at most STOP_S.
+
+What it leaves to others: a look (plugs/look.py), modes and trials (modes.py).
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock, stack_size, start_new_thread
+from select import POLLIN, poll
+
+from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
+from edgewarden.judge.peripherals_table import (
+    EMPTY,
+    MAX_TABLE_BYTES,
+    TABLE_NAME,
+    PeripheralTable,
+    load_table,
+)
+from edgewarden.plugs.look import Plugs
+from edgewarden.plugs.memory import MAX_BYTES, PlugMemory
+from edgewarden.sense.usb import SysTree
+from edgewarden.wire.lean import Frozen
+from edgewarden.wire.local import Alarm, AreaStats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from edgewarden.gate.doors import Doors
+    from edgewarden.kernel.uevent import Uevents
+    from edgewarden.plugs.look import Sight
+    from edgewarden.wire.local import AnyMessage
+
+    class Runner(Protocol):
+        """Has looks done; no method waits."""
+
+        def submit(self, order: Order) -> None:
+            """Do this next; an order not begun is replaced."""
+
+        def take(self) -> list[Sight | EdgewardenError]:
+            """What came of orders since the last time."""
+
+        def fileno(self) -> int:
+            """Readable when there are sights."""
+
+
+GAP_S = 0.25
+"""Plugging in one hub with a modem behind it says sixty things within this."""
+LOOK_S = 60.0
+"""Routes, consoles and usbguard change without a message of the kernel's."""
+SLOW_S = 10.0
+"""Twice the time a control transfer may take (USB_CTRL_GET_TIMEOUT, <linux/usb.h>)."""
+STOP_S = 3.0
+"""systemd ends gate after 5 s."""
+SLICE_MS = 100
+"""Of STOP_S, between two looks at the clock."""
+STACK_BYTES = 512 * 1024
+"""Of the second thread; what of it is used stays locked in memory."""
+SUBSYSTEMS = frozenset(("usb", "tty", "net", "block"))
+"""Whose messages may change a verdict or a pin."""
+
+
+class PolicyFiles:
+    """Files of state/policy, through gate's doors."""
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+
+    def load(self, name: str) -> bytes:
+        return self._doors.read_policy(name, MAX_BYTES)
+
+    def save(self, name: str, data: bytes) -> None:
+        self._doors.write_policy(name, data)
+
+
+def background(doors: Doors, boot_ns: Callable[[], int]) -> Background:
+    """The second thread, started, which sees sysfs through gate's doors."""
+    tree = SysTree(doors.sys_fd, doors.proc_fd, doors.open_device)
+    boot_id = doors.proc_text("sys/kernel/random/boot_id").strip()
+    return Background(Plugs(tree, PlugMemory(PolicyFiles(doors), boot_id), boot_ns).look)
+
+
+class Order(Frozen):
+    """One look: in which mode, by which rules."""
+
+    __slots__ = ("mode", "table")
+    mode: str
+    table: PeripheralTable
+
+
+class Background:
+    """One thread that does one order after the other; see the module.
+
+    Args:
+        look: (mode, table) -> sight.
+    """
+
+    def __init__(self, look: Callable[[str, PeripheralTable], Sight]) -> None:
+        self._look = look
+        self._order: Order | None = None
+        self._sights: list[Sight | EdgewardenError] = []
+        self._wake = allocate_lock()
+        self._wake.acquire()
+        self._ended = False
+        self._ours, self._its = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        stack_size(STACK_BYTES)
+        try:
+            start_new_thread(self._run, ())
+        finally:
+            stack_size(0)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.acquire()
+            if self._ended:
+                os.close(self._its)
+                return
+            order, self._order = self._order, None
+            if order is None:
+                continue
+            sight: Sight | EdgewardenError
+            try:
+                sight = self._look(order.mode, order.table)
+            except EdgewardenError as fault:
+                sight = fault
+            except Exception as fault:  # the thread must live on, whatever a device shows
+                kind = type(fault).__name__
+                sight = HardwareFault(f"looking at USB failed: {kind}: {fault}", code="EW-USB-002")
+            self._sights.append(sight)
+            _quietly(os.write, self._its, b"!")  # full: the loop has been called already
+
+    def submit(self, order: Order) -> None:
+        self._order = order
+        if self._wake.locked():
+            self._wake.release()
+
+    def take(self) -> list[Sight | EdgewardenError]:
+        _quietly(os.read, self._ours, 4096)
+        taken, self._sights = self._sights, []
+        return taken
+
+    def fileno(self) -> int:
+        return self._ours
+
+    def end(self) -> None:
+        """The thread ends after the look it is at; no method may be called any more."""
+        self._ended = True
+        os.close(self._ours)
+        if self._wake.locked():
+            self._wake.release()
+
+
+class Peripherals:
+    """See the module; every method on gate's thread.
+
+    Args:
+        runner: does the looks.
+        listen: subscribes to the kernel's messages; raises HardwareFault where there are none.
+        read_table: the bytes of state/policy/peripherals.table, at most so many; raises OSError or
+            OperatorFault.
+        watch, forget: tell the loop of a descriptor, and of its end.
+        put: a fact on its way to link.
+        boot_ns, mono_s: CLOCK_BOOTTIME in nanoseconds, CLOCK_MONOTONIC in seconds.
+
+    Attributes:
+        due_mono: when ``tick`` has something to do.
+        uevents: None where the kernel says nothing, or no more.
+        events, lost: messages of the kernel, and how often it lost some.
+    """
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        listen: Callable[[], Uevents],
+        read_table: Callable[[str, int], bytes],
+        watch: Callable[[int, Callable[[int], None]], None],
+        forget: Callable[[int], None],
+        put: Callable[[AnyMessage], None],
+        boot_ns: Callable[[], int],
+        mono_s: Callable[[], float],
+    ) -> None:
+        self.runner = runner
+        self.uevents: Uevents | None = None
+        self._read_table = read_table
+        self._forget = forget
+        self._put = put
+        self._boot_ns = boot_ns
+        self._mono_s = mono_s
+        self._mode = "learn"
+        self._table = EMPTY
+        self._sight: Sight | None = None
+        self._begun_mono: float | None = None
+        self._last_mono = 0.0
+        self._again = False
+        self._counts = {"allowed": 0, "denied": 0, "would_deny": 0, "repeated": 0}
+        self.due_mono = 0.0
+        self.events = self.lost = 0
+        watch(runner.fileno(), self.on_sights)
+        try:
+            self.uevents = listen()
+            watch(self.uevents.fileno(), self.on_uevents)
+        except HardwareFault as fault:
+            self._alarm("EW-USB-005", 2, f"a look at USB only each {LOOK_S:.0f} s: {fault.text}")
+        try:
+            self.reload()
+        except EdgewardenError as fault:
+            self._alarm(fault.code, 4, fault.text)
+
+    def _alarm(self, code: str, severity: int, text: str) -> None:
+        self._put(Alarm(code, severity, text, self._boot_ns()))
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def on_uevents(self, _: int) -> None:
+        """The kernel has said something."""
+        if self.uevents is None:
+            return
+        try:
+            heard = self.uevents.read()
+        except HardwareFault as fault:
+            self._alarm("EW-USB-005", 3, f"messages from the kernel ended: {fault.text}")
+            self._forget(self.uevents.fileno())
+            self.uevents.close()
+            self.uevents = None
+            return
+        self.events += len(heard.events)
+        self.lost += heard.lost
+        if heard.lost or any(event.subsystem in SUBSYSTEMS for event in heard.events):
+            self._want()
+
+    def on_sights(self, _: int) -> None:
+        """The second thread has looked."""
+        for sight in self.runner.take():
+            self._begun_mono = None
+            if isinstance(sight, EdgewardenError):
+                self._alarm(sight.code, 4, sight.text)
+                continue
+            self._sight = sight
+            for name in self._counts:
+                self._counts[name] += getattr(sight, name)
+            for alarm in sight.alarms:
+                self._alarm(*alarm)
+            for verdict in sight.verdicts:
+                self._put(verdict)
+        if self._again:
+            self._again = False
+            self._want()
+
+    def _want(self) -> None:
+        """A look soon: GAP_S after the last one began, at the earliest now."""
+        if self._begun_mono is not None:
+            self._again = True
+        else:
+            self.due_mono = min(self.due_mono, max(self._mono_s(), self._last_mono + GAP_S))
+
+    def tick(self, now_mono: float) -> None:
+        """Start a look when it is time."""
+        if now_mono >= self.due_mono and self._begun_mono is None:
+            self._submit(self._mode, now_mono)
+
+    def _submit(self, mode: str, now_mono: float) -> None:
+        self._begun_mono = self._last_mono = now_mono
+        self.due_mono = now_mono + LOOK_S
+        self.runner.submit(Order(mode, self._table))
+
+    def stop(self) -> None:
+        """Put everything back; waits at most STOP_S. After marks are gone: who waits for a verdict
+        has gone on."""
+        if self._mode != "enforce":
+            return
+        self._submit("observe", self._mono_s())
+        until_mono = self._mono_s() + STOP_S
+        waiting = poll()
+        waiting.register(self.runner.fileno(), POLLIN)
+        while self._mono_s() < until_mono:
+            waiting.poll(SLICE_MS)
+            if any(not getattr(sight, "armed", True) for sight in self.runner.take()):
+                return
+
+    # --- a person -----------------------------------------------------------------------------
+
+    def reload(self) -> str:
+        """Take the rules anew; returns what is in use, in words.
+
+        Raises:
+            EdgewardenError: they are refused; the last ones stay.
+        """
+        try:
+            data = self._read_table(TABLE_NAME, MAX_TABLE_BYTES)
+            self._table = load_table(data)
+        except FileNotFoundError:
+            return "no rules about peripherals"
+        except OSError as fault:
+            raise OperatorFault(
+                f"policy/{TABLE_NAME}: {os.strerror(fault.errno or 0)}; the last rules stay",
+                code="EW-USB-006",
+                next_step="run the policy one-shot (edgewarden-policy.service)",
+            ) from fault
+        except EdgewardenError as fault:
+            raise OperatorFault(
+                f"new rules about peripherals are refused, the last stay: {fault.text}",
+                code="EW-USB-006",
+                next_step="run the policy one-shot (edgewarden-policy.service)",
+            ) from fault
+        self._want()
+        devices, ports = len(self._table.devices), len(self._table.ports)
+        return f"{devices} rules about devices, {ports} about ports"
+
+    def apply(self, mode: str, trial_s: int) -> str:
+        """A person's word; see modes.Area."""
+        words = ""
+        if mode == "enforce":
+            self._refuse_to_cut_off()
+            refused = () if self._sight is None else self._sight.refused
+            words = f"refused now: {', '.join(refused)}" if refused else "nothing is refused now"
+        self._change(mode)
+        return words
+
+    def settle(self, mode: str) -> None:
+        """See modes.Area."""
+        self._change(mode)
+
+    def _change(self, mode: str) -> None:
+        self._mode = mode
+        self._again = self._begun_mono is not None
+        if not self._again:
+            self.due_mono = self._mono_s()
+
+    def _refuse_to_cut_off(self) -> None:
+        sight = self._sight
+        if sight is None:
+            raise _no("not_yet", "USB has not been looked at yet", "ask again in a few seconds")
+        if sight.usbguard or (not sight.present and sight.why_not):
+            step = "stop usbguard first" if sight.usbguard else "nothing to do"
+            raise _no("not_possible", sight.why_not, step)
+        if sight.refused and not any(r.action == "allow" for r in self._table.devices):
+            devices = ", ".join(sight.refused)
+            text = f"no rule allows anything, and these would be refused: {devices}"
+            step = "`edgewarden policy learn peripherals`, add it to the policy, and ask again"
+            raise _no("no_rules", text, step)
+        if sight.refused and sight.unknown:
+            names, devices = ", ".join(sight.unknown), ", ".join(sight.refused)
+            text = (
+                f"the device behind {names} cannot be told, and these would be refused: {devices}"
+            )
+            raise _no("uplink_unknown", text, "write a rule for the modem first")
+
+    def stats(self) -> AreaStats:
+        """See modes.Area."""
+        sight = self._sight
+        armed = sight is not None and sight.armed and self._mode == "enforce"
+        why_not = "USB has not been looked at yet" if sight is None else sight.why_not
+        slow = self._begun_mono is not None and self._mono_s() - self._begun_mono > SLOW_S
+        if slow:
+            why_not = "a device or its driver does not answer; nothing new is judged"
+        return AreaStats(
+            area="peripherals",
+            mode=self._mode,
+            armed=armed and not slow,
+            trial_s=0,
+            rules=len(self._table.devices) + len(self._table.ports),
+            generation=self._table.generation,
+            allowed=self._counts["allowed"],
+            denied=self._counts["denied"],
+            would_deny=self._counts["would_deny"],
+            dropped=self._counts["repeated"],
+            why_not=why_not,
+            limits="",
+        )
+
+
+def _quietly(call: Callable[..., object], *arguments: object) -> None:
+    try:
+        call(*arguments)
+    except BlockingIOError:
+        return
+
+
+def _no(name: str, text: str, step: str) -> OperatorFault:
+    return OperatorFault(text, code="EW-USB-007", next_step=step, name=name)

@@ -1,0 +1,130 @@
+"""What gate remembers of USB over its own end: what was before enforce, and who sat at which port.
+
+What this decides: the files, their names, and what a damaged one means: no file is believed in
+part. What it leaves to others: what is undone (act/usb.py), what another adapter means (look.py).
+
+    memory = PlugMemory(files, boot_id)
+    memory.before; memory.save_before()
+    memory.remember(path, identity)       # who was there before, or None
+"""
+
+from __future__ import annotations
+
+from edgewarden.act.usb import Before
+from edgewarden.errors import EdgewardenError, HardwareFault
+from edgewarden.wire.lean import seal, unseal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Files(Protocol):
+        """Small files of root's that live as long as they must."""
+
+        def load(self, name: str) -> bytes:
+            """Raises OSError or EdgewardenError."""
+
+        def save(self, name: str, data: bytes) -> None:
+            """Raises OSError or EdgewardenError."""
+
+    Identity = tuple[int, int, str, bytes]
+    """Vendor, product, serial number, descriptors."""
+
+BEFORE_NAME, ADAPTERS_NAME = "usb.before", "usb.adapters"
+MAGIC = b"EWUSBAD1"
+MAX_ADAPTERS = 256
+"""Ports with a serial adapter; a rack of them has 64."""
+MAX_BYTES = 1 << 17
+
+
+class PlugMemory:
+    """See the module.
+
+    Args:
+        boot_id: of this boot; what was before another one is of no use.
+
+    Attributes:
+        before: to be saved before a change.
+        alarms: (code, severity, text) not yet passed on.
+    """
+
+    def __init__(self, files: Files, boot_id: str) -> None:
+        self._files = files
+        self.alarms: list[tuple[str, int, str]] = []
+        self.before = self._load_before(boot_id)
+        self._adapters = self._load_adapters()
+
+    def _load_before(self, boot_id: str) -> Before:
+        try:
+            return Before.load(self._files.load(BEFORE_NAME), boot_id)
+        except FileNotFoundError:
+            pass
+        except (OSError, EdgewardenError) as fault:
+            text = f"what USB was before cannot be read, only later changes are undone: {fault}"
+            self.alarms.append(("EW-USB-002", 4, text))
+        return Before(boot_id)
+
+    def save_before(self) -> None:
+        """Keep ``before``.
+
+        Raises:
+            HardwareFault: it is not kept, and nothing may be changed.
+        """
+        try:
+            self._files.save(BEFORE_NAME, self.before.dump())
+        except (OSError, EdgewardenError) as fault:
+            raise HardwareFault(
+                f"what USB is now cannot be remembered: {fault}",
+                code="EW-USB-002",
+                next_step="free space on the disk of [paths] state",
+            ) from fault
+
+    def add_device(self, port: str, devnum: int) -> None:
+        """This device was let in, and is about to be kept out; raises as ``save_before``."""
+        self.before.devices[port, devnum] = "1"
+        try:
+            self.save_before()
+        except HardwareFault:
+            del self.before.devices[port, devnum]
+            raise
+
+    def add_interface(self, name: str) -> None:
+        """This interface is about to be kept out; raises as ``save_before``."""
+        if name in self.before.interfaces:
+            return
+        self.before.interfaces.add(name)
+        try:
+            self.save_before()
+        except HardwareFault:
+            self.before.interfaces.discard(name)
+            raise
+
+    def _load_adapters(self) -> dict[str, Identity]:
+        found: dict[str, Identity] = {}
+        try:
+            body = unseal(MAGIC, self._files.load(ADAPTERS_NAME), most=MAX_BYTES)
+            for line in body.decode("utf-8").splitlines()[:MAX_ADAPTERS]:
+                path, vid, pid, serial, digest = line.split("\t")
+                found[path] = (int(vid, 16), int(pid, 16), serial, bytes.fromhex(digest))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, EdgewardenError):
+            self.alarms.append(("EW-USB-004", 3, "the remembered adapters are damaged; anew"))
+            return {}
+        return found
+
+    def remember(self, path: str, now: Identity) -> Identity | None:
+        """Who was at a port before; from now on it is ``now``. None for a port never seen."""
+        last = self._adapters.get(path)
+        if last == now or (last is None and len(self._adapters) >= MAX_ADAPTERS):
+            return last
+        self._adapters[path] = now
+        lines = [
+            f"{where}\t{vid:04x}\t{pid:04x}\t{serial}\t{digest.hex()}\n"
+            for where, (vid, pid, serial, digest) in self._adapters.items()
+        ]
+        try:
+            self._files.save(ADAPTERS_NAME, seal(MAGIC, "".join(lines).encode()))
+        except (OSError, EdgewardenError) as fault:
+            self.alarms.append(("EW-USB-004", 2, f"adapters are not remembered: {fault}"))
+        return last
