@@ -24,7 +24,7 @@ from edgewarden.wire.local import Alarm, ExecVerdict
 from tests.system.exec_world import AGENT, NOBODY, PYTHON, World, private_tmpfs
 from tests.waiting import wait_until
 
-RESUME = [*PYTHON, str(AGENT / "edgewarden" / "exec" / "resume.py")]
+RESUME = [*PYTHON, str(AGENT / "edgewarden" / "stop" / "resume.py")]
 JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 
 

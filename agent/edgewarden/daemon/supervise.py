@@ -214,7 +214,7 @@ def _reap(parts: list[Part]) -> None:
         code = part.process.returncode
         part.process = None
         if part.name == "gate":  # whoever it had stopped at tier T2 goes on
-            _one_shot([sys.executable, "-I", "-S", f"{_PACKAGE}/exec/resume.py"])
+            _one_shot([sys.executable, "-I", "-S", f"{_PACKAGE}/stop/resume.py"])
         if code == RESTART_ME:
             part.due_mono, part.wait_s = now, RESTART_S
             continue

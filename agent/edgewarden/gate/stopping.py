@@ -6,7 +6,7 @@ user who may start nothing is a denial, ``barred``; so is a program that could n
 ``out_of_reach``; a stopped program that somebody else let go, and starts that nobody was stopped
 for because gate came too late, are alarms.
 
-What it leaves to others: whom to stop and how (exec/aim.py, exec/stopper.py), when (arming.py).
+What it leaves to others: whom to stop and how (stop/aim.py, stop/stopper.py), when (arming.py).
 
     stopping = Stopping(...); armed = stopping.arm(paths); stopping.look()    # on a timer
 """
@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 
 from edgewarden.errors import EdgewardenError, HardwareFault
-from edgewarden.exec.aim import aim_of
-from edgewarden.exec.marks import Armed, arm_stop
-from edgewarden.exec.places import Places
-from edgewarden.exec.resume import sweep
+from edgewarden.exec.marks import WATCHABLE, Armed, arm_stop
+from edgewarden.stop.aim import aim_of
+from edgewarden.stop.places import Places
+from edgewarden.stop.resume import sweep
 from edgewarden.wire.local import ExecVerdict
 
 TYPE_CHECKING = False
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edgewarden.exec.judged import Counters
-    from edgewarden.exec.stopper import StopGroup, Stopper, Told
     from edgewarden.gate.doors import Doors
     from edgewarden.gate.policy import Policy
     from edgewarden.kernel.fanotify import Group
     from edgewarden.kernel.mounts import Mounts
+    from edgewarden.stop.stopper import StopGroup, Stopper, Told
     from edgewarden.wire.local import AnyMessage
 
 SOURCE = "bpf-stop"
@@ -83,8 +83,8 @@ class Stopping:
     def _load(self) -> None:
         """At the start only. Whoever an earlier gate has left standing goes on first."""
         # Only here: the library is a megabyte for who did not ask for it.
-        from edgewarden.exec.stopper import StopGroup, Stopper
         from edgewarden.kernel.libbpf import Libbpf
+        from edgewarden.stop.stopper import StopGroup, Stopper
 
         sweep(self._doors.proc_fd)
         self._group = StopGroup
@@ -110,7 +110,7 @@ class Stopping:
         stopper.aim(aim_of(config, self._text("self/mountinfo")))
 
         def make(superblocks: set[str]) -> Group:
-            self._places = Places(self._mounts, self._text, superblocks)
+            self._places = Places(self._mounts, self._text, superblocks, WATCHABLE)
             return group(
                 stopper,
                 self._places,

@@ -4,7 +4,7 @@ What this decides: that every way in which this can be missing is a ``HardwareFa
 and its errno (no library, a kernel without BPF_EVENTS, a refused load), so that a lesser tier can
 say why; and that nothing is attached longer than somebody holds a descriptor: no pins. What it
 leaves to others: what the programs do (deploy/bpf/), what to make of their events
-(exec/stopper.py).
+(stop/stopper.py).
 
 The library is optional and is opened by ``Libbpf()``, before gate closes its doors. Afterwards only
 system calls are made: an object is closed as soon as it is loaded, its programs and maps live on as

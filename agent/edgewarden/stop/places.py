@@ -15,13 +15,12 @@ What this decides, in order:
 Nothing but /proc is read, and no attribute of the file: asking a FUSE server for one would wait for
 it.
 
-    Places(mounts, proc_text, {"8:1"}).look(pid, fd_opened_with_O_PATH) == JUDGE
+    Places(mounts, proc_text, {"8:1"}, WATCHABLE).look(pid, fd_opened_with_O_PATH) == JUDGE
 """
 
 from __future__ import annotations
 
 from edgewarden.errors import EdgewardenError
-from edgewarden.exec.marks import WATCHABLE
 from edgewarden.kernel.mounts import parse_mountinfo
 
 TYPE_CHECKING = False
@@ -41,14 +40,22 @@ class Places:
         mounts: looks at paths (an overlay's layers).
         proc_text: name below /proc -> its whole content, "" when it is gone.
         watched: superblocks (``Filesystem.device``) that are watched.
+        watchable: types of filesystems that can be read without waiting for somebody else.
     """
 
-    __slots__ = ("_host", "_mounts", "_proc_text", "_supers", "_watched")
+    __slots__ = ("_host", "_mounts", "_proc_text", "_supers", "_watchable", "_watched")
 
-    def __init__(self, mounts: Mounts, proc_text: Callable[[str], str], watched: set[str]) -> None:
+    def __init__(
+        self,
+        mounts: Mounts,
+        proc_text: Callable[[str], str],
+        watched: set[str],
+        watchable: frozenset[str],
+    ) -> None:
         self._mounts = mounts
         self._proc_text = proc_text
         self._watched = watched
+        self._watchable = watchable
         self._host: dict[str, str] = {}
         self._supers: dict[str, int] = {}
         self.refresh()
@@ -70,7 +77,7 @@ class Places:
             return JUDGE
         if foreign.device in self._supers:
             return self._supers[foreign.device]
-        return JUDGE if foreign.kind in WATCHABLE else REFUSE
+        return JUDGE if foreign.kind in self._watchable else REFUSE
 
     def _judged(self, where: Filesystem) -> int:
         if where.device in self._watched:

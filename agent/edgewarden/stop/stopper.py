@@ -3,7 +3,7 @@
 What this decides, for each record of the BPF programs (deploy/bpf/), in order:
 
 1. ``STOPPED``: the process is held by a pidfd, its program opened through /proc/PID/exe. Lies that
-   on a filesystem that is not watched (exec/places.py), it goes on at once. Can it not be read
+   on a filesystem that is not watched (stop/places.py), it goes on at once. Can it not be read
    without waiting for somebody else, it is killed. Else it is an ExecEvent that wants an answer:
    the responder judges it by the same code as a permission event.
 2. The answer is SIGCONT or SIGKILL through the pidfd, never through a number, and only while the
@@ -14,7 +14,7 @@ What this decides, for each record of the BPF programs (deploy/bpf/), in order:
    the moment until its verdict, which nothing at this tier can prevent (ADR 13); it is told.
 
 Whoever stands still is let go when the group closes. That a responder which dies leaves nobody
-standing is for exec/resume.py.
+standing is for stop/resume.py.
 
 What it leaves to others: verdicts (exec/responder.py), whom to stop at all (``aim``), beats.
 
@@ -30,22 +30,22 @@ import os
 import struct
 
 from edgewarden.errors import HardwareFault
-from edgewarden.exec.aim import PASS, Aim
-from edgewarden.exec.places import JUDGE, SPARE
-from edgewarden.exec.resume import resume
 from edgewarden.kernel.bpf_objects import EXEC_STOP
 from edgewarden.kernel.fanotify import EVENTS_PER_READ, FAN_OPEN_EXEC_PERM, ExecEvent, Group
 from edgewarden.kernel.libbpf import Libbpf, Ring
 from edgewarden.kernel.libc import refused
 from edgewarden.kernel.process import open_pidfd, signal_pidfd
 from edgewarden.kernel.signals import SIGCONT, SIGKILL
+from edgewarden.stop.aim import PASS, Aim
+from edgewarden.stop.places import JUDGE, SPARE
+from edgewarden.stop.resume import resume
 from edgewarden.wire.lean import Frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgewarden.exec.places import Places
+    from edgewarden.stop.places import Places
 
 # exec_stop.bpf.c
 STOPPED, KILLED, RESUMED = 0, 1, 2

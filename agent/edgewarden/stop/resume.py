@@ -13,7 +13,7 @@ Who runs it: systemd when gate has ended (ExecStopPost=), the supervisor likewis
 before it arms. The BPF programs are detached by then: their descriptors ended with gate. A task
 that was told to stop and has not got there yet is caught by another look.
 
-    python3 -I -S .../exec/resume.py
+    python3 -I -S .../stop/resume.py
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 What this decides: what the settings' words (a cgroup's path, users) are to the BPF program (an
 inode number and a depth, uids). A user who is not named among those who may start programs is
 killed in the kernel, which nobody can take back; a SIGSTOP can be, by whoever has the same uid.
-What it leaves to others: stopping (exec/stopper.py).
+What it leaves to others: stopping (stop/stopper.py).
 
     aim_of(StopConfig("/system.slice", ()), mountinfo)      # Aim(STOP, (), (4711, 1))
 """
