@@ -158,6 +158,36 @@ class Spool(Protocol):
         """Close every file."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program ended: its exit code and what it wrote."""
+
+    code: int
+    text: str
+
+
+class Systemd(Protocol):
+    """The machine's init, asked by its own commands. Blocks, for at most a bounded time; any
+    thread. Raises HardwareFault (EW-EXEC-040) when it does not answer. Nothing to close."""
+
+    def show(self, units: Sequence[str], properties: Sequence[str]) -> dict[str, dict[str, str]]:
+        """unit -> property -> value, as loaded now; [""] asks for the manager's own."""
+
+    def do(self, verb: str, *units: str) -> Ended:
+        """daemon-reload, start, stop, reload; the code says whether it was done."""
+
+    def restart(self, unit: str) -> bool:
+        """Restart a unit and look again a moment later: whether it runs."""
+
+    def transient(
+        self, properties: Sequence[tuple[str, str]], command: Sequence[str], limit_s: float
+    ) -> Ended:
+        """Run a program in a unit of its own with these directives, and wait for its end."""
+
+    def later(self, unit: str, after_s: int, command: Sequence[str]) -> None:
+        """Run a command once after a time; a boot forgets it. ``do("stop", unit + ".timer")``."""
+
+
 class Drain(Protocol):
     """The spool as the uplink sees it, from the event loop. Nothing here blocks the loop."""
 

@@ -55,6 +55,8 @@ def test_the_commands_of_this_release() -> None:
         "explain", "identity", "identity show", "identity selftest", "identity renew",
         "policy", "policy show", "policy check", "policy learn", "policy observe",
         "policy enforce", "policy confirm", "policy compile",
+        "confine", "confine show", "confine apply", "confine confirm", "confine verify",
+        "confine revert",
         "config", "config show", "config check", "config reference", "spool", "spool stat",
         "spool verify",
     }  # fmt: skip
@@ -62,7 +64,15 @@ def test_the_commands_of_this_release() -> None:
 
 def test_every_command_that_reads_speaks_json() -> None:
     reads = ["status", "doctor", "sensors", "findings", "explain"]
-    reads += ["identity show", "policy show", "policy check", "config show", "config check"]
+    reads += [
+        "confine show",
+        "confine verify",
+        "identity show",
+        "policy show",
+        "policy check",
+        "config show",
+        "config check",
+    ]
     for command in [*reads, "spool stat", "spool verify"]:
         noun, *verb = command.split()
         rest = ["x"] if verb == ["check"] else []

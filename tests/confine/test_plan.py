@@ -8,7 +8,17 @@ import pytest
 
 from edgewarden.confine.facts import Host, Item, Mount, Plan, Service, State, Wish
 from edgewarden.confine.plan import SYSCTL_FILE, files, plan
-from edgewarden.confine.service import directives, exec_paths, holds, plan_service, protected
+from edgewarden.confine.service import (
+    PeerRow,
+    directives,
+    dropin,
+    exec_paths,
+    holds,
+    parse_dropin,
+    peers_of,
+    plan_service,
+    protected,
+)
 
 LIBS = "/usr/lib/aarch64-linux-gnu"
 BROKER = Service(
@@ -308,7 +318,7 @@ def test_a_place_of_ours_stays_planned(applied: Mount) -> None:
     ("change", "name", "state", "why"),
     [
         ({}, "vm.memfd_noexec", State.CHANGE, ""),
-        ({"kernel": (6, 4)}, "vm.memfd_noexec", State.NOT_HERE, "every memory file"),
+        ({"kernel": (6, 4)}, "vm.memfd_noexec", State.NOT_HERE, "every memfd"),
         ({"kernel": (6, 1), "sysctls": {}}, "vm.memfd_noexec", State.NOT_HERE, "from 6.3 on"),
         ({"memfd": ("docker",)}, "vm.memfd_noexec", State.KEPT, "docker"),
         ({"userns": ("podman",)}, "user.max_user_namespaces", State.KEPT, "podman"),
@@ -375,3 +385,30 @@ def test_files_for_good_and_for_a_trial() -> None:
 
 def test_nothing_wished_is_no_service_file() -> None:
     assert files(plan([], {}, [], replace(PI, sysctls={})), keep=True) == ()
+
+
+# --- addresses of the policy ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "peers"),
+    [
+        ([], ()),
+        ([(("a.service",), (), ("192.0.2.7",), (), False, False)], ("192.0.2.7",)),
+        ([(("b.service",), (), ("192.0.2.7",), (), False, False)], ()),
+        ([((), (), ("192.0.2.7",), (), True, False)], ("192.0.2.7",)),
+        ([((), ("1000",), ("192.0.2.7",), (), False, False)], ()),
+        ([(("/x.slice/a.service",), (), (), (), True, False)], ("any",)),
+        ([(("a.service",), (), (), ("api.example.org",), True, False)], None),
+        ([(("a.service",), (), ("192.0.2.7",), (), False, True)], None),
+    ],
+)
+def test_an_egress_allowlist_as_far_as_systemd_can_say_it(
+    rules: list[PeerRow], peers: tuple[str, ...] | None
+) -> None:
+    assert peers_of("a.service", rules) == peers
+
+
+def test_a_dropin_is_read_as_it_was_written() -> None:
+    made = plan_service(replace(WISH, network="none"), BROKER, PI)
+    assert parse_dropin(WISH.unit, dropin(made)).lines == made.lines

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,8 @@ def test_the_settings_page_names_every_table() -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda p: p.name)
-def test_every_unit_is_inert_until_enrolled(unit: object) -> None:
-    condition = "ConditionPathExists=/var/lib/edgewarden/identity/current"
+def test_every_unit_is_inert_until_a_person_acted(unit: object) -> None:
+    state = "/var/lib/edgewarden"
+    path = "confinement/applied" if "confine" in Path(str(unit)).name else "identity/current"
+    condition = f"ConditionPathExists={state}/{path}"
     assert condition in (ROOT / "systemd" / str(unit)).read_text().splitlines()

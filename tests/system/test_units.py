@@ -22,6 +22,7 @@ THRESHOLDS = {
     "edgewarden-guard.service": 20,
     "edgewarden-policy.service": 20,
     "edgewarden-canary.service": 30,
+    "edgewarden-confine.service": 35,
 }
 FOREIGN = [
     "basic.target",
@@ -31,6 +32,7 @@ FOREIGN = [
     "shutdown.target",
     "sockets.target",
     "sysinit.target",
+    "timers.target",
     "time-sync.target",
 ]
 """Units of systemd's own that ours name; their content does not matter here."""

@@ -33,6 +33,7 @@ NOUNS = {
     "status": ("status", "one screen: how this gateway is"),
     "doctor": ("doctor", "check everything, first broken rung first"),
     "policy": ("policy", "what may be executed"),
+    "confine": ("confine", "what systemd and sysctls can refuse: managed services"),
     "config": ("config", "settings: show, check, reference"),
     "sensors": ("sensors", "serial ports and what they deliver"),
     "spool": ("spool", "durable records, also with the agent dead"),

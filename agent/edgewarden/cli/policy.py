@@ -49,7 +49,7 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
             verb.add_argument(
                 "--confirm",
                 metavar="TIME",
-                type=_duration,
+                type=duration,
                 default=0,
                 help="go back by itself after TIME (30s, 10m, 2h) unless `policy confirm` is typed",
             )
@@ -124,7 +124,7 @@ MAX_CONFIRM_S = 12 * 3600
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
-def _duration(text: str) -> int:
+def duration(text: str) -> int:
     """``30s``, ``10m``, ``2h`` in seconds."""
     number, unit = text[:-1], text[-1:]
     if not number.isdecimal() or unit not in _UNITS:

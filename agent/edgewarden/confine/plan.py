@@ -90,6 +90,9 @@ _USERNS_MAX = Knob(
     "rootless containers, browser sandboxes, PrivateUsers= in units", exact=True,
 )  # fmt: skip
 
+USERNS = (_USERNS_CLONE, _USERNS_MAX)
+"""Debian's own switch touches ordinary users only; where it is missing, a count of none does."""
+
 
 def plan(
     wishes: Sequence[Wish],
@@ -131,19 +134,27 @@ def files(made: Plan, *, keep: bool) -> tuple[File, ...]:
     others = [mount for mount in made.mounts if mount.method != "dropin"]
     if others:
         found.append(File(f"{units}/{NOEXEC_UNIT}", _noexec_unit(others)))
-        if keep:
-            wants = f"{units}/sysinit.target.wants/{NOEXEC_UNIT}"
-            found.append(File(wants, link=f"{units}/{NOEXEC_UNIT}"))
-    if made.sysctls and keep:
-        found.append(File(SYSCTL_FILE, _sysctl_text(made)))
+    if keep:
+        found += standing(made.sysctls, noexec=bool(others))
     return tuple(found)
+
+
+def standing(sysctls: Sequence[tuple[str, str]], *, noexec: bool) -> list[File]:
+    """What only a plan for good has: what brings it back at a boot."""
+    found = []
+    if noexec:
+        wants = f"{KEPT_UNITS}/sysinit.target.wants/{NOEXEC_UNIT}"
+        found.append(File(wants, link=f"{KEPT_UNITS}/{NOEXEC_UNIT}"))
+    if sysctls:
+        found.append(File(SYSCTL_FILE, _sysctl_text(sysctls)))
+    return found
 
 
 # --- mounts --------------------------------------------------------------------------------------
 
 
 def _mount(facts: Mount) -> tuple[MountPlan | None, Item]:
-    now = ",".join(facts.options) if facts.mounted else "a folder of its file system"
+    now = ",".join(facts.options) if facts.mounted else "a folder"
     why = _mount_refusal(facts)
     if why:
         return None, _mount_item(facts, now, State.NOT_HERE, why)
@@ -169,9 +180,9 @@ def _mount_refusal(facts: Mount) -> str:
     if facts.path in _ABOVE_PROGRAMS or within(facts.path, _RUNS_PROGRAMS):
         return "the system runs programs from it"
     if within(facts.path, ("/run/user",)):
-        return "systemd-logind mounts it for each session, with options of its own"
+        return "systemd-logind gives the options"
     if within(facts.path, ("/media",)):
-        return "whoever mounts a medium there gives the options"
+        return "whoever mounts a medium gives them"
     return ""
 
 
@@ -236,7 +247,7 @@ def _absent(knob: Knob, host: Host, now: str) -> str:
         needs = {_MEMFD: " (from 6.3 on)", "kernel.io_uring_disabled": " (from 6.6 on)"}
         return f"{version} has no such sysctl{needs.get(knob.name, '')}"
     if knob.name == _MEMFD and host.kernel < (6, 6):
-        return f"{version} would refuse every memory file at 2, not only programs (until 6.6)"
+        return f"{version} refuses every memfd at 2"
     return ""
 
 
@@ -260,10 +271,10 @@ def _knob_item(knob: Knob, now: str, state: State, why: str = "") -> Item:
     return Item("sysctl", knob.name, str(knob.want), now, state, knob.reason, knob.breaks, why=why)
 
 
-def _sysctl_text(made: Plan) -> str:
+def _sysctl_text(sysctls: Sequence[tuple[str, str]]) -> str:
     head = "# Made by `edgewarden confine apply`; `edgewarden confine revert` takes it away.\n"
-    why = {item.subject: item.reason for item in made.items if item.area == "sysctl"}
-    return head + "".join(f"# {why[name]}\n{name} = {value}\n" for name, value in made.sysctls)
+    why = {knob.name: knob.reason for knob in (*KNOBS, *USERNS)}
+    return head + "".join(f"# {why[name]}\n{name} = {value}\n" for name, value in sysctls)
 
 
 def _unknown(unit: str) -> Service:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
+from collections.abc import Sequence
 
 from edgewarden.confine.facts import Host, Item, Service, ServicePlan, State, Wish
 
@@ -79,6 +80,29 @@ def directives(texts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return found
 
 
+PeerRow = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...], bool, bool]
+"""units, uids, addresses, hosts, whether it names ports, whether it denies: an [[egress]] rule."""
+
+
+def peers_of(unit: str, rules: Sequence[PeerRow]) -> tuple[str, ...] | None:
+    """The addresses an [[egress]] allowlist leaves a unit; None where systemd cannot say it.
+
+    systemd filters addresses and neither ports nor names, and takes no order: a rule that goes by
+    name, or that denies, is for gate's network table. A rule for a unit of a user's counts for
+    whoever that user is, which a unit does not show, and is left out: narrower.
+    """
+    found: list[str] = []
+    for units, uids, addresses, hosts, _, denies in rules:
+        if (units and unit not in [one.rpartition("/")[2] for one in units]) or (
+            uids and not units
+        ):
+            continue
+        if hosts or denies:
+            return None
+        found += addresses or ("any",)
+    return tuple(dict.fromkeys(found))
+
+
 def plan_service(wish: Wish, facts: Service, host: Host) -> ServicePlan:
     """See the module."""
     why = _refusal(wish, facts, host)
@@ -104,6 +128,12 @@ def dropin(plan: ServicePlan) -> str:
         "# `edgewarden confine verify` names a change by hand as drift.\n[Service]\n"
     )
     return head + "".join(f"{name}={value}\n" for name, value in plan.lines)
+
+
+def parse_dropin(unit: str, text: str) -> ServicePlan:
+    """The lines of a drop-in that ``dropin`` wrote."""
+    pairs = (row.partition("=") for row in text.splitlines() if row[:1].isalpha())
+    return ServicePlan(unit, tuple((name, value) for name, _, value in pairs))
 
 
 def exec_paths(wish: Wish, facts: Service) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import os
 from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.gate.doors import Doors, check_owned_by_root, read_whole
 from edgewarden.judge.exec_table import EMPTY, MAX_TABLE_BYTES, Table
-from edgewarden.wire.gate_files import MAX_FILE_BYTES, ExecTier, GateConfig
+from edgewarden.wire.gate_files import CONFINED_NAME, MAX_FILE_BYTES, ExecTier, GateConfig, climb
 from edgewarden.wire.local import MODES
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ class Policy:
     Attributes:
         config: filesystems, mode of the settings, link's uid.
         table: the last good table.
-        tier: what the canary proved on this boot.
+        tier: what the canary proved on this boot, or below it what confinement did.
         alarms: (code, severity, text) that the owner has not yet passed on.
     """
 
@@ -61,7 +61,8 @@ class Policy:
             self.table = self._read_table()
         except EdgewardenError as fault:
             self._alarm("EW-EXEC-017", 4, f"no policy table, nothing is on the list: {fault.text}")
-        self.tier = self._read_tier(run_dir)
+        self._canary = self._read_tier(run_dir)
+        self.tier = climb(self._canary, self._read_confined())
 
     def _alarm(self, code: str, severity: int, text: str) -> None:
         self.alarms.append((code, severity, text))
@@ -81,6 +82,7 @@ class Policy:
             self._alarm("EW-EXEC-017", 4, f"new policy refused, the last one stays: {fault.text}")
             raise
         self.table, self.config = table, config
+        self.tier = climb(self._canary, self._read_confined())
         return f"{table.count} rules, generation {table.generation}"
 
     def devices(self) -> set[int]:
@@ -128,6 +130,13 @@ class Policy:
         except EdgewardenError as fault:
             reason = fault.text
         return ExecTier("T0", "none", reason, boot_id)
+
+    def _read_confined(self) -> ExecTier | None:
+        """What `edgewarden confine verify` proved; None without a word that can be believed."""
+        try:
+            return ExecTier.load(self._doors.read_policy(CONFINED_NAME, MAX_FILE_BYTES))
+        except (OSError, EdgewardenError):
+            return None
 
     def asked(self, area: str) -> str:
         """What a person last said for an area, else the settings' mode."""

@@ -198,6 +198,12 @@ def judge_gate(
     if filesystems and tier == "T0":
         step = "boot a kernel with permission events if blocking is needed"
         return weak("gate", "exec", f"{text}: this kernel cannot block", "EW-EXEC-001", step)
+    if filesystems and tier == "T1":
+        said, step = (
+            "managed services are confined by path, others are reported",
+            ("see `edgewarden confine show`, and `edgewarden explain EW-EXEC-001`"),
+        )
+        return weak("gate", "exec", f"{text}: {said}", "EW-EXEC-001", step)
     return ok("gate", "exec", text)
 
 

@@ -128,6 +128,9 @@ def _control(p: Picture) -> Iterator[Reason]:
     elif p.watches and p.tier == "T0":
         text = "this kernel cannot block programs: detect and report only"
         yield Reason("EW-EXEC-001", text, "run `edgewarden explain EW-EXEC-001`")
+    elif p.watches and p.tier == "T1":
+        text = "managed services are confined by path; other programs are only reported"
+        yield Reason("EW-EXEC-001", text, "run `edgewarden confine show`")
 
 
 def _attestation(p: Picture) -> Iterator[Reason]:

@@ -226,6 +226,25 @@ class ExecTier(Frozen):
         return ExecTier(tier, source, reason, boot_id)
 
 
+CONFINED_NAME = "confine-tier"
+"""In state/policy, written by `edgewarden confine verify`: an ExecTier, T1 where every managed
+service refused its canary on that boot (confine/plan.py)."""
+
+
+def climb(canary: ExecTier, confined: ExecTier | None) -> ExecTier:
+    """The highest rung that was proved on this boot: what the kernel denies to every program (T3,
+    T2), else what systemd denies to managed services (T1), else nothing (T0).
+
+    ``source`` stays the canary's: T1 sees no exec.
+    """
+    if canary.tier != "T0" or confined is None or confined.tier != "T1":
+        return canary
+    if confined.boot_id != canary.boot_id:
+        return canary
+    reason = f"{confined.reason}; {canary.reason}" if canary.reason else confined.reason
+    return ExecTier("T1", canary.source, reason, canary.boot_id)
+
+
 def _lines(body: bytes) -> list[tuple[str, str]]:
     try:
         text = body.decode("utf-8")
