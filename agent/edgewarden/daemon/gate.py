@@ -17,7 +17,6 @@ RUN/gate.sock, and connects to guard at RUN/guard.sock.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -29,7 +28,7 @@ if __name__ == "__main__":  # started by path: this file's package is not on the
 from edgewarden.errors import EdgewardenError, HardwareFault
 from edgewarden.exec.responder import ExecGate
 from edgewarden.gate.arming import Arming
-from edgewarden.gate.doors import Doors
+from edgewarden.gate.doors import Doors, confine
 from edgewarden.gate.excuses import Excuses
 from edgewarden.gate.facts import FactsOut
 from edgewarden.gate.modes import Modes
@@ -41,7 +40,6 @@ from edgewarden.gate.sockets import Control, GuardLine, listen
 from edgewarden.gate.stopping import Stopping
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
-from edgewarden.kernel.process import lock_memory
 from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
 from edgewarden.kernel.uevent import open_uevents
 from edgewarden.wire.local import Alarm
@@ -51,6 +49,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Callable
 
+    from edgewarden.gate.modes import Area
 HEARTBEAT_S = 0.5
 """A quarter of guard's patience."""
 STATS_S = 10.0
@@ -58,8 +57,6 @@ GUARD_HELLO_S = 1.0
 """How long the start waits for guard's count of trips."""
 TRIPS_LIMIT = 3
 """Guard's kills within its window that put exec control into observe."""
-NICE = -15
-"""Cheap insurance; no effect could be shown."""
 MOUNT_EVENTS = POLLPRI | POLLERR
 """How /proc/self/mountinfo says that the mount table changed, proc(5)."""
 
@@ -145,12 +142,8 @@ class Gate:
             only_eyes=lambda: self.arming.source == "proc-connector",
         )
         self.peripherals = self._peripherals()
-        self.modes = Modes(
-            {"exec": self.arming, "peripherals": self.peripherals},
-            files=self.policy,
-            alarm=self.alarm,
-            mono_s=time.monotonic,
-        )
+        areas: dict[str, Area] = {"exec": self.arming, "peripherals": self.peripherals}
+        self.modes = Modes(areas, files=self.policy, alarm=self.alarm, mono_s=time.monotonic)
         self.requests = self._requests()
         self._pass_on_alarms()
 
@@ -358,21 +351,6 @@ def boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def confine(gate: Gate) -> None:
-    """What makes the loop safe to wait for: locked, first in line, and unable to open or start."""
-    gc.collect()
-    try:
-        lock_memory()
-    except HardwareFault as fault:
-        gate.alarm("EW-EXEC-021", 2, f"memory is not locked: {fault.text}")
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
-    except OSError as fault:
-        gate.alarm("EW-EXEC-021", 1, f"priority is not raised: {fault.strerror}")
-    gc.freeze()
-    gate.doors.close_all_others()
-
-
 def main(state_dir: str, run_dir: str, *, with_parent: bool = False) -> int:
     """Run gate.
 
@@ -396,7 +374,7 @@ def main(state_dir: str, run_dir: str, *, with_parent: bool = False) -> int:
     signal(SIGTERM, stop)
     signal(SIGINT, stop)
     ignore_lease_breaks()
-    confine(gate)
+    confine(gate.doors, gate.alarm)
     return gate.run(with_parent=with_parent)
 
 

@@ -21,14 +21,22 @@ open door of one is no way for the other.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from _thread import get_ident
 
-from edgewarden.errors import OperatorFault, OurFault
+from edgewarden.errors import HardwareFault, OperatorFault, OurFault
 from edgewarden.kernel.mounts import AT_FDCWD
+from edgewarden.kernel.process import lock_memory
 from edgewarden.wire.local import UNKNOWN_UID
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NICE = -15
+"""Cheap insurance; no effect could be shown."""
 PROC_TEXT_BYTES = 8192
 """/proc/PID/status and smaps_rollup are below 2 KiB."""
 FORBIDDEN = frozenset(
@@ -224,6 +232,25 @@ class Doors:
     def _hook(self, event: str, args: tuple[object, ...]) -> None:
         if event in FORBIDDEN or (event == "open" and get_ident() not in self._inside):
             raise OurFault(f"gate does not do this while it answers execs: {event} {args[:1]}")
+
+
+def confine(doors: Doors, alarm: Callable[[str, int, str], None]) -> None:
+    """What makes the loop safe to wait for: locked, first in line, and unable to open or start.
+
+    Args:
+        alarm: (code, severity, text), for what is refused and not worth failing for.
+    """
+    gc.collect()
+    try:
+        lock_memory()
+    except HardwareFault as fault:
+        alarm("EW-EXEC-021", 2, f"memory is not locked: {fault.text}")
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    except OSError as fault:
+        alarm("EW-EXEC-021", 1, f"priority is not raised: {fault.strerror}")
+    gc.freeze()
+    doors.close_all_others()
 
 
 def check_owned_by_root(fd: int, name: str) -> None:
