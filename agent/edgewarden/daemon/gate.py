@@ -109,23 +109,17 @@ class Gate:
             tier=self.policy.tier.tier,
             excuse=self.excuses.excuse,
         )
-        self.stopping_programs = Stopping(
-            doors=self.doors,
-            mounts=self.mounts,
-            policy=self.policy,
-            report=self.facts.put,
-            alarm=self.alarm,
-            counters=self.responder.counters,
-            boot_ns=boot_ns,
-            mono_ns=time.monotonic_ns,
-        )
+        stopping = Stopping(
+            self.doors, self.mounts, self.policy, self.facts.put, self.responder.counters,
+            boot_ns=boot_ns, mono_ns=time.monotonic_ns,
+        )  # fmt: skip
         self.arming = Arming(
             doors=self.doors,
             mounts=self.mounts,
             policy=self.policy,
             responder=self.responder,
             guard=self.guard,
-            stopping=self.stopping_programs,
+            stopping=stopping,
             alarm=self.alarm,
             watch=lambda fd: self._watch(fd, self._on_execs),
             forget=self._forget,

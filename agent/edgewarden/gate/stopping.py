@@ -20,7 +20,7 @@ from edgewarden.exec.marks import WATCHABLE, Armed, arm_stop
 from edgewarden.stop.aim import aim_of
 from edgewarden.stop.places import Places
 from edgewarden.stop.resume import sweep
-from edgewarden.wire.local import ExecVerdict
+from edgewarden.wire.local import Alarm, ExecVerdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ class Stopping:
 
     Args:
         report: takes a fact.
-        alarm: (code, severity, text).
         counters: of the responder; denials that are none of its own are counted there.
         boot_ns, mono_ns: CLOCK_BOOTTIME and CLOCK_MONOTONIC.
 
@@ -54,13 +53,12 @@ class Stopping:
 
     def __init__(
         self,
-        *,
         doors: Doors,
         mounts: Mounts,
         policy: Policy,
         report: Callable[[AnyMessage], None],
-        alarm: Callable[[str, int, str], None],
         counters: Counters,
+        *,
         boot_ns: Callable[[], int],
         mono_ns: Callable[[], int],
     ) -> None:
@@ -68,7 +66,6 @@ class Stopping:
         self._mounts = mounts
         self._policy = policy
         self._report = report
-        self._alarm = alarm
         self._counters = counters
         self._boot_ns = boot_ns
         self._mono_ns = mono_ns
@@ -95,6 +92,9 @@ class Stopping:
             self.why_not = fault.text
             if self._policy.tier.tier != "T3":
                 self._alarm(fault.code, 4, f"tier T2 was asked for: {fault.text}")
+
+    def _alarm(self, code: str, severity: int, text: str) -> None:
+        self._report(Alarm(code, severity, text, self._boot_ns()))
 
     def arm(self, paths: Sequence[str]) -> Armed:
         """Stop programs from now on; the answer's group has the events.
