@@ -17,6 +17,7 @@ AREAS = {
     "ID": "identity and trust",
     "EXEC": "execution control",
     "POL": "the baseline of this system",
+    "PROC": "processes and listeners",
     "USB": "USB devices and serial ports",
     "SER": "serial ports",
     "SET": "settings and policies",

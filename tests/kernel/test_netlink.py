@@ -18,6 +18,8 @@ from edgewarden.kernel.netlink import (
     PROC_EVENT_EXEC,
     PROC_EVENT_EXIT,
     PROC_EVENT_FORK,
+    PROC_EVENT_PTRACE,
+    PROC_EVENT_UID,
     RESYNC,
     Gatherer,
     ProcConnector,
@@ -145,3 +147,20 @@ def test_a_loss_asks_for_a_resync() -> None:
     assert told is not None
     assert (told.resync, told.events) == (True, [])
     assert (gatherer.losses, gatherer.total) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        (PROC_EVENT_UID, (7, 7, 1000, 0), (7, 1000)),  # a set-uid program
+        (PROC_EVENT_UID, (7, 7, 0, 0), (0, 0)),  # root stays root
+        (PROC_EVENT_UID, (7, 7, 1000, 1000), (0, 1000)),  # a daemon lets go of its rights
+        (PROC_EVENT_UID, (8, 7, 1000, 0), (0, 1000)),  # a thread
+        (PROC_EVENT_PTRACE, (7, 7, 9, 9), (7, 9)),
+        (PROC_EVENT_PTRACE, (7, 7, 0, 0), (0, 0)),  # it let go
+    ],
+)
+def test_who_becomes_root_or_is_taken_hold_of(
+    kind: int, fields: tuple[int, int, int, int], expected: tuple[int, int]
+) -> None:
+    assert seen(datagram(kind, struct.pack("=IIII", *fields))) == (kind, *expected)

@@ -22,6 +22,7 @@ from edgewarden.wire.local import (
     Heartbeat,
     ProcBatch,
     ProcEntry,
+    ProcessAlert,
     Repeated,
     Request,
     TripInfo,
@@ -84,7 +85,18 @@ PERIPHERALS = st.builds(
     st.lists(st.tuples(BYTE, BYTE, BYTE), max_size=32).map(tuple),
     *(short(most) for most in TEXTS.values()),
 )
+ALERTS = st.builds(
+    ProcessAlert,
+    st.sampled_from(local.ALERTS),
+    U32,
+    U32,
+    st.binary(max_size=256),
+    U32,
+    st.binary(max_size=256),
+    U64,
+)
 MESSAGES = st.one_of(
+    ALERTS,
     VERDICTS,
     PERIPHERALS,
     BATCHES,
@@ -96,7 +108,7 @@ MESSAGES = st.one_of(
         U64,
         U64,
         st.booleans(),
-        st.one_of(VERDICTS, ALARMS, PERIPHERALS),
+        st.one_of(VERDICTS, ALARMS, PERIPHERALS, ALERTS),
     ),
     st.builds(Heartbeat, U64),
     st.builds(TripInfo, U16, U16, U32),
@@ -153,7 +165,7 @@ def test_garbage_raises_only_a_refusal(garbage: bytes) -> None:
     assert refusal_or_message(garbage) in ("refused", "message")
 
 
-@given(st.sampled_from([1, 2, 3, 4, 5, 6, 7, 0x10, 0x11, 0x20, 0x21]), st.binary(max_size=1500))
+@given(st.sampled_from([*range(1, 9), 0x10, 0x11, 0x20, 0x21]), st.binary(max_size=1500))
 def test_garbage_under_a_good_header_raises_only_a_refusal(kind: int, garbage: bytes) -> None:
     data = struct.pack("<BBH", 1, kind, 4 + len(garbage)) + garbage
     assert refusal_or_message(data) in ("refused", "message")

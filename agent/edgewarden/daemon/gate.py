@@ -125,7 +125,15 @@ class Gate:
             forget=self._forget,
             fallback=lambda: self.processes.source,
         )
-        self.processes = Processes(
+        self.processes = self._processes()
+        self.peripherals = self._peripherals()
+        areas: dict[str, Area] = {"exec": self.arming, "peripherals": self.peripherals}
+        self.modes = Modes(areas, files=self.policy, alarm=self.alarm, mono_s=time.monotonic)
+        self.requests = self._requests()
+        self._pass_on_alarms()
+
+    def _processes(self) -> Processes:
+        return Processes(
             doors=self.doors,
             policy=self.policy,
             responder=self.responder,
@@ -134,12 +142,8 @@ class Gate:
             alarm=self.alarm,
             boot_minus_mono_ns=lambda: boot_ns() - time.monotonic_ns(),
             only_eyes=lambda: self.arming.source == "proc-connector",
+            tell=self.facts.put,
         )
-        self.peripherals = self._peripherals()
-        areas: dict[str, Area] = {"exec": self.arming, "peripherals": self.peripherals}
-        self.modes = Modes(areas, files=self.policy, alarm=self.alarm, mono_s=time.monotonic)
-        self.requests = self._requests()
-        self._pass_on_alarms()
 
     def _peripherals(self) -> Peripherals:
         return Peripherals(

@@ -10,7 +10,8 @@ mood.
     peripheral     peripheral_activity: connect, disconnect, disable where it was refused; as above
     alarm          detection_finding
     repeated       the same event with its count; what gate could not keep apart: detection_finding
-    process batch  hints to the /proc sweep, never an event: identity comes from the sweep
+    process alert  detection_finding: somebody became root, or is traced
+    process batch  totals, and hints to the /proc sweep: identity comes from the sweep
     statistics     remembered, of gate and of each area; shown by status
 """
 
@@ -22,6 +23,7 @@ import socket
 from collections.abc import Callable
 
 from edgewarden.errors import WireRefusal
+from edgewarden.inventory.watcher import alert_event
 from edgewarden.ports import Clock, FactSink
 from edgewarden.wire import local
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
@@ -47,6 +49,8 @@ class GateFacts:
         clock: stamps the event of a lost or found gate.
         hint: called with the pid of each exec, so that short lives are seen.
         resync: called when gate says that process events were lost.
+        totals: called with each process batch.
+        alert: makes the event of an alert.
     """
 
     def __init__(
@@ -56,12 +60,16 @@ class GateFacts:
         clock: Clock,
         hint: Callable[[int], None],
         resync: Callable[[], None],
+        totals: Callable[[local.ProcBatch], None] = lambda _: None,
+        alert: Callable[[local.ProcessAlert], Event] = alert_event,
     ) -> None:
         self._path = path
         self._sink = sink
         self._clock = clock
         self._hint = hint
         self._resync = resync
+        self._totals = totals
+        self._alert = alert
         self._lost = asyncio.Event()
         self.stats: local.GateStats | None = None
         self.areas: dict[str, local.AreaStats] = {}
@@ -115,10 +123,12 @@ class GateFacts:
             self._sink(verdict_event(message))
         elif isinstance(message, local.Alarm):
             self._sink(alarm_event(message))
+        elif isinstance(message, local.ProcessAlert):
+            self._sink(self._alert(message))
         elif isinstance(message, local.Repeated):
             if getattr(message.message, "decision", "") == "deny":
                 self.denied_ns = self._clock.now().boot_ns
-            self._sink(repeated_event(message))
+            self._sink(repeated_event(message, self._alert))
         elif isinstance(message, local.GateStats):
             self.stats = message
         elif isinstance(message, local.AreaStats):
@@ -126,6 +136,7 @@ class GateFacts:
         elif isinstance(message, PeripheralVerdict):
             self._sink(peripheral_event(message))
         elif isinstance(message, local.ProcBatch):
+            self._totals(message)
             if message.resync:
                 self._resync()
             for entry in message.entries:
@@ -192,7 +203,9 @@ def alarm_event(m: local.Alarm) -> Event:
     return Event(OCSF.DETECTION_FINDING, _CREATE, Severity(m.severity), m.boot_ns, detail, m.code)
 
 
-def repeated_event(m: local.Repeated) -> Event:
+def repeated_event(
+    m: local.Repeated, alert: Callable[[local.ProcessAlert], Event] = alert_event
+) -> Event:
     """The event of what came again ``count`` times since gate told it last."""
     message = m.message
     if isinstance(message, local.ExecVerdict):
@@ -200,6 +213,8 @@ def repeated_event(m: local.Repeated) -> Event:
     elif isinstance(message, PeripheralVerdict):
         event = peripheral_event(message)
         what = f"peripherals {_PERIPHERAL_ACTIONS[message.decision]}"
+    elif isinstance(message, local.ProcessAlert):
+        event, what = alert(message), f"processes {message.kind}"
     else:
         assert isinstance(message, local.Alarm)  # of COUNTED: local.parse refuses others
         event, what = alarm_event(message), f"alarms {message.code}"

@@ -35,6 +35,9 @@ from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
 from edgewarden.errors import EdgewardenError, TrustFault
+from edgewarden.inventory.processes import ProcessSettings, ProcessSweep
+from edgewarden.inventory.sockets import Sockets
+from edgewarden.inventory.watcher import Watcher
 from edgewarden.judge.triage import Triage
 from edgewarden.kernel import memory
 from edgewarden.link.uplink import Uplink, UplinkSettings
@@ -43,7 +46,6 @@ from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.spool import DiskSpool
 from edgewarden.record.storage import StorageThread
 from edgewarden.sense.host import HostSensor, HostSettings
-from edgewarden.sense.processes import ProcessSettings, ProcessSweep
 from edgewarden.settings.faults import SettingsFaults
 from edgewarden.trust import identity as identities
 from edgewarden.trust.identity import Identity
@@ -90,8 +92,9 @@ class Link:
         self.host = HostSensor(
             HostSettings(settings.paths.state, settings.host.period_s), self.take, self.clock
         )
+        self.watcher = Watcher(settings.processes, self.take, self.clock, Sockets())
         self.processes = ProcessSweep(
-            ProcessSettings(settings.processes.sweep_s), self.take, self.clock
+            ProcessSettings(settings.processes.sweep_s), self.take, self.clock, self.watcher.see
         )
         self.gate = GateFacts(
             f"{settings.paths.run}/gate-facts.sock",
@@ -99,6 +102,8 @@ class Link:
             self.clock,
             self.processes.hint,
             self.processes.resync,
+            self.watcher.batch,
+            self.watcher.alert,
         )
         self.uplink = self._build_uplink()
         self.attester = self._build_attester(report_key)
@@ -258,6 +263,7 @@ class Link:
                     "gate": self.gate.run(),
                     "host": self.host.run(),
                     "processes": self.processes.run(),
+                    "listeners": self.watcher.run(),
                     "indicator": self.indicator.run(),
                     "housekeeping": self._housekeeping(),
                     **{f"serial {i}": s.run() for i, s in enumerate(self.sensors)},
@@ -269,6 +275,8 @@ class Link:
                     task.cancel()
         finally:
             control.close()
+            self.watcher.finish()
+            self.processes.close()
             for event, record_class in self.triage.due(self.clock.now().boot_ns, all_now=True):
                 self.storage.submit_event(event, record_class)
             await loop.run_in_executor(None, self.storage.stop)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from edgewarden.gate.ledger import Ledger
 from edgewarden.gate.sockets import receive, send
 from edgewarden.kernel.process import accept_connection
-from edgewarden.wire.local import MAX_BATCH, GateStats, ProcBatch, encode
+from edgewarden.wire.local import MAX_BATCH, AreaStats, GateStats, ProcBatch, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class FactsOut:
         self.ledger = Ledger()
         self._routine: list[bytes] = []
         self._processes: ProcBatch | None = None
-        self._stats: GateStats | None = None
+        self._stats: dict[str, GateStats | AreaStats] = {}
         self._full = False
 
     def accept(self) -> bool:
@@ -72,8 +72,8 @@ class FactsOut:
         if isinstance(message, ProcBatch):
             waiting = self._processes
             self._processes = message if waiting is None else added(waiting, message)
-        elif isinstance(message, GateStats):
-            self._stats = message
+        elif isinstance(message, GateStats | AreaStats):
+            self._stats[getattr(message, "area", "")] = message
         elif not self.ledger.take(message):
             if len(self._routine) >= ROUTINE_FACTS:
                 del self._routine[0]
@@ -122,10 +122,10 @@ class FactsOut:
             if not self._send(encode(self._processes)):
                 return False
             self._processes = None
-        if self._stats is not None:
-            if not self._send(encode(self._stats)):
+        for area, stats in list(self._stats.items()):
+            if not self._send(encode(stats)):
                 return False
-            self._stats = None
+            del self._stats[area]
         return True
 
     def _send(self, data: bytes) -> bool | None:

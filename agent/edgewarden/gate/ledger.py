@@ -23,7 +23,7 @@ Rules, in order:
 
 from __future__ import annotations
 
-from edgewarden.wire.local import Alarm, ExecVerdict, Repeated, encode
+from edgewarden.wire.local import Alarm, ExecVerdict, ProcessAlert, Repeated, encode
 from edgewarden.wire.peripherals import PeripheralVerdict
 
 TYPE_CHECKING = False
@@ -65,6 +65,7 @@ KEY_OF: dict[type, Callable[[Any], tuple[object, ...] | None]] = {
     PeripheralVerdict: lambda m: (
         _peripheral_key(m) if m.decision in ("deny", "would_deny") else None
     ),
+    ProcessAlert: lambda m: (ProcessAlert, m.kind, m.uid, m.program, m.by_program),
 }
 """What makes two messages the same alarm. A type that is not here, or None: no alarm, may be
 dropped."""
@@ -72,12 +73,14 @@ OWNER_OF: dict[type, Callable[[Any], object]] = {
     ExecVerdict: lambda m: m.uid,
     Alarm: lambda m: m.code,
     PeripheralVerdict: lambda m: m.place,
+    ProcessAlert: lambda m: (m.kind, m.uid),
 }
 """Whose share a place counts to."""
 KIND_OF: dict[type, Callable[[Any], str]] = {
     ExecVerdict: lambda m: m.decision,
     Alarm: lambda m: m.code,
     PeripheralVerdict: lambda m: m.decision,
+    ProcessAlert: lambda m: m.kind,
 }
 """What stays of a message that finds no place."""
 

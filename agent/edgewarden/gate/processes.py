@@ -17,10 +17,13 @@ from edgewarden.gate.sockets import batch_of
 from edgewarden.kernel.netlink import (
     GATHER_S,
     PROC_EVENT_EXEC,
+    PROC_EVENT_PTRACE,
+    PROC_EVENT_UID,
     Gatherer,
     ProcConnector,
     open_proc_connector,
 )
+from edgewarden.wire.local import ProcessAlert
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from edgewarden.exec.responder import ExecGate
     from edgewarden.gate.doors import Doors
     from edgewarden.gate.policy import Policy
+    from edgewarden.kernel.netlink import ProcEvent
     from edgewarden.wire.local import ProcBatch
 
 
@@ -40,6 +44,7 @@ class Processes:
         alarm: (code, severity, text).
         boot_minus_mono_ns: CLOCK_BOOTTIME minus CLOCK_MONOTONIC.
         only_eyes: whether nothing else sees execs now.
+        tell: takes a ProcessAlert.
 
     Attributes:
         due_mono: when ``tick`` has something to do, None while nothing happened.
@@ -56,6 +61,7 @@ class Processes:
         alarm: Callable[[str, int, str], None],
         boot_minus_mono_ns: Callable[[], int],
         only_eyes: Callable[[], bool],
+        tell: Callable[[ProcessAlert], None],
     ) -> None:
         self._doors = doors
         self._policy = policy
@@ -65,6 +71,7 @@ class Processes:
         self._alarm = alarm
         self._boot_minus_mono_ns = boot_minus_mono_ns
         self._only_eyes = only_eyes
+        self._tell = tell
         self._connector: ProcConnector | None = None
         self._sleeping = False
         self.gathered = Gatherer()
@@ -113,12 +120,34 @@ class Processes:
             self._sleeping = False
             self._watch(self._connector.fileno(), self._on_readable)
         self.gathered.take(events)
+        self._tell_alerts(events)
         if self._only_eyes():
             for event in events:
                 if event.kind == PROC_EVENT_EXEC:
                     self._look_after_start(event.pid)
         seen = self.gathered.give()
         return None if seen is None else batch_of(seen, self._boot_minus_mono_ns())
+
+    def _tell_alerts(self, events: list[ProcEvent]) -> None:
+        """Who became root, and who was taken hold of; each told, however much else happens. Only
+        links of /proc are read: they come from the kernel's own structures, never from the
+        process's memory, which can be made to wait for ever."""
+        shift_ns = self._boot_minus_mono_ns()
+        for e in events:
+            if e.kind not in (PROC_EVENT_UID, PROC_EVENT_PTRACE):
+                continue
+            traced = e.kind == PROC_EVENT_PTRACE
+            self._tell(
+                ProcessAlert(
+                    "traced" if traced else "root",
+                    e.pid,
+                    self._doors.owner_of(e.pid) if traced else e.other,
+                    self._doors.proc_link(f"{e.pid}/exe"),
+                    e.other if traced else 0,
+                    self._doors.proc_link(f"{e.other}/exe") if traced else b"",
+                    max(0, e.mono_ns + shift_ns),
+                )
+            )
 
     def _close(self, fault: HardwareFault) -> None:
         if self._connector is not None:

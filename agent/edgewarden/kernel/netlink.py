@@ -37,6 +37,8 @@ CN_IDX_PROC, CN_VAL_PROC = 1, 1
 PROC_CN_MCAST_LISTEN = 1
 PROC_EVENT_FORK = 0x00000001
 PROC_EVENT_EXEC = 0x00000002
+PROC_EVENT_UID = 0x00000004
+PROC_EVENT_PTRACE = 0x00000100
 PROC_EVENT_EXIT = 0x80000000
 SO_RCVBUFFORCE = 33
 
@@ -48,7 +50,8 @@ _CN_MSG = struct.Struct("=IIIIHH")
 _PROC_EVENT = struct.Struct("=IIQ")
 """what, cpu, timestamp_ns (CLOCK_MONOTONIC); the union of event data follows."""
 _UNION = struct.Struct("=IIII")
-"""fork: parent pid, parent tgid, child pid, child tgid; exit: pid, tgid, code, signal."""
+"""fork: parent pid, parent tgid, child pid, child tgid; exit: pid, tgid, code, signal; uid: pid,
+tgid, ruid, euid; ptrace: pid, tgid, tracer's pid, tracer's tgid."""
 _TGID = struct.Struct("=II")
 """exec: pid, tgid."""
 
@@ -64,12 +67,13 @@ GATHER_EVENTS = 64
 
 
 class ProcEvent:
-    """One fork, exec or exit, or RESYNC.
+    """One fork, exec or exit, a rise to root, a tracer's arrival, or RESYNC.
 
     Attributes:
-        kind: PROC_EVENT_FORK, PROC_EVENT_EXEC, PROC_EVENT_EXIT or RESYNC.
+        kind: PROC_EVENT_FORK, _EXEC, _EXIT, _UID, _PTRACE or RESYNC.
         pid: the process (the child, for a fork).
-        other: the parent for a fork, the wait status for an exit, else 0.
+        other: the parent for a fork, the wait status for an exit, the real uid for _UID, the tracer
+            for _PTRACE, else 0.
         mono_ns: CLOCK_MONOTONIC, nanoseconds.
     """
 
@@ -182,6 +186,14 @@ def _event(what: int, data: bytes, at: int, mono_ns: int) -> ProcEvent:
     if what == PROC_EVENT_EXIT:
         pid, tgid, status, _ = _UNION.unpack_from(data, at)
         return ProcEvent(what, tgid if pid == tgid else 0, status, mono_ns)
+    if what == PROC_EVENT_UID:
+        # commit_creds() tells each change of users; of interest is only who is root (euid) without
+        # having been (ruid): a set-uid program, or a set-uid program's way back.
+        pid, tgid, ruid, euid = _UNION.unpack_from(data, at)
+        return ProcEvent(what, tgid if pid == tgid and ruid and not euid else 0, ruid, mono_ns)
+    if what == PROC_EVENT_PTRACE:
+        pid, tgid, _, tracer = _UNION.unpack_from(data, at)  # tracer 0: it let go
+        return ProcEvent(what, tgid if pid == tgid and tracer else 0, tracer, mono_ns)
     return ProcEvent(what, 0, 0, mono_ns)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from edgewarden.settings.faults import BAD_FORM, CONTRADICTION, MISSING
 from edgewarden.settings.peers import address_fault, unit_fault
+from edgewarden.settings.processes import RequiredProcess, required_rules
 from edgewarden.settings.schema import ModbusRegister, Serial, Settings
 from edgewarden.settings.tree import Broken, TableRules
 
@@ -55,4 +56,8 @@ def settings_rules(settings: Settings) -> Iterator[Broken]:
             yield ("serial", serial.name, "port"), f"already used by {first}", CONTRADICTION
 
 
-TABLE_RULES: TableRules = {ModbusRegister: register_rules, Serial: serial_rules}
+TABLE_RULES: TableRules = {
+    ModbusRegister: register_rules,
+    Serial: serial_rules,
+    RequiredProcess: required_rules,
+}

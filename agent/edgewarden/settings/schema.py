@@ -29,6 +29,7 @@ from edgewarden.settings.fields import (
     whole,
 )
 from edgewarden.settings.peers import ADDRESS, ADDRESS_RULE, UNIT, UNIT_RULE
+from edgewarden.settings.processes import Processes
 from edgewarden.settings.schema_exec import Exec
 
 # RFC 1123 §2.1 host names and RFC 4291 §2.2 addresses, written without brackets.
@@ -153,15 +154,6 @@ class Host:
     """Health of the board."""
 
     period_s: float = number(10, low=1, high=3600, help="Seconds between two looks.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Processes:
-    """The inventory of processes."""
-
-    sweep_s: float = number(
-        2, low=0.5, high=300, help="Seconds between two sweeps of /proc for what events missed."
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,16 +92,40 @@ class _Merged:
     origins: dict[tuple[str, ...], Origin] = field(default_factory=dict)
 
     def take(self, found: dict[str, object], origins: dict[tuple[str, ...], Origin]) -> None:
-        arrays = {n for n, d in declared(Settings).items() if d.key.kind is Kind.TABLES}
         for name, part in found.items():
             assert isinstance(part, dict)  # table() returns dicts for sections and arrays alike
-            self.values.setdefault(name, {}).update(part)
-        replaced = {(a, n) for a in arrays for n in found.get(a, {})}  # type: ignore[attr-defined]
-        kept = {p: o for p, o in self.origins.items() if p[:2] not in replaced}
+            here = self.values.setdefault(name, {})
+            for key, value in part.items():
+                old = here.get(key)
+                # An array of tables within a section; of tables by name the whole one is replaced.
+                both = isinstance(value, dict) and isinstance(old, dict)
+                here[key] = {**old, **value} if both else value  # type: ignore[dict-item]
+        replaced = _tables_of(found)
+        kept = {
+            path: origin
+            for path, origin in self.origins.items()
+            if not any(path[: len(table)] == table for table in replaced)
+        }
         self.origins = {**kept, **origins}
 
     def build(self) -> Settings:
         return instance(Settings, dict(self.values))  # type: ignore[no-any-return]
+
+
+def _tables_of(found: dict[str, object]) -> set[tuple[str, ...]]:
+    """Paths of the named tables that a file has: (serial, gps), (processes, required, broker)."""
+    out: set[tuple[str, ...]] = set()
+    for name, item in declared(Settings).items():
+        part = found.get(name)
+        if not isinstance(part, dict):
+            continue
+        if item.key.kind is Kind.TABLES:
+            out |= {(name, entry) for entry in part}
+        elif item.key.model is not None:
+            inner = declared(item.key.model)
+            arrays = {n for n in part if inner[n].key.kind is Kind.TABLES}
+            out |= {(name, n, entry) for n in arrays for entry in part[n]}
+    return out
 
 
 def _late_fault(broken: Broken, origins: dict[tuple[str, ...], Origin]) -> Fault:

@@ -8,6 +8,7 @@ in gate.
 from __future__ import annotations
 
 from edgewarden.wire.lean import Frozen
+from edgewarden.wire.local_processes import ProcessAlert
 from edgewarden.wire.peripherals import PeripheralVerdict
 
 # Order is the wire value; a new word goes to the end.
@@ -287,9 +288,9 @@ class Answer(Frozen):
 
 AnyMessage = (
     ExecVerdict | ProcBatch | GateStats | AreaStats | Alarm | Repeated
-    | Heartbeat | TripInfo | Request | Answer | PeripheralVerdict
+    | Heartbeat | TripInfo | Request | Answer | PeripheralVerdict | ProcessAlert
 )  # fmt: skip
-COUNTED = (ExecVerdict, Alarm, PeripheralVerdict)
+COUNTED = (ExecVerdict, Alarm, PeripheralVerdict, ProcessAlert)
 """What may repeat: the first is told whole, then ``Repeated`` counts."""
 FACTS = (*COUNTED, ProcBatch, GateStats, AreaStats, Repeated)
 """What gate sends to link."""

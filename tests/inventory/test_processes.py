@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewarden.sense import processes
-from edgewarden.sense.processes import (
+from edgewarden.inventory import processes
+from edgewarden.inventory.processes import (
     HINTS_PER_SWEEP,
     LAUNCH,
     OTHER,
@@ -24,14 +25,23 @@ from edgewarden.sense.processes import (
     TERMINATE,
     ProcessSettings,
     ProcessSweep,
-    parse_stat,
-    parse_uid,
-    suspicious,
 )
+from edgewarden.inventory.procfiles import loose_folder, parse_stat, parse_status, parse_unit, text
 from edgewarden.wire.cbor import decode, encode
-from edgewarden.wire.facts import OCSF, Event, Severity, event_to_map
+from edgewarden.wire.facts import OCSF, Event, event_to_map
+from edgewarden.wire.processes import Delta, Process
 from tests.fakes.clock import FakeClock
 from tests.waiting import wait_until
+
+OPEN: list[ProcessSweep] = []
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Every sweep of a test is closed when it ends."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
 
 
 class FakeProc:
@@ -49,12 +59,17 @@ class FakeProc:
         uid: int = 0,
         command: bytes = b"",
         ppid: int = 1,
+        euid: int | None = None,
+        tracer: int = 0,
     ) -> None:
         folder = self.root / str(pid)
         folder.mkdir(exist_ok=True)
         fields = ["S", str(ppid), *["0"] * 17, str(ticks), *["0"] * 30]
         (folder / "stat").write_text(f"{pid} ({comm}) {' '.join(fields)}\n")
-        (folder / "status").write_text(f"Name:\t{comm}\nUmask:\t0022\nUid:\t{uid}\t0\t0\t0\n")
+        (folder / "status").write_text(
+            f"Name:\t{comm}\nUmask:\t0022\nTracerPid:\t{tracer}\n"
+            f"Uid:\t{uid}\t{uid if euid is None else euid}\t0\t0\n"
+        )
         (folder / "cmdline").write_bytes(command)
 
     def end(self, pid: int) -> None:
@@ -66,11 +81,14 @@ class Sweep:
 
     def __init__(self, proc: str) -> None:
         self.facts: list[Event] = []
+        self.deltas: list[Delta] = []
         self.sweep = ProcessSweep(
             ProcessSettings(proc=proc),
             self.facts.append,  # type: ignore[arg-type]
             FakeClock(),
+            self.deltas.append,
         )
+        OPEN.append(self.sweep)
         self.sweep.look()
 
     def told(self, activity: int) -> list[tuple[int, str]]:
@@ -82,12 +100,12 @@ class Sweep:
                     out.append((process["pid"], process["name"]))
         return out
 
-    def findings(self, pid: int) -> list[tuple[str, int]]:
-        return [
-            (fact.code, fact.severity_id)
-            for fact in self.facts
-            if fact.class_uid is OCSF.DETECTION_FINDING and fact.detail["process"]["pid"] == pid  # type: ignore[call-overload,index]
-        ]
+    def began(self, pid: int) -> Process:
+        """The last beginning of a process."""
+        return [p for delta in self.deltas for p in delta.began if p.pid == pid][-1]
+
+    def changes(self, pid: int) -> list[tuple[Process, Process]]:
+        return [c for delta in self.deltas for c in delta.changed if c[0].pid == pid]
 
 
 @pytest.fixture
@@ -205,7 +223,7 @@ def test_a_fork_storm_is_told_in_bounded_events(proc: FakeProc) -> None:
     under_test.sweep.look()
     launches = under_test.facts[1:]
     assert len(launches) == PER_SWEEP // PER_EVENT
-    assert launches[-1].detail["more"] is True
+    assert launches[-1].detail["more"] == 50
     assert all(len(encode(event_to_map(event))) < 64 * 1024 for event in launches)
     assert under_test.sweep.snapshot().launches == PER_SWEEP + 50
 
@@ -237,50 +255,117 @@ def test_names_cannot_forge_the_fields_behind_them(comm: str, proc: FakeProc) ->
 def test_any_stat_and_status_bytes_are_read_or_refused(data: bytes) -> None:
     seen = parse_stat(data)
     assert seen is None or isinstance(seen[2], int)
-    assert parse_uid(data) >= -1
+    assert min(parse_status(data)) >= -1
+    assert isinstance(parse_unit(data), str)
 
 
 @given(st.binary(max_size=200), st.binary(max_size=40).map(lambda b: b.replace(b")", b"")))
 def test_whatever_a_process_calls_itself_can_be_encoded(command: bytes, comm: bytes) -> None:
-    process = processes._Process(
-        7, 1, processes._text(comm), 1, 0, processes._text(command), processes._text(command)
+    process = Process(
+        pid=7,
+        start_ticks=1,
+        comm=text(comm),
+        ppid=1,
+        uid=0,
+        euid=0,
+        command=text(command),
+        exe=text(command),
     )
     assert decode(encode(process.as_map())) == process.as_map()
 
 
-@pytest.mark.parametrize(
-    ("exe", "command", "code", "severity"),
-    [
-        ("/tmp/x", "x", "EW-HOST-008", Severity.MEDIUM),
-        ("/var/tmp/a/b", "b", "EW-HOST-008", Severity.MEDIUM),
-        ("/dev/shm/x (deleted)", "x", "EW-HOST-008", Severity.MEDIUM),
-        ("", "/tmp/x\0-d", "EW-HOST-008", Severity.MEDIUM),
-        ("/usr/bin/python3.11", "python3\0/tmp/x.py", "EW-HOST-008", Severity.MEDIUM),
-        ("/usr/bin/dash", "sh\0/dev/shm/x.sh", "EW-HOST-008", Severity.MEDIUM),
-        ("/memfd:x (deleted)", "x", "EW-HOST-009", Severity.HIGH),
-        ("/usr/bin/x (deleted)", "x", "EW-HOST-009", Severity.LOW),
-    ],
-)
-def test_where_no_program_should_run_from(
-    exe: str, command: str, code: str, severity: Severity
-) -> None:
-    found = suspicious(exe, command)
-    assert found is not None
-    assert found[1:] == (code, severity)
+def test_another_user_or_tracer_is_a_change_and_no_launch(proc: FakeProc) -> None:
+    proc.start(7, "su", uid=1000)
+    under_test = Sweep(str(proc.root))
+    proc.start(7, "su", uid=1000, euid=0, tracer=55)
+    under_test.sweep.look()
+    [(before, after)] = under_test.changes(7)
+    assert (before.euid, after.euid, after.tracer_pid) == (1000, 0, 55)
+    assert under_test.told(LAUNCH) == []
+    under_test.sweep.look()
+    assert len(under_test.changes(7)) == 1
+
+
+def test_an_exec_tells_who_it_was_before(proc: FakeProc) -> None:
+    proc.start(7, "sh", uid=1000, command=b"sh\0")
+    under_test = Sweep(str(proc.root))
+    proc.start(7, "su", uid=1000, euid=0, command=b"su\0")
+    under_test.sweep.look()
+    [(before, after)] = under_test.changes(7)
+    assert (before.comm, before.euid) == ("sh", 1000)
+    assert (after.comm, after.euid, after.command) == ("su", 0, "su")
+
+
+def test_a_hint_sees_another_program_under_the_same_name(proc: FakeProc) -> None:
+    proc.start(7, "sh", command=b"sh\0")
+    under_test = Sweep(str(proc.root))
+    proc.start(7, "sh", command=b"/tmp/sh\0")
+    under_test.sweep.hint(7)
+    under_test.sweep.look()
+    assert under_test.began(7).command == "/tmp/sh"
+
+
+def test_what_root_has_seen_stays_and_is_told_as_a_change(proc: FakeProc) -> None:
+    proc.start(7, "d", command=b"d\0")
+    under_test = Sweep(str(proc.root))
+    known = under_test.began(7)
+    more = replace(known, exe="/usr/sbin/d", sockets=3)
+    under_test.sweep.learn([more, replace(more, start_ticks=5)])
+    for _ in range(3):
+        under_test.sweep.look()
+    assert under_test.changes(7) == [(known, more)]
+    assert under_test.deltas[-1].present[7] == more
+    assert under_test.told(LAUNCH) == []
+
+
+def test_who_does_not_show_his_memory_is_told_without_it_and_holds_nobody(proc: FakeProc) -> None:
+    """A pipe nobody writes to stands for memory that nobody fills in."""
+    for pid in (7, 8, 9):
+        proc.start(pid, f"p{pid}", command=b"x\0")
+    for pid in (7, 8):
+        (proc.root / f"{pid}/cmdline").unlink()
+        os.mkfifo(proc.root / f"{pid}/cmdline")
+    began = time.monotonic()
+    under_test = Sweep(str(proc.root))
+    assert time.monotonic() - began < 5
+    assert [under_test.began(pid).blocked for pid in (7, 8, 9)] == [True, True, False]
+    assert under_test.began(9).command == "x"
+    assert under_test.sweep.snapshot().unanswering == 2
+    began = time.monotonic()
+    under_test.sweep.resync()
+    under_test.sweep.look()
+    assert time.monotonic() - began < 0.2  # not asked again
+    for pid in (7, 8):
+        os.close(os.open(proc.root / f"{pid}/cmdline", os.O_WRONLY))
+    wait_until(lambda: under_test.sweep.snapshot().unanswering == 0)
 
 
 @pytest.mark.parametrize(
-    ("exe", "command"),
+    ("data", "unit"),
     [
-        ("/usr/bin/cat", "cat\0/tmp/x"),
-        ("/usr/bin/ls", "/tmp/pretends"),
-        ("/tmpfoo/x", "x"),
-        ("", ""),
-        ("/usr/bin/python3.11", "python3\0-m\0http.server"),
+        (b"0::/system.slice/ssh.service\n", "ssh.service"),
+        (b"0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
+        (b"0::/user.slice/user@1000.service/app.slice/x.service/sub\n", "x.service"),
+        (b"5:devices:/a.service\n1:name=systemd:/system.slice/b.service\n0::/\n", "b.service"),
+        (b"0::/\n", ""),
+        (b"", ""),
     ],
 )
-def test_ordinary_programs_are_no_finding(exe: str, command: str) -> None:
-    assert suspicious(exe, command) is None
+def test_the_unit_of_a_process(data: bytes, unit: str) -> None:
+    assert parse_unit(data) == unit
+
+
+def test_a_folder_everybody_can_write_is_seen_by_its_mode(tmp_path: Path) -> None:
+    loose = tmp_path / "opt" / "loose"
+    (loose / "deep").mkdir(parents=True)
+    below = str(tmp_path)  # may lie in /tmp: only what is below it counts here
+    loose.chmod(0o777)
+    found = loose_folder(str(loose / "deep" / "program"))
+    assert found in (str(loose), "/tmp")
+    loose.chmod(0o755)
+    assert not loose_folder(str(loose / "deep" / "program")).startswith(below)
+    assert loose_folder("/usr/bin/env") == ""
+    assert loose_folder("relative") == ""
 
 
 @contextlib.contextmanager
@@ -299,36 +384,10 @@ def test_a_real_process_comes_and_goes() -> None:
     with child(["/bin/sleep", "30"]) as started:
         under_test.sweep.look()
         assert (started.pid, "sleep") in under_test.told(LAUNCH)
-        assert under_test.findings(started.pid) == []
-        assert parse_uid(Path(f"/proc/{started.pid}/status").read_bytes()) == os.getuid()
+        status = Path(f"/proc/{started.pid}/status").read_bytes()
+        assert parse_status(status) == (0, os.getuid(), os.geteuid())
     under_test.sweep.look()
     assert (started.pid, "sleep") in under_test.told(TERMINATE)
-
-
-def test_a_real_program_in_a_writable_folder(tmp_path: Path) -> None:
-    program = Path("/tmp") / f"ew-test-{os.getpid()}"
-    shutil.copy("/bin/sleep", program)
-    try:
-        under_test = Sweep("/proc")
-        with child([str(program), "30"]) as started:
-            under_test.sweep.hint(started.pid)
-            under_test.sweep.look()
-            assert under_test.findings(started.pid) == [("EW-HOST-008", Severity.MEDIUM)]
-    finally:
-        program.unlink()
-
-
-def test_a_real_program_that_exists_in_memory_only() -> None:
-    memory = os.memfd_create("hidden", 0)
-    try:
-        os.write(memory, Path("/bin/sleep").read_bytes())
-        under_test = Sweep("/proc")
-        program = [f"/proc/self/fd/{memory}", "30"]
-        with child(program, pass_fds=[memory]) as started:
-            under_test.sweep.look()
-            assert under_test.findings(started.pid) == [("EW-HOST-009", Severity.HIGH)]
-    finally:
-        os.close(memory)
 
 
 def test_a_sweep_over_500_processes_takes_at_most_two_milliseconds(tmp_path: Path) -> None:

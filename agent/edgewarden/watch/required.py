@@ -1,0 +1,169 @@
+"""Required processes: there, missing, back, or starting over and over.
+
+A requirement names a program (``exe``), a unit, or what the process calls itself (``comm``); all
+that are given must fit. What calls itself something vouches for nothing: name the unit where you
+can.
+
+Rules, in order:
+
+1. A start is a matching process whose parent does not match: workers that a server forks are
+   none.
+2. Missing: nobody matches for ``grace_s``. EW-PROC-008, HIGH, once; when somebody matches again,
+   the same code, closed, with how long it was away.
+3. Restart loop: ``restarts`` starts within ``within_s``. EW-PROC-009, MEDIUM, once; when
+   ``within_s`` passes without reaching that number, closed, with the exact count of starts.
+4. What was there at the baseline is no start.
+
+Time comes in with each look; state is in the value that is handed back and forth.
+
+    state, events = look(requirement, state, delta)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from edgewarden.watch.findings import finding
+from edgewarden.wire.facts import Event, Severity
+from edgewarden.wire.processes import Delta, Process
+
+MAX_RECENT = 1024
+"""Starts remembered per requirement; ``restarts`` is far below."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """A process that must be there; "" for what does not matter."""
+
+    name: str
+    exe: str = ""
+    unit: str = ""
+    comm: str = ""
+    grace_s: float = 30.0
+    restarts: int = 5
+    within_s: float = 300.0
+
+    def fits(self, process: Process) -> bool:
+        """Whether ``process`` is one of these."""
+        return (
+            self.exe in ("", process.exe or process.program)
+            and self.unit in ("", process.unit)
+            and self.comm in ("", process.comm)
+        )
+
+
+@dataclass(slots=True)
+class Watched:
+    """What is remembered of one requirement between two looks.
+
+    Attributes:
+        members: processes that match now.
+        absent_ns: since when nobody does; None while somebody does.
+        missing: whether that was told.
+        recent: times of starts within ``within_s``.
+        looping: whether a restart loop was told.
+        starts: since the watching began.
+        loop_starts: in the loop that is going on.
+    """
+
+    members: set[tuple[int, int]] = field(default_factory=set)
+    absent_ns: int | None = None
+    missing: bool = False
+    recent: list[int] = field(default_factory=list)
+    looping: bool = False
+    starts: int = 0
+    loop_starts: int = 0
+
+
+class Required:
+    """All requirements and what is remembered of each."""
+
+    def __init__(self, requirements: Iterable[Requirement]) -> None:
+        self.watched = {one: Watched() for one in requirements}
+
+    def see(self, delta: Delta) -> Iterator[Event]:
+        """What one look means."""
+        for one, state in self.watched.items():
+            yield from look(one, state, delta)
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of what is missing and was told so."""
+        return [one.name for one, state in self.watched.items() if state.missing]
+
+
+def look(one: Requirement, state: Watched, delta: Delta) -> Iterator[Event]:
+    """Bring ``state`` up to date; yield what is to be told."""
+    if delta.baseline:
+        state.members = {p.key for p in delta.present.values() if one.fits(p)}
+    else:
+        began = [p for p in delta.began if one.fits(p) and p.key not in state.members]
+        keys = {p.pid for p in began} | {pid for pid, _ in state.members}
+        fresh = sum(not _within(p, one, delta.present, keys) for p in began)
+        _count(state, fresh, delta.now_ns)
+        state.members |= {p.key for p in began}
+    state.members &= {p.key for p in delta.present.values() if one.fits(p)}
+    yield from _presence(one, state, delta)
+    yield from _loop(one, state, delta.now_ns)
+
+
+def _within(
+    process: Process, one: Requirement, present: Mapping[int, Process], keys: set[int]
+) -> bool:
+    """Whether its parent is one of these, too."""
+    parent = present.get(process.ppid)
+    return process.ppid in keys and (parent is None or one.fits(parent))
+
+
+def _count(state: Watched, fresh: int, now_ns: int) -> None:
+    state.starts += fresh
+    state.recent += [now_ns] * min(fresh, MAX_RECENT)
+    del state.recent[:-MAX_RECENT]
+    if state.looping:
+        state.loop_starts += fresh
+
+
+def _presence(one: Requirement, state: Watched, delta: Delta) -> Iterator[Event]:
+    if state.members:
+        if state.missing and state.absent_ns is not None:
+            away_s = round((delta.now_ns - state.absent_ns) / 1e9, 1)
+            process = next(p for p in delta.present.values() if p.key in state.members)
+            title = f"required process is back: {one.name}"
+            yield finding(
+                delta.now_ns, "EW-PROC-008", title, Severity.INFORMATIONAL, process,
+                {"required": one.name, "away_s": away_s}, over=True,
+            )  # fmt: skip
+        state.absent_ns, state.missing = None, False
+        return
+    if state.absent_ns is None:
+        state.absent_ns = delta.now_ns
+    if not state.missing and delta.now_ns - state.absent_ns >= one.grace_s * 1e9:
+        state.missing = True
+        title = f"required process is missing: {one.name}"
+        yield finding(
+            delta.now_ns, "EW-PROC-008", title, Severity.HIGH, None,
+            {
+                "required": one.name, "exe": one.exe, "unit": one.unit, "name": one.comm,
+                "grace_s": one.grace_s, "starts": state.starts,
+            },
+        )  # fmt: skip
+
+
+def _loop(one: Requirement, state: Watched, now_ns: int) -> Iterator[Event]:
+    limit_ns = now_ns - round(one.within_s * 1e9)
+    state.recent = [at for at in state.recent if at > limit_ns]
+    if len(state.recent) >= one.restarts and not state.looping:
+        state.looping, state.loop_starts = True, len(state.recent)
+        title = f"required process starts over and over: {one.name}"
+        yield finding(
+            now_ns, "EW-PROC-009", title, Severity.MEDIUM, None,
+            {"required": one.name, "starts": state.loop_starts, "within_s": one.within_s},
+        )  # fmt: skip
+    elif state.looping and len(state.recent) < one.restarts:
+        title = f"required process no longer starts over and over: {one.name}"
+        yield finding(
+            now_ns, "EW-PROC-009", title, Severity.INFORMATIONAL, None,
+            {"required": one.name, "starts": state.loop_starts}, over=True,
+        )  # fmt: skip
+        state.looping, state.loop_starts = False, 0

@@ -1,0 +1,94 @@
+"""New listeners: baseline, expected, restarts, ephemeral UDP, a crowd."""
+
+from __future__ import annotations
+
+from edgewarden.judge.describe import describe
+from edgewarden.watch.listeners import MAX_KNOWN, SETTLED_S, Expected, Listeners
+from edgewarden.wire.facts import OCSF, Event, Severity
+from edgewarden.wire.processes import Listener, Process
+
+EPHEMERAL = range(32768, 61000)
+SSH = Listener("tcp", "0.0.0.0", 22, 0, 100)
+WEB = Listener("tcp", "0.0.0.0", 8080, 1000, 101)
+SERVER = Process(pid=7, start_ticks=1, comm="web", ppid=1, uid=1000, euid=1000, command="web")
+
+
+class Looks:
+    def __init__(self, *expected: Expected, first: tuple[Listener, ...] = (SSH,)) -> None:
+        self.listeners = Listeners(expected, EPHEMERAL)
+        self.at_s = 0.0
+        [self.baseline] = self.see(*first)
+
+    def see(self, *found: Listener, after_s: float = 2, who: Process | None = None) -> list[Event]:
+        self.at_s += after_s
+        return list(self.listeners.see(int(self.at_s * 1e9), found, lambda _: who))
+
+
+def test_the_first_look_is_a_baseline() -> None:
+    looks = Looks()
+    assert looks.baseline.class_uid is OCSF.NETWORK_ACTIVITY
+    assert looks.baseline.detail["baseline"] == 1
+    assert looks.see(SSH) == []
+
+
+def test_a_new_one_is_told_once_with_its_process() -> None:
+    looks = Looks()
+    [found] = looks.see(SSH, WEB, who=SERVER)
+    assert (found.code, found.severity_id) == ("EW-PROC-007", Severity.MEDIUM)
+    assert found.detail["endpoint"] == {
+        "protocol": "tcp",
+        "ip": "0.0.0.0",
+        "port": 8080,
+        "owner_uid": 1000,
+    }
+    assert found.detail["process"]["pid"] == 7  # type: ignore[index,call-overload]
+    assert "0.0.0.0:8080" in describe(found)
+    assert looks.see(SSH, WEB) == []
+    assert looks.see(SSH) == []
+    assert looks.see(SSH, WEB) == []  # a restart
+
+
+def test_what_cannot_be_seen_is_said() -> None:
+    [found] = Looks().see(SSH, WEB)
+    assert "not visible" in str(found.detail["program"])
+
+
+def test_another_user_on_the_same_port_is_another_listener() -> None:
+    [found] = Looks().see(Listener("tcp", "0.0.0.0", 22, 1000, 5))
+    assert found.code == "EW-PROC-007"
+
+
+def test_only_this_machine_is_low() -> None:
+    for address in ("127.0.0.1", "::1"):
+        [found] = Looks().see(Listener("tcp", address, 80, 0, 5))
+        assert found.severity_id == Severity.LOW
+
+
+def test_expected_ones_are_no_finding() -> None:
+    looks = Looks(
+        Expected(name="web", protocol="tcp", port=8080, address="0.0.0.0", uid=1000),
+        Expected(name="ntp", protocol="udp", port=123),
+    )
+    assert looks.see(SSH, WEB, Listener("udp", "::", 123, 0, 6)) == []
+    [other] = looks.see(SSH, Listener("tcp", "0.0.0.0", 8080, 0, 7))
+    assert other.code == "EW-PROC-007"
+
+
+def test_a_resolvers_port_is_told_only_when_it_stays() -> None:
+    looks = Looks()
+    passing = Listener("udp", "0.0.0.0", 40000, 0, 9)
+    assert looks.see(SSH, passing) == []
+    assert looks.see(SSH) == []
+    assert looks.see(SSH, passing) == []
+    assert looks.see(SSH, passing, after_s=SETTLED_S - 1) == []
+    assert len(looks.see(SSH, passing)) == 1
+    low = Listener("udp", "0.0.0.0", 500, 0, 9)
+    assert len(looks.see(SSH, passing, low)) == 1
+
+
+def test_a_crowd_is_counted_and_memory_bounded() -> None:
+    looks = Looks(first=())
+    many = [Listener("tcp", "0.0.0.0", 1 + i, 1000, i) for i in range(MAX_KNOWN + 50)]
+    events = looks.see(*many)
+    assert len(events) == MAX_KNOWN + 1
+    assert (events[-1].severity_id, events[-1].detail["repeated"]) == (Severity.HIGH, 50)
