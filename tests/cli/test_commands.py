@@ -54,9 +54,10 @@ def test_the_commands_of_this_release() -> None:
         "run", "gate", "guard", "link", "enroll", "status", "doctor", "sensors", "findings",
         "explain", "identity", "identity show", "identity selftest", "identity renew",
         "policy", "policy show", "policy check", "policy learn", "policy observe",
-        "policy enforce", "policy confirm", "policy compile",
         "confine", "confine show", "confine apply", "confine confirm", "confine verify",
         "confine revert",
+        "policy enforce", "policy confirm", "policy compile", "policy diff", "policy would-block",
+        "policy rebaseline",
         "config", "config show", "config check", "config reference", "spool", "spool stat",
         "spool verify",
     }  # fmt: skip
@@ -73,6 +74,7 @@ def test_every_command_that_reads_speaks_json() -> None:
         "config show",
         "config check",
     ]
+    reads += ["policy learn", "policy diff", "policy would-block"]
     for command in [*reads, "spool stat", "spool verify"]:
         noun, *verb = command.split()
         rest = ["x"] if verb == ["check"] else []

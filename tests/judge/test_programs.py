@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.judge import programs
-from edgewarden.judge.critical import critical_set
+from edgewarden.judge.critical import Critical, critical_set, with_critical
 from edgewarden.judge.exec_rules import CLASSES
 from edgewarden.judge.exec_table import CRITICAL, Table, compile_table
 from edgewarden.judge.programs import NO_PARENT, NOBODY, Selected, matcher, select
@@ -22,6 +22,7 @@ from edgewarden.settings.source import SourceFile
 from edgewarden.wire.baseline import Baseline, Entry
 from tests.fakes.subject import Someone
 
+NOTHING = Critical((), (), ())
 USERS = {"root": 0, "pi": 1000, "www-data": 33}
 
 
@@ -66,7 +67,7 @@ def chosen(conditions: str, baseline: Baseline = BASELINE) -> set[str]:
 
 def table(text: str, baseline: Baseline = BASELINE) -> Table:
     found = select(rules(text), baseline, USERS.get)
-    return Table.load(compile_table(found.specs, found.contents()))
+    return Table.load(compile_table(*with_critical(found, NOTHING)))
 
 
 def decided(one: Table, path: str, subject: Someone | None = None) -> str | None:
@@ -182,7 +183,7 @@ def test_what_nothing_answers_to_never_holds_and_is_noted(condition: str) -> Non
     """Left out, the condition would let everybody through."""
     found = select(rules(LS + condition), BASELINE, USERS.get)
     assert notes(found)[0][0] == "r"
-    one = Table.load(compile_table(found.specs, found.contents()))
+    one = Table.load(compile_table(*with_critical(found, NOTHING)))
     for subject in (Someone(0, digest("/usr/bin/ls"), "/x"), Someone(1000, b"z" * 32, "/x")):
         assert decided(one, "/usr/bin/ls", subject) is None
     rule = found.specs[0].rule
@@ -330,7 +331,7 @@ def test_the_compiled_table_says_what_the_rules_say(
             wanted = ("+" if rule.action == "allow" else "-") + rule.name
             break
     found = select(policy, BASELINE, USERS.get)
-    compiled = Table.load(compile_table(found.specs, found.contents()))
+    compiled = Table.load(compile_table(*with_critical(found, NOTHING)))
     assert decided(compiled, entry.path, subject) == wanted
     for rule, effect in zip(policy, found.effects, strict=True):
         if effect.dead:
@@ -371,7 +372,7 @@ def test_five_thousand_rules_compile_small_and_fast() -> None:
     tracemalloc.start()
     begun = time.process_time()
     found = select(policy, Baseline(entries, {}), USERS.get)
-    data = compile_table(found.specs, found.contents())
+    data = compile_table(*with_critical(found, NOTHING))
     took_s = time.process_time() - begun
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -391,9 +392,7 @@ def test_the_critical_set_stands_above_a_policy_that_denies_everything() -> None
     everything = "[[program]]\nname = 'none'\naction = 'deny'\npackage = ['*', '-']\n"
     found = select(rules(everything), BASELINE, USERS.get)
     critical = critical_set(BASELINE, "/usr/bin/python3", link_uid=995)
-    one = Table.load(
-        compile_table(found.specs, found.contents(critical.everyone), critical=critical.paths)
-    )
+    one = Table.load(compile_table(*with_critical(found, critical), critical=critical.paths))
     for path in ("/usr/sbin/sshd", "/usr/bin/dpkg", "/usr/lib/x86_64-linux-gnu/libc.so.6"):
         assert one.decide(digest(path), Someone(33)) is CRITICAL
     assert decided(one, "/usr/bin/ls") == "-none"

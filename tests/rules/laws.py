@@ -66,6 +66,7 @@ FUNCTION_LINES = 80
 ROOM_FILES = 14  # "full at about twelve": two for the way there
 SIZE_DOORS: dict[str, str] = {
     "agent/edgewarden/wire": "each format that leaves a process is a file",
+    "agent/edgewarden/daemon": "each process and each one-shot is put together in a file",
     "agent/edgewarden/settings": "each section of a policy is a file beside the reader of all",
 }
 """``FILE``, ``FILE:FUNCTION`` or ``ROOM`` of each exemption from the size budget (law 10)."""

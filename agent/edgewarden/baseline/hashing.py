@@ -79,7 +79,7 @@ def settled(status: os.stat_result, started_ns: int) -> bool:
 
 
 def read_content(
-    real: str, path: str, *, wants_md5: bool, most: int
+    real: str, path: str, *, wants_md5: bool, most: int, follow: bool = False
 ) -> tuple[os.stat_result, Content]:
     """Read one file.
 
@@ -87,12 +87,14 @@ def read_content(
         real: where it is on this disk.
         path: its name in the system it belongs to.
         most: the longest content that is hashed, bytes.
+        follow: ``real`` is a link of /proc, which leads to one file whatever its name.
 
     Raises:
         Moving: it changed meanwhile.
         OSError: the disk, or the rights.
     """
-    fd = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    fd = os.open(real, flags if follow else flags | os.O_NOFOLLOW)
     try:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode) or before.st_size > most:

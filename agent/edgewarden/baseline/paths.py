@@ -61,7 +61,7 @@ class Paths:
 
     def __init__(self, root: str, barred: frozenset[str] = frozenset()) -> None:
         self.root = "" if root == "/" else root.rstrip("/")
-        self._barred = barred
+        self.barred_points = barred
         self._folders: dict[str, str | None] = {"": ""}
         self.links: dict[str, str] = {}
 
@@ -71,7 +71,7 @@ class Paths:
 
     def barred(self, path: str) -> bool:
         """Whether the path is a mount point that is not to be entered."""
-        return path in self._barred
+        return path in self.barred_points
 
     def resolve(self, path: str) -> str | None:
         """The path without links; None when it is not there, barred, or links without end."""
@@ -95,7 +95,7 @@ class Paths:
         if above is None or hops <= 0 or name in ("", ".", ".."):
             return None
         here = f"{above}/{name}"
-        if here in self._barred:
+        if here in self.barred_points:
             return None
         try:
             mode = os.lstat(self.real(here)).st_mode

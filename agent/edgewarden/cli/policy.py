@@ -1,4 +1,6 @@
-"""`edgewarden policy show|check|learn|observe|enforce|confirm|compile`: what may be executed.
+"""`edgewarden policy show|check|observe|enforce|confirm|compile`: what is allowed, and how firmly.
+
+What this system is made of (`learn`, `diff`, `would-block`, `rebaseline`) is in policy_system.py.
 
 The mode belongs to gate and to root: learn and observe watch, enforce blocks what the compiled
 policy does not name. The mode is never a setting that a file could push (docs/settings.md, [exec]
@@ -8,21 +10,27 @@ mode).
 from __future__ import annotations
 
 import argparse
+import pwd
 from pathlib import Path
 
+from edgewarden.cli import policy_system
 from edgewarden.cli.config import check_json
 from edgewarden.cli.console import Console, Exit, clip
 from edgewarden.cli.services import compile_policy, lenient_settings, settings_option
 from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
+from edgewarden.judge.programs import select
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.faults import SettingsFaults
 from edgewarden.settings.fields import declared
 from edgewarden.settings.files import read_policy
+from edgewarden.settings.lenient import read_leniently
 from edgewarden.settings.policy_programs import Program
+from edgewarden.wire.baseline import MAX_BASELINE_BYTES, Baseline
 from edgewarden.wire.local import AREAS, Answer, GateStats, Request
 
 TABLE = "policy/exec.table"
+BASELINE = "policy/baseline"
 
 
 def configure(noun: str, parser: argparse.ArgumentParser) -> None:
@@ -35,9 +43,10 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     check = verbs.add_parser("check", help="try a policy file")
     check.add_argument("file", metavar="FILE")
     check.add_argument("--json", action="store_true", help="print JSON (edgewarden.check/1)")
+    settings_option(check)
     check.set_defaults(run=_check)
     for mode, text in (
-        ("learn", "watch, and remember what ran"),
+        ("learn", "take down what this system has (root), and watch"),
         ("observe", "watch, and report what would be denied"),
         ("enforce", "block what the policy does not name (root, on this host)"),
     ):
@@ -45,6 +54,9 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
         settings_option(verb)
         _area(verb)
         verb.set_defaults(run=_mode, mode=mode, confirm=0)
+        if mode == "learn":
+            policy_system.learn_options(verb)
+            verb.set_defaults(run=_learn)
         if mode == "enforce":
             verb.add_argument(
                 "--confirm",
@@ -59,7 +71,13 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     settings_option(confirm)
     _area(confirm)
     confirm.set_defaults(run=_confirm)
+    policy_system.configure(verbs)
     one_shot = verbs.add_parser("compile", help="compile settings and policy for gate")
+    one_shot.add_argument(
+        "--accept-older",
+        action="store_true",
+        help="have gate take a table of a lower generation than the one it uses",
+    )
     settings_option(one_shot)
     one_shot.set_defaults(run=_compile)
 
@@ -83,11 +101,60 @@ def _check(args: argparse.Namespace, console: Console) -> int:
             raise
         console.json("edgewarden.check/1", check_json(faults))
         return Exit.BAD_INPUT
+    baseline = _baseline(read_leniently(args.settings, Disk()).settings.paths.state)
+    found = select(policy.program, baseline or Baseline((), {}), _uid_of)
+    notes = [f"{note.rule}: {note.text}" for note in found.notes] if baseline else []
     if args.json:
-        console.json("edgewarden.check/1", check_json(None))
-    else:
-        console.line(f"ok: {len(policy.program)} rule(s) about programs")
+        rules = [
+            {
+                "name": e.name,
+                "action": r.action,
+                "contents": e.contents,
+                "every": e.every,
+                "dead": e.dead,
+            }
+            for r, e in zip(policy.program, found.effects, strict=True)
+        ]
+        more = {"program": rules, "notes": notes, "baseline": baseline is not None}
+        console.json("edgewarden.check/1", {**check_json(None), **more})
+        return Exit.OK
+    console.line(f"ok: {len(policy.program)} rule(s) about programs")
+    if baseline is None:
+        console.line("no baseline here (`edgewarden policy learn`): what they select is not known")
+        return Exit.OK
+    for rule, effect in list(zip(policy.program, found.effects, strict=True))[:MAX_NOTES]:
+        what = "every content" if effect.every else f"{effect.contents} content(s)"
+        console.line(clip(f"{rule.action:<7} {rule.name}: {what}"))
+    for note in notes[:MAX_NOTES]:
+        console.line(clip(f"note    {note}"))
+    if max(len(notes), len(policy.program)) > MAX_NOTES:
+        console.line(f"... at most {MAX_NOTES} of each are shown; --json has all")
     return Exit.OK
+
+
+MAX_NOTES = 50
+"""Lines of one kind; a person reads no more."""
+
+
+def _baseline(state_dir: str) -> Baseline | None:
+    """The one that is kept; None when there is none that can be read."""
+    path = Path(state_dir, BASELINE)
+    try:
+        return Baseline.load(Disk().fetch(str(path), MAX_BASELINE_BYTES)) if path.exists() else None
+    except EdgewardenError:
+        return None
+
+
+def _uid_of(name: str) -> int | None:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def _learn(args: argparse.Namespace, console: Console) -> int:
+    """A baseline is about programs; the other areas learn by watching alone."""
+    return policy_system.learn(args, console) if args.area == "exec" else _mode(args, console)
 
 
 def _mode(args: argparse.Namespace, console: Console) -> int:
@@ -137,13 +204,16 @@ def duration(text: str) -> int:
 
 def _compile(args: argparse.Namespace, console: Console) -> int:
     try:
-        done = compile_policy(args.settings)
+        done = compile_policy(args.settings, older=args.accept_older)
     except SettingsFaults:
         console.note("edgewarden: nothing was compiled: gate keeps its last table")
         raise
     word = "changed" if done.changed else "unchanged"
     taken = "gate took it" if done.reloaded else "gate is not running; it reads it at its start"
-    console.line(f"{done.rules} program(s), generation {done.generation} ({word}); {taken}")
+    what = f"{done.rules} rule(s) know {done.contents} contents"
+    console.line(f"{what}, generation {done.generation} ({word}); {taken}")
+    for note in done.notes[:MAX_NOTES]:
+        console.line(clip(f"note    {note}"))
     return Exit.OK
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,6 +25,11 @@ from edgewarden.settings.files import DEFAULT_SETTINGS
 from edgewarden.settings.lenient import LAST_GOOD, Lenient, read_leniently
 
 if TYPE_CHECKING:
+    from edgewarden.baseline.survey import Finding as Finding
+    from edgewarden.daemon.baseline import Blocked as Blocked
+    from edgewarden.daemon.baseline import Difference as Difference
+    from edgewarden.daemon.baseline import Progress as Progress
+    from edgewarden.daemon.baseline import Taken as Taken
     from edgewarden.daemon.policy import Compiled
     from edgewarden.ports import Clock
 
@@ -111,8 +117,38 @@ def system_clock() -> Clock:
     return SystemClock()
 
 
-def compile_policy(settings_path: str) -> Compiled:
-    """The policy one-shot (daemon/policy.py): it writes through act/, which cli/ may not import."""
+def compile_policy(settings_path: str, *, older: bool = False) -> Compiled:
+    """The policy one-shot (daemon/policy.py): it writes what gate reads."""
     from edgewarden.daemon.policy import compile_policy
 
-    return compile_policy(settings_path)
+    return compile_policy(settings_path, older=older)
+
+
+def learn_system(
+    settings_path: str, roots: Sequence[str], *, full: bool, progress: Progress
+) -> Taken:
+    """Take the baseline of this system (daemon/baseline.py)."""
+    from edgewarden.daemon.baseline import learn_system
+
+    return learn_system(settings_path, roots, full=full, progress=progress)
+
+
+def rebaseline(settings_path: str) -> Taken | None:
+    """Take over what dpkg brought (daemon/baseline.py)."""
+    from edgewarden.daemon.baseline import rebaseline
+
+    return rebaseline(settings_path)
+
+
+def compare(settings_path: str, *, full: bool, progress: Progress) -> Difference:
+    """The system against its baseline (daemon/baseline.py)."""
+    from edgewarden.daemon.baseline import compare
+
+    return compare(settings_path, full=full, progress=progress)
+
+
+def would_block(settings_path: str) -> Blocked:
+    """What runs or would be started and is not allowed (daemon/baseline.py)."""
+    from edgewarden.daemon.baseline import would_block
+
+    return would_block(settings_path)

@@ -1,37 +1,57 @@
-"""The policy one-shot: settings and allowlist in, ``exec.table`` and ``gate.conf`` out, gate told
-to reload.
+"""The policy one-shot: settings, policy and baseline in, ``exec.table`` and ``gate.conf`` out, gate
+told to reload.
 
 Runs as root without network (edgewarden-policy.service), under the supervisor, and as `edgewarden
-policy compile`.
+policy compile`; `policy learn` and dpkg's hook make the baseline first (daemon/baseline.py).
 
 Rules in order:
 
-1. Settings and policy are read and checked whole; one fault in either and nothing is written: gate
-   keeps its last good table.
+1. Settings, policy and baseline are read and checked whole; one fault in any and nothing is
+   written: gate keeps its last good table.
 2. No policy file at all is an empty policy, and only where no table exists yet: a fresh install
    must be able to learn. A policy that vanished later is a fault, never an empty allowlist.
-3. The generation rises when the rules changed, and stays when they did not.
-4. A gate that runs is told to reload; one that does not run reads the files at its start.
+3. Rules that speak of paths, packages, classes or parents need a baseline. Without one they would
+   select nothing, and enforcing that would lock everybody out: a fault.
+4. The critical set (judge/critical.py) stands before every rule; without a baseline its files are
+   looked at here.
+5. The generation rises when what the table says has changed, and stays when it has not. It is kept
+   beside the table too, so that a table that was lost does not begin again at 1, which gate would
+   refuse (gate/policy.py).
+6. A gate that runs is told to reload; one that does not run reads the files at its start.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgewarden.baseline.learn import Machine, kept, some
 from edgewarden.errors import OperatorFault, PeerUnavailable, WireRefusal
-from edgewarden.exec.policy_files import POLICY_DIRECTORY, TABLE_NAME, write_policy
-from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_list
+from edgewarden.exec.policy_files import (
+    POLICY_DIRECTORY,
+    TABLE_NAME,
+    write_generation,
+    write_policy,
+)
+from edgewarden.judge.critical import Critical, critical_set, names, with_critical
+from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table
+from edgewarden.judge.programs import Selected, select
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_policy, read_settings
 from edgewarden.settings.policy import Policy
 from edgewarden.settings.policy_programs import Program
+from edgewarden.settings.schema import Settings
 from edgewarden.settings.schema_exec import Exec
+from edgewarden.wire.baseline import Baseline
 from edgewarden.wire.gate_files import StopConfig, compile_gate_config
 from edgewarden.wire.local import Answer, Request
+
+GENERATION_NAME = "exec.generation"
+MAX_GENERATION_BYTES = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,68 +59,119 @@ class Compiled:
     """What the one-shot did.
 
     Attributes:
-        rules: entries of the table.
+        rules: of the policy.
+        contents: that the table knows.
         generation: of the table.
-        changed: its rules differ from the last one's.
+        changed: it says something else than the last one.
         reloaded: a running gate took it.
+        notes: what is odd, in words.
     """
 
     rules: int
+    contents: int
     generation: int
     changed: bool
     reloaded: bool
+    notes: tuple[str, ...] = ()
 
 
-def compile_policy(settings_path: str) -> Compiled:
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A policy on this machine, before anything is written.
+
+    Attributes:
+        selected: what each rule comes to.
+        critical: what no rule can take away.
+    """
+
+    selected: Selected
+    critical: Critical
+
+    def table(self, generation: int) -> bytes:
+        """The bytes of the table; raises OperatorFault for what gate would refuse."""
+        rules, contents = with_critical(self.selected, self.critical)
+        paths = self.critical.paths
+        return compile_table(rules, contents, critical=paths, generation=generation)
+
+    def notes(self) -> tuple[str, ...]:
+        """What is odd, in words."""
+        return tuple(f"{note.rule}: {note.text}" for note in self.selected.notes)
+
+
+def build(policy: Policy, baseline: Baseline | None, link_user: str) -> Built:
+    """Resolve a policy on this machine.
+
+    Raises:
+        OperatorFault: EW-POL-004, a rule needs a baseline and there is none.
+    """
+    if baseline is None:
+        needy = [rule.name for rule in policy.program if _needs_baseline(rule)]
+        if needy:
+            raise OperatorFault(
+                f"no baseline, and rule {needy[0]} needs one",
+                code="EW-POL-004",
+                next_step="run `edgewarden policy learn`",
+            )
+        baseline = Baseline((), {})
+    interpreter = os.path.realpath(sys.executable)
+    known = baseline if baseline.entries else some(Machine(), names(interpreter))
+    critical = critical_set(known, interpreter, link_uid=_uid(link_user))
+    return Built(select(policy.program, baseline, user_number), critical)
+
+
+def compile_policy(
+    settings_path: str, baseline: Baseline | None = None, *, older: bool = False
+) -> Compiled:
     """Compile what gate reads.
+
+    Args:
+        baseline: in place of the one that is kept.
+        older: gate is told to take a table of a lower generation too.
 
     Raises:
         SettingsFaults: settings or policy, every fault at once.
-        OperatorFault: a value gate would refuse, or gate refused to reload.
+        OperatorFault: a value gate would refuse, no baseline, or gate refused to reload.
         HardwareFault: the disk refuses; the last table is still in place.
     """
     settings = read_settings(settings_path, Disk())
     folder = Path(settings.paths.state, POLICY_DIRECTORY)
-    last = _last_table(folder / TABLE_NAME)
+    last = last_table(folder)
     if last is None and not Path(settings.exec.policy).exists():
-        rules: list[tuple[str, bytes]] = []
+        policy = Policy()
     else:
         policy = read_policy(settings.exec.policy, Disk())
-        rules = _contents(policy)
+    built = build(policy, baseline or kept(str(folder)), settings.exec.link_user)
     old = 0 if last is None else Table.load(last).generation
-    changed = last is None or compile_list(rules, generation=old) != last
-    generation = old + 1 if changed else old
-    table = compile_list(rules, generation=generation)
-    config = compile_gate_config(
+    changed = last is None or built.table(old) != last
+    generation = max(old, _generation(folder)) + 1 if changed else old
+    table = built.table(generation)
+    write_generation(settings.paths.state, GENERATION_NAME, generation)
+    write_policy(settings.paths.state, table, gate_config(settings))
+    return Compiled(
+        len(policy.program),
+        Table.load(table).count,
+        generation,
+        changed,
+        _reload(settings.paths.run, older),
+        built.notes(),
+    )
+
+
+def gate_config(settings: Settings) -> bytes:
+    """The bytes of gate.conf."""
+    return compile_gate_config(
         settings.exec.filesystems,
         settings.exec.mode,
         link_uid=_uid(settings.exec.link_user),
         stop=_stop(settings.exec),
         kill_after_start=settings.exec.kill_after_start,
     )
-    write_policy(settings.paths.state, table, config)
-    return Compiled(len(rules), generation, changed, _reload(settings.paths.run))
 
 
-def _contents(policy: Policy) -> list[tuple[str, bytes]]:
-    """The rules that name a content alone, first match winning."""
-    decided: dict[bytes, Program] = {}
-    for rule in policy.program:
-        if rule.path or rule.package or rule.class_ or rule.about_subject:
-            raise OperatorFault(
-                f"rule {rule.name}: only sha256 is compiled so far",
-                code="EW-EXEC-012",
-                next_step="correct the policy file and compile it again",
-            )
-        for digest in rule.sha256:
-            decided.setdefault(bytes.fromhex(digest), rule)
-    return [(r.name, digest) for digest, r in decided.items() if r.action == "allow"]
-
-
-def _last_table(path: Path) -> bytes | None:
+def last_table(folder: Path) -> bytes | None:
     """The table in place; None when there is none or it is damaged (it is replaced then)."""
     try:
-        with path.open("rb") as file:
+        with (folder / TABLE_NAME).open("rb") as file:
             data = file.read(MAX_TABLE_BYTES + 1)
         Table.load(data)
     except (FileNotFoundError, WireRefusal):
@@ -128,17 +199,38 @@ def _stop(section: Exec) -> StopConfig | None:
     return StopConfig(section.bpf_cgroup, users)
 
 
+def _needs_baseline(rule: Program) -> bool:
+    return bool(rule.path or rule.package or rule.class_ or rule.parent)
+
+
+def _generation(folder: Path) -> int:
+    """The highest generation that was written here; 0 when nobody remembers."""
+    try:
+        with (folder / GENERATION_NAME).open("rb") as file:
+            text = file.read(MAX_GENERATION_BYTES)
+    except FileNotFoundError:
+        return 0
+    number = text.strip()
+    return int(number) if number.isdigit() else 0
+
+
+def user_number(name: str) -> int | None:
+    """A user's number on this machine."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
 def _uid(user: str) -> int:
     """link's user; where it does not exist link runs as we do (daemon/supervise.py)."""
-    try:
-        return pwd.getpwnam(user).pw_uid if os.geteuid() == 0 else os.geteuid()
-    except KeyError:
-        return os.geteuid()
+    found = user_number(user) if os.geteuid() == 0 else None
+    return os.geteuid() if found is None else found
 
 
-def _reload(run_dir: str) -> bool:
+def _reload(run_dir: str, older: bool) -> bool:
     try:
-        answer = ask_gate(run_dir, Request("reload", "learn"))
+        answer = ask_gate(run_dir, Request("reload_older" if older else "reload", "learn"))
     except PeerUnavailable:
         return False
     if isinstance(answer, Answer) and not answer.ok:

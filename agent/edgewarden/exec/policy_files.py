@@ -40,6 +40,20 @@ def write_policy(state_dir: str, table_bytes: bytes, config_bytes: bytes) -> Non
     write_whole(where, CONFIG_NAME, config_bytes)
 
 
+def write_generation(state_dir: str, name: str, generation: int) -> None:
+    """Remember the highest generation, before its table is in place.
+
+    Raises:
+        HardwareFault: the disk refuses.
+    """
+    where = os.path.join(state_dir, POLICY_DIRECTORY)
+    try:
+        os.makedirs(where, DIRECTORY_MODE, exist_ok=True)
+    except OSError as fault:
+        raise _refused(where, fault) from fault
+    write_whole(where, name, b"%d\n" % generation)
+
+
 def write_whole(directory: str, name: str, data: bytes) -> None:
     """Write one file so that its name always leads to a whole one.
 

@@ -2,9 +2,10 @@
 of root's.
 
 What this decides: which of them is believed. A file that is not root's, torn, or of another boot
-(the tier) is refused by name; the last good table stays in use, and without one nothing is on the
-list. What it leaves to others: what is armed (daemon/gate.py), the bytes (wire/gate_files.py,
-judge/exec_table.py).
+(the tier) is refused by name; so is a table of a lower generation than the one in use, unless a
+person asks for it: a policy goes forward only. The last good table stays in use, and without one
+nothing is on the list. What it leaves to others: what is armed (daemon/gate.py), the bytes
+(wire/gate_files.py, judge/exec_table.py).
 
     policy = Policy(doors, run_dir)
     policy.table.decide(digest, subject); policy.asked("exec"); policy.tier.tier
@@ -67,8 +68,11 @@ class Policy:
     def _alarm(self, code: str, severity: int, text: str) -> None:
         self.alarms.append((code, severity, text))
 
-    def reload(self) -> str:
+    def reload(self, *, older: bool = False) -> str:
         """Read configuration and table again.
+
+        Args:
+            older: take a table of a lower generation too: a person said so.
 
         Returns:
             What is in use now, in words.
@@ -78,6 +82,13 @@ class Policy:
         """
         try:
             table, config = self._read_table(), self._read_config()
+            if table.generation < self.table.generation and not older:
+                raise OperatorFault(
+                    f"generation {table.generation}, and {self.table.generation} is in use",
+                    code="EW-EXEC-017",
+                    next_step="if it is meant: `edgewarden policy compile --accept-older`",
+                    name="older",
+                )
         except EdgewardenError as fault:
             self._alarm("EW-EXEC-017", 4, f"new policy refused, the last one stays: {fault.text}")
             raise

@@ -84,19 +84,19 @@ class Requests:
         if verb == "quit":
             self._quit()
             return Answer(True, "", "stopping; every exec is allowed")
-        if verb == "reload":
-            return Answer(True, "", self._reload())
+        if verb in ("reload", "reload_older"):
+            return Answer(True, "", self._reload(older=verb == "reload_older"))
         by = session_of(self._doors.proc_text, pid)
         if verb == "confirm":
             return Answer(True, "", self._modes.confirm(area, by))
         said = self._modes.ask(area, request.mode, request.confirm_s, by)
         return Answer(True, "", said)
 
-    def _reload(self) -> str:
+    def _reload(self, older: bool) -> str:
         """Take the policy files anew; raises as Policy.reload does."""
         before = self._policy.config
         try:
-            text = self._policy.reload()
+            text = self._policy.reload(older=older)
         finally:
             self._pass_on_alarms()
         if self._policy.config.filesystems != before.filesystems:

@@ -22,7 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgewarden.judge.exec_rules import Rule
-from edgewarden.judge.programs import Paths
+from edgewarden.judge.exec_table import Content, RuleSpec
+from edgewarden.judge.programs import Paths, Selected
 from edgewarden.wire.baseline import Baseline, Entry
 
 PEOPLE = ((0, 0), (1000, 59999))
@@ -103,6 +104,28 @@ def critical_set(baseline: Baseline, interpreter: str, *, link_uid: int) -> Crit
         (Scoped(people, _contents(shells)), Scoped(agent, _contents(ours))),
         tuple(sorted(paths)),
     )
+
+
+def with_critical(
+    found: Selected, critical: Critical
+) -> tuple[list[RuleSpec], dict[bytes, Content]]:
+    """Rules and contents for the table: those of the set stand before those of the policy."""
+    before = len(critical.scoped)
+    specs = [RuleSpec(one.rule, any_content=False) for one in critical.scoped] + found.specs
+    numbers = {digest: [n + before for n in own] for digest, own in found.rules_of.items()}
+    for number, one in enumerate(critical.scoped):
+        for digest in one.contents:
+            numbers.setdefault(digest, []).insert(0, number)
+    flagged = set(critical.everyone)
+    contents = {
+        digest: Content(
+            tuple(sorted(numbers.get(digest, ()))),
+            found.kinds.get(digest, "program"),
+            digest in flagged,
+        )
+        for digest in {*numbers, *flagged}
+    }
+    return specs, contents
 
 
 def names(interpreter: str) -> tuple[str, ...]:

@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgewarden.judge.exec_rules import Rule
-from edgewarden.judge.exec_table import Content, RuleSpec
+from edgewarden.judge.exec_table import RuleSpec
 from edgewarden.settings.policy_programs import Program
 from edgewarden.wire.baseline import Baseline, Entry
 from edgewarden.wire.local_messages import UNKNOWN_UID
@@ -86,18 +86,6 @@ class Selected:
     kinds: dict[bytes, str] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
-
-    def contents(self, critical: Iterable[bytes] = ()) -> dict[bytes, Content]:
-        """As the table wants them, with the critical set among them."""
-        flagged = set(critical)
-        return {
-            digest: Content(
-                tuple(self.rules_of.get(digest, ())),
-                self.kinds.get(digest, "program"),
-                digest in flagged,
-            )
-            for digest in {*self.rules_of, *flagged}
-        }
 
 
 def select(

@@ -29,6 +29,12 @@ class Exec:
         "setting: a person arms it on the host with `edgewarden policy enforce`.",
     )
     policy: str = path("/etc/edgewarden/policy.toml", help="The allowlist, as a file.")
+    roots: tuple[str, ...] = paths(
+        most=16,
+        help="Folders with programs that `edgewarden policy learn` takes in beside Debian's own: "
+        "/usr, /etc, /opt and /srv.",
+        example='["/home/pi/collector"]',
+    )
     link_user: str = text(
         "edgewarden",
         form=_USER_FORM,

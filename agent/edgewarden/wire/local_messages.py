@@ -21,7 +21,7 @@ REASONS = (
     "ruled_out", "critical", "barred", "out_of_reach",
 )  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
-VERBS = ("status", "mode", "reload", "quit", "confirm", "area")
+VERBS = ("status", "mode", "reload", "quit", "confirm", "area", "reload_older")
 AREAS = ("exec", "peripherals", "network")
 
 UNKNOWN_UID = 0xFFFFFFFF
@@ -260,7 +260,8 @@ class Request(Frozen):
     """A person's word to gate.
 
     Attributes:
-        verb: of VERBS; "area" asks for AreaStats.
+        verb: of VERBS; "area" asks for AreaStats; "reload_older" takes a table of a lower
+            generation as well.
         mode: of MODES where the verb is "mode", else "learn" (not looked at).
         confirm_s: with "mode": go back by itself unless "confirm" comes within so many seconds; 0
             for no such limit.

@@ -1,0 +1,66 @@
+"""What gate believes of the policy files: a policy goes forward only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.errors import OperatorFault
+from edgewarden.gate.doors import Doors
+from edgewarden.gate.policy import Policy
+from edgewarden.judge.exec_table import compile_list
+from edgewarden.wire.gate_files import compile_gate_config
+
+pytestmark = pytest.mark.needs("root")
+
+
+class Files:
+    """state/policy as the one-shot leaves it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "policy"
+        self.folder.mkdir(mode=0o755)
+        (folder / "run").mkdir()
+        (self.folder / "gate.conf").write_bytes(compile_gate_config([], "learn", link_uid=0))
+        self.put("a", 7)
+        self.doors = Doors(str(folder))
+        self.policy = Policy(self.doors, str(folder / "run"), lambda: False)
+
+    def put(self, name: str, generation: int) -> None:
+        table = compile_list([(name, name.encode() * 32)], generation=generation)
+        (self.folder / "exec.table").write_bytes(table)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Files]:
+    made = Files(tmp_path)
+    yield made
+    os.close(made.doors.proc_fd)
+    os.close(made.doors.policy_fd)
+
+
+def test_a_table_of_a_lower_generation_is_refused_and_the_last_one_stays(files: Files) -> None:
+    files.put("b", 6)
+    with pytest.raises(OperatorFault) as caught:
+        files.policy.reload()
+    assert caught.value.fields["name"] == "older"
+    assert files.policy.table.generation == 7
+    assert [code for code, _, _ in files.policy.alarms] == ["EW-EXEC-017"]
+
+
+def test_the_same_generation_and_a_higher_one_are_taken(files: Files) -> None:
+    files.put("b", 7)
+    files.policy.reload()
+    files.put("c", 8)
+    files.policy.reload()
+    assert files.policy.table.generation == 8
+    assert files.policy.alarms == []
+
+
+def test_a_person_may_go_back(files: Files) -> None:
+    files.put("b", 6)
+    files.policy.reload(older=True)
+    assert files.policy.table.generation == 6
