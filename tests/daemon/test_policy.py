@@ -10,6 +10,7 @@ import pytest
 from edgewarden.daemon.policy import compile_policy
 from edgewarden.errors import OperatorFault
 from edgewarden.judge.exec_table import Table
+from edgewarden.judge.peripherals_table import PeripheralTable, load_table
 from edgewarden.settings.faults import SettingsFaults
 from edgewarden.wire.gate_files import GateConfig
 from edgewarden.wire.local import Answer
@@ -101,3 +102,20 @@ def test_a_gate_that_will_not_is_a_fault(tmp_path: Path, settings: str) -> None:
         pytest.raises(OperatorFault, match="bad_stamp"),
     ):
         compile_policy(settings)
+
+
+DEVICE = '[[device]]\nname = "gps"\nid = "1546:01a7"\n'
+
+
+def test_rules_about_devices_are_a_table_of_their_own(tmp_path: Path, settings: str) -> None:
+    path = tmp_path / "state/policy/peripherals.table"
+    (tmp_path / "policy.toml").write_text(ONE)
+    compile_policy(settings)
+    assert not path.exists(), "nobody ever spoke of peripherals"
+    (tmp_path / "policy.toml").write_text(ONE + DEVICE)
+    assert not compile_policy(settings).changed
+    found = load_table(path.read_bytes())
+    assert [rule.name for rule in found.devices] == ["gps"]
+    (tmp_path / "policy.toml").write_text(ONE)
+    compile_policy(settings)
+    assert load_table(path.read_bytes()) == PeripheralTable((), (), 2)

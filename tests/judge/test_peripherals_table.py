@@ -14,6 +14,7 @@ from edgewarden.judge.peripherals_table import (
     PeripheralTable,
     compile_table,
     load_table,
+    renewed,
 )
 from edgewarden.wire.lean import seal
 from edgewarden.wire.peripherals import ANY, DeviceRule, PortRule
@@ -105,3 +106,21 @@ def test_no_bytes_raise_anything_but_a_refusal(body: bytes) -> None:
     except WireRefusal:
         return
     assert all(isinstance(rule, PortRule) for rule in table.ports)
+
+
+def test_the_generation_rises_with_the_rules_and_stays_without() -> None:
+    assert renewed((), (), None) is None
+    first = renewed((allow(),), (), None)
+    assert first is not None
+    assert load_table(first).generation == 1
+    assert renewed((allow(),), (), first) == first
+    second = renewed((allow(), deny()), (), first)
+    assert second is not None
+    assert load_table(second).generation == 2
+    none = renewed((), (), second)
+    assert none is not None
+    assert load_table(none) == PeripheralTable((), (), 3)
+
+
+def test_a_damaged_table_is_replaced() -> None:
+    assert load_table(renewed((), (), b"damaged") or b"").generation == 1

@@ -181,7 +181,12 @@ def _enforcement(parts: dict[str, Any] | None) -> list[str]:
         return ["exec         not known: only link hears from gate"]
     seen = parts["exec"]
     counts = f"{seen['allowed']} allowed, {seen['denied']} denied"
-    return [f"exec         {seen['tier']} {seen['mode']}: {counts}, {seen['would_deny']} would be"]
+    rows = [f"exec         {seen['tier']} {seen['mode']}: {counts}, {seen['would_deny']} would be"]
+    usb = parts.get("peripherals")
+    if usb is not None:
+        counts = f"{usb['allowed']} allowed, {usb['denied']} denied"
+        rows.append(f"peripherals  {usb['mode']}: {counts}, {usb['would_deny']} would be")
+    return rows
 
 
 def _spool(classes: dict[str, Any]) -> list[str]:

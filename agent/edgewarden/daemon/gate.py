@@ -231,7 +231,7 @@ class Gate:
     def _on_facts_listener(self, _: int) -> None:
         if self.facts.accept():
             self._watch(self.facts.fileno(), self._on_facts_client)
-            self.facts.put(self.requests.stats())
+            self._tell_stats()
 
     def _on_facts_client(self, events: int) -> None:
         fd = self.facts.fileno()
@@ -286,9 +286,7 @@ class Gate:
                 self.facts.put(batch)
         if now >= self._next_stats_mono:
             self._next_stats_mono = now + STATS_S
-            self.facts.put(self.requests.stats())
-            for area in self.modes.all_stats():
-                self.facts.put(area)
+            self._tell_stats()
         if self.facts.due(now):
             self._flush_facts()
 
@@ -314,6 +312,11 @@ class Gate:
 
     def alarm(self, code: str, severity: int, text: str) -> None:
         self.facts.put(Alarm(code, severity, text, boot_ns()))
+
+    def _tell_stats(self) -> None:
+        self.facts.put(self.requests.stats())
+        for area in self.modes.all_stats():
+            self.facts.put(area)
 
     def _image_of(self, pid: int) -> bytes:
         """SHA-256 of the image that called execve, if it was hashed as it is; b"" otherwise."""

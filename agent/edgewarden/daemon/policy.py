@@ -1,5 +1,5 @@
-"""The policy one-shot: settings, policy and baseline in, ``exec.table`` and ``gate.conf`` out, gate
-told to reload.
+"""The policy one-shot: settings, policy and baseline in, ``exec.table``, ``peripherals.table`` and
+``gate.conf`` out, gate told to reload.
 
 Runs as root without network (edgewarden-policy.service), under the supervisor, and as `edgewarden
 policy compile`; `policy learn` and dpkg's hook make the baseline first (daemon/baseline.py).
@@ -35,7 +35,9 @@ from edgewarden.exec.policy_files import (
     TABLE_NAME,
     write_generation,
     write_policy,
+    write_whole,
 )
+from edgewarden.judge import peripherals_table
 from edgewarden.judge.critical import Critical, critical_set, names, with_critical
 from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table
 from edgewarden.judge.programs import Selected, select
@@ -141,12 +143,15 @@ def compile_policy(
     else:
         policy = read_policy(settings.exec.policy, Disk())
     built = build(policy, baseline or kept(str(folder)), settings.exec.link_user)
+    peripherals = _peripherals(policy, folder)
     old = 0 if last is None else Table.load(last).generation
     changed = last is None or built.table(old) != last
     generation = max(old, _generation(folder)) + 1 if changed else old
     table = built.table(generation)
     write_generation(settings.paths.state, GENERATION_NAME, generation)
     write_policy(settings.paths.state, table, gate_config(settings))
+    if peripherals is not None:
+        write_whole(str(folder), peripherals_table.TABLE_NAME, peripherals)
     return Compiled(
         len(policy.program),
         Table.load(table).count,
@@ -155,6 +160,17 @@ def compile_policy(
         _reload(settings.paths.run, older),
         built.notes(),
     )
+
+
+def _peripherals(policy: Policy, folder: Path) -> bytes | None:
+    """The table of [[device]] and [[port]]; None where there never was a rule."""
+    try:
+        with (folder / peripherals_table.TABLE_NAME).open("rb") as file:
+            last: bytes | None = file.read(peripherals_table.MAX_TABLE_BYTES + 1)
+    except FileNotFoundError:
+        last = None
+    devices = [rule.compiled() for rule in policy.device]
+    return peripherals_table.renewed(devices, [rule.compiled() for rule in policy.port], last)
 
 
 def gate_config(settings: Settings) -> bytes:

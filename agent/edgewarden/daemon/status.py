@@ -88,7 +88,10 @@ def status(
             "reconnects": up.reconnects,
         },
         "spool": {RecordClass(n).label: asdict(c) for n, c in parts.storage.state().items()},
-        "enforcement": {"exec": _control(parts, picture)},
+        "enforcement": {
+            "exec": _control(parts, picture),
+            "peripherals": _area(parts, "peripherals"),
+        },
         "sensors": {s.name: _sensor(s) for s in (x.snapshot() for x in parts.sensors)},
         "config": {
             "version": int.from_bytes(running.digest[:4], "big"),
@@ -140,6 +143,20 @@ def _control(parts: Parts, picture: Picture) -> dict[str, object]:
         "denied": 0 if stats is None else stats.denied,
         "would_deny": 0 if stats is None else stats.would_deny,
         "unreported": 0 if stats is None else stats.unreported,
+    }
+
+
+def _area(parts: Parts, name: str) -> dict[str, object]:
+    """An area as gate told it last; before that, one that does nothing."""
+    seen = parts.gate.areas.get(name)
+    return {
+        "mode": "learn" if seen is None else seen.mode,
+        "armed": seen is not None and seen.armed,
+        "allowed": 0 if seen is None else seen.allowed,
+        "denied": 0 if seen is None else seen.denied,
+        "would_deny": 0 if seen is None else seen.would_deny,
+        "rules": 0 if seen is None else seen.rules,
+        "why_not": "gate has not told" if seen is None else seen.why_not,
     }
 
 

@@ -87,6 +87,31 @@ def compile_table(
     )
 
 
+def renewed(
+    devices: Sequence[DeviceRule], ports: Sequence[PortRule], last: bytes | None
+) -> bytes | None:
+    """The table to put in place of the last one: its generation rises when the rules changed.
+
+    Args:
+        last: the file in place; None, or damaged, when there is none to go by.
+
+    Returns:
+        The bytes; None where there are no rules and never were.
+
+    Raises:
+        OperatorFault: as ``compile_table``.
+    """
+    try:
+        old = None if last is None else load_table(last)
+    except WireRefusal:
+        old = None
+    if old is None and not devices and not ports and last is None:
+        return None
+    before = EMPTY if old is None else old
+    same = old is not None and (before.devices, before.ports) == (tuple(devices), tuple(ports))
+    return compile_table(devices, ports, generation=before.generation + (not same))
+
+
 def load_table(data: bytes) -> PeripheralTable:
     """Read what ``compile_table`` wrote.
 
