@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.wire.gate_files import StopConfig
+from edgewarden.wire.gate_files import StopConfig, compile_gate_config
 from edgewarden.wire.local import Alarm, ExecVerdict
-from tests.system.exec_world import AGENT, NOBODY, PYTHON, World, private_tmpfs
+from tests.system.exec_world import AGENT, MASKER, NOBODY, PYTHON, World, private_tmpfs
+from tests.system.test_exec_canary import canary
 from tests.waiting import wait_until
 
 RESUME = [*PYTHON, str(AGENT / "edgewarden" / "stop" / "resume.py")]
@@ -88,6 +89,90 @@ def state_of(pid: int) -> str:
 
 
 NEEDS_T2 = pytest.mark.needs("root", "bpf-tracepoint", "cgroup2")
+
+
+# --- what is claimed ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """A state folder whose settings ask for T2."""
+    (tmp_path / "state" / "policy").mkdir(parents=True)
+    config = compile_gate_config(["/mnt"], "learn", link_uid=0, stop=StopConfig("/", ()))
+    (tmp_path / "state" / "policy" / "gate.conf").write_bytes(config)
+    return tmp_path / "state"
+
+
+@pytest.mark.needs("root", "fanotify-permission", "bpf-tracepoint")
+@pytest.mark.parametrize("mask", ["no-permission", "no-content", "no-fanotify"])
+def test_k1_with_permission_events_masked_it_is_never_t3(
+    tmp_path: Path, asked: Path, mask: str
+) -> None:
+    """T2 where the settings ask for it and it is proved, T0 otherwise, and the reason is there."""
+    run = tmp_path / "run"
+    run.mkdir()
+    without = canary(run, prefix=(sys.executable, MASKER, mask))
+    assert without.tier == "T0"
+    assert "refused: E" in without.reason
+    with_it = canary(run, asked, prefix=(sys.executable, MASKER, mask))
+    assert (with_it.tier, with_it.source) == ("T2", "bpf-stop")
+    assert "refused: E" in with_it.reason
+
+
+@pytest.mark.needs("root", "fanotify-permission")
+def test_k2_a_listed_security_module_is_not_a_working_one(tmp_path: Path) -> None:
+    """On a machine that lists BPF and refuses the load, the reason says both; T4 nowhere."""
+    tier = canary(tmp_path)
+    assert tier.tier == "T3"
+    where = Path("/sys/kernel/security")
+    script = f"mount -t securityfs ew {where} && cat {where}/lsm"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True)
+    if "bpf" in done.stdout.split(","):
+        assert tier.reason.startswith("no T4: a BPF security module ")
+    else:
+        assert tier.reason.startswith("no T4: the kernel")
+
+
+@pytest.mark.needs("root", "fanotify-permission", "bpf-tracepoint")
+@pytest.mark.parametrize(
+    ("broken", "seen"),
+    [
+        ("prove.StopCanary.outcome = lambda self, path, judge: ('exit 0', True)", "denied ended"),
+        ("ExecGate._judge = lambda self, one, most_bytes: True", "denied ended as: exit 0"),
+        ("ExecGate._judge = lambda self, one, most_bytes: False", "allowed ended as: signal 9"),
+        ("prove.stands_at_start = lambda fd, pid: False", "did not stand at its first"),
+        ("stopper.STOPPED = 7", "neither stopped nor ended"),
+    ],
+)
+def test_k3_each_label_is_backed_by_a_live_denial(
+    tmp_path: Path, asked: Path, broken: str, seen: str
+) -> None:
+    """Whatever of the way to a denial at T2 is broken, the label is gone in the same run."""
+    code = (
+        "import sys; sys.path.append(sys.argv[1])\n"
+        "from edgewarden.exec import canary, canary_stop as prove\n"
+        "from edgewarden.exec.responder import ExecGate\n"
+        "from edgewarden.stop import stopper\n"
+        f"{broken}\n"
+        "print(canary.probe(sys.argv[2], 'boot', stop=True))"
+    )
+    command = [sys.executable, MASKER, "no-permission", *PYTHON, "-c", code, AGENT, tmp_path]
+    done = subprocess.run(
+        ["timeout", "-s", "KILL", "30", *command], capture_output=True, text=True, timeout=40
+    )
+    assert "tier='T0'" in done.stdout, done.stdout + done.stderr
+    assert seen in done.stdout
+
+
+@pytest.mark.needs("root", "fanotify-permission")
+def test_a6_what_a_memfd_does_is_tried_and_said(tmp_path: Path) -> None:
+    """vm.memfd_noexec=2 refuses it; this machine's setting is not changed, only asked."""
+    sysctl = Path("/proc/sys/vm/memfd_noexec")
+    refused = sysctl.exists() and sysctl.read_text().strip() == "2"
+    assert canary(tmp_path).gaps == (() if refused else ("memfd",))
+
+
+# --- T2 at work -----------------------------------------------------------------------------------
 
 
 @NEEDS_T2

@@ -203,8 +203,10 @@ def test_every_unit_starts_a_command_that_exists(unit: str) -> None:
 
 
 def test_the_canary_is_started_by_its_file_as_debian_installs_it() -> None:
-    python, *options, script, run_dir = settings("edgewarden-canary.service")["ExecStart"].split()
+    start = settings("edgewarden-canary.service")["ExecStart"].split()
+    python, *options, script, run_dir, state_dir = start
     assert (python, options, run_dir) == ("/usr/bin/python3", ["-I", "-S"], "/run/edgewarden")
+    assert state_dir == "/var/lib/edgewarden"
     installed = "/usr/lib/python3/dist-packages/"
     assert script.startswith(installed)
     assert (ROOT / "agent" / script.removeprefix(installed)).exists()
@@ -221,6 +223,8 @@ except PermissionError:
 import edgewarden.daemon.gate, edgewarden.daemon.guard, edgewarden.daemon.link
 from edgewarden.trust.keys import FileSigner
 FileSigner.generate().sign(b"what link does")
+from edgewarden.kernel.libbpf import Libbpf, Ring, _TAKER
+_TAKER(lambda context, data, size: 0)  # libffi makes code for it
 """
 
 

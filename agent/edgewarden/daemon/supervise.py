@@ -82,7 +82,7 @@ def supervise(plan: Plan) -> int:
     _prepare_folders(plan)
     listener = _guard_listener(plan)
     _compile(plan)
-    _one_shot([sys.executable, "-I", "-S", f"{_PACKAGE}/exec/canary.py", plan.run_dir])
+    _one_shot(_canary(plan))
     parts = _parts(plan, listener)
     _say(f"supervising {', '.join(p.name for p in parts)}")
     try:
@@ -146,6 +146,11 @@ def _answers(path: Path) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
     return True
+
+
+def _canary(plan: Plan) -> list[str]:
+    script = f"{_PACKAGE}/exec/canary.py"
+    return [sys.executable, "-I", "-S", script, plan.run_dir, plan.state_dir]
 
 
 def _parts(plan: Plan, listener: socket.socket) -> list[Part]:

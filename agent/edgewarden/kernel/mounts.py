@@ -171,6 +171,17 @@ def mount_tmpfs(where: str, options: str) -> None:
     check(done, "mount(tmpfs)", path=where)
 
 
+def mount_securityfs(where: str) -> None:
+    """Mount the kernel's view of its security modules at ``where``.
+
+    Raises:
+        HardwareFault: the kernel has none, or refuses.
+    """
+    flags = MS_NOSUID | MS_NODEV
+    done = _mount(b"edgewarden", os.fsencode(where), b"securityfs", flags, None)
+    check(done, "mount(securityfs)", path=where)
+
+
 def unmount(where: str) -> None:
     """Take the mount away, now from the tree and at last use from the kernel (MNT_DETACH)."""
     check(_umount2(os.fsencode(where), MNT_DETACH), "umount2", path=where)

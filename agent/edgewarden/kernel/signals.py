@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         SIGINT,
         SIGIO,
         SIGKILL,
+        SIGSTOP,
         SIGTERM,
         alarm,
         pidfd_send_signal,
@@ -27,6 +28,7 @@ else:
         SIGINT,
         SIGIO,
         SIGKILL,
+        SIGSTOP,
         SIGTERM,
         alarm,
         pidfd_send_signal,
@@ -34,6 +36,6 @@ else:
     )  # fmt: skip
 
 __all__ = [
-    "SIGCONT", "SIGINT", "SIGIO", "SIGKILL", "SIGTERM", "SIG_IGN", "alarm", "pidfd_send_signal",
-    "signal",
+    "SIGCONT", "SIGINT", "SIGIO", "SIGKILL", "SIGSTOP", "SIGTERM", "SIG_IGN", "alarm",
+    "pidfd_send_signal", "signal",
 ]  # fmt: skip

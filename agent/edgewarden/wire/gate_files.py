@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from edgewarden.errors import OperatorFault, WireRefusal
 from edgewarden.wire.lean import Frozen, seal, unseal
-from edgewarden.wire.local_messages import SOURCES, TIERS
+from edgewarden.wire.local_messages import GAPS, SOURCES, TIERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONFIG_MAGIC = b"EWGCONF1"
-TIER_MAGIC = b"EWTIER_1"
+TIER_MAGIC = b"EWTIER_2"
 MAX_FILESYSTEMS = 16
 """As in the settings' schema."""
 MAX_FILE_BYTES = 65536 + 1024
@@ -190,23 +190,30 @@ class ExecTier(Frozen):
     """What the canary proved on this boot.
 
     Attributes:
-        tier: "T3" (a denied exec really failed with EPERM) or "T0".
+        tier: of TIERS, by a program that was really denied ("T3") or stopped and killed ("T2").
         source: best of SOURCES this kernel gives.
-        reason: why not more, in one line; "" for T3.
+        reason: why not more, in one line.
         boot_id: of the boot it was proved on; another boot's word is not taken.
+        gaps: what it was seen not to reach, of GAPS.
     """
 
-    __slots__ = ("boot_id", "reason", "source", "tier")
+    __slots__ = ("boot_id", "gaps", "reason", "source", "tier")
     tier: str
     source: str
     reason: str
     boot_id: str
+    gaps: tuple[str, ...]
+
+    def __init__(
+        self, tier: str, source: str, reason: str, boot_id: str, gaps: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(tier, source, reason, boot_id, gaps)
 
     def dump(self) -> bytes:
         """The bytes of run/exec-tier."""
         lines = (
             f"tier {self.tier}\nsource {self.source}\nboot {self.boot_id}\n"
-            f"reason {' '.join(self.reason.split())}\n"
+            f"gaps {' '.join(self.gaps)}\nreason {' '.join(self.reason.split())}\n"
         )
         return seal(TIER_MAGIC, lines.encode("utf-8", "backslashreplace"))
 
@@ -218,12 +225,13 @@ class ExecTier(Frozen):
             WireRefusal: too_long, too_short, bad_magic, bad_stamp, bad_value.
         """
         lines = _lines(unseal(TIER_MAGIC, data, most=MAX_FILE_BYTES))
-        if [key for key, _ in lines] != ["tier", "source", "boot", "reason"]:
+        if [key for key, _ in lines] != ["tier", "source", "boot", "gaps", "reason"]:
             raise WireRefusal("bad_value", "exec-tier has other keys")
-        tier, source, boot_id, reason = (value for _, value in lines)
-        if tier not in TIERS or source not in SOURCES:
-            raise WireRefusal("bad_value", f"tier {tier!r}, source {source!r}")
-        return ExecTier(tier, source, reason, boot_id)
+        tier, source, boot_id, words, reason = (value for _, value in lines)
+        gaps = tuple(words.split())
+        if tier not in TIERS or source not in SOURCES or not set(gaps) <= set(GAPS):
+            raise WireRefusal("bad_value", f"tier {tier!r}, source {source!r}, gaps {words!r}")
+        return ExecTier(tier, source, reason, boot_id, gaps)
 
 
 CONFINED_NAME = "confine-tier"
@@ -242,7 +250,7 @@ def climb(canary: ExecTier, confined: ExecTier | None) -> ExecTier:
     if confined.boot_id != canary.boot_id:
         return canary
     reason = f"{confined.reason}; {canary.reason}" if canary.reason else confined.reason
-    return ExecTier("T1", canary.source, reason, canary.boot_id)
+    return ExecTier("T1", canary.source, reason, canary.boot_id, canary.gaps)
 
 
 def _lines(body: bytes) -> list[tuple[str, str]]:

@@ -15,6 +15,8 @@ from edgewarden.wire.peripherals import PeripheralVerdict
 MODES = ("learn", "observe", "enforce")
 TIERS = ("T0", "T1", "T2", "T3", "T4")
 SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission", "bpf-stop")
+GAPS = ("memfd", "namespace", "inline", "scripts", "sessions", "resume", "after-start", "confined")
+"""What a tier does not reach; docs/policy.md says each with its mechanism."""
 DECISIONS = ("allow", "deny", "would_deny", "learned")
 REASONS = (
     "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
