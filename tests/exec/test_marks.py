@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.errors import HardwareFault, OperatorFault
-from edgewarden.exec.marks import arm, check_watchable, root_superblocks
+from edgewarden.exec.marks import arm, check_watchable, holds_root, root_superblocks
 from edgewarden.exec.policy_files import write_policy, write_whole
 from edgewarden.kernel.mounts import AT_FDCWD, Filesystem, Mounts
 from tests.system.exec_world import private_tmpfs
@@ -28,23 +28,29 @@ def mounts() -> Iterator[Mounts]:
     os.close(proc_fd)
 
 
-def refusal(path: str, kind: str, device: str, root: set[str]) -> str:
-    with pytest.raises(OperatorFault) as caught:
-        check_watchable(path, Filesystem(device, kind, ()), root)
-    return str(caught.value.fields["name"])
-
-
 @pytest.mark.parametrize(
     "kind", ["proc", "sysfs", "devpts", "fuse", "fuse.sshfs", "nfs4", "cifs", "9p", "unheard-of"]
 )
 def test_what_is_not_a_local_filesystem_is_refused(kind: str) -> None:
-    assert refusal("/x", kind, "0:1", set()) == "not_watchable"
+    with pytest.raises(OperatorFault) as caught:
+        check_watchable("/x", Filesystem("0:1", kind, ()))
+    assert caught.value.fields["name"] == "not_watchable"
 
 
-def test_enforce_is_refused_where_root_lives_whatever_st_dev_says() -> None:
-    """btrfs: /data has an st_dev of its own and the superblock of /."""
-    assert refusal("/data", "btrfs", "0:31", {"0:31"}) == "holds_root"
-    check_watchable("/data", Filesystem("0:31", "btrfs", ()), set())
+class Btrfs(Mounts):
+    """/data has an st_dev of its own and the superblock of /."""
+
+    def __init__(self) -> None:
+        pass
+
+    def at(self, path: str) -> Filesystem:
+        return Filesystem("0:7" if path == "/mnt" else "0:31", "btrfs", ())
+
+
+def test_where_root_lives_is_told_by_the_superblock_whatever_st_dev_says() -> None:
+    assert holds_root(["/mnt", "/data"], Btrfs())
+    assert not holds_root(["/mnt"], Btrfs())
+    assert holds_root(["/hidden"], Overlay(())), "what cannot be told may hold it"
 
 
 class Overlay(Mounts):
@@ -74,9 +80,10 @@ def test_an_overlay_root_whose_layers_are_out_of_sight_cannot_be_enforced() -> N
 
 @pytest.mark.needs("root", "fanotify-permission")
 def test_enforce_on_root_is_refused_before_a_mark_exists(mounts: Mounts) -> None:
+    against = OperatorFault("not observed", name="not_covered")
     with private_tmpfs() as where, pytest.raises(OperatorFault) as caught:
-        arm([str(where), "/"], enforce=True, mounts=mounts, opener=opener)
-    assert caught.value.fields["name"] == "holds_root"
+        arm([str(where), "/"], enforce=True, mounts=mounts, opener=opener, against_root=against)
+    assert caught.value is against
 
 
 @pytest.mark.needs("root", "fanotify-permission")

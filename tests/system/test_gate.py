@@ -591,7 +591,8 @@ def test_a_damaged_mode_is_not_believed(small: World) -> None:
     assert "EW-EXEC-018" in [f.code for f in small.facts(link) if isinstance(f, Alarm)]
 
 
-def test_the_mode_is_not_written_where_gate_answers() -> None:
+def test_the_mode_is_written_where_gate_answers_for_execs_alone() -> None:
+    """As on the filesystem that holds /: writing a file raises no exec event."""
     with private_tmpfs() as where, world(where) as here:
         (where / "state").mkdir()
         here.policy("observe")
@@ -604,8 +605,9 @@ def test_the_mode_is_not_written_where_gate_answers() -> None:
         wait_until(lambda: here.status().guard)
         answer = here.set_mode("enforce")
         assert answer.ok
-        assert "not kept" in answer.text
-        assert not (where / "policy" / "mode").exists()
+        assert answer.text == "enforce; kept over a restart"
+        assert (where / "policy" / "mode").read_text() == "edgewarden mode enforce\n"
+        assert here.status().armed
 
 
 def test_no_policy_directory_is_said_and_gate_does_not_start(small: World) -> None:

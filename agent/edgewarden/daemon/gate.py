@@ -29,7 +29,6 @@ from edgewarden.errors import EdgewardenError, HardwareFault
 from edgewarden.exec.responder import ExecGate
 from edgewarden.gate.arming import Arming
 from edgewarden.gate.doors import Doors, confine
-from edgewarden.gate.excuses import Excuses
 from edgewarden.gate.facts import FactsOut
 from edgewarden.gate.modes import Modes
 from edgewarden.gate.peripherals import Peripherals, background
@@ -42,6 +41,8 @@ from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
 from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
 from edgewarden.kernel.uevent import open_uevents
+from edgewarden.lockout.coverage import coverage_of
+from edgewarden.lockout.excuses import Excuses
 from edgewarden.wire.local import Alarm
 
 TYPE_CHECKING = False
@@ -88,13 +89,11 @@ class Gate:
         self.facts = FactsOut(facts_listener, {0, link_uid})
         self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
         self.mountinfo_fd = self.doors.open(self.doors.proc_fd, "self/mountinfo", os.O_RDONLY)
-        self.excuses = Excuses(
-            policy=self.policy,
-            doors=self.doors,
-            mounts=self.mounts,
-            alarm=self.alarm,
-            told=lambda path: None,
+        self.coverage = coverage_of(
+            self.policy, self.doors, boot_s=boot_ns() / 1e9, mono_s=time.monotonic
         )
+        told = self.coverage.hit
+        self.excuses = Excuses(self.policy, self.doors, self.mounts, self.alarm, told)
         self.responder = ExecGate(
             judge=lambda digest, subject: self.policy.table.decide(digest, subject),
             image_of=self._image_of,
@@ -120,6 +119,7 @@ class Gate:
             responder=self.responder,
             guard=self.guard,
             stopping=stopping,
+            coverage=self.coverage,
             alarm=self.alarm,
             watch=lambda fd: self._watch(fd, self._on_execs),
             forget=self._forget,
@@ -169,6 +169,7 @@ class Gate:
             doors=self.doors,
             pass_on_alarms=self._pass_on_alarms,
             reloads=(self.peripherals.reload,),
+            coverage=self.coverage,
             quit=self._quit,
             boot_ns=boot_ns,
         )
@@ -190,6 +191,7 @@ class Gate:
         finally:
             self.arming.disarm()  # first: whoever waits for a verdict goes on
             self.peripherals.stop()
+        self.coverage.save()
         self.facts.flush(time.monotonic(), all_now=True)
         return EXIT_OK
 
@@ -335,8 +337,9 @@ class Gate:
 
     def _watches_policy(self) -> bool:
         armed = self.arming.armed
-        lies_on = self.mounts.of(self.doors.policy_fd).device
-        return armed is not None and lies_on in armed.superblocks
+        if armed is None or not armed.opens:
+            return False
+        return self.mounts.of(self.doors.policy_fd).device in armed.superblocks
 
     def _watch(self, fd: int, handler: Callable[[int], None], events: int = POLLIN) -> None:
         self._poll.register(fd, events)

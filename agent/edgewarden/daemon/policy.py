@@ -181,6 +181,7 @@ def gate_config(settings: Settings) -> bytes:
         link_uid=_uid(settings.exec.link_user),
         stop=_stop(settings.exec),
         kill_after_start=settings.exec.kill_after_start,
+        observe_h=settings.exec.observe_h,
     )
 
 

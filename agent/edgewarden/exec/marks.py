@@ -6,9 +6,8 @@ What this decides, in order, for each path of the configuration:
 2. Its filesystem is of a type that can be read without waiting for somebody else (WATCHABLE).
    Pseudo filesystems hold no programs; a network or fuse server that hangs would hang gate, and
    with it every exec: ``not_watchable``.
-3. For enforce: it is not the filesystem that holds ``/``, nor a layer of it: ``holds_root``. A
-   wrong policy there would lock everybody out, and the guards against that (critical set,
-   commit-confirm) are not in this release.
+3. For enforce: where the caller has something against the filesystem that holds ``/`` (no critical
+   set, not observed for long enough), it is not that filesystem, nor a layer of it.
 
 Learn and observe get a notify group: the kernel refuses permission marks on it, so no exec can be
 made to wait. A path refused there is reported and the others are watched. Enforce is all or
@@ -61,13 +60,15 @@ class Armed:
         filesystems: paths that are marked.
         refused: (path, fault) of those that are not.
         superblocks: device of each marked superblock.
+        opens: openings wait as well, gate's own among them.
         cacheable: st_dev of the marked filesystems of CACHEABLE types.
     """
 
-    __slots__ = ("cacheable", "filesystems", "group", "refused", "superblocks")
+    __slots__ = ("cacheable", "filesystems", "group", "opens", "refused", "superblocks")
 
     def __init__(self, group: Group) -> None:
         self.group = group
+        self.opens = False
         self.filesystems: list[str] = []
         self.refused: list[tuple[str, EdgewardenError]] = []
         self.superblocks: set[str] = set()
@@ -78,7 +79,14 @@ class Armed:
         self.group.close()
 
 
-def arm(paths: Sequence[str], *, enforce: bool, mounts: Mounts, opener: Opener) -> Armed:
+def arm(
+    paths: Sequence[str],
+    *,
+    enforce: bool,
+    mounts: Mounts,
+    opener: Opener,
+    against_root: OperatorFault | None = None,
+) -> Armed:
     """Mark the filesystems that the paths lie on.
 
     Args:
@@ -86,18 +94,19 @@ def arm(paths: Sequence[str], *, enforce: bool, mounts: Mounts, opener: Opener) 
         enforce: permission marks; else notify marks.
         mounts: looks at the mount table.
         opener: opens with O_PATH only, which no mark of ours ever sees.
+        against_root: (enforce) raised for the filesystem that holds ``/``; None: it may be marked.
 
     Raises:
         OperatorFault: (enforce) a path is refused; field ``name`` says why.
         HardwareFault: the kernel has no such group or mark.
     """
-    root = root_superblocks(mounts) if enforce else set()
+    root = root_superblocks(mounts) if enforce and against_root is not None else set()
     armed = Armed(open_group(permission=enforce))
     mask = FAN_OPEN_EXEC_PERM if enforce else FAN_OPEN_EXEC
     try:
         for path in paths:
             try:
-                _mark(armed, path, mask, root, mounts, opener)
+                _mark(armed, path, mask, mounts, opener, root, against_root)
             except EdgewardenError as fault:
                 if enforce or _lacks_fanotify(fault):
                     raise
@@ -114,26 +123,34 @@ def arm_stop(
     mounts: Mounts,
     opener: Opener,
     make: Callable[[set[str]], Group],
+    against_root: OperatorFault | None,
 ) -> Armed:
     """As ``arm`` for enforce, where programs are stopped instead (tier T2): all or nothing.
 
     Args:
         make: superblocks -> the group; programs are stopped from then on.
+        against_root: as there.
 
     Raises:
         OperatorFault: a path is refused; field ``name`` says why.
         HardwareFault: the kernel refuses.
     """
-    root = root_superblocks(mounts)
+    root = root_superblocks(mounts) if against_root is not None else set()
     armed = Armed(Group(-1, True, True))
     for path in paths:
-        _mark(armed, path, 0, root, mounts, opener)
+        _mark(armed, path, 0, mounts, opener, root, against_root)
     armed.group = make(armed.superblocks)
     return armed
 
 
 def _mark(
-    armed: Armed, path: str, mask: int, root: set[str], mounts: Mounts, opener: Opener
+    armed: Armed,
+    path: str,
+    mask: int,
+    mounts: Mounts,
+    opener: Opener,
+    root: set[str],
+    against_root: OperatorFault | None,
 ) -> None:
     try:
         fd = opener(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -141,7 +158,9 @@ def _mark(
         raise _refusal("absent", path, os.strerror(fault.errno or 0)) from fault
     try:
         where = mounts.of(fd)
-        check_watchable(path, where, root)
+        check_watchable(path, where)
+        if against_root is not None and where.device in root:
+            raise against_root
         # Through the descriptor that was just checked: nothing can be mounted over the path in
         # between.
         if mask:
@@ -154,22 +173,28 @@ def _mark(
     armed.superblocks.add(where.device)
 
 
-def check_watchable(path: str, where: Filesystem, root: set[str]) -> None:
+def check_watchable(path: str, where: Filesystem) -> None:
     """Refuse what must not be marked.
 
     Args:
         path: as configured, for the text.
         where: the filesystem it lies on.
-        root: superblocks that hold ``/``; empty when only notify marks are meant.
 
     Raises:
-        OperatorFault: not_watchable or holds_root.
+        OperatorFault: not_watchable.
     """
     if where.kind not in WATCHABLE:
         raise _refusal("not_watchable", path, f"{where.kind} is not a local filesystem of programs")
-    if where.device in root:
-        text = "enforcing on the filesystem that holds / could lock you out"
-        raise _refusal("holds_root", path, text)
+
+
+def holds_root(paths: Sequence[str], mounts: Mounts) -> bool:
+    """Whether one of the paths lies on a filesystem that programs under ``/`` come from; yes where
+    that cannot be told."""
+    try:
+        root = root_superblocks(mounts)
+        return any(mounts.at(path).device in root for path in paths)
+    except OperatorFault:
+        return True
 
 
 def root_superblocks(mounts: Mounts) -> set[str]:

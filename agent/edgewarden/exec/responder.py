@@ -15,7 +15,7 @@ What this decides, for each event, in order:
 6. The rule that the table finds for content and subject (exec/subject.py): ``listed``, allowed, or
    ``ruled_out``, not allowed; content of the critical set: ``critical``, allowed; none:
    ``unlisted``.
-7. What would be denied by these may still be excused (gate/excuses.py), with a reason of its own.
+7. What would be denied by these may still be excused (lockout/excuses.py), by a reason of its own.
 8. Anything raised on the way: ``undecidable``, allowed in this release, counted, and an alarm for
    each. So is what still waits when the marks are taken away: closing them has allowed it.
 

@@ -8,9 +8,12 @@ What this decides, in order:
    marks; T2 has programs stopped at their start (gate/stopping.py). Where one of these is missing:
    notify marks, an alarm that names it, ``armed`` false in status. The mode stays enforce, and is
    armed as soon as the obstacle goes away.
-3. Notify marks refused as well: the proc connector, where programs are looked at after their start.
+3. The filesystem that holds ``/`` is where people log in and repair. There enforce also needs a
+   table with a critical set, and observe must have covered enough (lockout/coverage.py), unless it
+   is a trial, or was accepted for good before.
+4. Notify marks refused as well: the proc connector, where programs are looked at after their start.
    Neither: ``none``, said as loudly.
-4. A new group is marked before the old one is closed, and closing allows whatever waits.
+5. A new group is marked before the old one is closed, and closing allows whatever waits.
 
 What it leaves to others: verdicts (exec/responder.py), the loop and its descriptors (gate.py).
 
@@ -22,7 +25,7 @@ from __future__ import annotations
 import time
 
 from edgewarden.errors import EdgewardenError, OperatorFault
-from edgewarden.exec.marks import Armed, arm
+from edgewarden.exec.marks import Armed, arm, holds_root
 from edgewarden.wire.local_messages import AreaStats
 
 TYPE_CHECKING = False
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from edgewarden.gate.sockets import GuardLine
     from edgewarden.gate.stopping import Stopping
     from edgewarden.kernel.mounts import Mounts
+    from edgewarden.lockout.coverage import Coverage
 
 GUARD_GRACE_S = 3.0
 """How long permission marks stay without a guard: longer than its restart, shorter than somebody's
@@ -51,6 +55,7 @@ class Arming:
         alarm: (code, severity, text).
         watch, forget: tell the loop of a new group's descriptor, and of its end.
         fallback: what still sees execs without fanotify: proc-connector or none.
+        arm: as exec/marks.py's.
 
     Attributes:
         mode: of MODES, to be brought about.
@@ -67,17 +72,22 @@ class Arming:
         responder: ExecGate,
         guard: GuardLine,
         stopping: Stopping,
+        coverage: Coverage,
         alarm: Callable[[str, int, str], None],
         watch: Callable[[int], None],
         forget: Callable[[int], None],
         fallback: Callable[[], str],
+        arm: Callable[..., Armed] = arm,
     ) -> None:
+        self._marks = arm
         self._doors = doors
         self._mounts = mounts
         self._policy = policy
         self._responder = responder
         self._guard = guard
         self._stopping = stopping
+        self._coverage = coverage
+        self._on_trial = False
         self._alarm = alarm
         self._watch = watch
         self._forget = forget
@@ -98,11 +108,13 @@ class Arming:
     def settle(self, mode: str) -> None:
         """As near to ``mode`` as is possible; what is missing becomes an alarm."""
         self.mode = mode
+        self._on_trial = False
         self.renew()
 
     def look(self) -> None:
         """On a timer: has an obstacle come or gone, is another try due?"""
         self._stopping.look(armed=self.source == "bpf-stop")
+        self._coverage.look(self.mode, sees=self.armed is not None)
         obstacle_moved = self.mode == "enforce" and self._obstacle() != self._waiting_for
         again = self._retry_mono is not None and time.monotonic() >= self._retry_mono
         if obstacle_moved or again:
@@ -121,6 +133,26 @@ class Arming:
         elif now - self._guard_seen_mono >= GUARD_GRACE_S:
             return "guard is not connected"
         return ""
+
+    def _against_root(self) -> OperatorFault | None:
+        """Why the filesystem that holds ``/`` may not be enforced on now, or None."""
+        if not self._policy.table.critical:
+            return OperatorFault(
+                "the policy names no critical set, and enforcing on the filesystem that holds / "
+                "could lock you out",
+                code="EW-EXEC-031",
+                next_step="run `edgewarden policy learn`, then `edgewarden policy compile`",
+                name="holds_root",
+            )
+        missing = self._coverage.missing(self._policy.config.observe_h)
+        if not missing or self._on_trial or self._coverage.granted:
+            return None
+        return OperatorFault(
+            f"the filesystem that holds / was not observed for long enough: {missing}",
+            code="EW-EXEC-031",
+            next_step="leave it in observe, or try it for a time: `policy enforce --confirm 10m`",
+            name="not_covered",
+        )
 
     def renew(self) -> None:
         """Bring the marks in line with the mode. What is impossible becomes an alarm."""
@@ -153,17 +185,20 @@ class Arming:
         self._said[code] = text
 
     def _arm(self, *, enforce: bool) -> None:
+        against_root = self._against_root() if enforce else None
+        paths = self._policy.config.filesystems
         stop = enforce and self._policy.tier.tier == "T2"
         if stop:
             # First: there is one set of BPF programs, and two groups cannot share it.
             self.disarm()
-            new = self._stopping.arm(self._policy.config.filesystems)
+            new = self._stopping.arm(paths, against_root)
         else:
-            new = arm(
-                self._policy.config.filesystems,
+            new = self._marks(
+                paths,
                 enforce=enforce,
                 mounts=self._mounts,
                 opener=self._doors.open,
+                against_root=against_root,
             )
             self.disarm()
         self.armed = new
@@ -203,17 +238,19 @@ class Arming:
 
         Args:
             mode: of MODES.
-            trial_s: not looked at: marks end with gate.
+            trial_s: marks end with gate, so no kernel need forget them; but what may be tried may
+                not yet be kept.
 
         Returns:
-            "", there is nothing to add.
+            What a trial has not yet behind it.
 
         Raises:
-            OperatorFault: field name ``not_possible``, or as in exec/marks.py.
+            OperatorFault: field name ``not_possible``, ``holds_root``, ``not_covered``, or as in
+                exec/marks.py.
             HardwareFault: the kernel refuses.
         """
-        before = self.mode
-        self.mode = mode
+        before = self.mode, self._on_trial
+        self.mode, self._on_trial = mode, trial_s > 0
         if mode == "enforce":
             try:
                 obstacle = self._obstacle()
@@ -221,19 +258,27 @@ class Arming:
                     raise OperatorFault(obstacle, code="EW-EXEC-008", name="not_possible")
                 self._arm(enforce=True)
             except EdgewardenError:
-                self.mode = before
+                self.mode, self._on_trial = before
                 raise
             self._waiting_for = ""
             self._retry_mono = None
             self._said.clear()
         else:
             self.renew()
-        return ""
+        at_stake = mode == "enforce" and holds_root(self._policy.config.filesystems, self._mounts)
+        missing = self._coverage.missing(self._policy.config.observe_h) if at_stake else ""
+        if not trial_s:
+            self._coverage.grant(at_stake)
+        return f"on trial only: {missing}" if trial_s and missing else ""
 
     def stats(self) -> AreaStats:
         """Mode, trial and ceiling are gate/modes.py's to fill in; the rest is in GateStats too."""
         counters, table = self._responder.counters, self._policy.table
+        why_not = self._waiting_for
+        if self.mode == "observe" and holds_root(self._policy.config.filesystems, self._mounts):
+            missing = self._coverage.missing(self._policy.config.observe_h)
+            why_not = missing and f"enforce would not be kept yet: {missing}"
         return AreaStats(
             "exec", self.mode, self.permission, 0, table.count, table.generation, counters.allowed,
-            counters.denied, counters.would_deny, counters.unreported, self._waiting_for, "",
+            counters.denied, counters.would_deny, counters.unreported, why_not, "",
         )  # fmt: skip

@@ -186,6 +186,18 @@ class Doors:
         except OSError:
             return None
 
+    def boot_id(self) -> str:
+        """Of this boot, as the kernel says it."""
+        return self.proc_text("sys/kernel/random/boot_id").strip()
+
+    def system_age_s(self, boot_s: float) -> float:
+        """How long PID 1 has run at CLOCK_BOOTTIME ``boot_s``: the time since the boot, of a
+        container's own where it has one. Infinite when /proc does not say."""
+        fields = self.proc_text("1/stat").rpartition(")")[2].split()  # proc(5): 3rd field and on
+        if len(fields) < 20 or not fields[19].isdigit():
+            return float("inf")
+        return boot_s - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
     def pss_bytes(self, process: str) -> int:
         """Proportional set size of a process ("self" or its number); 0 when /proc does not say."""
         text = self.proc_text(f"{process}/smaps_rollup")

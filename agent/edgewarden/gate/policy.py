@@ -46,8 +46,8 @@ class Policy:
         """Read everything once.
 
         Args:
-            watched_dir: whether state/policy lies on a filesystem that is marked now: gate writes
-                nothing where it answers.
+            watched_dir: whether state/policy lies on a filesystem where openings wait for gate
+                now: it would wait for itself.
 
         Raises:
             OperatorFault: gate.conf is missing or not root's.
@@ -124,7 +124,7 @@ class Policy:
             ) from fault
 
     def _read_tier(self, run_dir: str) -> ExecTier:
-        boot_id = self._doors.proc_text("sys/kernel/random/boot_id").strip()
+        boot_id = self._doors.boot_id()
         reason = "the canary has not run on this boot"
         try:
             path = os.path.join(run_dir, TIER_NAME)
@@ -167,10 +167,25 @@ class Policy:
 
     def keep(self, area: str, mode: str) -> str:
         """Remember a person's word over a restart; returns what was done, in words."""
+        why_not = self.remember(MODE_NAMES[area], _MODE_FILES[mode])
+        return f"not kept over a restart: {why_not}" if why_not else "kept over a restart"
+
+    def recall(self, name: str) -> bytes | None:
+        """A small file of gate's own; None when it is not there or not root's."""
+        try:
+            return self._doors.read_policy(name, MAX_FILE_BYTES)
+        except FileNotFoundError:
+            return None
+        except (OSError, EdgewardenError) as fault:
+            self._alarm("EW-EXEC-018", 4, f"policy/{name} is not believed: {fault}")
+            return None
+
+    def remember(self, name: str, data: bytes) -> str:
+        """Write a small file of gate's own; "" when done, else why not."""
         try:
             if self._watched_dir():
-                return "not kept over a restart: state/policy lies on a watched filesystem"
-            self._doors.write_policy(MODE_NAMES[area], _MODE_FILES[mode])
+                return "state/policy lies on a filesystem where every opening waits for gate"
+            self._doors.write_policy(name, data)
         except (OSError, EdgewardenError) as fault:
-            return f"not kept over a restart: {fault}"
-        return "kept over a restart"
+            return str(fault)
+        return ""

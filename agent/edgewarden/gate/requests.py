@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgewarden.gate.policy import Policy
     from edgewarden.gate.processes import Processes
     from edgewarden.gate.sockets import GuardLine
+    from edgewarden.lockout.coverage import Coverage
 
 
 class Requests:
@@ -50,6 +51,7 @@ class Requests:
         doors: Doors,
         pass_on_alarms: Callable[[], None],
         reloads: Sequence[Callable[[], str]],
+        coverage: Coverage,
         quit: Callable[[], None],
         boot_ns: Callable[[], int],
     ) -> None:
@@ -63,6 +65,7 @@ class Requests:
         self._doors = doors
         self._pass_on_alarms = pass_on_alarms
         self._reloads = reloads
+        self._coverage = coverage
         self._quit = quit
         self._boot_ns = boot_ns
 
@@ -99,6 +102,7 @@ class Requests:
             text = self._policy.reload(older=older)
         finally:
             self._pass_on_alarms()
+        self._coverage.begin(self._policy.table.generation, keep=False)
         if self._policy.config.filesystems != before.filesystems:
             self._arming.renew()
         return "; ".join([text, *(reload() for reload in self._reloads)])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 
-from edgewarden.errors import EdgewardenError, HardwareFault
+from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
 from edgewarden.exec.marks import WATCHABLE, Armed, arm_stop
 from edgewarden.stop.aim import aim_of
 from edgewarden.stop.places import Places
@@ -96,8 +96,11 @@ class Stopping:
     def _alarm(self, code: str, severity: int, text: str) -> None:
         self._report(Alarm(code, severity, text, self._boot_ns()))
 
-    def arm(self, paths: Sequence[str]) -> Armed:
+    def arm(self, paths: Sequence[str], against_root: OperatorFault | None) -> Armed:
         """Stop programs from now on; the answer's group has the events.
+
+        Args:
+            against_root: as exec/marks.py has it.
 
         Raises:
             OperatorFault: a path or the cgroup is refused.
@@ -121,7 +124,13 @@ class Stopping:
                 tell=self._tell,
             )
 
-        return arm_stop(paths, mounts=self._mounts, opener=self._doors.open, make=make)
+        return arm_stop(
+            paths,
+            mounts=self._mounts,
+            opener=self._doors.open,
+            make=make,
+            against_root=against_root,
+        )
 
     def on_mounts(self) -> None:
         """The mount table changed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from edgewarden.settings.fields import choice, path, paths, text, texts
+from edgewarden.settings.fields import choice, path, paths, text, texts, whole
 
 _USER_FORM = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 
@@ -27,6 +27,13 @@ class Exec:
         of=("learn", "observe"),
         help="The mode gate starts in before a person has chosen one. Enforcing is never a "
         "setting: a person arms it on the host with `edgewarden policy enforce`.",
+    )
+    observe_h: int = whole(
+        24,
+        low=0,
+        high=8760,
+        help="Hours of observe, besides one whole boot, before `policy enforce` is kept on the "
+        "filesystem that holds /. A trial (--confirm) may begin before.",
     )
     policy: str = path("/etc/edgewarden/policy.toml", help="The allowlist, as a file.")
     roots: tuple[str, ...] = paths(

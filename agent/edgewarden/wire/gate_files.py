@@ -29,6 +29,8 @@ MAX_FILE_BYTES = 65536 + 1024
 MAX_PATH_BYTES = 4095
 """PATH_MAX without its NUL, <linux/limits.h>."""
 MAX_UID = 0xFFFFFFFE
+OBSERVE_H, MAX_OBSERVE_H = 24, 8760
+"""A day and a night: what timers do. A year."""
 MAX_STOP_USERS = 64
 """A quarter of what the BPF program's map holds."""
 CONFIGURED_MODES = ("learn", "observe")
@@ -58,14 +60,16 @@ class GateConfig(Frozen):
         link_uid: the user that may take facts, besides root.
         stop: None: programs are never stopped.
         kill_after_start: where nothing can be prevented, kill what is not allowed after its start.
+        observe_h: hours of observe before enforce is kept on the filesystem that holds ``/``.
     """
 
-    __slots__ = ("filesystems", "kill_after_start", "link_uid", "mode", "stop")
+    __slots__ = ("filesystems", "kill_after_start", "link_uid", "mode", "observe_h", "stop")
     filesystems: tuple[str, ...]
     mode: str
     link_uid: int
     stop: StopConfig | None
     kill_after_start: bool
+    observe_h: int
 
     def __init__(
         self,
@@ -74,8 +78,9 @@ class GateConfig(Frozen):
         link_uid: int,
         stop: StopConfig | None = None,
         kill_after_start: bool = False,
+        observe_h: int = OBSERVE_H,
     ) -> None:
-        super().__init__(filesystems, mode, link_uid, stop, kill_after_start)
+        super().__init__(filesystems, mode, link_uid, stop, kill_after_start, observe_h)
 
     @staticmethod
     def load(data: bytes) -> GateConfig:
@@ -98,19 +103,29 @@ class GateConfig(Frozen):
         cgroups, kills = given["stop_cgroup"], given["kill_after_start"]
         if len(cgroups) > 1 or kills not in ([], ["yes"]) or (given["stop_user"] and not cgroups):
             raise WireRefusal("bad_value", "gate.conf: stop_cgroup, stop_user, kill_after_start")
-        uid = _uid(lines[1][1], "link_uid")
-        users = tuple(_uid(value, "stop_user") for value in given["stop_user"])
+        hours = given["observe_h"] or [str(OBSERVE_H)]
+        if len(hours) > 1:
+            raise WireRefusal("bad_value", "gate.conf: observe_h twice")
+        uid = _number(lines[1][1], "link_uid")
+        users = tuple(_number(value, "stop_user") for value in given["stop_user"])
         stop = StopConfig(cgroups[0], users) if cgroups else None
         try:
-            return _checked(given["filesystem"], lines[0][1], uid, stop, bool(kills))
+            return _checked(
+                given["filesystem"],
+                lines[0][1],
+                uid,
+                stop,
+                bool(kills),
+                _number(hours[0], "observe_h"),
+            )
         except OperatorFault as fault:
             raise WireRefusal("bad_value", fault.text) from None
 
 
-_ORDER = {"kill_after_start": 0, "stop_cgroup": 1, "stop_user": 2, "filesystem": 3}
+_ORDER = {"observe_h": 0, "kill_after_start": 1, "stop_cgroup": 2, "stop_user": 3, "filesystem": 4}
 
 
-def _uid(text: str, key: str) -> int:
+def _number(text: str, key: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10):
         raise WireRefusal("bad_value", f"gate.conf: {key} is not a number")
     return int(text)
@@ -123,14 +138,15 @@ def compile_gate_config(
     link_uid: int,
     stop: StopConfig | None = None,
     kill_after_start: bool = False,
+    observe_h: int = OBSERVE_H,
 ) -> bytes:
     """The bytes of state/policy/gate.conf.
 
     Raises:
         OperatorFault: a value gate would refuse; the text names it.
     """
-    config = _checked(filesystems, mode, link_uid, stop, kill_after_start)
-    lines = [f"mode {config.mode}", f"link_uid {config.link_uid}"]
+    config = _checked(filesystems, mode, link_uid, stop, kill_after_start, observe_h)
+    lines = [f"mode {config.mode}", f"link_uid {config.link_uid}", f"observe_h {observe_h}"]
     if kill_after_start:
         lines.append("kill_after_start yes")
     if stop is not None:
@@ -146,11 +162,16 @@ def _checked(
     link_uid: int,
     stop: StopConfig | None,
     kill_after_start: bool,
+    observe_h: int,
 ) -> GateConfig:
     if mode not in CONFIGURED_MODES:
         raise _fault(f"mode {mode!r} is not one of {', '.join(CONFIGURED_MODES)}")
     if not 0 <= link_uid <= MAX_UID:
         raise _fault(f"link_uid {link_uid} is no user id")
+    if not 0 <= observe_h <= MAX_OBSERVE_H:
+        raise _fault(f"observe_h {observe_h} is not between 0 and {MAX_OBSERVE_H}")
+    if not 0 <= observe_h <= MAX_OBSERVE_H:
+        raise _fault(f"observe_h {observe_h} is not between 0 and {MAX_OBSERVE_H}")
     if len(filesystems) > MAX_FILESYSTEMS:
         raise _fault(f"{len(filesystems)} filesystems; {MAX_FILESYSTEMS} are the most")
     for i, path in enumerate(filesystems):
@@ -166,7 +187,7 @@ def _checked(
         raise _fault("a filesystem is named twice")
     if stop is not None:
         _check_stop(stop)
-    return GateConfig(tuple(filesystems), mode, link_uid, stop, kill_after_start)
+    return GateConfig(tuple(filesystems), mode, link_uid, stop, kill_after_start, observe_h)
 
 
 def _check_stop(stop: StopConfig) -> None:

@@ -17,7 +17,7 @@ none of the critical set costs one readlink, so that a flood of denials stays ch
 Nothing here can wait. It is a stat in gate's own mount namespace, which opens nothing, and a path
 below a mount that is not a local filesystem (exec/marks.py, WATCHABLE) is not looked at.
 
-    excuses = Excuses(policy=policy, doors=doors, mounts=mounts, alarm=alarm, told=coverage.hit)
+    excuses = Excuses(policy, doors, mounts, alarm, coverage.hit)
     excuses.excuse(judged)       # "critical" or ""
 """
 
@@ -31,12 +31,26 @@ from edgewarden.exec.marks import WATCHABLE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from edgewarden.exec.judged import Judged
-    from edgewarden.gate.doors import Doors
-    from edgewarden.gate.policy import Policy
     from edgewarden.judge.exec_table import Table
     from edgewarden.kernel.mounts import Mounts
+
+    class Policy(Protocol):
+        """What is in use now."""
+
+        table: Table
+
+    class Doors(Protocol):
+        """How gate looks (gate/doors.py)."""
+
+        def proc_link(self, name: str) -> bytes:
+            """What a link below /proc says; b"" when it is gone."""
+
+        def status_at(self, path: bytes) -> os.stat_result | None:
+            """What a path leads to now."""
+
 
 CRITICAL_PATH = "critical(path)"
 """Stands where a rule's name stands; the table's own content is allowed by ``critical``."""
@@ -55,7 +69,6 @@ class Excuses:
 
     def __init__(
         self,
-        *,
         policy: Policy,
         doors: Doors,
         mounts: Mounts,

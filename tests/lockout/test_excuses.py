@@ -10,10 +10,10 @@ import pytest
 
 from edgewarden.exec.judged import Judged
 from edgewarden.gate.doors import Doors
-from edgewarden.gate.excuses import Excuses, is_near
 from edgewarden.judge.exec_table import Content, Table, compile_table
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
 from edgewarden.kernel.mounts import Mounts
+from edgewarden.lockout.excuses import Excuses, is_near
 from tests.system.exec_world import NOBODY
 
 KNOWN, STRANGE = b"k" * 32, b"s" * 32
