@@ -21,6 +21,7 @@ FILE_CALLS = frozenset({"read_text", "read_bytes", "write_text", "write_bytes", 
 SPAWNING = re.compile(r"^(system|popen|fork|forkpty|posix_spawnp?|exec[lv]p?e?|spawn[lv]p?e?)$")
 SPAWN_DOORS = {
     "agent/edgewarden/exec/canary.py": "a one-shot that proves the tier by really executing",
+    "agent/edgewarden/exec/canary_stop.py": "part of it: what is to be stopped",
     "agent/edgewarden/probe/confine_canary.py": "runs in a unit of its own to be refused (tier T1)",
     "agent/edgewarden/cli/services.py": "`edgewarden gate` becomes a lean interpreter; starts none",
 }
