@@ -175,6 +175,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "bpf-tracepoint": _bpf_tracepoint,
     "cgroup2": _cgroup2,
     "clang-14": _program("clang-14"),
+    "dpkg": _program("dpkg-deb"),
     "loop-mount": _loop_mount,
     "nspawn": _nspawn,
     "debian-tree": _debian_tree,

@@ -104,3 +104,18 @@ def test_every_unit_is_inert_until_a_person_acted(unit: object) -> None:
     path = "confinement/applied" if "confine" in Path(str(unit)).name else "identity/current"
     condition = f"ConditionPathExists={state}/{path}"
     assert condition in (ROOT / "systemd" / str(unit)).read_text().splitlines()
+
+
+def test_the_hook_of_dpkg_fails_nothing_and_outlives_its_command() -> None:
+    """dpkg gives up when a hook fails (dpkg.cfg(5)); a removed package leaves its conffile."""
+    hook = ROOT / "deploy/deb/dpkg.cfg.d/edgewarden"
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", hook.name), "dpkg reads no other names"
+    lines = [line for line in hook.read_text().splitlines() if not line.startswith("#")]
+    assert [line.partition("=")[0] for line in lines] == ["pre-invoke", "post-invoke"]
+    for line in lines:
+        assert line.partition("=")[2].startswith("if [ -x /usr/bin/edgewarden ]; then ")
+        assert line.endswith(">/dev/null 2>&1 || :; fi")
+    assert (
+        "deploy/deb/dpkg.cfg.d/edgewarden etc/dpkg/dpkg.cfg.d/"
+        in (DEBIAN / "edgewarden.install").read_text().splitlines()
+    )

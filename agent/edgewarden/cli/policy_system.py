@@ -10,6 +10,7 @@ Long lists are cut at LISTED lines for people; JSON has all of them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from edgewarden.cli.services import (
     settings_option,
     would_block,
 )
-from edgewarden.errors import OperatorFault, PeerUnavailable
+from edgewarden.errors import EdgewardenError, OperatorFault, PeerUnavailable
 from edgewarden.probe.control import ask_gate
 from edgewarden.wire.baseline import Entry
 from edgewarden.wire.local import Answer, Request
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from edgewarden.cli.services import Finding, Progress, Taken
 
 LISTED = 20
+PACKAGES_S = 1800
+"""A distribution upgrade unpacks for half an hour on a slow card; each dpkg that apt starts says it
+anew, and the last one ends it."""
 
 _FINDINGS = {
     "differs": "another content than its package brought",
@@ -54,9 +58,9 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     settings_option(would)
     would.set_defaults(run=_would_block)
     again = verbs.add_parser("rebaseline", help="take over what packages brought (dpkg's hook)")
-    again.add_argument(
-        "--from-dpkg", action="store_true", help="only what dpkg vouches for (the one way there is)"
-    )
+    how = again.add_mutually_exclusive_group(required=True)
+    how.add_argument("--begin", action="store_true", help="tell gate that packages will change")
+    how.add_argument("--from-dpkg", action="store_true", help="take over what dpkg vouches for")
     again.add_argument("--json", action="store_true", help="print JSON (edgewarden.policy-learn/1)")
     settings_option(again)
     again.set_defaults(run=_rebaseline)
@@ -94,18 +98,25 @@ def learn(args: argparse.Namespace, console: Console) -> int:
 
 def _rebaseline(args: argparse.Namespace, console: Console) -> int:
     settings = lenient_settings(args, console).settings
-    if not args.from_dpkg:
-        raise OperatorFault(
-            "say what to take over: --from-dpkg takes what packages brought",
-            code="EW-AGT-007",
-            next_step="to take everything as it is now: `edgewarden policy learn`",
-        )
-    taken = rebaseline(args.settings)
+    if args.begin:
+        _tell_gate(settings.paths.run, PACKAGES_S)
+        return Exit.OK
+    try:
+        taken = rebaseline(args.settings)
+    finally:
+        _tell_gate(settings.paths.run, 0)
     if taken is None:
         console.note("edgewarden: no baseline, nothing to bring up to date")
         return Exit.OK
     _say(taken, settings.exec.policy, "", args, console)
     return Exit.OK
+
+
+def _tell_gate(run_dir: str, for_s: int) -> None:
+    """Packages change from now on, or no longer. A gate that does not run, or cannot take it, is
+    no reason to fail dpkg."""
+    with contextlib.suppress(EdgewardenError):
+        ask_gate(run_dir, Request("packages", "learn", for_s))
 
 
 def _say(taken: Taken, policy: str, gate: str, args: argparse.Namespace, console: Console) -> None:

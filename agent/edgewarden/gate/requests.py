@@ -9,7 +9,7 @@ modes and trials (gate/modes.py), the picture's source (each part).
 
 from __future__ import annotations
 
-from edgewarden.errors import EdgewardenError, WireRefusal
+from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
 from edgewarden.gate.sessions import session_of
 from edgewarden.wire.local import Answer, AreaStats, GateStats, Request
 
@@ -89,6 +89,8 @@ class Requests:
             return Answer(True, "", "stopping; every exec is allowed")
         if verb in ("reload", "reload_older"):
             return Answer(True, "", self._reload(older=verb == "reload_older"))
+        if verb == "packages":
+            raise OperatorFault("packages are not looked at", name="unsupported")
         by = session_of(self._doors.proc_text, pid)
         if verb == "confirm":
             return Answer(True, "", self._modes.confirm(area, by))

@@ -23,7 +23,7 @@ REASONS = (
     "ruled_out", "critical", "barred", "out_of_reach",
 )  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
-VERBS = ("status", "mode", "reload", "quit", "confirm", "area", "reload_older")
+VERBS = ("status", "mode", "reload", "quit", "confirm", "area", "reload_older", "packages")
 AREAS = ("exec", "peripherals", "network")
 
 UNKNOWN_UID = 0xFFFFFFFF
@@ -263,7 +263,8 @@ class Request(Frozen):
 
     Attributes:
         verb: of VERBS; "area" asks for AreaStats; "reload_older" takes a table of a lower
-            generation as well.
+            generation as well; "packages" is dpkg's: packages change from now on for at most
+            confirm_s seconds, 0 when they have been changed.
         mode: of MODES where the verb is "mode", else "learn" (not looked at).
         confirm_s: with "mode": go back by itself unless "confirm" comes within so many seconds; 0
             for no such limit.
