@@ -21,7 +21,7 @@ def totals(events: list[Event]) -> tuple[int, int, int]:
 
 
 def test_a_storm_is_two_records_and_the_second_has_the_kernels_totals() -> None:
-    storms = Storms(per_s=1000)
+    storms = Storms(per_s=1000, forks_ever=iter([7, 190_007]).__next__)
     events: list[Event] = []
     for tenth in range(100):
         events += storms.take(tenth * 10**8, 1800, 1700, 1790)
@@ -31,6 +31,7 @@ def test_a_storm_is_two_records_and_the_second_has_the_kernels_totals() -> None:
     events += storms.due(now_ns)
     over = events[-1]
     assert (over.code, over.activity_id) == ("EW-PROC-010", 3)
+    assert over.detail["by_kernel"] == 190_000
     assert totals(events) == (180_000, 170_000, 179_000)
 
 

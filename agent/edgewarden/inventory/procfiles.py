@@ -19,6 +19,8 @@ STAT_BYTES = 1024
 STATUS_BYTES = 1024
 """Uid is in the ninth line of /proc/N/status, within its first 300 bytes."""
 CGROUP_BYTES = 4096
+MACHINE_STAT_BYTES = 1 << 16
+"""/proc/stat: a line a CPU and one with every interrupt."""
 MAX_COMMAND_BYTES = 256
 MAX_PATH_BYTES = 512
 DELETED = " (deleted)"
@@ -68,6 +70,13 @@ def parse_stat(data: bytes) -> tuple[str, int, int] | None:
         return text(comm), int(fields[1]), int(fields[19])
     except ValueError:
         return None
+
+
+def forks_ever(proc: str = "/proc") -> int:
+    """Forks and threads since boot by the kernel's own counter (proc(5), stat: processes)."""
+    _, found, rest = read(proc, "stat", MACHINE_STAT_BYTES).partition(b"\nprocesses ")
+    number = rest.partition(b"\n")[0]
+    return int(number) if found and number.isdigit() else 0
 
 
 def parse_status(data: bytes) -> tuple[int, int, int]:

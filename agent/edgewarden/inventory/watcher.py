@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from edgewarden.inventory.preloads import PATH, read_preload
+from edgewarden.inventory.procfiles import forks_ever
 from edgewarden.inventory.sockets import Sockets, ephemeral_ports
 from edgewarden.ports import Clock, FactSink
 from edgewarden.settings.processes import Processes as Settings
@@ -53,7 +54,7 @@ class Watcher:
         self._present: Mapping[int, Process] = {}
         self._required = Required(_requirements(settings))
         self._listeners = Listeners(_expected(settings), ephemeral_ports())
-        self._storms = Storms(settings.storm_per_s)
+        self._storms = Storms(settings.storm_per_s, forks_ever)
         self.kernel_events = False
         self._preload: tuple[str, ...] = ()
         self.findings = 0
