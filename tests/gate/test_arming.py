@@ -33,6 +33,7 @@ class Bench:
         self.config = SimpleNamespace(filesystems=("/",), observe_h=24)
         self.table = SimpleNamespace(critical=CRITICAL, count=0, generation=1)
         self.tier = SimpleNamespace(tier="T3", reason="")
+        self.proved = "T3"
         self.observed = ""
         self.granted = False
         self.arming = Arming(

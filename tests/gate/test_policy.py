@@ -12,7 +12,7 @@ from edgewarden.errors import OperatorFault
 from edgewarden.gate.doors import Doors
 from edgewarden.gate.policy import Policy
 from edgewarden.judge.exec_table import compile_list
-from edgewarden.wire.gate_files import compile_gate_config
+from edgewarden.wire.gate_files import ExecTier, compile_gate_config
 
 pytestmark = pytest.mark.needs("root")
 
@@ -27,7 +27,14 @@ class Files:
         (self.folder / "gate.conf").write_bytes(compile_gate_config([], "learn", link_uid=0))
         self.put("a", 7)
         self.doors = Doors(str(folder))
-        self.policy = Policy(self.doors, str(folder / "run"), lambda: False)
+        self.policy = Policy(self.doors, str(folder / "run"), lambda fd: False)
+
+    def tier(self, tier: str, reason: str = "EINVAL") -> None:
+        """The canary's word, written as it writes it."""
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fresh = self.folder.parent / "run" / ".new"
+        fresh.write_bytes(ExecTier(tier, "none", reason, boot_id).dump())
+        fresh.rename(fresh.with_name("exec-tier"))
 
     def put(self, name: str, generation: int) -> None:
         table = compile_list([(name, name.encode() * 32)], generation=generation)
@@ -40,6 +47,7 @@ def files(tmp_path: Path) -> Iterator[Files]:
     yield made
     os.close(made.doors.proc_fd)
     os.close(made.doors.policy_fd)
+    os.close(made.doors.run_fd)
 
 
 def test_a_table_of_a_lower_generation_is_refused_and_the_last_one_stays(files: Files) -> None:
@@ -64,3 +72,26 @@ def test_a_person_may_go_back(files: Files) -> None:
     files.put("b", 6)
     files.policy.reload(older=True)
     assert files.policy.table.generation == 6
+
+
+def test_a_better_tier_is_worth_a_try_and_a_worse_one_an_alarm(files: Files) -> None:
+    policy = files.policy
+    assert (policy.look(), policy.tier.tier) == (False, "T0")
+    files.tier("T3", "")
+    assert (policy.look(), policy.tier.tier, policy.proved) == (True, "T3", "T3")
+    assert policy.look() is False  # nothing new
+    files.tier("T2")
+    assert (policy.look(), policy.tier.tier, policy.proved) == (False, "T2", "T3")
+    assert policy.alarms == [("EW-EXEC-063", 5, "tier T2 after T3: EINVAL")]
+    files.tier("T3", "")
+    assert (policy.look(), policy.tier.tier) == (False, "T3")  # it was armed all the while
+    assert len(policy.alarms) == 1
+
+
+def test_a_word_of_the_canary_that_cannot_be_believed_is_a_lesser_tier(files: Files) -> None:
+    files.tier("T3", "")
+    assert files.policy.look()
+    (files.folder.parent / "run" / "exec-tier").write_bytes(b"T4, honestly")
+    assert files.policy.look() is False
+    assert files.policy.tier.tier == "T0"
+    assert [code for code, _, _ in files.policy.alarms] == ["EW-EXEC-063"]

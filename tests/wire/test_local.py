@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgewarden.errors import OperatorFault, WireRefusal
 from edgewarden.wire import local
-from edgewarden.wire.gate_files import ExecTier, GateConfig, compile_gate_config
+from edgewarden.wire.gate_files import ExecTier, GateConfig, StopConfig, compile_gate_config
 from edgewarden.wire.lean import Frozen, seal, unseal
 from edgewarden.wire.local import (
     Alarm,
@@ -30,6 +30,7 @@ from edgewarden.wire.local import (
     parse,
 )
 from edgewarden.wire.local_peripherals import TEXTS
+from edgewarden.wire.local_tier import GAPS, TierSaid, said
 from edgewarden.wire.peripherals import KINDS, OUTCOMES, REASONS, PeripheralVerdict
 
 ALL = (*local.FACTS, Heartbeat, TripInfo, Request, Answer)
@@ -95,7 +96,14 @@ ALERTS = st.builds(
     st.binary(max_size=256),
     U64,
 )
+TIERS = st.builds(
+    TierSaid,
+    st.sampled_from(local.TIERS),
+    short(240),
+    st.sets(st.sampled_from(GAPS)).map(lambda some: tuple(gap for gap in GAPS if gap in some)),
+)
 MESSAGES = st.one_of(
+    TIERS,
     ALERTS,
     VERDICTS,
     PERIPHERALS,
@@ -287,3 +295,46 @@ def test_a_count_holds_one_alarm_and_no_other_count() -> None:
         assert refusal(encode(Repeated(1, 5, 5, False, inner))) == "not_expected"
     assert refusal(encode(Repeated(0, 5, 5, False, alarm))) == "bad_value"
     assert refusal(encode(once)[:-1]) == "bad_length"
+
+
+@pytest.mark.parametrize(
+    ("tier", "stop", "gaps"),
+    [
+        (ExecTier("T3", "none", "", "b"), None, ("namespace", "inline")),
+        (ExecTier("T3", "none", "", "b", ("memfd",)), None, ("memfd", "namespace", "inline")),
+        (ExecTier("T2", "none", "", "b"), StopConfig("/", (0,)), ("inline", "scripts")),
+        (
+            ExecTier("T2", "none", "", "b"),
+            StopConfig("/system.slice", ()),
+            ("inline", "scripts", "sessions", "resume"),
+        ),
+        (ExecTier("T1", "none", "", "b", ("memfd",)), None, ("memfd", "inline", "confined")),
+        (ExecTier("T0", "none", "", "b", ("memfd",)), None, ("memfd", "after-start")),
+    ],
+)
+def test_each_tier_names_its_gaps(
+    tier: ExecTier, stop: StopConfig | None, gaps: tuple[str, ...]
+) -> None:
+    assert said(tier, stop).gaps == gaps
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\x05\0\0\0\0", b"\0\0\x10\0\0", b"\0\0\0\1\0", b"\0\0\0\1\0\xff"]
+)
+def test_a_tier_that_is_none_is_refused(body: bytes) -> None:
+    data = struct.pack("<BBH", 1, 9, 4 + len(body)) + body
+    with pytest.raises(WireRefusal):
+        parse(data, TierSaid)
+
+
+def test_who_may_be_stopped_is_written_and_read() -> None:
+    stop = StopConfig("/system.slice", (0, 33))
+    data = compile_gate_config(["/a"], "learn", link_uid=1, stop=stop, kill_after_start=True)
+    config = GateConfig.load(data)
+    assert (config.stop, config.kill_after_start, config.filesystems) == (stop, True, ("/a",))
+
+
+@pytest.mark.parametrize("cgroup", ["", "system.slice", "/a/../b", "/a/", "//", "/a\nmode enforce"])
+def test_a_cgroup_that_is_none_is_refused(cgroup: str) -> None:
+    with pytest.raises(OperatorFault):
+        compile_gate_config([], "learn", link_uid=0, stop=StopConfig(cgroup, ()))

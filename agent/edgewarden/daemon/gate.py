@@ -80,7 +80,7 @@ class Gate:
         self.stopping = False
         self.doors = Doors(state_dir)
         self.mounts = Mounts(self.doors.proc_fd, self.doors.open)
-        self.policy = Policy(self.doors, run_dir, self._watches_policy)
+        self.policy = Policy(self.doors, run_dir, self._watches)
         link_uid = self.policy.config.link_uid
         # First: root's own socket, so the one that tells whether another gate lives.
         own = listen(os.path.join(run_dir, "gate.sock"))
@@ -280,6 +280,9 @@ class Gate:
             self._next_beat_mono = now + HEARTBEAT_S
             self._beat()
             self.modes.look()
+            if self.policy.look():
+                self.arming.renew()
+            self._pass_on_alarms()
             self.arming.look()
         self.peripherals.tick(now)
         if self.processes.has_news:
@@ -327,6 +330,10 @@ class Gate:
         status = self.doors.program_status(pid)
         return b"" if status is None else self.responder.digests.known(status) or b""
 
+    def _tell_pictures(self) -> None:
+        for picture in self.requests.pictures():
+            self.facts.put(picture)
+
     def _quit(self) -> None:
         self.stopping = True
 
@@ -335,11 +342,11 @@ class Gate:
             self.alarm(code, severity, text)
         self.policy.alarms.clear()
 
-    def _watches_policy(self) -> bool:
+    def _watches(self, fd: int) -> bool:
         armed = self.arming.armed
         if armed is None or not armed.opens:
             return False
-        return self.mounts.of(self.doors.policy_fd).device in armed.superblocks
+        return self.mounts.of(fd).device in armed.superblocks
 
     def _watch(self, fd: int, handler: Callable[[int], None], events: int = POLLIN) -> None:
         self._poll.register(fd, events)

@@ -72,6 +72,7 @@ class GateFacts:
         self._alert = alert
         self._lost = asyncio.Event()
         self.stats: local.GateStats | None = None
+        self.tier: local.TierSaid | None = None
         self.areas: dict[str, local.AreaStats] = {}
         self.connected = False
         self.denied_ns = 0
@@ -96,7 +97,7 @@ class GateFacts:
             finally:
                 loop.remove_reader(sock)
                 self.connected = False
-                self.stats = None
+                self.stats = self.tier = None
                 self.areas.clear()
 
     def _on_readable(self, sock: socket.socket) -> None:
@@ -129,6 +130,8 @@ class GateFacts:
             if getattr(message.message, "decision", "") == "deny":
                 self.denied_ns = self._clock.now().boot_ns
             self._sink(repeated_event(message, self._alert))
+        elif isinstance(message, local.TierSaid):
+            self.tier = message
         elif isinstance(message, local.GateStats):
             self.stats = message
         elif isinstance(message, local.AreaStats):

@@ -134,9 +134,12 @@ def _picture(
 
 
 def _control(parts: Parts, picture: Picture) -> dict[str, object]:
-    stats = parts.gate.stats
+    stats, said = parts.gate.stats, parts.gate.tier
     return {
         "tier": picture.tier,
+        "tier_reason": "gate has not told" if said is None else said.reason,
+        "gaps": [] if said is None else list(said.gaps),
+        "source": "none" if stats is None else stats.source,
         "mode": picture.mode,
         "armed": picture.armed,
         "allowed": 0 if stats is None else stats.allowed,

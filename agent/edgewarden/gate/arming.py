@@ -122,10 +122,10 @@ class Arming:
 
     def _obstacle(self) -> str:
         """Why enforce cannot be armed now, or ""."""
-        tier = self._policy.tier
-        if tier.tier not in ("T3", "T2"):
-            return f"this kernel was not proved to deny an exec: {tier.reason}"
-        if tier.tier == "T2" and self._stopping.why_not:
+        proved = self._policy.proved
+        if proved not in ("T3", "T2"):
+            return f"this kernel was not proved to deny an exec: {self._policy.tier.reason}"
+        if proved == "T2" and self._stopping.why_not:
             return f"programs cannot be stopped here: {self._stopping.why_not}"
         now = time.monotonic()
         if self._guard.present:
@@ -187,7 +187,7 @@ class Arming:
     def _arm(self, *, enforce: bool) -> None:
         against_root = self._against_root() if enforce else None
         paths = self._policy.config.filesystems
-        stop = enforce and self._policy.tier.tier == "T2"
+        stop = enforce and self._policy.proved == "T2"
         if stop:
             # First: there is one set of BPF programs, and two groups cannot share it.
             self.disarm()
@@ -204,6 +204,7 @@ class Arming:
         self.armed = new
         self._doors.permission_marks = enforce and not stop
         self.source = ENFORCING[stop] if enforce else "fanotify-notify"
+        self._responder.tier = self._policy.tier.tier
         self._responder.digests.cacheable = new.cacheable
         self._watch(new.group.fd)
         for _, fault in new.refused:

@@ -10,8 +10,8 @@ counted fault instead of a hang. What it leaves to others: which files (daemon/g
     doors.proc_text("7/status")      # through the /proc descriptor opened at start
     open("/etc/passwd")              # OurFault
 
-The doors, in order of what they may reach: below /proc by its descriptor; below state/policy by its
-descriptor; devices below /sys by its descriptor or one of a directory there, to write only what
+The doors, in order of what they may reach: below /proc by its descriptor; below state/policy and
+run/ by theirs; devices below /sys by its descriptor or one of a directory there, to write only what
 lets a device in or out (sysfs is never marked); any path with O_PATH, which opens nothing a mark
 can see; a process's program, only while no permission mark exists.
 
@@ -76,10 +76,15 @@ class Doors:
                 next_step="start edgewarden-policy.service first; it writes this directory",
             ) from fault
         check_owned_by_root(self.policy_fd, policy)
+        self.run_fd = -1
         self.sys_fd = os.open("/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._sys_device = os.fstat(self.sys_fd).st_dev
         self._inside: set[int] = set()
         self.permission_marks = False
+
+    def look_into(self, run_dir: str) -> None:
+        """Open the run directory, where the canary writes its word, at the start."""
+        self.run_fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def open(self, dir_fd: int, name: str, flags: int) -> int:
         """Open below one of our descriptors, or anything with O_PATH.
@@ -92,7 +97,8 @@ class Doors:
             if not flags & os.O_PATH:
                 raise OurFault(f"gate opens no path: {name}")
             return self._open(name, flags, None)
-        if dir_fd not in (self.proc_fd, self.policy_fd) or name.startswith("/") or ".." in name:
+        ours = (self.proc_fd, self.policy_fd, self.run_fd)
+        if dir_fd not in ours or name.startswith("/") or ".." in name:
             raise OurFault(f"gate opens nothing at {name}")
         return self._open(name, flags, dir_fd)
 

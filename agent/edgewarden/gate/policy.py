@@ -39,10 +39,11 @@ class Policy:
         config: filesystems, mode of the settings, link's uid.
         table: the last good table.
         tier: what the canary proved on this boot, or below it what confinement did.
+        proved: the best tier that the canary proved since gate's start.
         alarms: (code, severity, text) that the owner has not yet passed on.
     """
 
-    def __init__(self, doors: Doors, run_dir: str, watched_dir: Callable[[], bool]) -> None:
+    def __init__(self, doors: Doors, run_dir: str, watched: Callable[[int], bool]) -> None:
         """Read everything once.
 
         Args:
@@ -54,7 +55,7 @@ class Policy:
             WireRefusal: gate.conf is torn.
         """
         self._doors = doors
-        self._watched_dir = watched_dir
+        self._watched = watched
         self.alarms: list[tuple[str, int, str]] = []
         self.config = self._read_config()
         self.table = EMPTY
@@ -62,8 +63,36 @@ class Policy:
             self.table = self._read_table()
         except EdgewardenError as fault:
             self._alarm("EW-EXEC-017", 4, f"no policy table, nothing is on the list: {fault.text}")
-        self._canary = self._read_tier(run_dir)
+        doors.look_into(run_dir)
+        self._tier_key: tuple[int, int] | None = None
+        self._canary = self._read_tier()
+        self.proved = self._canary.tier
         self.tier = climb(self._canary, self._read_confined())
+
+    def look(self) -> bool:
+        """On a timer: has the canary written another word? True when enforcing is worth a try.
+
+        A tier that got worse is told and shown. What is armed stays so: marks that hold are not
+        taken away because one look at them failed.
+        """
+        if self._key() == self._tier_key or self._watched(self._doors.run_fd):
+            return False
+        before = self.tier
+        self._canary = self._read_tier()
+        self.tier = climb(self._canary, self._read_confined())
+        if self.tier.tier < before.tier:
+            text = f"tier {self.tier.tier} after {before.tier}: {self.tier.reason}"
+            self._alarm("EW-EXEC-063", 5, text)
+        better = self._canary.tier > self.proved
+        self.proved = max(self.proved, self._canary.tier)
+        return better
+
+    def _key(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(TIER_NAME, dir_fd=self._doors.run_fd, follow_symlinks=False)
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     def _alarm(self, code: str, severity: int, text: str) -> None:
         self.alarms.append((code, severity, text))
@@ -123,12 +152,12 @@ class Policy:
                 name="unreadable",
             ) from fault
 
-    def _read_tier(self, run_dir: str) -> ExecTier:
+    def _read_tier(self) -> ExecTier:
+        self._tier_key = self._key()
         boot_id = self._doors.boot_id()
         reason = "the canary has not run on this boot"
         try:
-            path = os.path.join(run_dir, TIER_NAME)
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = self._doors.open(self._doors.run_fd, TIER_NAME, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 check_owned_by_root(fd, TIER_NAME)
                 tier = ExecTier.load(read_whole(fd, MAX_FILE_BYTES))
@@ -183,7 +212,7 @@ class Policy:
     def remember(self, name: str, data: bytes) -> str:
         """Write a small file of gate's own; "" when done, else why not."""
         try:
-            if self._watched_dir():
+            if self._watched(self._doors.policy_fd):
                 return "state/policy lies on a filesystem where every opening waits for gate"
             self._doors.write_policy(name, data)
         except (OSError, EdgewardenError) as fault:

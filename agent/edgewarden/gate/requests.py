@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
 from edgewarden.gate.sessions import session_of
-from edgewarden.wire.local import Answer, AreaStats, GateStats, Request
+from edgewarden.wire.local import Answer, AnyMessage, AreaStats, GateStats, Request
+from edgewarden.wire.local_tier import said
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ class Requests:
         if self._policy.config.filesystems != before.filesystems:
             self._arming.renew()
         return "; ".join([text, *(reload() for reload in self._reloads)])
+
+    def pictures(self) -> list[AnyMessage]:
+        """What link is told on a timer, and first of all."""
+        tier = said(self._policy.tier, self._policy.config.stop)
+        return [self.stats(), tier, *self._modes.all_stats()]
 
     def stats(self) -> GateStats:
         """The picture of this moment."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from edgewarden.errors import OperatorFault, WireRefusal
 from edgewarden.wire.lean import Frozen, seal, unseal
-from edgewarden.wire.local_messages import GAPS, SOURCES, TIERS
+from edgewarden.wire.local_messages import SOURCES
+from edgewarden.wire.local_tier import GAPS, TIERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def _checked(
 
 def _check_stop(stop: StopConfig) -> None:
     parts = stop.cgroup.split("/")
-    named = stop.cgroup == "/" or (parts[0] == "" and not {"", ".", ".."} & set(parts[1:]))
+    named = stop.cgroup == "/" or (stop.cgroup[:1] == "/" and not {"", ".", ".."} & set(parts[1:]))
     if not named or not stop.cgroup.isprintable() or len(stop.cgroup) > MAX_PATH_BYTES // 4:
         raise _fault(f"bpf_cgroup {stop.cgroup!r} is no cgroup")
     if len(stop.users) > MAX_STOP_USERS:

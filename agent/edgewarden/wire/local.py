@@ -6,7 +6,7 @@ refused by name before a field is used. What it leaves to others: who may connec
 asks the kernel for the peer's uid), what a fact means (link).
 
     gate  → link    ExecVerdict, PeripheralVerdict, ProcBatch, GateStats,  run/gate-facts.sock
-                    AreaStats, Alarm, ProcessAlert, Repeated
+                    AreaStats, Alarm, ProcessAlert, Repeated, TierSaid
     gate  ⇄ guard   Heartbeat → , ← TripInfo                               run/guard.sock
     person⇄ gate    Request → , ← Answer, ← GateStats, ← AreaStats         run/gate.sock
 
@@ -32,7 +32,6 @@ from edgewarden.wire.local_messages import (
     PROC_KINDS,
     REASONS,
     SOURCES,
-    TIERS,
     UNKNOWN_UID,
     VERBS,
     Alarm,
@@ -50,6 +49,7 @@ from edgewarden.wire.local_messages import (
 )  # fmt: skip
 from edgewarden.wire.local_peripherals import peripheral_body, peripheral_parse
 from edgewarden.wire.local_processes import ALERTS, ProcessAlert, alert_body, alert_parse
+from edgewarden.wire.local_tier import TIERS, TierSaid, tier_body, tier_parse
 from edgewarden.wire.peripherals import PeripheralVerdict
 
 TYPE_CHECKING = False
@@ -75,13 +75,14 @@ __all__ = [
     "MAX_PATH_BYTES",
     "MODES", "PROC_KINDS", "REASONS", "SOURCES", "TIERS", "UNKNOWN_UID", "VERBS", "Alarm", "Answer",
     "AnyMessage", "AreaStats", "ExecVerdict", "GateStats", "Heartbeat", "ProcBatch", "ProcEntry",
-    "ProcessAlert", "Repeated", "Request", "TripInfo", "encode", "parse",
+    "ProcessAlert", "Repeated", "Request", "TierSaid", "TripInfo", "encode",
+    "parse",
 ]  # fmt: skip
 
 _HEADER = struct.Struct("<BBH")
 _TYPES: dict[int, type[AnyMessage]] = {
     0x01: ExecVerdict, 0x02: ProcBatch, 0x03: GateStats, 0x04: Alarm, 0x05: Repeated,
-    0x06: AreaStats, 0x07: PeripheralVerdict, 0x08: ProcessAlert,
+    0x06: AreaStats, 0x07: PeripheralVerdict, 0x08: ProcessAlert, 0x09: TierSaid,
     0x10: Heartbeat, 0x11: TripInfo, 0x20: Request, 0x21: Answer,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _TYPES.items()}
@@ -309,6 +310,7 @@ _BODIES: dict[type[AnyMessage], Callable[[Any], bytes]] = {
     AreaStats: _area_body,
     Alarm: _alarm_body,
     ProcessAlert: alert_body,
+    TierSaid: tier_body,
     Repeated: _repeated_body,
     Heartbeat: lambda m: _COUNTER.pack(m.counter),
     TripInfo: lambda m: _TRIPS.pack(m.trips, m.window_s, m.pid),
@@ -325,6 +327,7 @@ _PARSERS: dict[type[AnyMessage], Callable[[bytes], AnyMessage]] = {
     AreaStats: _area_parse,
     Alarm: _alarm_parse,
     ProcessAlert: alert_parse,
+    TierSaid: tier_parse,
     Repeated: _repeated_parse,
     Heartbeat: lambda body: Heartbeat(*_fixed(_COUNTER, body)),
     TripInfo: lambda body: TripInfo(*_fixed(_TRIPS, body)),

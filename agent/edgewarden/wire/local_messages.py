@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from edgewarden.wire.lean import Frozen
 from edgewarden.wire.local_processes import ProcessAlert
+from edgewarden.wire.local_tier import TierSaid
 from edgewarden.wire.peripherals import PeripheralVerdict
 
 # Order is the wire value; a new word goes to the end.
 MODES = ("learn", "observe", "enforce")
-TIERS = ("T0", "T1", "T2", "T3", "T4")
 SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission", "bpf-stop")
-GAPS = ("memfd", "namespace", "inline", "scripts", "sessions", "resume", "after-start", "confined")
-"""What a tier does not reach; docs/policy.md says each with its mechanism."""
 DECISIONS = ("allow", "deny", "would_deny", "learned")
 REASONS = (
     "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
@@ -293,8 +291,9 @@ class Answer(Frozen):
 AnyMessage = (
     ExecVerdict | ProcBatch | GateStats | AreaStats | Alarm | Repeated
     | Heartbeat | TripInfo | Request | Answer | PeripheralVerdict | ProcessAlert
+    | TierSaid
 )  # fmt: skip
 COUNTED = (ExecVerdict, Alarm, PeripheralVerdict, ProcessAlert)
 """What may repeat: the first is told whole, then ``Repeated`` counts."""
-FACTS = (*COUNTED, ProcBatch, GateStats, AreaStats, Repeated)
+FACTS = (*COUNTED, TierSaid, ProcBatch, GateStats, AreaStats, Repeated)
 """What gate sends to link."""
