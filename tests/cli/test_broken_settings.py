@@ -66,8 +66,8 @@ def test_the_running_agent_is_reached(
         assert TOLD in first
         assert "(and 2 more)" in first
         assert f"`edgewarden config check {broken}`" in step
-    assert [r.verb for r in asked] == (["mode"] if words[-1] == "observe" else
-                                       ["status"] if words[-1] == "show" else [])  # fmt: skip
+    wanted = {"observe": ["mode"], "show": ["status", "area"]}
+    assert [r.verb for r in asked] == wanted.get(words[-1], [])
 
 
 def test_doctor_names_the_settings_and_climbs_on(

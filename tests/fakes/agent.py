@@ -79,7 +79,8 @@ async def _drain() -> None:
 
 @contextlib.contextmanager
 def running_gate(
-    run_dir: Path, handler: Callable[[local.Request], local.Answer | local.GateStats]
+    run_dir: Path,
+    handler: Callable[[local.Request], local.Answer | local.GateStats | local.AreaStats],
 ) -> Iterator[list[local.Request]]:
     """gate's control socket below ``run_dir``; yields the requests it got."""
     seen: list[local.Request] = []

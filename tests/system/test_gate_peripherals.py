@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,3 +161,25 @@ def test_u4_a_killed_gate_leaves_what_the_next_one_puts_back(site: Site) -> None
     assert site.mode("observe").ok
     site.looks_until({"1-1": "1", "1-1.4": "1"})
     assert site.tree.defaults() == OPEN
+
+
+def test_what_is_learned_on_a_machine_is_a_policy_for_it(tmp_path: Path) -> None:
+    """The command itself, on the recorded tree."""
+    site = Site(tmp_path)
+    site.tree.plug("ftdi", "1-1.2")
+    settings = tmp_path / "edgewarden.toml"
+    settings.write_text(f'[paths]\nstate = "{site.state}"\nrun = "{site.run}"\n')
+    command = [sys.executable, "-m", "edgewarden", "policy", "learn", "peripherals"]
+    apart = ["unshare", "-m", "sh", "-c", BIND, "sh", str(site.tree.sys)]
+    done = subprocess.run(
+        [*apart, *command, "--settings", str(settings)],
+        env={**os.environ, "PYTHONPATH": str(DAEMONS.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    rules = table(done.stdout)
+    assert [rule.name for rule in rules.devices] == ["usb2-0-hub-1-1", "ft232r-usb-uart-1-1.2"]
+    assert [rule.device for rule in rules.ports] == ["ft232r-usb-uart-1-1.2"]
+    assert "edgewarden policy compile" in done.stderr

@@ -13,7 +13,7 @@ import argparse
 import pwd
 from pathlib import Path
 
-from edgewarden.cli import policy_system
+from edgewarden.cli import policy_areas, policy_system
 from edgewarden.cli.config import check_json
 from edgewarden.cli.console import Console, Exit, clip
 from edgewarden.cli.services import compile_policy, lenient_settings, settings_option
@@ -119,6 +119,8 @@ def _check(args: argparse.Namespace, console: Console) -> int:
         console.json("edgewarden.check/1", {**check_json(None), **more})
         return Exit.OK
     console.line(f"ok: {len(policy.program)} rule(s) about programs")
+    if policy.device or policy.port:
+        console.line(f"{len(policy.device)} about devices, {len(policy.port)} about serial ports")
     if baseline is None:
         console.line("no baseline here (`edgewarden policy learn`): what they select is not known")
         return Exit.OK
@@ -153,14 +155,18 @@ def _uid_of(name: str) -> int | None:
 
 
 def _learn(args: argparse.Namespace, console: Console) -> int:
-    """A baseline is about programs; the other areas learn by watching alone."""
+    """A baseline is about programs, rules about devices are printed; the network is watched."""
+    if args.area == "peripherals":
+        return policy_areas.learn_peripherals(args, console)
     return policy_system.learn(args, console) if args.area == "exec" else _mode(args, console)
 
 
 def _mode(args: argparse.Namespace, console: Console) -> int:
     settings = lenient_settings(args, console).settings
-    _ask(settings.paths.run, Request("mode", args.mode, args.confirm, args.area))
+    words = _ask(settings.paths.run, Request("mode", args.mode, args.confirm, args.area))
     console.line(f"gate is in mode {args.mode} ({args.area})")
+    if args.area != "exec":
+        console.line(clip(words))
     if args.confirm:
         area = "" if args.area == "exec" else f" {args.area}"
         console.line(f"it goes back in {args.confirm} s by itself; to keep it, log in again and")
@@ -175,15 +181,23 @@ def _confirm(args: argparse.Namespace, console: Console) -> int:
     return Exit.OK
 
 
-def _ask(run_dir: str, request: Request) -> None:
-    """Have gate do it; raises OperatorFault when it refuses."""
+_NEXT = {
+    "exec": "run `edgewarden doctor exec`",
+    "peripherals": "run `edgewarden explain EW-USB-007`, and `edgewarden policy learn peripherals`",
+    "network": "run `edgewarden policy show`",
+}
+
+
+def _ask(run_dir: str, request: Request) -> str:
+    """Have gate do it; what it says. Raises OperatorFault when it refuses."""
     answer = ask_gate(run_dir, request)
     if isinstance(answer, Answer) and not answer.ok:
         raise OperatorFault(
             f"gate refused: {answer.name}: {answer.text}",
             code="EW-EXEC-024",
-            next_step="run `edgewarden doctor exec`",
+            next_step=_NEXT[request.area],
         )
+    return answer.text if isinstance(answer, Answer) else ""
 
 
 MAX_CONFIRM_S = 12 * 3600
@@ -225,6 +239,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     if args.json:
         program = [_rule_json(rule) for rule in policy.program]
         body = {"source": settings.exec.policy, "program": program, "table": table, "gate": gate}
+        body["peripherals"] = policy_areas.peripherals_json(policy, settings.paths.run)
         console.json("edgewarden.policy/1", dict(body))
         return Exit.OK
     console.line(f"policy  {settings.exec.policy}: {len(policy.program)} rule(s) about programs")
@@ -239,6 +254,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
         console.line(f"gate    mode {gate['mode']}, tier {gate['tier']}, {armed}")
     for rule in policy.program:
         console.line(clip(f"{rule.action:<7} {rule.name}: {_words(rule)}"))
+    policy_areas.show_peripherals(policy, settings.paths.run, console)
     return Exit.OK
 
 

@@ -147,6 +147,13 @@ def compare(settings_path: str, *, full: bool, progress: Progress) -> Difference
     return compare(settings_path, full=full, progress=progress)
 
 
+def learned_peripherals() -> str:
+    """Rules for what is plugged into this machine now, as TOML."""
+    from edgewarden.plugs.learn import this_machine
+
+    return this_machine()
+
+
 def would_block(settings_path: str) -> Blocked:
     """What runs or would be started and is not allowed (daemon/baseline.py)."""
     from edgewarden.daemon.baseline import would_block

@@ -5,7 +5,7 @@ interfaces, the port, the descriptors; and for each serial port of USB its place
 Devices that can type, carry a network or hold files are written with a word of warning above them.
 What it leaves to others: whether they belong here, which only a person knows.
 
-    print(rules_text(open_tree()))
+    print(this_machine())
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 
 from edgewarden.judge.peripherals import kind_of, offered
-from edgewarden.sense.usb import DEVICES, device_names, is_root_hub, read_device
+from edgewarden.sense.usb import DEVICES, device_names, is_root_hub, open_tree, read_device
 from edgewarden.sense.usb_places import find_pins, serial_ports
 from edgewarden.wire.peripherals import id_text, interface_text
 
@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 NAME_CHARS = 64
 """As settings/policy_programs.py, RULE_NAME."""
 NO_DEVICES = "# Nothing is plugged in but root hubs, which need no rule.\n"
+
+
+def this_machine() -> str:
+    """``rules_text`` of the running machine."""
+    tree = open_tree()
+    try:
+        return rules_text(tree)
+    finally:
+        os.close(tree.sys_fd)
+        os.close(tree.proc_fd)
 
 
 def rules_text(tree: SysTree) -> str:

@@ -143,7 +143,7 @@ def _open_below(directory: int, name: str, flags: int) -> int:
 
 
 def open_tree(sys_path: str = "/sys", proc_path: str = "/proc") -> SysTree:
-    """The tree below these paths, for programs that are not gate; never closed. Raises OSError."""
+    """The tree below these paths, for programs that are not gate. Raises OSError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     return SysTree(os.open(sys_path, flags), os.open(proc_path, flags))
 

@@ -1,0 +1,89 @@
+"""`edgewarden policy learn peripherals`, and what `show` says of areas other than programs.
+
+`learn peripherals` prints rules for what is plugged in now, the strictest that allow exactly it, to
+be read and put into the policy file; it writes nothing. Then gate watches (mode learn).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from edgewarden.cli.console import Console, Exit, clip
+from edgewarden.cli.services import learned_peripherals, lenient_settings
+from edgewarden.errors import EdgewardenError
+from edgewarden.probe.control import ask_area, ask_gate
+from edgewarden.settings.policy import Policy
+from edgewarden.wire.local import Answer, AreaStats, Request
+
+
+def learn_peripherals(args: argparse.Namespace, console: Console) -> int:
+    """Rules on stdout, everything else on stderr."""
+    settings = lenient_settings(args, console).settings
+    for line in learned_peripherals().splitlines():
+        console.line(line)
+    console.note("edgewarden: read this, then add it to the policy file and compile it:")
+    console.note(f"  {settings.exec.policy}, `edgewarden policy compile`")
+    try:
+        answer = ask_gate(settings.paths.run, Request("mode", "learn", 0, "peripherals"))
+        if isinstance(answer, Answer) and not answer.ok:
+            console.note(f"edgewarden: gate refused mode learn: {answer.text}")
+    except EdgewardenError as fault:
+        console.note(f"edgewarden: gate was not asked for mode learn: {fault.text}")
+    return Exit.OK
+
+
+def show_peripherals(policy: Policy, run_dir: str, console: Console) -> None:
+    """The lines of `policy show`; none where the policy says nothing and gate cannot be asked."""
+    stats = peripherals(run_dir)
+    if policy.device or policy.port:
+        console.line(f"devices {len(policy.device)} rule(s), ports {len(policy.port)} rule(s)")
+    if stats is not None:
+        armed = "armed" if stats.armed else "not armed"
+        why = f" ({stats.why_not})" if stats.why_not and stats.mode == "enforce" else ""
+        console.line(clip(f"usb     mode {stats.mode}, {armed}, {stats.rules} rule(s) in use{why}"))
+    for rule in policy.device:
+        words = [
+            *([f"id {rule.id}"] if rule.id else []),
+            *([f"serial {rule.serial}"] if rule.serial else []),
+            *([f"interfaces {' '.join(rule.interfaces)}"] if rule.interfaces else []),
+            *([f"port {rule.port}"] if rule.port else []),
+            *([f"descriptors {rule.descriptors[:16]}"] if rule.descriptors else []),
+        ]
+        console.line(clip(f"{rule.action:<7} {rule.name}: {', '.join(words)}"))
+    for port in policy.port:
+        words = [port.path, *(word for word in (port.driver, port.device) if word)]
+        console.line(clip(f"{port.action:<7} {port.name}: {', '.join(words)}"))
+
+
+def peripherals_json(policy: Policy, run_dir: str) -> dict[str, object]:
+    """The same as JSON: the rules as written, and gate's picture or null."""
+    stats = peripherals(run_dir)
+    return {
+        "device": [_given(rule, "serial", "id", "port", "descriptors") for rule in policy.device],
+        "port": [_given(rule, "path", "driver", "device") for rule in policy.port],
+        "gate": None
+        if stats is None
+        else {
+            "mode": stats.mode,
+            "armed": stats.armed,
+            "rules": stats.rules,
+            "generation": stats.generation,
+            "why_not": stats.why_not,
+        },
+    }
+
+
+def peripherals(run_dir: str) -> AreaStats | None:
+    """gate's picture of the area; None where it cannot be asked."""
+    try:
+        stats = ask_area(run_dir, "peripherals")
+    except EdgewardenError:
+        return None
+    return stats if isinstance(stats, AreaStats) else None
+
+
+def _given(rule: object, *keys: str) -> dict[str, object]:
+    """What of a rule was written."""
+    found: dict[str, object] = {key: getattr(rule, key) for key in ("name", "action", *keys)}
+    found["interfaces"] = list(getattr(rule, "interfaces", ()))
+    return {key: value for key, value in found.items() if value}
