@@ -143,7 +143,7 @@ class Booted:
             "systemd-nspawn",
             "--quiet",
             f"--directory={self.root}",
-            f"--machine={self.folder.name.replace('_', '-')}",
+            f"--machine={self.folder.name.replace('_', 'x')}",
             "--boot",
             "--register=no",
             "--keep-unit",

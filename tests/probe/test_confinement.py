@@ -231,7 +231,7 @@ PLAN = ServicePlan(
     (
         ("NoExecPaths", "/"),
         ("ExecPaths", f"-{LIBS}"),
-        ("ReadOnlyPaths", f"-{LIBS}"),
+        ("BindReadOnlyPaths", f"-{LIBS}"),
         ("NoNewPrivileges", "yes"),
         ("MemoryDenyWriteExecute", "yes"),
         ("RestrictNamespaces", "yes"),
@@ -249,6 +249,7 @@ HELD = {
     "write": "EROFS",
     "namespace": "EPERM",
     "privileges": "1",
+    "places": f"{LIBS} {LIBS}/gconv /run/systemd/incoming",
 }
 
 
@@ -270,12 +271,14 @@ def test_a_canary_that_was_refused_everything_is_proof() -> None:
         ("write", "opened"),
         ("namespace", "made"),
         ("privileges", "0"),
+        ("places", "/var/lib/broker"),
     ],
 )
 def test_each_attempt_that_went_through_is_named(attempt: str, said: str) -> None:
     """K3: a tier label is backed by a refusal; anything else the kernel said is none."""
     (fault,) = judge_canary(PLAN, {**HELD, attempt: said})
-    assert fault.startswith(f"{attempt}: the kernel said {said}")
+    named = f"{attempt}: the kernel said {said}"
+    assert fault.startswith(named if attempt != "places" else f"programs run from {said}")
 
 
 @pytest.mark.parametrize("attempt", ["exec", "map", "memory", "memfd"])

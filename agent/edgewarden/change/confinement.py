@@ -204,7 +204,7 @@ class Confiner:
         for placed in new.mounts:
             if placed.method == "dropin":
                 self._must(self._systemd.do("reload", placed.unit), f"reload {placed.unit}")
-        if any(placed.method != "dropin" for placed in new.mounts):
+        if new.mounts:
             self._must(self._systemd.do("start", NOEXEC_UNIT), f"start {NOEXEC_UNIT}")
 
     def _undo(self, old: Applied, new: Applied | None, *, force: bool = True) -> list[str]:

@@ -242,6 +242,8 @@ def _apply(args: argparse.Namespace, console: Console) -> int:
         failed = bench.restart(applied.units)
         if failed:
             _take_back(bench, applied, force=True)
+            for unit in failed:
+                bench.systemd.restart(unit)
             raise OperatorFault(
                 f"{failed[0]} did not come back confined; everything was taken back",
                 code="EW-EXEC-046",

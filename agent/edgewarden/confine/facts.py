@@ -175,12 +175,18 @@ that is mounted without a unit file (an API file system) gets other flags."""
 
 @dataclass(frozen=True, slots=True)
 class MountPlan:
-    """One place that will run nothing, and how."""
+    """One place that will run nothing, and how.
+
+    Attributes:
+        unit, options: of the mount unit and its Options=, with method dropin.
+        flags: of the mount itself besides noexec (mount(2)).
+    """
 
     path: str
     method: str
     unit: str = ""
     options: str = ""
+    flags: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ so, would change, or is not available here and why:
 
 1. Services: a drop-in each (confine/service.py), for those the settings name and no other.
 2. Writable places: noexec. Where systemd has a mount unit, a drop-in adds the option to the unit's
-   own; a folder is mounted over itself; an API file system gets other flags. No fstab is touched.
+   own; a folder is mounted over itself; an API file system gets other flags, and so does a place
+   that was mounted before systemd came (an initramfs, a container). No fstab is touched.
    Folders that programs are run from by the system itself are refused.
 3. Sysctls: raised to what is wanted, never lowered; left alone where something running needs them
    as they are, or where this kernel means something else by the value.
@@ -131,11 +132,10 @@ def files(made: Plan, *, keep: bool) -> tuple[File, ...]:
         for mount in made.mounts
         if mount.method == "dropin"
     ]
-    others = [mount for mount in made.mounts if mount.method != "dropin"]
-    if others:
-        found.append(File(f"{units}/{NOEXEC_UNIT}", _noexec_unit(others)))
+    if made.mounts:
+        found.append(File(f"{units}/{NOEXEC_UNIT}", _noexec_unit(made.mounts)))
     if keep:
-        found += standing(made.sysctls, noexec=bool(others))
+        found += standing(made.sysctls, noexec=bool(made.mounts))
     return tuple(found)
 
 
@@ -161,16 +161,16 @@ def _mount(facts: Mount) -> tuple[MountPlan | None, Item]:
     so = facts.mounted and "noexec" in facts.options
     if so and not facts.method and "noexec" not in facts.unit_options.split(","):
         return None, _mount_item(facts, now, State.ALREADY)
+    kept = [word for word in facts.options if word in _VFS and facts.mounted]
+    flags = ",".join(dict.fromkeys([*kept, "nosuid", "nodev"]))
     if facts.unit and facts.method in ("", "dropin"):
         own = [word for word in facts.unit_options.split(",") if word and word != "exec"]
         if "noexec" in own:
             return None, _mount_item(facts, now, State.ALREADY if so else State.CHANGE)
-        made = MountPlan(facts.path, "dropin", facts.unit, ",".join([*own, "noexec"]))
+        made = MountPlan(facts.path, "dropin", facts.unit, ",".join([*own, "noexec"]), flags)
     else:
         method = facts.method or ("remount" if facts.mounted else "bind")
-        kept = [word for word in facts.options if word in _VFS and facts.mounted]
-        options = ",".join(dict.fromkeys([*kept, "nosuid", "nodev"]))
-        made = MountPlan(facts.path, method, options=options)
+        made = MountPlan(facts.path, method, flags=flags)
     return made, _mount_item(facts, now, State.ALREADY if so else State.CHANGE)
 
 
@@ -207,11 +207,11 @@ def _noexec_unit(mounts: Sequence[MountPlan]) -> str:
     for mount in mounts:
         where = mount.path
         if mount.method == "bind":
-            rows.append(f"ExecStart=mount --bind -o {mount.options},noexec {where} {where}")
+            rows.append(f"ExecStart=mount --bind -o {mount.flags},noexec {where} {where}")
             rows.append(f"ExecStop=umount --lazy {where}")
         else:
-            rows.append(f"ExecStart=mount -o remount,bind,{mount.options},noexec {where}")
-            rows.append(f"ExecStop=mount -o remount,bind,{mount.options},exec {where}")
+            rows.append(f"ExecStart=mount -o remount,bind,{mount.flags},noexec {where}")
+            rows.append(f"ExecStop=mount -o remount,bind,{mount.flags},exec {where}")
     return "\n".join([*rows, "", "[Install]", "WantedBy=sysinit.target", ""])
 
 

@@ -6,12 +6,16 @@ Rules in order:
 2. ``NoExecPaths=/`` and ``ExecPaths=`` of its programs, their interpreters and loaders, and the
    folders of their libraries: systemd mounts everything else noexec for it, and the kernel then
    refuses execve() and mapping as code (hence ld.so PROGRAM and LD_PRELOAD, too).
-3. What may be executed may not be written: ``ReadOnlyPaths=`` names the same places.
-4. No way around 2: no mounts (``@mount``) and no memory file (``memfd_create``), no namespaces, no
+3. What may be executed may not be written: ``BindReadOnlyPaths=`` names the same places. (With
+   ``ReadOnlyPaths=`` systemd drops a path below another read-only one, and its ExecPaths= with it.)
+4. systemd leaves out of the recursion every path that the unit has an entry for: its writable
+   folders, PrivateTmp=, ProtectSystem= and their kind. So each is named again (``entries``,
+   ALWAYS); without this a dropped program runs from the very place the service writes to.
+5. No way around 2: no mounts (``@mount``) and no memory file (``memfd_create``), no namespaces, no
    memory both writable and executable, no set-user-id. Each is left out, with its reason, where
    the service was seen to need it.
-5. Devices it does not hold are closed; addresses only as the settings ask.
-6. A directive that the unit has itself is left to the unit, where a second one would widen it.
+6. Devices it does not hold are closed; addresses only as the settings ask.
+7. A directive that the unit has itself is left to the unit, where a second one would widen it.
 
 What it cannot do, and docs/threat-model.md says: a path is no content, ``sh script`` runs where sh
 may, a file system mounted later comes without noexec.
@@ -24,7 +28,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgewarden.confine.facts import Host, Item, Service, ServicePlan, State, Wish
 
@@ -47,6 +51,26 @@ _LAUNCHERS = re.compile(
     r"(cron|cronie|anacron|atd|containerd|docker|podman|crio|lxc|lxd|incus|libvirtd|snapd|flatpak"
     r"|supervisor|runit|monit)([@.-].*)?"
 )
+_ALWAYS = (
+    "/usr /boot /efi /etc /dev /dev/shm /dev/hugepages /dev/mqueue /run /run/user /home /root /tmp"
+    " /var/tmp /proc /sys /var /opt /srv /mnt /media"
+)
+ALWAYS = tuple(_ALWAYS.split())
+"""Where ProtectSystem=, ProtectHome=, PrivateTmp=, PrivateDevices= and their kind put entries, and
+folders that are mounts of their own on many machines. Seen on systemd 257: ProtectSystem=full alone
+left all of /usr executable, PrivateTmp= its /tmp, ProtectSystem=strict /dev/shm."""
+PATHS = ("ReadWritePaths", "ReadOnlyPaths", "TemporaryFileSystem", "BindPaths",
+         "BindReadOnlyPaths")  # fmt: skip
+FOLDERS = {
+    "StateDirectory": "/var/lib",
+    "CacheDirectory": "/var/cache",
+    "LogsDirectory": "/var/log",
+    "RuntimeDirectory": "/run",
+    "ConfigurationDirectory": "/etc",
+}
+"""Directives of a unit that put an entry into its mounts (systemd.exec(5))."""
+PROPAGATED = ("/run/systemd/incoming", "/run/host/incoming")
+"""Where systemd and nspawn hand mounts to a running unit; only they can write there."""
 _OWN_ROOT = ("RootDirectory", "RootImage", "RootEphemeral", "MountImages", "ExtensionImages")
 _YES = ("yes", "true", "on", "1")
 _CALLS = "~@mount:EPERM memfd_create:EPERM"
@@ -136,6 +160,34 @@ def parse_dropin(unit: str, text: str) -> ServicePlan:
     return ServicePlan(unit, tuple((name, value) for name, _, value in pairs))
 
 
+def entries(live: Mapping[str, str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """The places for which a unit has mounts of its own, as systemd shows its directives.
+
+    Args:
+        allowed: what it may execute: ours, bound read-only, and no entry of the unit's.
+    """
+    found = []
+    for name in PATHS:
+        for word in live.get(name, "").split():
+            path = word.lstrip("-+")
+            if name.startswith("Bind"):  # SOURCE:DESTINATION:OPTIONS
+                path = [*path.split(":"), ""][1] or path.split(":")[0]
+            found.append(path.split(":")[0])
+    for name, top in FOLDERS.items():
+        for word in live.get(name, "").split():
+            below = word.split(":")[0]
+            found += [f"{top}/{below}", f"{top}/private/{below}"]
+    return tuple(path for path in dict.fromkeys(found) if path not in allowed)
+
+
+def holes(places: Sequence[str], lines: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Of the places that are not noexec for a process: those it was not given."""
+    given = [value.lstrip("-+") for name, value in lines if name == "ExecPaths"]
+    return tuple(
+        place for place in places if not within(place, tuple(given)) and place not in PROPAGATED
+    )
+
+
 def exec_paths(wish: Wish, facts: Service) -> tuple[str, ...]:
     """What it may execute, the shortest list: nothing that lies below another."""
     wanted = {*facts.programs, *facts.running, *facts.libraries, *wish.exec}
@@ -152,8 +204,10 @@ def holds(name: str, value: str, live: str) -> bool:
         return all(net in _networks(live) for net in _networks(value)) if value else True
     if name == "SystemCallFilter":
         return live.startswith("~") and ("memfd_create" in live) >= ("memfd_create" in value)
-    if name in ("NoExecPaths", "ExecPaths", "ReadOnlyPaths"):
+    if name in ("NoExecPaths", "ExecPaths"):
         return value.lstrip("-+") in words
+    if name == "BindReadOnlyPaths":
+        return value.lstrip("-+") in [word.split(":")[0] for word in words]
     if name == "DeviceAllow":
         return value.split()[0] in live.split()
     return live in (value, "true")
@@ -196,11 +250,14 @@ def _paths(wish: Wish, facts: Service) -> tuple[list[tuple[str, str]], Item]:
     reason = "only its own programs run, and nothing that was dropped"
     breaks = "helpers it starts by name and was not seen to start; a new version needs its restart"
     if "/" in " ".join(facts.own.get("NoExecPaths", ())).split():
-        now = facts.live.get("NoExecPaths", "/")
-        return [], Item("service", facts.unit, "/", now, State.ALREADY, reason, "", "NoExecPaths")
+        why = "the unit has a list of its own, which is not tried"
+        return [], _kept(facts, "NoExecPaths", "/", reason, why)
     allowed = exec_paths(wish, facts)
-    lines = [("NoExecPaths", "/"), *(("ExecPaths", f"-{path}") for path in allowed)]
-    lines += [("ReadOnlyPaths", f"-{path}") for path in allowed]
+    closed = dict.fromkeys((*ALWAYS, *entries(facts.live, allowed)))
+    lines = [("NoExecPaths", "/")]
+    lines += [("NoExecPaths", f"-{path}") for path in closed if path not in allowed]
+    lines += [("ExecPaths", f"-{path}") for path in allowed]
+    lines += [("BindReadOnlyPaths", f"-{path}") for path in allowed]
     now = f"{facts.live.get('NoExecPaths', '')} {facts.live.get('ExecPaths', '')}".strip()
     so = all(holds(name, value, facts.live.get(name, "")) for name, value in lines)
     state = State.ALREADY if so else State.CHANGE

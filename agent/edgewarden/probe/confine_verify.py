@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgewarden.confine.facts import Service, ServicePlan
-from edgewarden.confine.service import holds
+from edgewarden.confine.service import FOLDERS, PATHS, holds, holes
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Ended, Systemd
 from edgewarden.probe.confinement import Look
@@ -52,10 +52,14 @@ _REFUSED = {
     "loader": (NOT_MAPPED, "EACCES"),
 }
 """NoExecPaths=: attempt -> what the kernel may say (execve(2), mmap(2))."""
+_SHAPES = ("ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "ProtectKernelTunables",
+           "ProtectControlGroups", "ProtectKernelLogs", "ProtectKernelModules")  # fmt: skip
+"""Directives of the unit's own that give it mounts of its own: each was a hole before it was named
+(confine/service.py, ALWAYS)."""
 _BY_LINE = {
     "MemoryDenyWriteExecute": ("memory", ("EPERM", "EACCES")),
     "RestrictNamespaces": ("namespace", ("EPERM", "ENOSYS", "untried")),
-    "ReadOnlyPaths": ("write", ("EROFS", "EACCES")),
+    "BindReadOnlyPaths": ("write", ("EROFS", "EACCES")),
     "NoNewPrivileges": ("privileges", ("1",)),
 }
 
@@ -86,10 +90,22 @@ class Verifier:
             extra = [("ExecPaths", p) for p in (*interpreter.programs, *interpreter.libraries)]
             elves = [own.programs[-2] if own.loader else own.programs[0]]
             command = [sys.executable, "-I", "-S", str(CANARY), dropped, script, own.loader, *elves]
-            user = self._systemd.show([plan.unit], ("User",))[plan.unit].get("User", "")
-            lines = [*plan.lines, *extra, *([("User", user)] if user else [])]
+            lines = [*plan.lines, *extra, *self._surroundings(plan, facts)]
             ended = self._systemd.transient(lines, command, LIFE_S)
-        return found + self._judged(plan, ended)
+        return found + self._judged(ServicePlan(plan.unit, (*plan.lines, *extra)), ended)
+
+    def _surroundings(self, plan: ServicePlan, facts: Service) -> list[tuple[str, str]]:
+        """The unit's own directives that shape its mounts, without making or removing a folder."""
+        shown = self._systemd.show([plan.unit], ("User", *_SHAPES))[plan.unit]
+        kept = [(name, value) for name, value in shown.items() if value not in ("", "no")]
+        ours = {value for name, value in plan.lines if name == "BindReadOnlyPaths"}
+        for name in PATHS:
+            words = facts.live.get(name, "").split()
+            kept += [(name, w) for w in words if f"-{w.lstrip('-').split(':')[0]}" not in ours]
+        for name, top in FOLDERS.items():
+            for word in facts.live.get(name, "").split():
+                kept.append(("ReadWritePaths", f"-{top}/{word.split(':')[0]}"))
+        return kept
 
     def _judged(self, plan: ServicePlan, ended: Ended) -> list[str]:
         try:
@@ -111,9 +127,12 @@ class Verifier:
         if shown.get("NeedDaemonReload") == "yes":
             found.append("systemd has not read its files again (daemon-reload)")
         pid = int(shown.get("MainPID") or 0)
-        names_paths = ("NoExecPaths", "/") in plan.lines
-        if pid and names_paths and "noexec" not in self._look.mounted(pid).get("/", ()):
-            found.append("it runs unconfined since before: restart it")
+        if pid and ("NoExecPaths", "/") in plan.lines:
+            places = holes(self._look.open_places(pid), plan.lines)
+            if "/" in places:
+                found.append("it runs unconfined since before: restart it")
+            elif places:
+                found.append(f"programs run from {', '.join(places[:4])} in it")
         return found
 
     def place(self, path: str) -> list[str]:
@@ -159,7 +178,9 @@ def judge_canary(plan: ServicePlan, said: dict[str, str]) -> list[str]:
             expected[name] = words
     if "memfd_create" in lines.get("SystemCallFilter", ""):
         expected["memfd"] = ("EPERM",)
-    return [
+    open_ = holes(said.get("places", "").split(), plan.lines)
+    found = [f"programs run from {', '.join(open_[:4])}"] if open_ else []
+    return found + [
         f"{name}: the kernel said {said.get(name, 'nothing')}, not {' or '.join(words)}"
         for name, words in expected.items()
         if said.get(name) not in words

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from edgewarden.confine.facts import Host, Mount, Service
 from edgewarden.confine.plan import DROPIN, KNOBS, USERNS
-from edgewarden.confine.service import directives
+from edgewarden.confine.service import FOLDERS, PATHS, directives
 from edgewarden.ports import Systemd
 from edgewarden.probe.programs import loose, needs
 
 EXECS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop",
          "ExecStopPost")  # fmt: skip
-LIVE = ("NoExecPaths", "ExecPaths", "ReadOnlyPaths", "NoNewPrivileges", "MemoryDenyWriteExecute",
+LIVE = (*PATHS, *FOLDERS, "NoExecPaths", "ExecPaths", "NoNewPrivileges", "MemoryDenyWriteExecute",
         "RestrictNamespaces", "SystemCallFilter", "DevicePolicy", "DeviceAllow", "IPAddressDeny",
         "IPAddressAllow")  # fmt: skip
 UNIT = ("LoadState", "ActiveState", "FragmentPath", "DropInPaths", "ControlGroup", "MainPID",
@@ -107,6 +107,12 @@ class Look:
         """
         pid = int(self._systemd.show([unit], ("MainPID",))[unit].get("MainPID") or 0)
         return bool(pid) and "noexec" in self.mounted(pid).get("/", ())
+
+    def open_places(self, pid: int) -> tuple[str, ...]:
+        """Folders that are not noexec for a process, by mount point."""
+        root = self._root / f"proc/{pid}/root"
+        found = [p for p, options in self.mounted(pid).items() if "noexec" not in options]
+        return tuple(path for path in found if (root / path.lstrip("/")).is_dir())
 
     def _own(self, shown: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
         """The unit's directives as its files have them, without ours."""

@@ -64,6 +64,7 @@ class Systemctl:
         Raises:
             HardwareFault: EW-EXEC-040.
         """
+        self.do("reset-failed", unit)  # StartLimitBurst= counts crashes, not what we ask for
         if self.do("restart", unit).code != 0:
             return False
         select.select([], [], [], SETTLE_S)
