@@ -32,14 +32,15 @@ Model = type[Any]
 WIDTH = 78
 _FILES = {
     "/etc/edgewarden/edgewarden.toml": "settings, with conf.d/*.toml beside it: edgewarden.toml(5)",
-    "/etc/edgewarden/policy.toml": "the allowlist",
+    "/etc/edgewarden/policy.toml": "the policy: what is allowed",
     "/var/lib/edgewarden": "identity, spool, compiled policy",
     "/run/edgewarden": "sockets; emptied at boot",
 }
 _POLICY = """\
-# The allowlist of edgewarden: what may start on the filesystems of [exec] in edgewarden.toml.
-# One table for each program; "sha256sum FILE" prints the digest. "edgewarden policy check FILE"
-# tries a file, "edgewarden policy compile" makes it count. An empty list allows nothing once a
+# The policy of edgewarden: what may run, be plugged in and be spoken to. docs/policy.md has the
+# language. "edgewarden policy learn" (root) takes down what this system has and writes a policy to
+# start from in place of this file, as long as it holds no rule; "edgewarden policy check FILE"
+# tries one, "edgewarden policy compile" makes it count. An empty policy allows nothing once a
 # person arms it with "edgewarden policy enforce"; until then edgewarden only watches.
 #
 #[[program]]

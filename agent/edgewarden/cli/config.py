@@ -13,7 +13,7 @@ from edgewarden.probe.disk import Disk
 from edgewarden.settings.faults import SettingsFaults
 from edgewarden.settings.fields import Kind, declared
 from edgewarden.settings.files import read_loaded, settings_files
-from edgewarden.settings.reference import reference, toml_value
+from edgewarden.settings.reference import policy_reference, reference, toml_value
 from edgewarden.settings.tree import Origin
 from edgewarden.settings.validate import Loaded
 
@@ -31,11 +31,13 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     check.add_argument("--json", action="store_true", help="print JSON (edgewarden.check/1)")
     check.set_defaults(run=_check)
     pages = verbs.add_parser("reference", help="every key with its limits, as Markdown")
+    pages.add_argument("--policy", action="store_true", help="the keys of policies instead")
     pages.set_defaults(run=_reference)
 
 
 def _reference(args: argparse.Namespace, console: Console) -> int:
-    for line in reference().split("\n")[:-1]:
+    page = policy_reference() if args.policy else reference()
+    for line in page.split("\n")[:-1]:
         console.line(line)
     return Exit.OK
 

@@ -1,8 +1,8 @@
-"""The reference of all settings, printed from the schema: docs/settings.md and ``edgewarden config
-reference``.
+"""The reference of all settings and of policies, printed from the schema: docs/settings.md, the end
+of docs/policy.md, and ``edgewarden config reference``.
 
-A test holds docs/settings.md to this text: `edgewarden config reference > docs/settings.md` brings
-it up to date.
+Tests hold both pages to this text: `edgewarden config reference > docs/settings.md` brings the
+first one up to date, `config reference --policy` prints what the second one ends with.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from edgewarden.settings.check import span
 from edgewarden.settings.fields import Declared, Kind, declared
+from edgewarden.settings.policy import Policy
 from edgewarden.settings.schema import Settings
 
 _HEAD = """# Settings
@@ -29,10 +30,20 @@ once, with file and line; a running gateway keeps the last good settings and say
 comes from. A file holds at most 64 KiB, all of them together are at most 32 files.
 """
 
+_KEYS = """## Keys
+
+<!-- Printed by `edgewarden config reference --policy`; change settings/policy_*.py instead. -->
+"""
+
 
 def reference() -> str:
     """Return the reference as Markdown."""
     return "\n".join([_HEAD, *_tables(Settings, "")])
+
+
+def policy_reference() -> str:
+    """Return the last part of docs/policy.md: the keys of every section of a policy."""
+    return "\n".join([_KEYS, *_tables(Policy, "")])
 
 
 def toml_value(value: object) -> str:
