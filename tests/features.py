@@ -158,6 +158,19 @@ def _unshare_net() -> bool:
     return done.returncode == 0
 
 
+def _net_namespaces() -> bool:
+    """Named ones, and a wire between two."""
+    name = f"ewprobe{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False)
+    if made.returncode != 0:
+        return False
+    try:
+        link = ["ip", "-n", name, "link", "add", "up0", "type", "veth", "peer", "name", "gw0"]
+        return subprocess.run(link, capture_output=True, check=False).returncode == 0
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
 def _mdwe() -> bool:
     """PR_SET_MDWE (kernel 6.3), tried in a process of its own: it cannot be taken back."""
     script = "import ctypes, sys; sys.exit(ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0)"
@@ -188,5 +201,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "openssl": _program("openssl"),
     "systemd-analyze": _program("systemd-analyze"),
     "nft": _program("nft"),
+    "net-namespaces": _net_namespaces,
+    "strace": _program("strace"),
     "piuparts": _program("piuparts"),
 }

@@ -43,6 +43,7 @@ from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
 from edgewarden.kernel.uevent import open_uevents
 from edgewarden.lockout.coverage import coverage_of
 from edgewarden.lockout.excuses import Excuses
+from edgewarden.network.build import network_area
 from edgewarden.wire.local import Alarm
 
 TYPE_CHECKING = False
@@ -127,7 +128,12 @@ class Gate:
         )
         self.processes = self._processes()
         self.peripherals = self._peripherals()
+        self.network = network_area(
+            run_dir, link_uid, self.doors, self.facts.put, self.alarm, self._watch, self._forget,
+            boot_ns, time.monotonic,
+        )  # fmt: skip
         areas: dict[str, Area] = {"exec": self.arming, "peripherals": self.peripherals}
+        areas["network"] = self.network
         self.modes = Modes(areas, files=self.policy, alarm=self.alarm, mono_s=time.monotonic)
         self.requests = self._requests()
         self._pass_on_alarms()
@@ -168,7 +174,7 @@ class Gate:
             processes=self.processes,
             doors=self.doors,
             pass_on_alarms=self._pass_on_alarms,
-            reloads=(self.peripherals.reload,),
+            reloads=(self.peripherals.reload, self.network.reload),
             coverage=self.coverage,
             quit=self._quit,
             boot_ns=boot_ns,
@@ -191,6 +197,7 @@ class Gate:
         finally:
             self.arming.disarm()  # first: whoever waits for a verdict goes on
             self.peripherals.stop()
+            self.network.stop()
         self.coverage.save()
         self.facts.flush(time.monotonic(), all_now=True)
         return EXIT_OK
@@ -285,6 +292,7 @@ class Gate:
             self._pass_on_alarms()
             self.arming.look()
         self.peripherals.tick(now)
+        self.network.tick(now)
         if self.processes.has_news:
             batch = self.processes.tick(now)
             if batch is not None:

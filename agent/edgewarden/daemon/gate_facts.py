@@ -8,6 +8,7 @@ mood.
 
     exec verdict   process_activity launch: HIGH denied, MEDIUM would be denied, else informational
     peripheral     peripheral_activity: connect, disconnect, disable where it was refused; as above
+    packet refused network_activity refuse: HIGH by a rule, MEDIUM by a limit or where it would be
     alarm          detection_finding
     repeated       the same event with its count; what gate could not keep apart: detection_finding
     process alert  detection_finding: somebody became root, or is traced
@@ -24,6 +25,7 @@ from collections.abc import Callable
 
 from edgewarden.errors import WireRefusal
 from edgewarden.inventory.watcher import alert_event
+from edgewarden.peers.events import network_event
 from edgewarden.ports import Clock, FactSink
 from edgewarden.wire import local
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
@@ -122,6 +124,8 @@ class GateFacts:
             if message.decision == "deny":
                 self.denied_ns = self._clock.now().boot_ns
             self._sink(verdict_event(message))
+        elif isinstance(message, local.NetworkVerdict):
+            self._sink(network_event(message))
         elif isinstance(message, local.Alarm):
             self._sink(alarm_event(message))
         elif isinstance(message, local.ProcessAlert):
@@ -218,6 +222,8 @@ def repeated_event(
         what = f"peripherals {_PERIPHERAL_ACTIONS[message.decision]}"
     elif isinstance(message, local.ProcessAlert):
         event, what = alert(message), f"processes {message.kind}"
+    elif isinstance(message, local.NetworkVerdict):
+        event, what = network_event(message), f"connections {_ACTIONS[message.decision]}"
     else:
         assert isinstance(message, local.Alarm)  # of COUNTED: local.parse refuses others
         event, what = alarm_event(message), f"alarms {message.code}"

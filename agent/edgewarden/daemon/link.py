@@ -40,6 +40,7 @@ from edgewarden.inventory.sockets import Sockets
 from edgewarden.inventory.watcher import Watcher
 from edgewarden.judge.triage import Triage
 from edgewarden.kernel import memory
+from edgewarden.link.names import NameRefresh, TableFile, resolve
 from edgewarden.link.uplink import Uplink, UplinkSettings
 from edgewarden.ports import Signer
 from edgewarden.record.journal import Introduction, Journal
@@ -104,6 +105,13 @@ class Link:
             self.processes.resync,
             self.watcher.batch,
             self.watcher.alert,
+        )
+        self.names = NameRefresh(
+            TableFile(Path(settings.paths.state, "policy", "network.table")).read,
+            resolve,
+            f"{settings.paths.run}/gate-names.sock",
+            self.take,
+            self.clock,
         )
         self.uplink = self._build_uplink()
         self.attester = self._build_attester(report_key)
@@ -261,6 +269,7 @@ class Link:
                 named = {
                     "uplink": self.uplink.run(),
                     "gate": self.gate.run(),
+                    "names": self.names.run(),
                     "host": self.host.run(),
                     "processes": self.processes.run(),
                     "listeners": self.watcher.run(),

@@ -1,5 +1,5 @@
-"""The policy one-shot: settings, policy and baseline in, ``exec.table``, ``peripherals.table`` and
-``gate.conf`` out, gate told to reload.
+"""The policy one-shot: settings, policy and baseline in, ``exec.table``, ``peripherals.table``,
+``network.table`` and ``gate.conf`` out, gate told to reload.
 
 Runs as root without network (edgewarden-policy.service), under the supervisor, and as `edgewarden
 policy compile`; `policy learn` and dpkg's hook make the baseline first (daemon/baseline.py).
@@ -41,16 +41,20 @@ from edgewarden.judge import peripherals_table
 from edgewarden.judge.critical import Critical, critical_set, names, with_critical
 from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table
 from edgewarden.judge.programs import Selected, select
+from edgewarden.peers.table import next_table
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_policy, read_settings
 from edgewarden.settings.policy import Policy
 from edgewarden.settings.policy_programs import Program
-from edgewarden.settings.schema import Settings
+from edgewarden.settings.schema import Network, Settings
 from edgewarden.settings.schema_exec import Exec
 from edgewarden.wire.baseline import Baseline
 from edgewarden.wire.gate_files import StopConfig, compile_gate_config
 from edgewarden.wire.local import Answer, Request
+from edgewarden.wire.network_table import MAX_TABLE_BYTES as MAX_NETWORK_BYTES
+
+NETWORK_TABLE = "network.table"
 
 GENERATION_NAME = "exec.generation"
 MAX_GENERATION_BYTES = 21
@@ -144,6 +148,7 @@ def compile_policy(
         policy = read_policy(settings.exec.policy, Disk())
     built = build(policy, baseline or kept(str(folder)), settings.exec.link_user)
     peripherals = _peripherals(policy, folder)
+    network = _network(policy, settings.network, folder)
     old = 0 if last is None else Table.load(last).generation
     changed = last is None or built.table(old) != last
     generation = max(old, _generation(folder)) + 1 if changed else old
@@ -152,6 +157,8 @@ def compile_policy(
     write_policy(settings.paths.state, table, gate_config(settings))
     if peripherals is not None:
         write_whole(str(folder), peripherals_table.TABLE_NAME, peripherals)
+    if network is not None:
+        write_whole(str(folder), NETWORK_TABLE, network)
     return Compiled(
         len(policy.program),
         Table.load(table).count,
@@ -171,6 +178,16 @@ def _peripherals(policy: Policy, folder: Path) -> bytes | None:
         last = None
     devices = [rule.compiled() for rule in policy.device]
     return peripherals_table.renewed(devices, [rule.compiled() for rule in policy.port], last)
+
+
+def _network(policy: Policy, network: Network, folder: Path) -> bytes | None:
+    """The table of [[egress]], [[ingress]] and [network]; None where there never was a rule."""
+    try:
+        with (folder / NETWORK_TABLE).open("rb") as file:
+            last: bytes | None = file.read(MAX_NETWORK_BYTES + 1)
+    except FileNotFoundError:
+        last = None
+    return next_table(policy, network, last=last, number_of=user_number)
 
 
 def gate_config(settings: Settings) -> bytes:

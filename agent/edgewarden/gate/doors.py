@@ -13,7 +13,7 @@ counted fault instead of a hang. What it leaves to others: which files (daemon/g
 The doors, in order of what they may reach: below /proc by its descriptor; below state/policy and
 run/ by theirs; devices below /sys by its descriptor or one of a directory there, to write only what
 lets a device in or out (sysfs is never marked); any path with O_PATH, which opens nothing a mark
-can see; a process's program, only while no permission mark exists.
+can see; a process's program and a library, only while no permission mark exists.
 
 Two threads come through: the loop, and the one that waits for USB devices (gate/peripherals.py). An
 open door of one is no way for the other.
@@ -34,6 +34,9 @@ from edgewarden.wire.local import UNKNOWN_UID
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 NICE = -15
 """Cheap insurance; no effect could be shown."""
@@ -80,6 +83,7 @@ class Doors:
         self.sys_fd = os.open("/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._sys_device = os.fstat(self.sys_fd).st_dev
         self._inside: set[int] = set()
+        self._loading = False
         self.permission_marks = False
 
     def look_into(self, run_dir: str) -> None:
@@ -138,6 +142,25 @@ class Doors:
             return os.open(name, flags | os.O_CLOEXEC, 0o644, dir_fd=dir_fd)
         finally:
             self._inside.discard(thread)
+
+    def load(self, make: Callable[[], T]) -> T:
+        """Make something that loads a library; only where nobody waits for a verdict of ours.
+
+        Raises:
+            OperatorFault: permission marks exist; field name ``restart``.
+        """
+        if self.permission_marks:
+            raise OperatorFault(
+                "a library cannot be loaded while execs wait for gate",
+                code="EW-NET-031",
+                next_step="restart edgewarden-gate: it loads the library before it enforces",
+                name="restart",
+            )
+        self._loading = True
+        try:
+            return make()
+        finally:
+            self._loading = False
 
     def proc_text(self, name: str) -> str:
         """The first PROC_TEXT_BYTES of a file below /proc; "" when it is gone."""
@@ -248,6 +271,8 @@ class Doors:
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, args: tuple[object, ...]) -> None:
+        if self._loading and event == "ctypes.dlopen":
+            return
         if event in FORBIDDEN or (event == "open" and get_ident() not in self._inside):
             raise OurFault(f"gate does not do this while it answers execs: {event} {args[:1]}")
 

@@ -23,7 +23,14 @@ Rules, in order:
 
 from __future__ import annotations
 
-from edgewarden.wire.local import Alarm, ExecVerdict, ProcessAlert, Repeated, encode
+from edgewarden.wire.local import (
+    Alarm,
+    ExecVerdict,
+    NetworkVerdict,
+    ProcessAlert,
+    Repeated,
+    encode,
+)
 from edgewarden.wire.peripherals import PeripheralVerdict
 
 TYPE_CHECKING = False
@@ -59,8 +66,15 @@ def _peripheral_key(m: PeripheralVerdict) -> tuple[object, ...]:
     return PeripheralVerdict, m.decision, m.reason, m.place, thing
 
 
+def _peer_key(m: NetworkVerdict) -> tuple[object, ...]:
+    """Limits are keyed by limit alone: a flood's addresses are as many as its sender likes."""
+    peer = () if m.direction == "limit" else (m.uid, m.protocol, m.address, m.port)
+    return NetworkVerdict, m.decision, m.direction, m.rule, *peer
+
+
 KEY_OF: dict[type, Callable[[Any], tuple[object, ...] | None]] = {
     ExecVerdict: lambda m: _verdict_key(m) if m.decision in ("deny", "would_deny") else None,
+    NetworkVerdict: _peer_key,
     Alarm: lambda m: (Alarm, m.code, m.text),
     PeripheralVerdict: lambda m: (
         _peripheral_key(m) if m.decision in ("deny", "would_deny") else None
@@ -71,6 +85,7 @@ KEY_OF: dict[type, Callable[[Any], tuple[object, ...] | None]] = {
 dropped."""
 OWNER_OF: dict[type, Callable[[Any], object]] = {
     ExecVerdict: lambda m: m.uid,
+    NetworkVerdict: lambda m: (m.direction, m.rule),
     Alarm: lambda m: m.code,
     PeripheralVerdict: lambda m: m.place,
     ProcessAlert: lambda m: (m.kind, m.uid),
@@ -78,6 +93,7 @@ OWNER_OF: dict[type, Callable[[Any], object]] = {
 """Whose share a place counts to."""
 KIND_OF: dict[type, Callable[[Any], str]] = {
     ExecVerdict: lambda m: m.decision,
+    NetworkVerdict: lambda m: f"{m.decision} {m.direction}",
     Alarm: lambda m: m.code,
     PeripheralVerdict: lambda m: m.decision,
     ProcessAlert: lambda m: m.kind,

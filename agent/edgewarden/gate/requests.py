@@ -108,7 +108,7 @@ class Requests:
         self._coverage.begin(self._policy.table.generation, keep=False)
         if self._policy.config.filesystems != before.filesystems:
             self._arming.renew()
-        return "; ".join([text, *(reload() for reload in self._reloads)])
+        return "; ".join(part for part in (text, *(reload() for reload in self._reloads)) if part)
 
     def pictures(self) -> list[AnyMessage]:
         """What link is told on a timer, and first of all."""

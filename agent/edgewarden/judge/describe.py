@@ -30,6 +30,8 @@ def describe(event: Event) -> str:
         digest = _map(detail, "file").get("sha256")
         short = f" (sha256 {digest.hex()[:SHOWN_DIGEST]})" if isinstance(digest, bytes) else ""
         told = f"{action or 'seen'}: {path}{short}"
+    elif peer := _peer(detail):
+        told = f"{action or 'seen'}: {peer}"
     elif device := _text(_map(detail, "peripheral_device"), "name"):
         parts = [_text(detail, "state"), _text(detail, "reason") or _title(detail)]
         told = f"{device}: {', '.join(p for p in parts if p)}"
@@ -50,6 +52,7 @@ def subject_of(event: Event) -> Subject:
         event.activity_id,
         event.code,
         *(_text(detail, name) for name in ("action", "rule", "subject", "class")),
+        _peer(detail),
         _title(detail),
         _text(file, "path"),
         file.get("sha256"),
@@ -71,6 +74,22 @@ def _title(detail: Mapping[str, Plain]) -> str:
     what = _text(detail, "what")
     why = _text(detail, "why")
     return info or _text(detail, "title") or (f"{what}: {why}" if why else what)
+
+
+def _peer(detail: Mapping[str, Plain]) -> str:
+    """``tcp to 10.0.0.5 port 443, rule historian``; a flood's addresses are not its name."""
+    direction = _text(detail, "direction")
+    if not direction:
+        return ""
+    rule = _text(detail, "rule")
+    if direction == "limit":
+        return f"flood limit {rule}"
+    outward = direction == "egress"
+    where = _text(_map(detail, "dst_endpoint" if outward else "src_endpoint"), "ip")
+    port = _map(detail, "dst_endpoint").get("port")
+    named = f" port {port}" if isinstance(port, int) else ""
+    told = f"{_text(detail, 'protocol')} {'to' if outward else 'from'} {where}{named}, rule {rule}"
+    return f"{told} (by name)" if detail.get("by_name") is True else told
 
 
 def _program(process: Mapping[str, Plain]) -> str:

@@ -13,14 +13,14 @@
     protocol = "tcp"
     port = 8883
 
-What a rule says (judge/network.py compiles it):
+What a rule says (peers/rules.py compiles it):
 
 - ``unit`` and ``uid`` name who speaks. A unit or user that an ``[[egress]]`` rule names is
   *managed*: what no rule allows it is denied. Nobody else is touched. A rule that names neither
   speaks of everybody who is managed.
 - ``address`` and ``host`` name the other side: numbers, or DNS names that are looked up again and
-  again. ``protocol`` and ``port`` narrow it. Values of one key are alternatives; different keys
-  must all hold.
+  again. ``protocol`` and ``port`` narrow it. Values of one key are alternatives, and so are
+  ``address`` and ``host``; other keys must all hold.
 - The first rule of the section whose conditions all hold decides.
 
 Rules in order: each key has its form; a port needs tcp or udp; an ``allow`` that names no other
@@ -54,7 +54,7 @@ MAX_PEER_RULES = 4096
 """Of one section: a plant's peers, each by name. One rule may name many more addresses."""
 MAX_ADDRESSES = 8192
 MAX_HOSTS = 16
-"""Of one rule; of all rules judge/network.py allows 64."""
+"""Of one rule; of all rules peers/rules.py allows 64."""
 MAX_PORTS = 64
 PROTOCOLS = ("tcp", "udp", "icmp")
 

@@ -5,8 +5,10 @@ little-endian) and a body whose length is fixed by its type and the counts in it
 refused by name before a field is used. What it leaves to others: who may connect (daemon/gate.py
 asks the kernel for the peer's uid), what a fact means (link).
 
-    gate  → link    ExecVerdict, PeripheralVerdict, ProcBatch, GateStats,  run/gate-facts.sock
-                    AreaStats, Alarm, ProcessAlert, Repeated, TierSaid
+    gate  → link    ExecVerdict, PeripheralVerdict, NetworkVerdict,        run/gate-facts.sock
+                    ProcBatch, GateStats, AreaStats, Alarm, ProcessAlert, Repeated,
+                    TierSaid
+    link  → gate    NameAnswer                                             run/gate-names.sock
     gate  ⇄ guard   Heartbeat → , ← TripInfo                               run/guard.sock
     person⇄ gate    Request → , ← Answer, ← GateStats, ← AreaStats         run/gate.sock
 
@@ -25,9 +27,7 @@ from edgewarden.errors import WireRefusal
 from edgewarden.wire.lean import field_names
 from edgewarden.wire.local_messages import (
     AREAS,
-    COUNTED,
     DECISIONS,
-    FACTS,
     MODES,
     PROC_KINDS,
     REASONS,
@@ -36,7 +36,6 @@ from edgewarden.wire.local_messages import (
     VERBS,
     Alarm,
     Answer,
-    AnyMessage,
     AreaStats,
     ExecVerdict,
     GateStats,
@@ -47,6 +46,14 @@ from edgewarden.wire.local_messages import (
     Request,
     TripInfo,
 )  # fmt: skip
+from edgewarden.wire.local_network import (
+    NameAnswer,
+    NetworkVerdict,
+    answer_body,
+    answer_parse,
+    verdict_body,
+    verdict_parse,
+)
 from edgewarden.wire.local_peripherals import peripheral_body, peripheral_parse
 from edgewarden.wire.local_processes import ALERTS, ProcessAlert, alert_body, alert_parse
 from edgewarden.wire.local_tier import TIERS, TierSaid, tier_body, tier_parse
@@ -59,6 +66,15 @@ if TYPE_CHECKING:
 
     Message = TypeVar("Message", bound="AnyMessage")
 
+AnyMessage = (
+    ExecVerdict | ProcBatch | GateStats | AreaStats | Alarm | Repeated
+    | PeripheralVerdict | ProcessAlert | NetworkVerdict | TierSaid
+    | Heartbeat | TripInfo | Request | Answer | NameAnswer
+)  # fmt: skip
+COUNTED = (ExecVerdict, Alarm, PeripheralVerdict, ProcessAlert, NetworkVerdict)
+"""What may repeat: the first is told whole, then ``Repeated`` counts."""
+FACTS = (*COUNTED, TierSaid, ProcBatch, GateStats, AreaStats, Repeated)
+"""What gate sends to link."""
 VERSION = 1
 MAX_MESSAGE_BYTES = 2048
 """Twice the longest message; what a reader must offer to recv()."""
@@ -74,16 +90,17 @@ __all__ = [
     "ALERTS", "AREAS", "COUNTED", "DECISIONS", "FACTS", "MAX_BATCH", "MAX_MESSAGE_BYTES",
     "MAX_PATH_BYTES",
     "MODES", "PROC_KINDS", "REASONS", "SOURCES", "TIERS", "UNKNOWN_UID", "VERBS", "Alarm", "Answer",
-    "AnyMessage", "AreaStats", "ExecVerdict", "GateStats", "Heartbeat", "ProcBatch", "ProcEntry",
-    "ProcessAlert", "Repeated", "Request", "TierSaid", "TripInfo", "encode",
-    "parse",
+    "AnyMessage", "AreaStats", "ExecVerdict", "GateStats", "Heartbeat", "NameAnswer",
+    "NetworkVerdict", "ProcBatch", "ProcEntry", "ProcessAlert", "Repeated", "Request", "TierSaid",
+    "TripInfo", "encode", "parse",
 ]  # fmt: skip
 
 _HEADER = struct.Struct("<BBH")
 _TYPES: dict[int, type[AnyMessage]] = {
     0x01: ExecVerdict, 0x02: ProcBatch, 0x03: GateStats, 0x04: Alarm, 0x05: Repeated,
     0x06: AreaStats, 0x07: PeripheralVerdict, 0x08: ProcessAlert, 0x09: TierSaid,
-    0x10: Heartbeat, 0x11: TripInfo, 0x20: Request, 0x21: Answer,
+    0x0A: NetworkVerdict, 0x10: Heartbeat, 0x11: TripInfo, 0x20: Request, 0x21: Answer,
+    0x30: NameAnswer,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _TYPES.items()}
 
@@ -319,6 +336,8 @@ _BODIES: dict[type[AnyMessage], Callable[[Any], bytes]] = {
     ),
     Answer: _answer_body,
     PeripheralVerdict: peripheral_body,
+    NetworkVerdict: verdict_body,
+    NameAnswer: answer_body,
 }
 _PARSERS: dict[type[AnyMessage], Callable[[bytes], AnyMessage]] = {
     ExecVerdict: _exec_parse,
@@ -334,4 +353,6 @@ _PARSERS: dict[type[AnyMessage], Callable[[bytes], AnyMessage]] = {
     Request: _request_parse,
     Answer: _answer_parse,
     PeripheralVerdict: peripheral_parse,
+    NetworkVerdict: verdict_parse,
+    NameAnswer: answer_parse,
 }

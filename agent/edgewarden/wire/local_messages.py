@@ -8,9 +8,10 @@ in gate.
 from __future__ import annotations
 
 from edgewarden.wire.lean import Frozen
-from edgewarden.wire.local_processes import ProcessAlert
-from edgewarden.wire.local_tier import TierSaid
-from edgewarden.wire.peripherals import PeripheralVerdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from edgewarden.wire.local import AnyMessage
 
 # Order is the wire value; a new word goes to the end.
 MODES = ("learn", "observe", "enforce")
@@ -286,14 +287,3 @@ class Answer(Frozen):
     ok: bool
     name: str
     text: str
-
-
-AnyMessage = (
-    ExecVerdict | ProcBatch | GateStats | AreaStats | Alarm | Repeated
-    | Heartbeat | TripInfo | Request | Answer | PeripheralVerdict | ProcessAlert
-    | TierSaid
-)  # fmt: skip
-COUNTED = (ExecVerdict, Alarm, PeripheralVerdict, ProcessAlert)
-"""What may repeat: the first is told whole, then ``Repeated`` counts."""
-FACTS = (*COUNTED, TierSaid, ProcBatch, GateStats, AreaStats, Repeated)
-"""What gate sends to link."""

@@ -1,0 +1,382 @@
+"""The network area: our one nftables table, in force as the mode says.
+
+What this decides, in order:
+
+1. Where no policy and no setting speaks of the network, there is no table, and no library is
+   loaded.
+2. The table is put in force whole, in one transaction; refused, nothing changes and a person is
+   told. It is tried once at the start, before execs can wait for us: that loads the kernel's
+   modules and opens whatever libnftables opens.
+3. It stays in the kernel when gate dies, and when gate is stopped while it enforces; in learn and
+   observe a stop takes it away. Enforced on trial, the kernel lifts it by itself
+   (modes.py).
+4. Somebody else deleted it: made again, with an alarm, each COUNT_S.
+5. A managed unit is its control group, which systemd makes anew at every start: gate sees it come
+   into being (inotify) and names it to the kernel before its program has been loaded; a look each
+   LOOK_S finds what was missed. A machine without cgroup2 cannot manage units: a named gap.
+
+What it leaves to others: what the rules say (peers/rules.py), names (names.py), modes and
+trials (gate/modes.py). Without libnftables nothing is enforced and status says why: gate starts no
+program to do it.
+
+    network = Network(...); network.settle("enforce"); network.tick(now_mono)
+"""
+
+from __future__ import annotations
+
+from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
+from edgewarden.kernel.nftables import Nft
+from edgewarden.network.groups import Groups, prefix_of_cgroups
+from edgewarden.network.nflog import NfLog, open_nflog
+from edgewarden.peers.modes import (
+    LIST_COUNTERS,
+    REMOVE,
+    drop_host_element,
+    host_element,
+    read_counters,
+    renew_host_element,
+    transaction,
+    unit_element,
+)
+from edgewarden.wire.local import AreaStats, NetworkVerdict
+from edgewarden.wire.network_table import EMPTY, MAX_TABLE_BYTES, NetworkTable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgewarden.gate.doors import Doors
+    from edgewarden.network.names import Names
+    from edgewarden.wire.network_table import Counter
+
+TABLE_NAME = "network.table"
+LOG_GROUP = 17751
+"""As in peers/rules.py, which gate does not load."""
+COUNT_S = 5.0
+"""Between two looks at the counters: 0.2 ms each."""
+LOOK_S = 2.0
+_DECISION = {"enforce": "deny", "observe": "would_deny", "learn": "learned"}
+
+
+class Network:
+    """See the module.
+
+    Args:
+        names: answers about the policy's DNS names.
+        put: takes facts.
+        alarm: (code, severity, text).
+        watch, forget: tell the loop of a descriptor and its end.
+        boot_ns, mono_s: clocks.
+    """
+
+    def __init__(
+        self,
+        *,
+        doors: Doors,
+        names: Names,
+        put: Callable[[NetworkVerdict], None],
+        alarm: Callable[[str, int, str], None],
+        watch: Callable[[int, Callable[[int], None]], None],
+        forget: Callable[[int], None],
+        boot_ns: Callable[[], int],
+        mono_s: Callable[[], float],
+    ) -> None:
+        self._doors = doors
+        self._names = names
+        self._put = put
+        self._alarm = alarm
+        self._watch = watch
+        self._forget = forget
+        self._boot_ns = boot_ns
+        self._mono_s = mono_s
+        self._nft: Nft | None = None
+        self._log: NfLog | None = None
+        self._groups: Groups | None = None
+        self._table = EMPTY
+        self._by_name: dict[str, Counter] = {}
+        self._mode = "learn"
+        self._in_force = ""
+        """The mode the kernel's table has, "" when it has none of ours that we know of."""
+        self._trial_end_mono = 0.0
+        self._why_not = ""
+        self._totals: dict[tuple[str, str], int] = {}
+        """(kind, label) -> packets refused, before the table in force was made."""
+        self._counts: dict[str, int] = {}
+        self._denied = self._would_deny = 0
+        self._limits: tuple[str, ...] = ()
+        self._next_count_mono = self._next_look_mono = 0.0
+        self._prepare()
+
+    # --- the start, and a new policy ----------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Read the table; where there is one, load the library and try it on the kernel."""
+        self._watch(self._names.listener.fileno(), self._on_names_listener)
+        try:
+            data = self._doors.read_policy(TABLE_NAME, MAX_TABLE_BYTES)
+        except OSError:
+            return  # never was one: nothing to do, and nothing of ours in the kernel
+        except EdgewardenError as fault:
+            self._distrust(fault)
+            return
+        try:
+            self._use(NetworkTable.load(data))
+            self._open()
+            self._run_check()
+        except EdgewardenError as fault:
+            self._distrust(fault)
+
+    def _distrust(self, fault: EdgewardenError) -> None:
+        self._why_not = fault.text
+        self._alarm("EW-NET-032", 4, f"no network table: {fault.text}")
+
+    def _open(self) -> Nft:
+        """The library, loaded once; where execs wait for us it is too late for that.
+
+        Raises:
+            HardwareFault: it is not there.
+            OperatorFault: field name ``restart``.
+        """
+        if self._nft is None:
+            self._nft = self._doors.load(Nft)
+        if self._log is None:
+            try:
+                self._log = open_nflog(LOG_GROUP)
+                self._watch(self._log.fileno(), self._on_log)
+            except HardwareFault as fault:
+                text = f"refused connections are counted, not named: {fault.text}"
+                self._alarm("EW-NET-038", 3, text)
+        if self._groups is None and self._table.units:
+            self._groups = Groups()
+            self._watch(self._groups.fd, self._on_made)
+        return self._nft
+
+    def _run_check(self) -> None:
+        """The whole table with every kind of statement, tried and not kept."""
+        if self._nft is not None and self._table.body:
+            units = self._elements()
+            text = transaction(self._table, "enforce", trial_s=60, units=units, answers={})
+            self._nft.check(text)
+
+    def _use(self, table: NetworkTable) -> None:
+        self._names.move_to(self._table.hosts, table.hosts)
+        self._table = table
+        self._by_name = {counter.name: counter for counter in table.counters}
+
+    def reload(self) -> str:
+        """Take the policy's table anew, at once and whole.
+
+        Returns:
+            What is in use now, in words; "" where there is nothing about the network.
+
+        Raises:
+            EdgewardenError: it is refused; the last one stays in force.
+        """
+        try:
+            data = self._doors.read_policy(TABLE_NAME, MAX_TABLE_BYTES)
+        except OSError:
+            return ""
+        table = NetworkTable.load(data)
+        if table == self._table and self._in_force:
+            return f"network: {table.rules} rules, unchanged"
+        before = self._table
+        self._use(table)
+        try:
+            self._open()
+            self._put_in_force(self._mode, self._trial_left_s())
+        except EdgewardenError:
+            self._use(before)
+            raise
+        self._why_not = ""
+        return f"network: {table.rules} rules, generation {table.generation}"
+
+    # --- an area (gate/modes.py) --------------------------------------------------------------
+
+    def apply(self, mode: str, trial_s: int) -> str:
+        """A person's word: all of it, or a refusal with nothing changed.
+
+        Raises:
+            OperatorFault: field name ``not_possible``.
+            HardwareFault: the kernel refuses.
+        """
+        if mode == "enforce" and self._why_not:
+            raise OperatorFault(
+                self._why_not,
+                code="EW-NET-031",
+                next_step="mend that, then run `edgewarden policy compile`",
+                name="not_possible",
+            )
+        self._put_in_force(mode, trial_s)
+        self._mode = mode
+        return "" if self._table.body else "the policy has no rules about the network"
+
+    def settle(self, mode: str) -> None:
+        """At the start, after a trial, under a ceiling; what is missing becomes an alarm."""
+        self._mode = mode
+        if self._why_not:
+            return
+        try:
+            self._put_in_force(mode, 0)
+        except EdgewardenError as fault:
+            self._why_not = fault.text
+            self._alarm("EW-NET-031", 4, f"the network table is not in force: {fault.text}")
+
+    def stats(self) -> AreaStats:
+        """The picture of this moment."""
+        table = self._table
+        armed = self._in_force == "enforce" and bool(table.body)
+        return AreaStats(
+            "network", self._mode, armed, self._trial_left_s(), table.rules, table.generation,
+            0, self._denied, self._would_deny, 0 if self._log is None else self._log.lost,
+            self._why_not or self._gap(), " ".join(self._limits),
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """gate ends in order: what does not enforce is taken away."""
+        if self._nft is not None and self._in_force and self._in_force != "enforce":
+            try:
+                self._nft.run(REMOVE)
+            except HardwareFault as fault:
+                self._alarm("EW-NET-031", 3, f"the network table stays: {fault.text}")
+
+    def _elements(self) -> list[tuple[int, str, str]]:
+        """The managed control groups that are there now."""
+        return [] if self._groups is None else self._groups.all_of(self._table.units)
+
+    def _gap(self) -> str:
+        missing = bool(self._table.units) and prefix_of_cgroups() is None
+        return "units are not managed: no cgroup2 below /sys/fs/cgroup" if missing else ""
+
+    def _trial_left_s(self) -> int:
+        return max(0, int(self._trial_end_mono - self._mono_s()))
+
+    def _put_in_force(self, mode: str, trial_s: int) -> None:
+        nft = self._nft
+        if nft is None:  # no table, now or before
+            return
+        self._count()
+        units = self._elements()
+        nft.run(
+            transaction(
+                self._table, mode, trial_s=trial_s, units=units, answers=self._names.standing()
+            )
+        )
+        nft.give_back()
+        self._keep_totals()
+        self._in_force = mode if self._table.body else ""
+        self._trial_end_mono = self._mono_s() + trial_s if trial_s else 0.0
+
+    # --- managed control groups ---------------------------------------------------------------
+
+    def _on_made(self, _: int) -> None:
+        if self._groups is not None and self._groups.made():
+            self._look_at_groups()
+
+    def _look_at_groups(self) -> None:
+        if self._nft is None or self._groups is None or not self._in_force:
+            return
+        for unit, element in self._groups.fresh(self._table.units):
+            try:
+                self._nft.run(unit_element(*element))
+            except HardwareFault:
+                continue  # gone again; the next look says so
+            self._groups.known(unit)
+
+    # --- names --------------------------------------------------------------------------------
+
+    def _on_names_listener(self, _: int) -> None:
+        if self._names.accept():
+            self._watch(self._names.fileno(), self._on_names)
+
+    def _on_names(self, _: int) -> None:
+        fd, refused = self._names.fileno(), self._names.refused
+        changes = self._names.hear(self._table)
+        if self._names.fileno() < 0:
+            self._forget(fd)
+        if self._names.refused != refused:
+            self._alarm("EW-NET-037", 3, f"an answer about a name is refused: {self._names.why}")
+        if self._nft is None or not self._in_force:
+            return
+        for change in changes:
+            target = change.host, change.version
+            text = host_element if change.fresh else renew_host_element
+            drop = drop_host_element(*target, change.dropped) if change.dropped else ""
+            try:
+                self._nft.run(drop + text(*target, change.address, change.keep_s))
+            except HardwareFault as fault:
+                self._alarm("EW-NET-031", 3, f"an address is not allowed: {fault.text}")
+
+    # --- what was refused ---------------------------------------------------------------------
+
+    def _on_log(self, _: int) -> None:
+        if self._log is None:
+            return
+        for seen in self._log.read():
+            counter = self._by_name.get(seen.prefix)
+            if counter is None:
+                continue
+            outward = counter.direction == "egress"
+            self._put(
+                NetworkVerdict(
+                    self._decision(), counter.direction, self._mode, counter.label,
+                    counter.by_name, seen.protocol, seen.destination if outward else seen.source,
+                    seen.uid, seen.port, self._total(counter) + 1, self._boot_ns(),
+                )
+            )  # fmt: skip
+
+    def _decision(self) -> str:
+        """Of a packet that met a refusal now; a trial that ended in the kernel refuses nothing."""
+        ended = bool(self._trial_end_mono) and self._mono_s() >= self._trial_end_mono
+        return _DECISION[
+            "observe" if ended and self._in_force == "enforce" else self._in_force or "learn"
+        ]
+
+    def _total(self, counter: Counter) -> int:
+        before = self._totals.get((counter.kind, counter.label), 0)
+        return before + self._counts.get(counter.name, 0)
+
+    def tick(self, now_mono: float) -> None:
+        """On a timer of at most a second."""
+        if self._nft is None or not self._in_force:
+            return
+        if now_mono >= self._next_look_mono:
+            self._next_look_mono = now_mono + LOOK_S
+            if self._table.units:
+                self._look_at_groups()
+        if now_mono >= self._next_count_mono:
+            self._next_count_mono = now_mono + COUNT_S
+            if not self._count():
+                self._alarm("EW-NET-036", 5, "somebody removed our network table: made again")
+                self.settle(self._mode)
+
+    def _count(self) -> bool:
+        """Read the counters; False when our table is not there."""
+        if self._nft is None or not self._in_force:
+            return True
+        try:
+            fresh = read_counters(self._nft.run(LIST_COUNTERS))
+        except HardwareFault:
+            return False
+        if self._by_name and not fresh:
+            return False
+        moved = {n: c - self._counts.get(n, 0) for n, c in fresh.items() if n in self._by_name}
+        refused = sum(count for count in moved.values() if count > 0)
+        if self._decision() == "deny":
+            self._denied += refused
+        elif self._decision() == "would_deny":
+            self._would_deny += refused
+        self._limits = tuple(
+            self._by_name[name].label
+            for name, count in moved.items()
+            if count > 0 and self._by_name[name].direction == "limit"
+        )
+        self._counts = fresh
+        return True
+
+    def _keep_totals(self) -> None:
+        """The counters begin at 0 again; what they had is remembered by rule."""
+        for name, count in self._counts.items():
+            if (counter := self._by_name.get(name)) is not None:
+                key = (counter.kind, counter.label)
+                self._totals[key] = self._totals.get(key, 0) + count
+        self._counts = {}

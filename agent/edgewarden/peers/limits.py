@@ -1,0 +1,178 @@
+"""Flood limits at layers 3 and 4, as part of the network table.
+
+What this decides, in order, about what comes from outside and belongs to no connection yet (ssh
+never comes here):
+
+1. Enrolled addresses are let through: no limit below concerns them.
+2. An address on hold is refused until the hold ends by itself (``hold_s``).
+3. One address may open so many TCP connections a second, and hold so many at a time; IPv6 counts by
+   /64. Who goes on against a limit (more than HOLD_RATE times a second) is put on hold.
+4. UDP: so many packets a second from one address, and from all strangers together. Only what
+   nothing here has answered counts.
+
+and about TCP connections that stand: strangers share ``unknown_slots`` of them. A slot is taken by
+the packet that completes the handshake, so that forged addresses cannot take any, and given back by
+FIN, RST, or IDLE_S of silence; who finds none is reset. What the services take beyond that is
+reserved for enrolled devices: an attack from ten thousand addresses cannot take their places.
+
+A SYN flood from forged addresses is the kernel's business (SYN cookies; measured in the research
+note: no harm with or without rules), so there is deliberately no limit on all strangers' SYNs
+together: it would refuse honest strangers for what an attacker forged.
+
+Every limit ends by itself: rates and holds are set elements with a timeout, counts follow the
+connections. What it leaves to others: what a refusal does in each mode (modes.py).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edgewarden.settings.schema import Network
+
+SOURCES = 16384
+"""Addresses watched at a time, about 2 MB of kernel memory a set; beyond it a new address is not
+limited on its own, and the slots still hold."""
+RATE_S = 10
+"""How long a silent address's rate is remembered."""
+HOLD_RATE, HOLD_BURST = 10, 50
+"""Refusals a second that put an address on hold: a person's retries are far below, floods above."""
+IDLE_S = 600
+"""A connection that is silent so long gives its slot back: twice an MQTT keep-alive of 300 s."""
+SYN = "tcp flags & (fin | syn | rst | ack) == syn"
+PREFIX = "ffff:ffff:ffff:ffff::"
+"""One /64 is one customer, RFC 6177."""
+LOG_RATE = 1
+
+
+class Counting(Protocol):
+    """Makes a chain that counts and goes on; see peers/rules.py."""
+
+    def __call__(self, kind: str, label: str, then: str, *, rate: int = ...) -> str: ...
+
+
+@dataclass(slots=True)
+class Limited:
+    """What the limits add to the table.
+
+    Attributes:
+        sets, chains: text.
+        before: lines of ``input`` before established connections are accepted.
+        after: lines of ``input`` behind that, for what is new.
+    """
+
+    sets: list[str] = field(default_factory=list)
+    chains: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+
+
+def limit_body(network: Network, counting: Counting) -> Limited:
+    """The text of all limits."""
+
+    def counter(label: str, then: str) -> str:
+        return counting("limit", label, then, rate=LOG_RATE)
+
+    known, known_sets = _known(network.enrolled)
+    limited = Limited(sets=[*known_sets, *_sets(network.hold_s, network.unknown_slots)])
+    held = counter("hold", "over")
+    syn, count = counter("syn_per_source", "over"), counter("connections_per_source", "over")
+    udp, strangers = counter("udp_per_source", "over"), counter("udp_unknown", "over")
+    full = counter("unknown_slots", "full")
+    lines = [*known]
+    for family, key in _keys():
+        lines.append(f"{key} @held{family} goto {held}")
+    lines += [f"{SYN} jump limits_tcp", "meta l4proto 17 goto limits_udp"]
+    limited.chains += [
+        _chain("limits", lines),
+        _chain("limits_tcp", _tcp_lines(network, syn, count)),
+        _chain("limits_udp", _udp_lines(network, udp, strangers)),
+        *(_chain(f"again_{name}", _again_lines(name)) for name in (syn, count)),
+        _chain("slots", _slot_lines(network, known, full)),
+    ]
+    limited.before.append("ct state established ct direction original meta l4proto 6 jump slots\n")
+    limited.after.append("jump limits\n")
+    return limited
+
+
+def _tcp_lines(network: Network, syn: str, count: str) -> list[str]:
+    rate = f"limit rate over {network.syn_per_source}/second burst {network.syn_burst} packets"
+    lines = []
+    for family, key in _keys():
+        lines.append(f"add @syn{family} {{ {key} {rate} }} goto again_{syn}")
+        most = f"ct count over {network.connections_per_source}"
+        lines.append(f"add @conn{family} {{ {key} {most} }} goto again_{count}")
+    return lines
+
+
+def _again_lines(refusal: str) -> list[str]:
+    """Who is refused too often is held; every refusal is counted."""
+    often = f"limit rate over {HOLD_RATE}/second burst {HOLD_BURST} packets"
+    lines = [
+        f"add @again{family} {{ {key} {often} }} add @held{family} {{ {key} }}"
+        for family, key in _keys()
+    ]
+    return [*lines, f"goto {refusal}"]
+
+
+def _udp_lines(network: Network, one: str, together: str) -> list[str]:
+    rate, everybody = network.udp_per_source, network.udp_unknown
+    lines = [
+        f"add @udp{family} {{ {key} limit rate over {rate}/second burst {2 * rate} packets }} "
+        f"goto {one}"
+        for family, key in _keys()
+    ]
+    limit = f"limit rate over {everybody}/second burst {2 * everybody} packets"
+    return [*lines, f"{limit} goto {together}"]
+
+
+def _slot_lines(network: Network, known: Sequence[str], full: str) -> list[str]:
+    return [
+        f"tcp dport {network.ssh_port} return",
+        *known,
+        "tcp flags & (fin | rst) != 0 delete @slots { ct id } return",
+        "update @slots { ct id } return",
+        f"goto {full}",
+    ]
+
+
+def _sets(hold_s: int, slots: int) -> list[str]:
+    sets = []
+    for family, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
+        head = f"{{ type {kind}; size {SOURCES}; flags dynamic"
+        sets += [
+            f"set held{family} {head}, timeout; timeout {hold_s}s; }}\n",
+            f"set conn{family} {head}; }}\n",
+        ]
+        sets += [
+            f"set {name}{family} {head}, timeout; timeout {RATE_S}s; }}\n"
+            for name in ("syn", "udp", "again")
+        ]
+    slot = f"{{ typeof ct id; size {slots}; flags dynamic, timeout; timeout {IDLE_S}s; }}"
+    return [*sets, f"set slots {slot}\n"]
+
+
+def _keys() -> tuple[tuple[int, str], ...]:
+    return (4, "ip saddr"), (6, f"ip6 saddr & {PREFIX}")
+
+
+def _known(enrolled: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Lines that leave a chain for enrolled addresses, and their sets."""
+    lines, sets = [], []
+    for version, family, kind in ((4, "ip", "ipv4_addr"), (6, "ip6", "ipv6_addr")):
+        networks = [n for n in map(ipaddress.ip_network, enrolled) if n.version == version]
+        if networks:
+            least = ipaddress.collapse_addresses(networks)  # type: ignore[type-var]  # one version
+            listed = ", ".join(str(n) for n in least)
+            lines.append(f"{family} saddr @known{version} return")
+            sets.append(
+                f"set known{version} {{ type {kind}; flags interval; "
+                f"elements = {{ {listed} }}; }}\n"
+            )
+    return lines, sets
+
+
+def _chain(name: str, lines: Sequence[str]) -> str:
+    return f"chain {name} {{\n" + "".join(f"{line}\n" for line in lines) + "}\n"

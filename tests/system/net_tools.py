@@ -1,0 +1,225 @@
+"""What the two sides of a test network do, as programs: started in a namespace, told by arguments,
+they print JSON and end by themselves.
+
+    python net_tools.py serve 10.77.0.2 fd77::2 -- 9001 9002       accepts, echoes; ends at end of
+    stdin python net_tools.py connect tcp 10.77.0.2 9001 20              20 tries: [errno name or
+    "", ms] python net_tools.py spray 10.77.0.3 10.77.0.2 9 2.0            UDP to both for 2 s: what
+    each said python net_tools.py hold 10.77.0.1 1883 3000 10 [SOURCE...]    opens and keeps; prints
+    how many python net_tools.py syn 10.77.0.1 1883 5 SOURCE|random         raw SYNs for 5 s python
+    net_tools.py udp 10.77.0.1 9 5 SOURCE|random            raw UDP for 5 s
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import random
+import resource
+import select
+import socket
+import struct
+import sys
+import time
+
+CONNECT_S = 3.0
+
+
+def family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def serve(arguments: list[str]) -> None:
+    at = arguments.index("--")
+    listeners, datagrams = [], []
+    for address in arguments[:at]:
+        for port in arguments[at + 1 :]:
+            tcp = socket.socket(family(address), socket.SOCK_STREAM)
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.bind((address, int(port)))
+            tcp.listen(1024)
+            udp = socket.socket(family(address), socket.SOCK_DGRAM)
+            udp.bind((address, int(port)))
+            listeners.append(tcp)
+            datagrams.append(udp)
+    print("ready", flush=True)
+    while True:
+        ready, _, _ = select.select([*listeners, *datagrams, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return
+        for one in ready:
+            if one in listeners:
+                one.accept()[0].close()
+            else:
+                data, sender = one.recvfrom(2048)
+                with contextlib.suppress(OSError):
+                    one.sendto(data, sender)
+
+
+def connect(arguments: list[str]) -> None:
+    kind, address, port, tries = arguments[0], arguments[1], int(arguments[2]), int(arguments[3])
+    print(json.dumps([_try(kind, address, port) for _ in range(tries)]))
+
+
+def _try(kind: str, address: str, port: int) -> tuple[str, float]:
+    """What became of one try, and how long it took in ms."""
+    stream = kind == "tcp"
+    with socket.socket(family(address), socket.SOCK_STREAM if stream else socket.SOCK_DGRAM) as s:
+        s.settimeout(CONNECT_S)
+        began = time.perf_counter()
+        try:
+            s.connect((address, port))
+            if not stream:
+                s.send(b"hello")
+                s.recv(16)
+            said = ""
+        except TimeoutError:
+            said = "TIMEOUT"
+        except OSError as fault:
+            said = errno.errorcode.get(fault.errno or 0, str(fault))
+        return said, (time.perf_counter() - began) * 1000
+
+
+def spray(arguments: list[str]) -> None:
+    *targets, port, seconds = arguments
+    counts: dict[str, dict[str, int]] = {target: {} for target in targets}
+    sockets = {t: socket.socket(family(t), socket.SOCK_DGRAM) for t in targets}
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        for target, s in sockets.items():
+            try:
+                s.sendto(b"x", (target, int(port)))
+                said = "sent"
+            except OSError as fault:
+                said = errno.errorcode.get(fault.errno or 0, "?")
+            counts[target][said] = counts[target].get(said, 0) + 1
+        time.sleep(0.0002)
+    print(json.dumps(counts))
+
+
+# A real CONNECT of MQTT 3.1.1 with a keep-alive of 65535 s: SlowITe's.
+_ID = struct.Struct(">H")
+
+
+def mqtt_connect(name: str, keepalive_s: int = 65535) -> bytes:
+    client = name.encode()
+    body = b"\x00\x04MQTT\x04\x02" + _ID.pack(keepalive_s) + _ID.pack(len(client)) + client
+    return bytes([0x10, len(body)]) + body
+
+
+def hold(arguments: list[str]) -> None:
+    """Open as many connections as it gets, say CONNECT (or begin TLS), and keep them."""
+    address, port, most, seconds, what, *sources = arguments
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(most) + 64, int(most) + 64))
+    end = time.monotonic() + float(seconds)
+    kept: list[socket.socket] = []
+    tried = 0
+    poll = select.poll()
+    opening: dict[int, socket.socket] = {}
+    while time.monotonic() < end:
+        while len(opening) < 64 and len(kept) + len(opening) < int(most):
+            s = socket.socket(family(address), socket.SOCK_STREAM)
+            s.setblocking(False)
+            if sources:
+                s.bind((sources[tried % len(sources)], 0))
+            tried += 1
+            if s.connect_ex((address, int(port))) not in (0, errno.EINPROGRESS):
+                s.close()
+                break
+            opening[s.fileno()] = s
+            poll.register(s, select.POLLOUT)
+        for fd, _ in poll.poll(50):
+            s = opening.pop(fd)
+            poll.unregister(fd)
+            if s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                s.close()
+                continue
+            with contextlib.suppress(OSError):
+                s.send(mqtt_connect(f"slow{tried}") if what == "mqtt" else b"\x16\x03\x01\x02")
+            kept.append(s)
+        if len(kept) >= int(most):
+            time.sleep(0.05)
+    alive = 0
+    for s in kept:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                if s.recv(16) == b"":
+                    continue
+            except ConnectionError:
+                continue
+        alive += 1
+    print(json.dumps({"tried": tried, "opened": len(kept), "kept": alive}))
+
+
+def storm(arguments: list[str]) -> None:
+    """Connect, say CONNECT, close, as fast as it goes."""
+    address, port, seconds = arguments[0], int(arguments[1]), float(arguments[2])
+    end = time.monotonic() + seconds
+    done = tried = 0
+    while time.monotonic() < end:
+        tried += 1
+        with socket.socket(family(address), socket.SOCK_STREAM) as s:
+            s.settimeout(0.05)
+            with contextlib.suppress(OSError):
+                s.connect((address, port))
+                s.send(mqtt_connect(f"storm{tried}", 60))
+                done += 1
+    print(json.dumps({"tried": tried, "done": done}))
+
+
+def _checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _packet(source: bytes, target: bytes, port: int, protocol: int) -> bytes:
+    sport = random.randint(1024, 65535)
+    if protocol == socket.IPPROTO_TCP:
+        body = struct.pack(
+            ">HHIIBBHHH", sport, port, random.getrandbits(32), 0, 0x50, 2, 64240, 0, 0
+        )
+        pseudo = source + target + struct.pack(">BBH", 0, protocol, len(body))
+        body = body[:16] + struct.pack(">H", _checksum(pseudo + body)) + body[18:]
+    else:
+        body = struct.pack(">HHHH", sport, port, 16, 0) + b"floodfld"
+    header = struct.pack(
+        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0, source, target
+    )
+    return header + body
+
+
+def raw(arguments: list[str], protocol: int) -> None:
+    """Raw packets from one source, or from random ones of 10.0.0.0/8."""
+    address, port, seconds, source = arguments
+    target = socket.inet_aton(address)
+    packets = []
+    for _ in range(20000):
+        sender = (
+            bytes([10, random.randint(100, 200), random.randint(0, 255), random.randint(1, 254)])
+            if source == "random"
+            else socket.inet_aton(source)
+        )
+        packets.append(_packet(sender, target, int(port), protocol))
+    out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    end = time.monotonic() + float(seconds)
+    sent = 0
+    while time.monotonic() < end:
+        for packet in packets[sent % 20000 : sent % 20000 + 200]:
+            with contextlib.suppress(OSError):
+                out.sendto(packet, (address, 0))
+        sent += 200
+    print(json.dumps({"sent": sent}))
+
+
+if __name__ == "__main__":
+    {
+        "serve": serve,
+        "connect": connect,
+        "spray": spray,
+        "hold": hold,
+        "storm": storm,
+        "syn": lambda a: raw(a, socket.IPPROTO_TCP),
+        "udp": lambda a: raw(a, socket.IPPROTO_UDP),
+    }[sys.argv[1]](sys.argv[2:])

@@ -1,0 +1,590 @@
+"""The network area on a real kernel: rows N1 to N5 of the acceptance list, trials, names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.settings.schema import Network
+from edgewarden.wire.lean import seal
+from edgewarden.wire.local import NameAnswer, NetworkVerdict, Request, encode
+from edgewarden.wire.network_table import MAGIC, NetworkTable
+from tests.system.net_world import (
+    ALLOWED,
+    DENIED,
+    GATEWAY,
+    OTHER,
+    OTHER6,
+    PEER,
+    PEER6,
+    UID,
+    NetWorld,
+    net_world,
+)
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.needs("root", "nft", "net-namespaces")
+
+ONE_PEER = f"""
+[[egress]]
+name = "plant"
+uid = {UID}
+address = ["{PEER}", "{PEER6}"]
+protocol = ["tcp", "udp"]
+port = {ALLOWED}
+"""
+DENY_MS = 5.0
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[NetWorld]:
+    with net_world(tmp_path) as made:
+        made.serve(PEER, OTHER, PEER6, OTHER6)
+        yield made
+
+
+def enforced(world: NetWorld, text: str = ONE_PEER, network: Network | None = None) -> None:
+    world.write(text, network)
+    world.start_gate()
+    answer = world.mode("enforce")
+    assert answer.ok, answer.text
+    assert world.network_stats().armed
+
+
+# --- N1 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", [PEER, PEER6])
+def test_n1_a_denied_connect_fails_at_once_and_an_allowed_one_works(
+    world: NetWorld, address: str
+) -> None:
+    enforced(world)
+    assert world.connect_says("tcp", address, ALLOWED) == ""
+    assert world.connect_says("udp", address, ALLOWED) == ""
+    for kind in ("tcp", "udp"):
+        tries = world.connect_tries(kind, address, DENIED, tries=50)
+        assert {said for said, _ in tries} <= {"EHOSTUNREACH", "EACCES", "EPERM", "ECONNREFUSED"}
+        assert statistics.median(ms for _, ms in tries) < DENY_MS
+    assert world.connect_says("tcp", address, DENIED, uid=0) == "", "root is never managed"
+    assert world.connect_says("tcp", address, DENIED, uid=UID + 1) == "", "nor is anybody unnamed"
+
+
+def test_n1_a_storm_of_denied_connects_never_waits(world: NetWorld) -> None:
+    """The kernel limits ICMP errors; beyond that a TCP reset answers."""
+    enforced(world)
+    tries = world.connect_tries("tcp", PEER, DENIED, tries=3000)
+    assert {said for said, _ in tries} == {"EHOSTUNREACH", "ECONNREFUSED"}
+    assert statistics.quantiles([ms for _, ms in tries], n=100)[97] < DENY_MS
+
+
+@pytest.fixture
+def group() -> Iterator[tuple[str, Path]]:
+    """A control group for a unit, below a slice of its own; (path for the policy, folder)."""
+    root = Path("/sys/fs/cgroup/unified")
+    root = root if (root / "cgroup.controllers").exists() else Path("/sys/fs/cgroup")
+    slice_ = root / f"ewtest{os.getpid()}.slice"
+    made = slice_ / "app.service"
+    made.mkdir(parents=True)
+    try:
+        yield f"/{slice_.name}/app.service", made
+    finally:
+        for folder in (made, slice_):
+            if folder.exists():
+                folder.rmdir()
+
+
+def connect_in(world: NetWorld, folder: Path, port: int) -> str:
+    """As root, but inside a control group."""
+    join = f'echo $$ > {folder}/cgroup.procs && exec "$@"'
+    tool = world.tool(world.gateway, "connect", "tcp", PEER, port, 1)
+    done = subprocess.run(
+        ["sh", "-c", join, "sh", *tool], check=True, capture_output=True, text=True
+    )
+    return str(json.loads(done.stdout)[0][0])
+
+
+@pytest.mark.needs("root", "nft", "net-namespaces", "cgroup2")
+def test_n1_a_unit_is_managed_whoever_it_runs_as_and_again_after_a_restart(
+    world: NetWorld, group: tuple[str, Path]
+) -> None:
+    unit, folder = group
+    enforced(world, ONE_PEER.replace(f"uid = {UID}", f'unit = "{unit}"'))
+    assert connect_in(world, folder, ALLOWED) == ""
+    assert connect_in(world, folder, DENIED) == "EHOSTUNREACH"
+    for _ in range(5):  # systemd makes the group anew at every start of the unit
+        folder.rmdir()
+        folder.mkdir()
+        assert connect_in(world, folder, DENIED) == "EHOSTUNREACH"
+    assert world.connect_says("tcp", PEER, DENIED, uid=UID) == ""
+
+
+def test_n1_the_first_rule_that_holds_decides_and_is_named(world: NetWorld) -> None:
+    text = f"""
+[[egress]]
+name = "not-this-one"
+action = "deny"
+uid = {UID}
+address = "{PEER}"
+protocol = "tcp"
+port = {DENIED}
+
+[[egress]]
+name = "the-plant"
+uid = {UID}
+address = "10.77.0.0/24"
+"""
+    world.write(text)
+    world.start_gate()
+    link = world.connect("gate-facts.sock")
+    assert world.mode("enforce").ok
+    assert world.connect_says("tcp", PEER, ALLOWED) == ""
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+    assert world.connect_says("tcp", PEER6, DENIED) != ""
+    facts = verdicts(world, link, 2)
+    assert [(v.rule, v.decision, v.direction, v.uid, v.port) for v in facts] == [
+        ("not-this-one", "deny", "egress", UID, DENIED),
+        (f"unlisted:uid-{UID}", "deny", "egress", UID, DENIED),
+    ]
+    assert facts[0].address == socket.inet_aton(PEER)
+    assert not any(v.by_name for v in facts)
+
+
+def verdicts(world: NetWorld, link: socket.socket, count: int) -> list[NetworkVerdict]:
+    from edgewarden.wire.local import FACTS, parse
+
+    found: list[NetworkVerdict] = []
+    link.settimeout(10)
+    while len(found) < count:
+        message = parse(link.recv(4096), *FACTS)
+        if isinstance(message, NetworkVerdict):
+            found.append(message)
+    return found
+
+
+def test_what_comes_from_outside_needs_a_rule_but_ssh_does_not(world: NetWorld) -> None:
+    text = f"""
+[[ingress]]
+name = "plant"
+address = "{OTHER}"
+protocol = "tcp"
+port = {ALLOWED}
+"""
+    with serving(world, GATEWAY, (ALLOWED, DENIED, 22)):
+        enforced(world, text)
+        assert world.connect_says("tcp", GATEWAY, 22, uid=0, where=world.peer) == ""
+        assert world.connect_says("tcp", GATEWAY, DENIED, uid=0, where=world.peer) == "TIMEOUT"
+        # from PEER, which the rule does not name
+        assert world.connect_says("tcp", GATEWAY, ALLOWED, uid=0, where=world.peer) == "TIMEOUT"
+        from_other(world, "")
+        assert world.connect_says("tcp", PEER, DENIED, uid=0) == "", "outward is nobody's business"
+
+
+def from_other(world: NetWorld, wanted: str) -> None:
+    """Connect from OTHER: for a moment the only address of its network."""
+    subprocess.run(
+        ["ip", "-n", world.peer, "route", "replace", "10.77.0.0/24", "dev", "gw0", "src", OTHER],
+        check=True,
+    )
+    assert world.connect_says("tcp", GATEWAY, ALLOWED, uid=0, where=world.peer) == wanted
+
+
+class serving:
+    """Accept on the gateway's side while the block runs."""
+
+    def __init__(self, world: NetWorld, address: str, ports: tuple[int, ...]) -> None:
+        command = world.tool(world.gateway, "serve", address, "--", *ports)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=10)
+
+
+# --- modes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "decision"), [("learn", "learned"), ("observe", "would_deny")])
+def test_learn_and_observe_let_through_and_tell(world: NetWorld, mode: str, decision: str) -> None:
+    world.write(ONE_PEER)
+    world.start_gate()
+    link = world.connect("gate-facts.sock")
+    assert world.mode(mode).ok
+    assert world.connect_says("tcp", PEER, DENIED) == ""
+    (told,) = verdicts(world, link, 1)
+    assert (told.decision, told.rule, told.mode) == (decision, f"unlisted:uid-{UID}", mode)
+    assert not world.network_stats().armed
+
+
+def test_a_gate_without_network_rules_makes_no_table(world: NetWorld) -> None:
+    world.write("")
+    (world.state / "policy" / "network.table").unlink()
+    world.start_gate()
+    assert world.mode("enforce").ok
+    assert not world.network_stats().armed
+    assert "edgewarden" not in world.nft("list", "tables")
+    maps = Path(f"/proc/{world.gate_pid}/maps").read_text()
+    assert "libnftables" not in maps, "a library for nothing"
+
+
+def test_rules_that_go_away_take_the_table_with_them(world: NetWorld) -> None:
+    enforced(world)
+    world.write("")
+    assert world.reload().ok
+    assert "edgewarden" not in world.nft("list", "tables")
+    assert world.connect_says("tcp", PEER, DENIED) == ""
+
+
+def test_a_stop_takes_the_table_away_unless_it_enforces(world: NetWorld) -> None:
+    enforced(world)
+    os.kill(world.gate_pid, 15)
+    wait_until(world.gate_is_gone)
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+    world.start_gate()
+    assert world.network_stats().armed, "a person's word is kept over a restart"
+    assert world.mode("observe").ok
+    os.kill(world.gate_pid, 15)
+    wait_until(world.gate_is_gone)
+    assert "edgewarden" not in world.nft("list", "tables")
+
+
+# --- N2 ------------------------------------------------------------------------------------------
+
+
+def test_n2_rules_remain_when_gate_is_killed(world: NetWorld) -> None:
+    enforced(world)
+    world.kill_gate()
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+    assert world.connect_says("tcp", PEER, ALLOWED) == ""
+    world.start_gate()
+    assert world.network_stats().armed
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+
+
+def test_n2_an_unconfirmed_commit_is_lifted_also_when_gate_is_dead(world: NetWorld) -> None:
+    world.write(ONE_PEER)
+    world.start_gate()
+    assert world.mode("enforce", confirm_s=4).ok
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+    world.kill_gate()
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 8)
+
+
+def test_n2_an_unconfirmed_commit_goes_back_by_itself(world: NetWorld) -> None:
+    world.write(ONE_PEER)
+    world.start_gate()
+    assert world.mode("enforce", confirm_s=2).ok
+    assert world.network_stats().trial_s > 0
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+    wait_until(lambda: world.network_stats().mode == "learn", 8)
+    assert world.connect_says("tcp", PEER, DENIED) == ""
+
+
+def test_n2_a_confirmed_commit_stays(world: NetWorld) -> None:
+    world.write(ONE_PEER)
+    world.start_gate()
+    assert world.mode("enforce", confirm_s=3).ok
+    assert world.confirm_network().ok
+    assert "trial" not in world.nft("list", "sets")
+    assert world.network_stats().trial_s == 0
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+
+
+# --- N3 ------------------------------------------------------------------------------------------
+
+WITNESS = f"""
+table inet witness {{
+  counter escaped {{ }}
+  counter tried {{ }}
+  chain before {{ type filter hook output priority -100; policy accept;
+    meta skuid {UID} ip daddr {OTHER} counter name tried; }}
+  chain after {{ type filter hook output priority 100; policy accept;
+    meta skuid {UID} ip daddr {OTHER} counter name escaped; }}
+}}
+"""
+
+
+def many_peers(count: int, base: int) -> str:
+    peers = ", ".join(f'"10.{base}.{i >> 8}.{i & 255}"' for i in range(count - 1))
+    return f"""
+[[egress]]
+name = "many"
+uid = {UID}
+address = ["{PEER}", {peers}]
+protocol = "udp"
+port = 9
+"""
+
+
+def counted(world: NetWorld, name: str) -> int:
+    text = world.nft("list", "counter", "inet", "witness", name)
+    found = re.search(r"packets (\d+)", text)
+    assert found is not None
+    return int(found[1])
+
+
+def test_n3_five_thousand_elements_are_replaced_without_a_window(world: NetWorld) -> None:
+    enforced(world, many_peers(5000, 1))
+    subprocess.run(
+        world.inside(world.gateway, "nft", "-f", "-"), input=WITNESS, text=True, check=True
+    )
+    command = world.tool(world.gateway, "spray", OTHER, PEER, 9, 8.0, uid=UID)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sprayer:
+        wait_until(lambda: counted(world, "tried") > 100)
+        replaced = 0
+        while sprayer.poll() is None and replaced < 40:
+            world.write(many_peers(5000, 2 + replaced % 100))
+            assert world.reload().ok
+            replaced += 1
+        said, _ = sprayer.communicate(timeout=30)
+    counts = json.loads(said)
+    assert replaced >= 10
+    assert counted(world, "tried") > 1000
+    assert counted(world, "escaped") == 0, "no moment without rules"
+    assert set(counts[PEER]) == {"sent"}, "and none in which an allowed peer is refused"
+    listed = world.nft("list", "set", "inet", "edgewarden", "e0")
+    assert listed.count(" . udp . 9") == 5000
+
+
+# --- N4 ------------------------------------------------------------------------------------------
+
+FOREIGN = """
+table inet firewall {
+  set blocked { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 }; }
+  chain input { type filter hook input priority 0; policy accept; ip saddr @blocked drop; }
+}
+table ip nat {
+  chain post { type nat hook postrouting priority 100; masquerade random; }
+}
+table ip6 edgewarden {
+  chain input { type filter hook input priority 0; policy accept; }
+}
+"""
+
+
+def foreign(world: NetWorld) -> list[object]:
+    """The whole ruleset without our table."""
+    listed = json.loads(world.nft("-j", "list", "ruleset"))["nftables"]
+    return [
+        entry
+        for entry in listed
+        if not any(
+            isinstance(v, dict)
+            and v.get("family") == "inet"
+            and "edgewarden" in (v.get("table"), v.get("name"))
+            for v in entry.values()
+        )
+    ]
+
+
+def test_n4_foreign_tables_are_untouched(world: NetWorld) -> None:
+    subprocess.run(
+        world.inside(world.gateway, "nft", "-f", "-"), input=FOREIGN, text=True, check=True
+    )
+    before = foreign(world)
+    assert len(before) > 5
+    enforced(world)
+    assert foreign(world) == before
+    world.write(many_peers(100, 3), Network(limits="on"))
+    assert world.reload().ok
+    for mode in ("observe", "learn", "enforce"):
+        assert world.mode(mode).ok
+        assert foreign(world) == before
+    world.kill_gate()
+    world.start_gate()
+    assert world.mode("learn").ok
+    os.kill(world.gate_pid, 15)
+    wait_until(world.gate_is_gone)
+    assert foreign(world) == before
+    assert "inet edgewarden" not in world.nft("list", "tables")
+
+
+def test_our_table_removed_by_somebody_is_made_again_and_told(world: NetWorld) -> None:
+    enforced(world)
+    link = world.connect("gate-facts.sock")
+    world.nft("flush", "ruleset")
+    assert world.connect_says("tcp", PEER, DENIED) == ""
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", 15)
+    world.wait_for_alarm(link, "EW-NET-036")
+
+
+# --- N5 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(lambda body: body + "chain broken { goto nowhere }\n", id="no-such-chain"),
+        pytest.param(lambda body: body + "chain broken { frobnicate }\n", id="no-such-word"),
+        pytest.param(lambda body: body.replace("meta skuid", "ip saddr @n"), id="set"),
+        pytest.param(lambda body: body + "chain broken { ct count over 1 reject } }\n"
+                     "table inet other { chain x { jump y }\n", id="second-table"),
+    ],
+)  # fmt: skip
+def test_n5_a_broken_transaction_changes_nothing(
+    world: NetWorld, broken: Callable[[str], str]
+) -> None:
+    enforced(world)
+    before = world.nft("-s", "list", "ruleset")
+    path = world.state / "policy" / "network.table"
+    good = NetworkTable.load(path.read_bytes())
+    values = [getattr(good, name) for name in NetworkTable.fields]  # type: ignore[attr-defined]
+    bad = NetworkTable(good.generation + 1, *values[1:-1], broken(good.body))
+    path.write_bytes(bad.dump())
+    answer = world.reload()
+    assert not answer.ok
+    assert world.nft("-s", "list", "ruleset") == before
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+    assert world.mode("enforce").ok, "the last table is still the one in use"
+    assert world.nft("-s", "list", "ruleset") == before
+
+
+@pytest.mark.parametrize(
+    "data", [b"", seal(MAGIC, b"generation 1\nbody\n"), b"EWNETTB1" + b"x" * 60]
+)
+def test_n5_a_damaged_table_changes_nothing(world: NetWorld, data: bytes) -> None:
+    enforced(world)
+    (world.state / "policy" / "network.table").write_bytes(data)
+    assert not world.reload().ok
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+    world.kill_gate()
+    world.start_gate()
+    stats = world.network_stats()
+    assert stats.why_not
+    assert not stats.armed
+    assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", "the kernel's stays"
+    refused = world.mode("enforce")
+    assert (refused.ok, refused.name) == (False, "not_possible")
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+BY_NAME = f"""
+[[egress]]
+name = "cloud"
+uid = {UID}
+host = ["api.example.org", "time.example.org"]
+protocol = "tcp"
+port = {ALLOWED}
+"""
+
+
+def answer(world: NetWorld, host: int = 0, *addresses: str, keep_s: int = 300) -> NameAnswer:
+    version = 6 if addresses and ":" in addresses[0] else 4
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    raw = tuple(socket.inet_pton(family, address) for address in addresses)
+    return NameAnswer(host, world.generation, version, keep_s, raw)
+
+
+def test_names_are_let_through_as_answered_and_labelled(world: NetWorld) -> None:
+    enforced(world, BY_NAME)
+    link = world.connect("gate-names.sock")
+    assert world.connect_says("tcp", PEER, ALLOWED) == "EHOSTUNREACH"
+    link.send(encode(answer(world, 0, PEER)))
+    wait_until(lambda: world.connect_says("tcp", PEER, ALLOWED) == "")
+    link.send(encode(answer(world, 1, PEER6)))
+    wait_until(lambda: world.connect_says("tcp", PEER6, ALLOWED) == "")
+    assert world.connect_says("tcp", OTHER, ALLOWED) == "EHOSTUNREACH"
+    world.write(ONE_PEER.replace(PEER, "10.9.9.9").replace(PEER6, "fd99::1") + BY_NAME)
+    assert world.reload().ok
+    assert world.connect_says("tcp", PEER, ALLOWED) == "", "answers outlive a new policy"
+
+
+def test_answers_about_anything_else_are_refused(world: NetWorld) -> None:
+    enforced(world, BY_NAME)
+    facts = world.connect("gate-facts.sock")
+    link = world.connect("gate-names.sock")
+    for bad in (
+        NameAnswer(2, world.generation, 4, 300, (socket.inet_aton(PEER),)),
+        NameAnswer(0, world.generation + 1, 4, 300, (socket.inet_aton(PEER),)),
+        answer(world, 0, "127.0.0.1"),
+        answer(world, 0, "224.0.0.1"),
+        answer(world, 0, "::1"),
+    ):
+        link.send(encode(bad))
+    world.wait_for_alarm(facts, "EW-NET-037")
+    link.send(encode(Request("mode", "observe", 0, "network")))  # not its business
+    assert link.recv(100) == b"", "a client that says something else is closed"
+    assert "elements" not in world.nft("list", "set", "inet", "edgewarden", "h0v4")
+    assert world.connect_says("tcp", PEER, ALLOWED) == "EHOSTUNREACH"
+    assert world.network_stats().mode == "enforce"
+
+
+def test_a_captured_link_cannot_fill_a_name_without_end(world: NetWorld) -> None:
+    enforced(world, BY_NAME)
+    link = world.connect("gate-names.sock")
+    for i in range(20):
+        link.send(encode(answer(world, 0, *(f"10.{i}.0.{n}" for n in range(1, 17)))))
+    last = "10.19.0.16"
+    wait_until(lambda: last in world.nft("list", "set", "inet", "edgewarden", "h0v4"))
+    listed = world.nft("list", "set", "inet", "edgewarden", "h0v4")
+    assert listed.count("expires") == 16
+
+
+# --- gate's own bounds ---------------------------------------------------------------------------
+
+
+@pytest.mark.needs("root", "nft", "net-namespaces", "strace")
+def test_gate_opens_nothing_for_the_network_once_it_runs(world: NetWorld) -> None:
+    """Marks on the root filesystem would make such an open wait for gate itself."""
+    unit = f"/ewtest{os.getpid()}.slice/app.service"
+    world.write(
+        ONE_PEER + ONE_PEER.replace(f"uid = {UID}", f'unit = "{unit}"').replace("plant", "u")
+    )
+    world.start_gate()
+    trace = world.state / "trace"
+    with subprocess.Popen(
+        ["strace", "-f", "-e", "trace=open,openat,openat2,execve,execveat", "-o", str(trace), "-p",
+         str(world.gate_pid)], stderr=subprocess.PIPE, text=True,
+    ) as tracer:  # fmt: skip
+        assert tracer.stderr is not None
+        assert "attached" in tracer.stderr.readline()
+        assert world.mode("enforce").ok
+        world.write(many_peers(50, 4), Network(limits="on", enrolled=(PEER,)))
+        assert world.reload().ok
+        assert world.connect_says("tcp", PEER, DENIED) != ""
+        assert world.mode("observe").ok
+        tracer.terminate()
+        tracer.wait(10)
+    opened = [line for line in trace.read_text().splitlines() if "(" in line]
+    # The doors open below descriptors of /proc, /sys and the policy's folder; libraries by path.
+    by_path = [line for line in opened if re.search(r'\("/|AT_FDCWD|execve', line)]
+    assert by_path == []
+    assert any("network.table" in line for line in opened), "the trace saw something"
+
+
+def test_without_libnftables_gate_says_so_and_pretends_nothing(
+    world: NetWorld, tmp_path: Path
+) -> None:
+    mask = tmp_path / "mask.py"
+    mask.write_text(
+        "import ctypes, os, sys\n"
+        "libc = ctypes.CDLL(None)\n"
+        "assert libc.unshare(0x20000) == 0\n"
+        "assert libc.mount(b'none', b'/', None, 0x44000, None) == 0\n"
+        "import glob\n"
+        "for path in glob.glob('/usr/lib/*/libnftables.so.1*'):\n"
+        "    if not os.path.islink(path):\n"
+        "        assert libc.mount(b'/dev/null', path.encode(), None, 0x1000, None) == 0\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    world.write(ONE_PEER)
+    world.start_gate(masked=str(mask))
+    stats = world.network_stats()
+    assert "libnftables" in stats.why_not
+    refused = world.mode("enforce")
+    assert (refused.ok, refused.name) == (False, "not_possible")
+    assert not world.network_stats().armed
