@@ -122,16 +122,13 @@ class Gate:
             stopping=stopping,
             coverage=self.coverage,
             alarm=self.alarm,
-            watch=lambda fd: self._watch(fd, self._on_execs),
-            forget=self._forget,
+            watch=lambda fd: self.watch(fd, self._on_execs),
+            forget=self.forget,
             fallback=lambda: self.processes.source,
         )
         self.processes = self._processes()
         self.peripherals = self._peripherals()
-        self.network = network_area(
-            run_dir, link_uid, self.doors, self.facts.put, self.alarm, self._watch, self._forget,
-            boot_ns, time.monotonic,
-        )  # fmt: skip
+        self.network = network_area(run_dir, link_uid, self, boot_ns, time.monotonic)
         areas: dict[str, Area] = {"exec": self.arming, "peripherals": self.peripherals}
         areas["network"] = self.network
         self.modes = Modes(areas, files=self.policy, alarm=self.alarm, mono_s=time.monotonic)
@@ -143,8 +140,8 @@ class Gate:
             doors=self.doors,
             policy=self.policy,
             responder=self.responder,
-            watch=self._watch,
-            forget=self._forget,
+            watch=self.watch,
+            forget=self.forget,
             alarm=self.alarm,
             boot_minus_mono_ns=lambda: boot_ns() - time.monotonic_ns(),
             only_eyes=lambda: self.arming.source == "proc-connector",
@@ -156,8 +153,8 @@ class Gate:
             runner=background(self.doors, boot_ns),
             listen=open_uevents,
             read_table=self.doors.read_policy,
-            watch=self._watch,
-            forget=self._forget,
+            watch=self.watch,
+            forget=self.forget,
             put=self.facts.put,
             boot_ns=boot_ns,
             mono_s=time.monotonic,
@@ -182,9 +179,9 @@ class Gate:
 
     def run(self, *, with_parent: bool) -> int:
         parent = os.getppid()
-        self._watch(self.facts.listener.fileno(), self._on_facts_listener)
-        self._watch(self.control.listener.fileno(), self._on_control_listener)
-        self._watch(self.mountinfo_fd, self._on_mounts, MOUNT_EVENTS)
+        self.watch(self.facts.listener.fileno(), self._on_facts_listener)
+        self.watch(self.control.listener.fileno(), self._on_control_listener)
+        self.watch(self.mountinfo_fd, self._on_mounts, MOUNT_EVENTS)
         self._meet_guard()
         if self.guard.trips >= TRIPS_LIMIT:
             self.modes.hold_down("exec", f"gate was killed {self.guard.trips} times")
@@ -239,7 +236,7 @@ class Gate:
 
     def _on_facts_listener(self, _: int) -> None:
         if self.facts.accept():
-            self._watch(self.facts.fileno(), self._on_facts_client)
+            self.watch(self.facts.fileno(), self._on_facts_client)
             self._tell_stats()
 
     def _on_facts_client(self, events: int) -> None:
@@ -248,34 +245,34 @@ class Gate:
             self.facts.hear()
         self._flush_facts()
         if self.facts.fileno() < 0:
-            self._forget(fd)
+            self.forget(fd)
 
     def _flush_facts(self) -> None:
         fd = self.facts.fileno()
         self.facts.flush(time.monotonic())
         if fd >= 0 and self.facts.fileno() < 0:
-            self._forget(fd)
+            self.forget(fd)
         elif fd >= 0:
             wanted = POLLIN | (POLLOUT if self.facts.waiting else 0)
-            self._watch(fd, self._on_facts_client, wanted)
+            self.watch(fd, self._on_facts_client, wanted)
 
     def _on_control_listener(self, _: int) -> None:
         for client in self.control.accept():
-            self._watch(client.fileno(), self._control_handler(client))
+            self.watch(client.fileno(), self._control_handler(client))
 
     def _control_handler(self, client: socket) -> Callable[[int], None]:
         fd = client.fileno()
 
         def serve(_: int) -> None:
             if not self.control.serve(client):
-                self._forget(fd)
+                self.forget(fd)
 
         return serve
 
     def _on_guard(self, _: int) -> None:
         fd = self.guard.fileno()
         if not self.guard.hear():
-            self._forget(fd)
+            self.forget(fd)
 
     # --- time ---------------------------------------------------------------------------------
 
@@ -308,9 +305,9 @@ class Gate:
         fd = self.guard.fileno()
         if fd >= 0:
             if not self.guard.beat():
-                self._forget(fd)
+                self.forget(fd)
         elif self.guard.connect():
-            self._watch(self.guard.fileno(), self._on_guard)
+            self.watch(self.guard.fileno(), self._on_guard)
 
     def _meet_guard(self) -> None:
         """Connect and hear how often it had to kill; a guard that is not there yet comes later."""
@@ -356,11 +353,11 @@ class Gate:
             return False
         return self.mounts.of(fd).device in armed.superblocks
 
-    def _watch(self, fd: int, handler: Callable[[int], None], events: int = POLLIN) -> None:
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = POLLIN) -> None:
         self._poll.register(fd, events)
         self._handlers[fd] = handler
 
-    def _forget(self, fd: int) -> None:
+    def forget(self, fd: int) -> None:
         if self._handlers.pop(fd, None) is not None:
             self._poll.unregister(fd)
 

@@ -11,30 +11,44 @@ from edgewarden.network.names import Names
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from edgewarden.gate.doors import Doors
-    from edgewarden.wire.local import NetworkVerdict
+    from edgewarden.gate.facts import FactsOut
+
+    class Loop(Protocol):
+        """What the area needs of the process it is part of (daemon/gate.py)."""
+
+        doors: Doors
+        facts: FactsOut
+
+        def alarm(self, code: str, severity: int, text: str) -> None: ...
+
+        def watch(self, fd: int, handler: Callable[[int], None]) -> None: ...
+
+        def forget(self, fd: int) -> None: ...
 
 
 def network_area(
     run_dir: str,
     link_uid: int,
-    doors: Doors,
-    put: Callable[[NetworkVerdict], None],
-    alarm: Callable[[str, int, str], None],
-    watch: Callable[[int, Callable[[int], None]], None],
-    forget: Callable[[int], None],
+    gate: Loop,
     boot_ns: Callable[[], int],
     mono_s: Callable[[], float],
 ) -> Network:
-    """The area; arguments as in network/area.py.
+    """The area of a gate.
 
     Raises:
         OperatorFault: as gate/sockets.py.
     """
     listener = listen(os.path.join(run_dir, "gate-names.sock"), owner_uid=link_uid)
-    names = Names(listener, {0, link_uid}, mono_s)
     return Network(
-        doors=doors, names=names, put=put, alarm=alarm, watch=watch, forget=forget,
-        boot_ns=boot_ns, mono_s=mono_s,
-    )  # fmt: skip
+        doors=gate.doors,
+        names=Names(listener, {0, link_uid}, mono_s),
+        put=gate.facts.put,
+        alarm=gate.alarm,
+        watch=gate.watch,
+        forget=gate.forget,
+        boot_ns=boot_ns,
+        mono_s=mono_s,
+    )
