@@ -57,7 +57,7 @@ def test_the_commands_of_this_release() -> None:
         "confine", "confine show", "confine apply", "confine confirm", "confine verify",
         "confine revert",
         "policy enforce", "policy confirm", "policy compile", "policy diff", "policy would-block",
-        "policy rebaseline",
+        "policy rebaseline", "policy put-back",
         "config", "config show", "config check", "config reference", "spool", "spool stat",
         "spool verify",
     }  # fmt: skip

@@ -83,3 +83,18 @@ def test_enforcing_says_what_is_refused_now(
         assert main(line) == 0
     assert (seen[0].area, seen[0].confirm_s) == ("peripherals", 600)
     assert "refused now: 1-1.4 (Keyboard)" in capsys.readouterr().out
+
+
+def test_put_back_leaves_a_running_gate_alone(
+    tmp_path: Path, settings: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_gate(tmp_path / "run", answer):
+        assert main(["policy", "put-back", "--settings", settings]) != 0
+    assert "policy observe peripherals" in capsys.readouterr().err
+
+
+def test_put_back_without_anything_to_undo(
+    settings: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["policy", "put-back", "--settings", settings]) == 0
+    assert "as it was" in capsys.readouterr().out

@@ -72,6 +72,7 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     _area(confirm)
     confirm.set_defaults(run=_confirm)
     policy_system.configure(verbs)
+    policy_areas.configure(verbs)
     one_shot = verbs.add_parser("compile", help="compile settings and policy for gate")
     one_shot.add_argument(
         "--accept-older",

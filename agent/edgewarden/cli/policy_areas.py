@@ -1,4 +1,4 @@
-"""`edgewarden policy learn peripherals`, and what `show` says of areas other than programs.
+"""`edgewarden policy learn peripherals`, `put-back`, and what `show` says of areas beside programs.
 
 `learn peripherals` prints rules for what is plugged in now, the strictest that allow exactly it, to
 be read and put into the policy file; it writes nothing. Then gate watches (mode learn).
@@ -9,8 +9,13 @@ from __future__ import annotations
 import argparse
 
 from edgewarden.cli.console import Console, Exit, clip
-from edgewarden.cli.services import learned_peripherals, lenient_settings
-from edgewarden.errors import EdgewardenError
+from edgewarden.cli.services import (
+    learned_peripherals,
+    lenient_settings,
+    put_peripherals_back,
+    settings_option,
+)
+from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
 from edgewarden.probe.control import ask_area, ask_gate
 from edgewarden.settings.policy import Policy
 from edgewarden.wire.local import Answer, AreaStats, Request
@@ -29,6 +34,37 @@ def learn_peripherals(args: argparse.Namespace, console: Console) -> int:
             console.note(f"edgewarden: gate refused mode learn: {answer.text}")
     except EdgewardenError as fault:
         console.note(f"edgewarden: gate was not asked for mode learn: {fault.text}")
+    return Exit.OK
+
+
+def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The verb of this file; `learn` is policy.py's."""
+    back = verbs.add_parser(
+        "put-back", help="undo what a gate that ended has left in USB (an uninstall does this)"
+    )
+    settings_option(back)
+    back.set_defaults(run=_put_back)
+
+
+def _put_back(args: argparse.Namespace, console: Console) -> int:
+    paths = lenient_settings(args, console).settings.paths
+    if peripherals(paths.run) is not None:
+        raise OperatorFault(
+            "gate is running, and puts back by itself",
+            code="EW-AGT-007",
+            next_step="run `edgewarden policy observe peripherals`",
+        )
+    try:
+        failed = put_peripherals_back(paths.state)
+    except OSError as fault:
+        failed = [f"{fault.filename}: {fault.strerror}"]
+    if failed:
+        raise HardwareFault(
+            f"USB is not as it was: {'; '.join(failed)}",
+            code="EW-USB-002",
+            next_step="run it again as root; a reboot puts back everything",
+        )
+    console.line("USB is as it was before gate enforced")
     return Exit.OK
 
 

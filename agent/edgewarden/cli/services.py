@@ -154,6 +154,13 @@ def learned_peripherals() -> str:
     return this_machine()
 
 
+def put_peripherals_back(state_dir: str) -> list[str]:
+    """Undo what a gate that ended has left in USB; returns what could not be."""
+    from edgewarden.plugs.restore import put_back
+
+    return put_back(state_dir)
+
+
 def would_block(settings_path: str) -> Blocked:
     """What runs or would be started and is not allowed (daemon/baseline.py)."""
     from edgewarden.daemon.baseline import would_block
