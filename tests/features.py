@@ -194,6 +194,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "debian-tree": _debian_tree,
     "unshare-net": _unshare_net,
     "mdwe": _mdwe,
+    "memfd-noexec": Path("/proc/sys/vm/memfd_noexec").exists,
     "pycose": (Path(__file__).parents[1] / ".venv-peers/bin/python").exists,
     "no-gpio": lambda: not any(Path("/dev").glob("gpiochip*")),
     "mosquitto": _program("mosquitto"),

@@ -186,6 +186,10 @@ def _enforcement(parts: dict[str, Any] | None) -> list[str]:
     if usb is not None:
         counts = f"{usb['allowed']} allowed, {usb['denied']} denied"
         rows.append(f"peripherals  {usb['mode']}: {counts}, {usb['would_deny']} would be")
+    held = parts.get("confinement")
+    if held is not None and held["services"]:
+        counts = f"{len(held['services'])} managed service(s) confined by path"
+        rows.append(f"confinement  {counts}, {len(held['gaps'])} open")
     return rows
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Protocol
 
 from edgewarden import __version__
+from edgewarden.confine.record import MAX_BYTES, PROVED_NAME, Proved
 from edgewarden.daemon.attester import Attester
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.gate_facts import GateFacts
-from edgewarden.errors import TrustFault
+from edgewarden.errors import TrustFault, WireRefusal
 from edgewarden.judge.doctor import judge_clock, judge_identity
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
@@ -91,6 +92,7 @@ def status(
         "enforcement": {
             "exec": _control(parts, picture),
             "peripherals": _area(parts, "peripherals"),
+            "confinement": confined(running.settings.paths.run, parts.clock.boot_id()),
         },
         "sensors": {s.name: _sensor(s) for s in (x.snapshot() for x in parts.sensors)},
         "config": {
@@ -147,6 +149,18 @@ def _control(parts: Parts, picture: Picture) -> dict[str, object]:
         "would_deny": 0 if stats is None else stats.would_deny,
         "unreported": 0 if stats is None else stats.unreported,
     }
+
+
+def confined(run_dir: str, boot_id: bytes) -> dict[str, object]:
+    """What `edgewarden confine verify` last proved on this boot; nothing without its word."""
+    try:
+        with Path(run_dir, PROVED_NAME).open("rb") as file:
+            proved = Proved.load(file.read(MAX_BYTES + 1))
+    except (OSError, WireRefusal):
+        return {"services": [], "gaps": []}
+    if proved.boot_id.replace("-", "") != boot_id.hex():
+        return {"services": [], "gaps": []}
+    return {"services": list(proved.units), "gaps": list(proved.gaps)}
 
 
 def _area(parts: Parts, name: str) -> dict[str, object]:
