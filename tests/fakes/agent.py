@@ -32,6 +32,7 @@ STATS = local.GateStats(
     allowed=120,
     denied=0,
     would_deny=3,
+    killed=0,
     learned=0,
     undecidable=0,
     unreported=0,

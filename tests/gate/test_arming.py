@@ -30,7 +30,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.alarms: list[tuple[str, str]] = []
-        self.config = SimpleNamespace(filesystems=("/",), observe_h=24)
+        self.config = SimpleNamespace(kill_after_start=False, filesystems=("/",), observe_h=24)
         self.table = SimpleNamespace(critical=CRITICAL, count=0, generation=1)
         self.tier = SimpleNamespace(tier="T3", reason="")
         self.proved = "T3"

@@ -54,7 +54,7 @@ def line(tmp_path: Path) -> Iterator[Line]:
 
 
 def stats(allowed: int) -> GateStats:
-    return GateStats("learn", "T0", "none", *[False] * 3, *[0] * 4, allowed, *[0] * 12)
+    return GateStats("learn", "T0", "none", *[False] * 3, *[0] * 4, allowed, *[0] * 13)
 
 
 def test_process_totals_stay_exact_while_nobody_listens(line: Line) -> None:

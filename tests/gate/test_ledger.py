@@ -83,7 +83,7 @@ def test_another_user_content_or_decision_is_another_alarm() -> None:
 def test_what_is_no_alarm_is_not_kept(decision: str) -> None:
     ledger = Ledger()
     assert not ledger.take(verdict(1, decision=decision))
-    assert not ledger.take(GateStats(*["learn", "T0", "none"], *[False] * 3, *[0] * 17))
+    assert not ledger.take(GateStats(*["learn", "T0", "none"], *[False] * 3, *[0] * 18))
     assert ledger.due_mono(1.0) is None
 
 

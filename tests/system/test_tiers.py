@@ -19,9 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.exec.after_start import end
+from edgewarden.kernel.fanotify import UNTOLD, ExecEvent
 from edgewarden.wire.gate_files import StopConfig, compile_gate_config
 from edgewarden.wire.local import Alarm, ExecVerdict
-from tests.system.exec_world import AGENT, MASKER, NOBODY, PYTHON, World, private_tmpfs
+from tests.system.exec_world import AGENT, MASKER, NOBODY, PYTHON, World, private_tmpfs, world
 from tests.system.test_exec_canary import canary
 from tests.waiting import wait_until
 
@@ -359,3 +361,84 @@ def test_t2_leaving_enforce_and_ending_let_everybody_go(stopped: Stopped) -> Non
     stopped.ask("quit")
     wait_until(stopped.gate_is_gone)
     assert stopped.outcome([evil]) == "ran"
+
+
+# --- T0: detect and respond -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def small() -> Iterator[World]:
+    with private_tmpfs() as where, world(where) as made:
+        yield made
+
+
+@pytest.mark.needs("root", "fanotify-permission", "proc-connector")
+@pytest.mark.parametrize(
+    ("masked", "source"),
+    [("no-permission", "fanotify-notify"), ("no-fanotify", "proc-connector")],
+)
+def test_t0_what_is_not_allowed_is_killed_after_its_start_and_called_that(
+    small: World, masked: str, source: str
+) -> None:
+    good = small.program("good", allow=True, image="/bin/sleep")
+    evil = small.program("evil", allow=False, image="/bin/sleep")
+    small.kill_after_start = True
+    small.tier("T0", "EINVAL")
+    small.policy("observe")
+    small.start_gate(masked=masked)
+    link = small.connect("gate-facts.sock")
+    with subprocess.Popen([evil, "60"]) as child:
+        wait_until(lambda: small.status().would_deny == 1)
+        assert child.poll() is None  # observe kills nobody
+        child.kill()
+    answer = small.set_mode("enforce")
+    assert answer.ok
+    assert "not prevented" in answer.text
+    with subprocess.Popen([evil, "60"]) as child:
+        assert child.wait(10) == -signal.SIGKILL
+    with subprocess.Popen([good, "60"]) as child:
+        wait_until(lambda: small.status().allowed >= 1)
+        assert child.poll() is None
+        child.kill()
+    status = small.status()
+    assert (status.tier, status.armed, status.source) == ("T0", False, source)
+    assert (status.killed, status.denied) == (1, 0)
+    facts = small.facts(link)
+    (killed,) = [f for f in facts if isinstance(f, ExecVerdict) and f.decision == "killed"]
+    assert (killed.tier, killed.path_text()) == ("T0", str(evil))
+    assert "EW-EXEC-064" in [f.code for f in facts if isinstance(f, Alarm)]
+    assert small.set_mode("observe").ok
+    with subprocess.Popen([evil, "60"]) as child:
+        wait_until(lambda: small.status().would_deny == 2)
+        assert child.poll() is None
+        child.kill()
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("tier", ["T2", "T3"])
+def test_t0_is_never_what_enforce_means_where_more_was_proved(small: World, tier: str) -> None:
+    """Killing afterwards is no stand-in for a denial that was proved and cannot be armed now."""
+    small.kill_after_start = True
+    small.tier(tier)
+    small.policy("observe")
+    small.start_gate(masked="no-permission")
+    answer = small.set_mode("enforce")
+    assert (answer.ok, answer.name) == (False, "not_possible")  # no guard
+
+
+@pytest.mark.needs("root")
+def test_t0_a_process_that_runs_another_program_by_now_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"x")
+    with subprocess.Popen(["sleep", "60"]) as child:
+        program = os.stat(f"/proc/{child.pid}/exe")
+        runs = {child.pid: (program.st_dev, program.st_ino)}
+        fd = os.open(other, os.O_RDONLY)
+        assert not end(ExecEvent(0, fd, child.pid, UNTOLD), runs.get)
+        assert child.poll() is None
+        os.close(fd)
+        fd = os.open(f"/proc/{child.pid}/exe", os.O_RDONLY)
+        assert end(ExecEvent(0, fd, child.pid, UNTOLD), runs.get)
+        assert child.wait(10) == -signal.SIGKILL
+        assert not end(ExecEvent(0, fd, child.pid, UNTOLD), runs.get)
+        os.close(fd)

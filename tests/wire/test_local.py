@@ -67,7 +67,7 @@ STATS = st.builds(
     *[st.booleans()] * 3,
     *[U16] * 2,
     U32,
-    *[U64] * 14,
+    *[U64] * 15,
 )
 ALARMS = st.builds(Alarm, st.just("EW-EXEC-008"), st.integers(1, 5), short(240), U64)
 BYTE = st.integers(0, 255)

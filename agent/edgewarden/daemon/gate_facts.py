@@ -37,9 +37,15 @@ BATCH = 64
 _LAUNCH, _CREATE = 1, 1
 _CONNECT, _DISCONNECT, _DISABLE = 1, 2, 4
 """OCSF 1.8 peripheral_activity."""
-_ACTIONS = {"allow": "allowed", "deny": "denied", "would_deny": "would_deny", "learned": "learned"}
+_ACTIONS = {
+    "allow": "allowed",
+    "deny": "denied",
+    "would_deny": "would_deny",
+    "learned": "learned",
+    "killed": "killed after start",
+}
 _PERIPHERAL_ACTIONS = {**_ACTIONS, "gone": "gone"}
-_SEVERITIES = {"deny": Severity.HIGH, "would_deny": Severity.MEDIUM}
+_SEVERITIES = {"deny": Severity.HIGH, "killed": Severity.HIGH, "would_deny": Severity.MEDIUM}
 
 
 class GateFacts:
@@ -169,7 +175,9 @@ def verdict_event(m: local.ExecVerdict) -> Event:
         "process": process,
     }
     severity = _SEVERITIES.get(m.decision, Severity.INFORMATIONAL)
-    code = {"deny": "EW-EXEC-002", "would_deny": "EW-EXEC-003"}.get(m.decision, "")
+    code = {"deny": "EW-EXEC-002", "would_deny": "EW-EXEC-003", "killed": "EW-EXEC-064"}.get(
+        m.decision, ""
+    )
     return Event(OCSF.PROCESS_ACTIVITY, _LAUNCH, severity, m.boot_ns, detail, code)
 
 

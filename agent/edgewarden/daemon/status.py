@@ -128,6 +128,7 @@ def _picture(
         mode=running.settings.exec.mode if stats is None else stats.mode,
         armed=stats is not None and stats.armed,
         tier="T0" if stats is None else stats.tier,
+        responds=running.settings.exec.kill_after_start,
         watches=bool(running.settings.exec.filesystems),
         sensors={s.name: (str(s.state), s.reason) for s in sensors},
         settings_faults=faults,
@@ -147,6 +148,7 @@ def _control(parts: Parts, picture: Picture) -> dict[str, object]:
         "allowed": 0 if stats is None else stats.allowed,
         "denied": 0 if stats is None else stats.denied,
         "would_deny": 0 if stats is None else stats.would_deny,
+        "killed_after_start": 0 if stats is None else stats.killed,
         "unreported": 0 if stats is None else stats.unreported,
     }
 

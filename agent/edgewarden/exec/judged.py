@@ -18,7 +18,7 @@ class Counters:
     """What the responder has done since its start."""
 
     __slots__ = (
-        "allowed", "cached", "denied", "hashed", "learned", "unanswered", "undecidable",
+        "allowed", "cached", "denied", "hashed", "killed", "learned", "unanswered", "undecidable",
         "unreported", "would_deny",
     )  # fmt: skip
 
@@ -26,6 +26,8 @@ class Counters:
         self.allowed = 0
         self.denied = 0
         self.would_deny = 0
+        self.killed = 0
+        """After their start."""
         self.learned = 0
         self.undecidable = 0
         self.hashed = 0

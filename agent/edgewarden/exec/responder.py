@@ -20,7 +20,8 @@ What this decides, for each event, in order:
    each. So is what still waits when the marks are taken away: closing them has allowed it.
 
 The mode then makes it a decision: learn ``learned``; observe ``allow`` or ``would_deny``; enforce
-``allow`` or ``deny``.
+``allow`` or ``deny``. Who does not wait cannot be denied: ``would_deny``, or, where ``kills`` says
+so, ``killed`` after the start (after_start.py).
 
 Answers come first: what was answered is reported REPORT_AFTER_S later. Neither /proc nor a slow
 link can delay an exec then, and gate, which goes before others, is not in the way of the process
@@ -44,6 +45,7 @@ import os
 from stat import S_ISREG
 
 from edgewarden.errors import HardwareFault
+from edgewarden.exec.after_start import end
 from edgewarden.exec.digest import MAX_HASH_BYTES, Digests
 from edgewarden.exec.hold import LOOK_S, Hold
 from edgewarden.exec.judged import Counters, Judged
@@ -115,8 +117,10 @@ class ExecGate:
         self.mode = "learn"
         self.tier = tier
         self.digests = Digests(wall_ns)
+        self.kills = False
         self.counters = Counters()
         self.hold = Hold(program_of)
+        self._program_of = program_of
         self._mono_s = mono_s
         self._report = report
         self._proc_text = proc_text
@@ -256,6 +260,9 @@ class ExecGate:
         elif one.mode == "enforce" and one.event.wants_answer:
             one.decision = "deny"
             counters.denied += 1
+        elif one.mode == "enforce" and self.kills and end(one.event, self._program_of):
+            one.decision = "killed"
+            counters.killed += 1
         else:
             one.decision = "would_deny"
             counters.would_deny += 1

@@ -115,7 +115,8 @@ class Arming:
         """On a timer: has an obstacle come or gone, is another try due?"""
         self._stopping.look(armed=self.source == "bpf-stop")
         self._coverage.look(self.mode, sees=self.armed is not None)
-        obstacle_moved = self.mode == "enforce" and self._obstacle() != self._waiting_for
+        waits = self.mode == "enforce" and not self._responds
+        obstacle_moved = waits and self._obstacle() != self._waiting_for
         again = self._retry_mono is not None and time.monotonic() >= self._retry_mono
         if obstacle_moved or again:
             self.renew()
@@ -154,10 +155,29 @@ class Arming:
             name="not_covered",
         )
 
+    @property
+    def _responds(self) -> bool:
+        """Whether all that enforce can mean here is to kill after the start, and that is wanted."""
+        return self._policy.config.kill_after_start and self._policy.proved not in ("T3", "T2")
+
+    def _check_responding(self) -> None:
+        """Raises OperatorFault: not on the filesystem that holds ``/``, no more than marks."""
+        against_root = self._against_root()
+        if against_root and holds_root(self._policy.config.filesystems, self._mounts):
+            raise against_root
+
     def renew(self) -> None:
         """Bring the marks in line with the mode. What is impossible becomes an alarm."""
         self._retry_mono = None
-        if self.mode == "enforce":
+        responds = False
+        if self.mode == "enforce" and self._responds:
+            try:
+                self._check_responding()
+                responds = True
+                self._say_once("EW-EXEC-064", 3, "what is not allowed is killed after its start")
+            except EdgewardenError as fault:
+                self._say_once("EW-EXEC-008", 5, f"nothing is killed either: {fault.text}")
+        elif self.mode == "enforce":
             why_not = self._waiting_for = self._obstacle()
             if not why_not:
                 try:
@@ -176,6 +196,7 @@ class Arming:
             self.source = self._fallback()
             self._retry_mono = time.monotonic() + RETRY_S
             less = f"execs are seen by {self.source} only: {fault.text}"
+        self._responder.kills = responds
         self._say_once("EW-EXEC-009", 3, less)
 
     def _say_once(self, code: str, severity: int, text: str) -> None:
@@ -217,6 +238,7 @@ class Arming:
             self.armed.close()
         self.armed = None
         self._responder.finish()
+        self._responder.kills = False
         self._responder.mode = self.mode
         self._doors.permission_marks = False
 
@@ -252,6 +274,15 @@ class Arming:
         """
         before = self.mode, self._on_trial
         self.mode, self._on_trial = mode, trial_s > 0
+        if mode == "enforce" and self._responds:
+            try:
+                self._check_responding()
+            except EdgewardenError:
+                self.mode, self._on_trial = before
+                raise
+            self._said.clear()
+            self.renew()
+            return "tier T0: what is not allowed is killed after its start, not prevented"
         if mode == "enforce":
             try:
                 obstacle = self._obstacle()

@@ -72,8 +72,9 @@ def _peer_key(m: NetworkVerdict) -> tuple[object, ...]:
     return NetworkVerdict, m.decision, m.direction, m.rule, *peer
 
 
+_ALARMING = ("deny", "would_deny", "killed")
 KEY_OF: dict[type, Callable[[Any], tuple[object, ...] | None]] = {
-    ExecVerdict: lambda m: _verdict_key(m) if m.decision in ("deny", "would_deny") else None,
+    ExecVerdict: lambda m: _verdict_key(m) if m.decision in _ALARMING else None,
     NetworkVerdict: _peer_key,
     Alarm: lambda m: (Alarm, m.code, m.text),
     PeripheralVerdict: lambda m: (

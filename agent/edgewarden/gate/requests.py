@@ -132,6 +132,7 @@ class Requests:
             allowed=counters.allowed,
             denied=counters.denied,
             would_deny=counters.would_deny,
+            killed=counters.killed,
             learned=counters.learned,
             undecidable=counters.undecidable,
             unreported=self._facts.dropped + counters.unreported,

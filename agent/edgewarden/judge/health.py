@@ -48,7 +48,8 @@ class Picture:
         evicted: records lost to a full disk.
         gate, guard: the processes are there.
         mode, armed: what was asked of exec control, and whether it holds.
-        tier, tier_reason: what this kernel was proved to do.
+        tier: what this kernel was proved to do.
+        responds: where nothing can be prevented, programs are killed after their start.
         sensors: name -> (state, reason).
         settings_faults: texts of a newer settings file that is not in use.
         rungs: what doctor says of certificate and clock; said here too, in the same words.
@@ -69,6 +70,7 @@ class Picture:
     armed: bool
     tier: str
     watches: bool
+    responds: bool = False
     sensors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     settings_faults: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
@@ -122,7 +124,10 @@ def _control(p: Picture) -> Iterator[Reason]:
         return
     if not p.guard:
         yield Reason("EW-AGT-004", "guard is not running", "run `edgewarden doctor agent`")
-    if p.mode == "enforce" and not p.armed:
+    if p.mode == "enforce" and not p.armed and p.responds and p.tier in ("T0", "T1"):
+        text = f"tier {p.tier} detects and responds: programs are killed after their start"
+        yield Reason("EW-EXEC-064", text, "run `edgewarden explain EW-EXEC-064`")
+    elif p.mode == "enforce" and not p.armed:
         text = f"enforcement is asked for and does not hold (tier {p.tier})"
         yield Reason("EW-EXEC-001", text, "run `edgewarden doctor exec`", failing=True)
     elif p.watches and p.tier == "T0":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Order is the wire value; a new word goes to the end.
 MODES = ("learn", "observe", "enforce")
 SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission", "bpf-stop")
-DECISIONS = ("allow", "deny", "would_deny", "learned")
+DECISIONS = ("allow", "deny", "would_deny", "learned", "killed")
 REASONS = (
     "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
     "ruled_out", "critical", "barred", "out_of_reach",
@@ -33,7 +33,8 @@ class ExecVerdict(Frozen):
     """One exec and what was decided.
 
     Attributes:
-        decision: of DECISIONS; would_deny = observe mode, learned = learn mode.
+        decision: of DECISIONS; would_deny = observe mode, learned = learn mode, killed = it had
+            started, and was ended (tier T0).
         reason: of REASONS.
         mode: of MODES, at the moment of the decision.
         tier: of TIERS, what this kernel was proved to do.
@@ -120,7 +121,7 @@ class GateStats(Frozen):
         trips: guard's kills within its window.
         filesystems: how many are marked.
         rules, generation: of the policy table in use.
-        allowed, denied, would_deny, learned: verdicts.
+        allowed, denied, would_deny, killed, learned: verdicts.
         undecidable: execs allowed because they could not be judged (each is an Alarm too).
         unreported: facts dropped because link did not take them.
         hashed, cached: verdicts that needed a hash, and that found one.
@@ -141,6 +142,7 @@ class GateStats(Frozen):
         "guard",
         "guard_pss_bytes",
         "hashed",
+        "killed",
         "learned",
         "link",
         "mode",
@@ -167,6 +169,7 @@ class GateStats(Frozen):
     allowed: int
     denied: int
     would_deny: int
+    killed: int
     learned: int
     undecidable: int
     unreported: int
