@@ -7,6 +7,7 @@ really tries.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import os
 import platform
@@ -78,18 +79,6 @@ def _fanotify_permission() -> bool:
         os.rmdir(where)
 
 
-def _cgroup2() -> bool:
-    """A cgroup of our own in the unified hierarchy."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    roots = [line.split()[4] for line in lines if " - cgroup2 " in line]
-    try:
-        made = tempfile.mkdtemp(prefix="ew-probe-", dir=roots[0])
-        os.rmdir(made)
-    except (OSError, IndexError):
-        return False
-    return True
-
-
 def _bpf_tracepoint() -> bool:
     """A raw tracepoint program that does nothing, loaded and attached; and Debian's libbpf."""
     if not _root() or platform.machine() not in NR_BPF:
@@ -130,6 +119,42 @@ def _proc_connector() -> bool:
 
 def _loop_mount() -> bool:
     return _root() and Path("/dev/loop-control").exists() and shutil.which("mkfs.ext4") is not None
+
+
+def cgroup2_root() -> Path:
+    """Where the unified hierarchy is mounted.
+
+    Raises:
+        FileNotFoundError: nowhere.
+    """
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, where, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(where)
+    raise FileNotFoundError("cgroup2")
+
+
+def _cgroup2() -> bool:
+    """A cgroup of our own in the unified hierarchy."""
+    try:
+        made = cgroup2_root() / f"ew-probe-{os.getpid()}"
+        made.mkdir()
+        made.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _pidfd_info() -> bool:
+    """PIDFD_GET_INFO of <linux/pidfd.h>, 64 bytes."""
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        fcntl.ioctl(pidfd, 0xC040FF0B, bytearray(struct.pack("=Q56x", 7)))
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
 
 
 def _nspawn() -> bool:
@@ -186,10 +211,11 @@ PROBES: dict[str, Callable[[], bool]] = {
     "fanotify-permission": _fanotify_permission,
     "proc-connector": _proc_connector,
     "bpf-tracepoint": _bpf_tracepoint,
-    "cgroup2": _cgroup2,
     "clang-14": _program("clang-14"),
     "dpkg": _program("dpkg-deb"),
     "loop-mount": _loop_mount,
+    "cgroup2": _cgroup2,
+    "pidfd-info": _pidfd_info,
     "nspawn": _nspawn,
     "debian-tree": _debian_tree,
     "unshare-net": _unshare_net,

@@ -14,13 +14,14 @@ from edgewarden.errors import HardwareFault
 from edgewarden.exec.digest import CTIME_SETTLE_NS, MAX_HASH_BYTES
 from edgewarden.exec.hold import HOLD_S, LOOK_S
 from edgewarden.exec.judged import Judged
-from edgewarden.exec.responder import REPORT_AFTER_S, ExecGate
-from edgewarden.exec.subject import Subject
+from edgewarden.exec.reports import REPORT_AFTER_S
+from edgewarden.exec.responder import ExecGate
+from edgewarden.exec.subject import Subject, Subjects
 from edgewarden.judge.exec_rules import Rule
 from edgewarden.judge.exec_table import CRITICAL
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
 from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
-from edgewarden.wire.local import Alarm, AnyMessage, ExecVerdict
+from edgewarden.wire.local import UNKNOWN_UID, Alarm, AnyMessage, ExecVerdict
 from tests.system.exec_world import loop_ext4, private_tmpfs
 
 
@@ -28,6 +29,7 @@ class Script:
     """Plays the kernel: events to be read, and the answers that came."""
 
     permission = True
+    in_passing = False
 
     def __init__(self, *, breaks_on: int = -1) -> None:
         self.waiting: list[ExecEvent] = []
@@ -62,16 +64,15 @@ class Bench:
         self.wall_ns = 1 << 62
         self.mono_s = 0.0
         self.running: tuple[int, int] | None = None
+        self.status = "Name:\tx\nUid:\t1000\t0\t0\t0\n"
         self.gate = ExecGate(
             judge=self.judge,
-            image_of=lambda pid: b"",
+            subjects=Subjects(lambda name: self.status, lambda pid: b""),
             report=self.report,
-            proc_text=lambda name: "Name:\tx\nUid:\t1000\t0\t0\t0\n",
             proc_link=lambda name: os.readlink(f"/proc/{name}".encode()),
             boot_ns=lambda: 7,
             wall_ns=lambda: self.wall_ns,
             mono_s=lambda: self.mono_s,
-            owner_of=lambda pid: 42,
             program_of=lambda pid: self.running,
             tier="T3",
         )
@@ -129,7 +130,7 @@ def test_listed_runs_and_unlisted_does_not(bench: Bench, tmp_path: Path) -> None
     assert (first.sha256, first.path) == (digest, str(good).encode())
     assert (second.decision, second.reason, second.sha256) == ("deny", "unlisted", other)
     assert (second.uid, second.boot_ns) == (1000, 7)
-    assert first.uid == 42, "pid 0 has no status: the owner of its /proc entry"
+    assert first.uid == UNKNOWN_UID, "pid 0 is nobody we can see"
 
 
 def test_all_answers_come_before_the_first_report(bench: Bench, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_the_rule_that_answers_is_named(
     bench: Bench, tmp_path: Path, rule: Rule | None, reason: str, allow: bool
 ) -> None:
     path, _ = program(tmp_path / "p")
-    bench.gate.judge = lambda digest, subject: rule
+    bench.gate.quick.judge = lambda digest, subject: rule
     bench.script.exec(path)
     bench.serve()
     assert [answer for _, answer in bench.script.answers] == [allow]
@@ -176,14 +177,14 @@ def test_what_cannot_be_judged_is_allowed_counted_and_said(bench: Bench, tmp_pat
     good, digest = program(tmp_path / "good")
     bad, _ = program(tmp_path / "bad", b"\x7fELF two")
     bench.listed[digest] = "tool"
-    spoken = bench.gate.judge
+    spoken = bench.gate.quick.judge
 
     def stumble(found: bytes, subject: Subject) -> Rule | None:
         if found != digest:
             raise MemoryError("no room")
         return spoken(found, subject)
 
-    bench.gate.judge = stumble
+    bench.gate.quick.judge = stumble
     for path in (bad, good, bad):
         bench.script.exec(path)
     bench.serve()
@@ -203,10 +204,10 @@ def test_a_report_that_fails_costs_no_answer_and_no_descriptor(
     for _ in range(3):
         bench.script.exec(path)
 
-    def broken(event: ExecEvent) -> int:
-        raise RuntimeError("no uid")
+    def broken(name: str) -> bytes:
+        raise RuntimeError("no link")
 
-    monkeypatch.setattr(bench.gate, "_uid", broken)
+    monkeypatch.setattr(bench.gate.reports, "_proc_link", broken)
     bench.serve()
     assert len(bench.script.answers) == 3
     assert bench.gate.counters.unreported == 3

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from edgewarden.exec.subject import Subject
+from edgewarden.exec.subject import Subject, Subjects
 from edgewarden.kernel.fanotify import FAN_NOFD, FAN_NOPIDFD, UNTOLD, ExecEvent
 from edgewarden.wire.local_messages import UNKNOWN_UID
 
@@ -18,7 +18,7 @@ IMAGE = b"i" * 32
 def subject(pid: int = 7, pidfd: int = UNTOLD) -> Subject:
     texts = {f"{pid}/status": STATUS, f"{pid}/cgroup": CGROUP}
     event = ExecEvent(0, FAN_NOFD, pid, pidfd)
-    return Subject(event, lambda name: texts.get(name, ""), lambda found: IMAGE)
+    return Subjects(lambda name: texts.get(name, ""), lambda found: IMAGE).of(event)
 
 
 def test_what_proc_says() -> None:

@@ -41,7 +41,11 @@ class Bench:
             mounts=Machine(),
             policy=self,  # type: ignore[arg-type]
             responder=SimpleNamespace(  # type: ignore[arg-type]
-                counters=Counters(), digests=SimpleNamespace(), finish=lambda: None, mode=""
+                counters=Counters(),
+                digests=SimpleNamespace(),
+                finish=lambda: None,
+                mode="",
+                reports=SimpleNamespace(),
             ),
             guard=SimpleNamespace(present=True),  # type: ignore[arg-type]
             stopping=SimpleNamespace(look=lambda armed: None),  # type: ignore[arg-type]

@@ -22,7 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgewarden.exec.policy_files import write_policy
-from edgewarden.judge.exec_table import compile_list
+from edgewarden.judge.exec_rules import Rule
+from edgewarden.judge.exec_table import Content, RuleSpec, compile_table
 from edgewarden.wire import local
 from edgewarden.wire.gate_files import ExecTier, StopConfig, compile_gate_config
 from edgewarden.wire.local import Answer, GateStats, ProcBatch, Request
@@ -36,6 +37,8 @@ MASKER = Path(__file__).with_name("masked.py")
 PYTHON = [sys.executable, "-I", "-S"]
 NOBODY = 65534
 SOURCES = {"T3": "fanotify-permission", "T2": "bpf-stop"}
+Subjects = tuple[tuple[tuple[int, int], ...], tuple[bytes, ...], tuple[str, ...]]
+"""uids, parents, units of a rule."""
 
 
 @contextlib.contextmanager
@@ -78,6 +81,9 @@ class World:
         self.run = self.state / "run"
         self.run.mkdir(mode=0o755)
         self.rules: list[tuple[str, bytes]] = []
+        self.subjects: dict[str, Subjects] = {}
+        self.kinds: dict[str, str] = {}
+        self.masked = ""
         self.markers = self.state / "markers"
         self.markers.mkdir(mode=0o777)
         self.markers.chmod(0o777)
@@ -115,7 +121,31 @@ class World:
             stop=self.stop,
             kill_after_start=self.kill_after_start,
         )
-        write_policy(str(self.state), compile_list(self.rules), config)
+        write_policy(str(self.state), self.table(), config)
+
+    def table(self) -> bytes:
+        """The rules as gate reads them."""
+        names = list(dict.fromkeys(name for name, _ in self.rules))
+        anybody = ((), (), ())
+        specs = [
+            RuleSpec(Rule(name, True, *self.subjects.get(name, anybody)), False) for name in names
+        ]
+        contents = {
+            digest: Content((names.index(name),), self.kinds.get(name, "program"), False)
+            for name, digest in self.rules
+        }
+        return compile_table(specs, contents)
+
+    def only_for(
+        self,
+        name: str,
+        *,
+        uid: int | None = None,
+        parents: tuple[bytes, ...] = (),
+        units: tuple[str, ...] = (),
+    ) -> None:
+        """Who may execute the program of this name."""
+        self.subjects[name] = (() if uid is None else ((uid, uid),), parents, units)
 
     # --- processes -----------------------------------------------------------------------------
 
@@ -211,11 +241,11 @@ class World:
         assert isinstance(answer, Answer)
         return answer
 
-    def enforcing(self) -> None:
+    def enforcing(self, *, masked: str = "") -> None:
         """Guard and gate up, and permission marks really armed."""
         self.policy("observe")
         self.start_guard()
-        self.start_gate()
+        self.start_gate(masked=masked or self.masked)
         wait_until(lambda: self.status().guard)
         answer = self.set_mode("enforce")
         assert answer.ok, answer

@@ -4,6 +4,7 @@ COMMAND...``
     no-permission   fanotify_mark with a permission bit: EINVAL (stock Raspberry Pi OS)
     no-content      fanotify_init with a content class: EINVAL
     no-fanotify     fanotify_init: ENOSYS
+    no-pidfd-info   ioctl PIDFD_GET_INFO: ENOTTY (before 6.13)
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
 LOAD, EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06  # BPF_LD|W|ABS, JMP|JEQ|K, JMP|JSET|K, RET|K
 INIT, MARK = {"x86_64": (300, 301), "aarch64": (262, 263)}[platform.machine()]
 NR, ARGUMENTS = 0, 16  # offsets in struct seccomp_data
+IOCTL = {"x86_64": 16, "aarch64": 29}[platform.machine()]
+PIDFD_GET_INFO = 0xC040FF0B
 FAN_CLASS_CONTENT, FAN_OPEN_EXEC_PERM = 0x4, 0x40000
 
 Step = tuple[int, int, int, int]
@@ -43,6 +46,14 @@ FILTERS = {
     "no-permission": refuse(MARK, 2, FAN_OPEN_EXEC_PERM, errno.EINVAL),
     "no-content": refuse(INIT, 0, FAN_CLASS_CONTENT, errno.EINVAL),
     "no-fanotify": refuse(INIT, 0, 0, errno.ENOSYS),
+    "no-pidfd-info": [
+        (LOAD, 0, 0, NR),
+        (EQUAL, 0, 3, IOCTL),
+        (LOAD, 0, 0, ARGUMENTS + 8),
+        (EQUAL, 0, 1, PIDFD_GET_INFO),
+        (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.ENOTTY),
+        (RETURN, 0, 0, SECCOMP_RET_ALLOW),
+    ],
 }
 
 

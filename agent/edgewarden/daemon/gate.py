@@ -20,13 +20,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, poll
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, POLLIN, poll
 
 if __name__ == "__main__":  # started by path: this file's package is not on the path yet
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from edgewarden.errors import EdgewardenError, HardwareFault
 from edgewarden.exec.responder import ExecGate
+from edgewarden.exec.subject import Subjects
 from edgewarden.gate.arming import Arming
 from edgewarden.gate.doors import Doors, confine
 from edgewarden.gate.facts import FactsOut
@@ -37,6 +38,7 @@ from edgewarden.gate.processes import Processes
 from edgewarden.gate.requests import Requests
 from edgewarden.gate.sockets import Control, GuardLine, listen
 from edgewarden.gate.stopping import Stopping
+from edgewarden.gate.waiting import Waiting
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
 from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
@@ -59,7 +61,7 @@ GUARD_HELLO_S = 1.0
 """How long the start waits for guard's count of trips."""
 TRIPS_LIMIT = 3
 """Guard's kills within its window that put exec control into observe."""
-MOUNT_EVENTS = POLLPRI | POLLERR
+MOUNT_EVENTS = EPOLLPRI | EPOLLERR
 """How /proc/self/mountinfo says that the mount table changed, proc(5)."""
 
 EXIT_OK, EXIT_FAILED = 0, 2
@@ -74,8 +76,8 @@ class Gate:
         Raises:
             EdgewardenError: directories or files that are not as they must be.
         """
-        self._poll = poll()
-        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._waiting = Waiting(time.monotonic)
+        self.watch, self.forget = self._waiting.watch, self._waiting.forget
         self._next_beat_mono = 0.0
         self._next_stats_mono = 0.0
         self.stopping = False
@@ -97,11 +99,9 @@ class Gate:
         self.excuses = Excuses(self.policy, self.doors, self.mounts, self.alarm, told)
         self.responder = ExecGate(
             judge=lambda digest, subject: self.policy.table.decide(digest, subject),
-            image_of=self._image_of,
+            subjects=Subjects(self.doors.proc_text, self._image_of),
             report=self.facts.put,
-            proc_text=self.doors.proc_text,
             proc_link=self.doors.proc_link,
-            owner_of=self.doors.owner_of,
             boot_ns=boot_ns,
             wall_ns=time.time_ns,
             mono_s=time.monotonic,
@@ -204,14 +204,15 @@ class Gate:
         for other in (self.responder.due_mono, self.processes.due_mono, self.facts.due_mono):
             if other is not None:
                 due_mono = min(due_mono, other)
-        wait_ms = max(0, int((due_mono - time.monotonic()) * 1000) + 1)
-        ready = self._poll.poll(0 if self.responder.busy else wait_ms)
         execs = -1 if self.arming.armed is None else self.arming.armed.group.fd
-        ready.sort(key=lambda pair: pair[0] != execs)
+        if self.responder.busy:
+            ready = self._waiting.now()
+        else:
+            ready = self._waiting.until(due_mono, execs, self._in_passing)
+        if len(ready) > 1:
+            ready.sort(key=lambda pair: pair[0] != execs)
         for fd, events in ready:
-            handler = self._handlers.get(fd)
-            if handler is not None:  # an earlier handler of this round may have closed it
-                handler(events)
+            self._waiting.call(fd, events)
         if self.responder.busy and all(fd != execs for fd, _ in ready):
             self._on_execs(0)
         self._tick()
@@ -234,6 +235,12 @@ class Gate:
         self.excuses.on_mounts()
         self.arming.on_mounts()
 
+    def _in_passing(self) -> float | None:
+        armed = self.arming.armed
+        if armed is None or not self.responder.serve_quickly(armed.group):
+            return None
+        return self.responder.due_mono
+
     def _on_facts_listener(self, _: int) -> None:
         if self.facts.accept():
             self.watch(self.facts.fileno(), self._on_facts_client)
@@ -241,7 +248,7 @@ class Gate:
 
     def _on_facts_client(self, events: int) -> None:
         fd = self.facts.fileno()
-        if events & (POLLIN | POLLHUP | POLLERR):
+        if events & (EPOLLIN | EPOLLHUP | EPOLLERR):
             self.facts.hear()
         self._flush_facts()
         if self.facts.fileno() < 0:
@@ -253,7 +260,7 @@ class Gate:
         if fd >= 0 and self.facts.fileno() < 0:
             self.forget(fd)
         elif fd >= 0:
-            wanted = POLLIN | (POLLOUT if self.facts.waiting else 0)
+            wanted = EPOLLIN | (EPOLLOUT if self.facts.waiting else 0)
             self.watch(fd, self._on_facts_client, wanted)
 
     def _on_control_listener(self, _: int) -> None:
@@ -316,7 +323,7 @@ class Gate:
             once = poll()
             once.register(self.guard.fileno(), POLLIN)
             once.poll(int(GUARD_HELLO_S * 1000))
-            self._on_guard(POLLIN)
+            self._on_guard(EPOLLIN)
 
     # --- words --------------------------------------------------------------------------------
 
@@ -333,7 +340,7 @@ class Gate:
         if self.arming.source == "bpf-stop":
             pid = self.doors.parent_of(pid)  # the image that called it is gone by now
         status = self.doors.program_status(pid)
-        return b"" if status is None else self.responder.digests.known(status) or b""
+        return b"" if status is None else self.responder.digests.digest_of(status)
 
     def _tell_pictures(self) -> None:
         for picture in self.requests.pictures():
@@ -352,14 +359,6 @@ class Gate:
         if armed is None or not armed.opens:
             return False
         return self.mounts.of(fd).device in armed.superblocks
-
-    def watch(self, fd: int, handler: Callable[[int], None], events: int = POLLIN) -> None:
-        self._poll.register(fd, events)
-        self._handlers[fd] = handler
-
-    def forget(self, fd: int) -> None:
-        if self._handlers.pop(fd, None) is not None:
-            self._poll.unregister(fd)
 
 
 def boot_ns() -> int:

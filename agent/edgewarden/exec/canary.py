@@ -48,6 +48,7 @@ from edgewarden.errors import EdgewardenError, HardwareFault
 from edgewarden.exec.marks import WATCHABLE
 from edgewarden.exec.policy_files import CONFIG_NAME, POLICY_DIRECTORY, write_whole
 from edgewarden.exec.responder import ExecGate
+from edgewarden.exec.subject import Subjects
 from edgewarden.judge.exec_rules import Rule
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, open_group
 from edgewarden.kernel.lease import ignore_lease_breaks
@@ -180,11 +181,9 @@ def _gate(digest: bytes, tier: str) -> ExecGate:
     """The responder, which allows one content."""
     gate = ExecGate(
         judge=lambda found, _: Rule("canary", True, (), (), ()) if found == digest else None,
-        image_of=lambda pid: b"",
+        subjects=Subjects(lambda name: "", lambda pid: b""),
         report=lambda fact: None,
-        proc_text=lambda name: "",
         proc_link=lambda name: b"",
-        owner_of=lambda pid: 0,
         boot_ns=lambda: 0,
         wall_ns=lambda: 0,
         mono_s=lambda: 0.0,

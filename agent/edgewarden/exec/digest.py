@@ -10,6 +10,9 @@ What this decides: which digest may be used again. The cache takes one only if, 
 3. a read lease was held all the while; and
 4. fstat says the same before and after.
 
+A content whose read lease is still held since it was hashed (exec/hold.py keeps it for a moment
+after each start) needs no new lease and no second look: nobody can have opened it for writing.
+
 What it leaves to others: whose turn it is (exec/queue.py), what follows from a digest
 (exec/responder.py). The content is read from the descriptor, never by path: the path may lead
 elsewhere by now.
@@ -30,6 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgewarden.judge.exec_rules import Rule
     from edgewarden.kernel.lease import ReadLease
 
 MAX_HASH_BYTES = 128 << 20
@@ -40,10 +44,10 @@ CHUNK_BYTES = 128 << 10
 CTIME_SETTLE_NS = 20_000_000
 """Two ticks of a kernel with HZ=100."""
 CACHE_ENTRIES = 2048
-"""About 240 bytes each; a gateway runs some hundred different programs."""
+"""About 350 bytes each; a gateway runs some hundred different programs."""
 
 _KEY = struct.Struct("<QQqqQ")
-_U64 = (1 << 64) - 1
+PACK_KEY = _KEY.pack
 _BUFFER = memoryview(bytearray(CHUNK_BYTES))
 """One for all: there is one thread, and nothing of it is kept between two chunks."""
 
@@ -81,6 +85,32 @@ class Hashing:
         return False
 
 
+class Known:
+    """A content that was hashed.
+
+    Attributes:
+        digest: SHA-256, 32 bytes.
+        rule: what the policy of ``epoch`` says of it, whoever asks.
+        epoch: whose word ``rule`` is; None where the subject counts.
+        lease_fd: a descriptor whose read lease was taken before the file was last compared; -1:
+            there is none, or somebody has asked to write.
+        checked_mono: when the lease was last seen to be held.
+        used_mono: when somebody last relied on that lease.
+        starting: how many that rely on it may not have started yet.
+    """
+
+    __slots__ = ("checked_mono", "digest", "epoch", "lease_fd", "rule", "starting", "used_mono")
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.rule: Rule | None = None
+        self.epoch: object = None
+        self.lease_fd = -1
+        self.checked_mono = 0.0
+        self.used_mono = 0.0
+        self.starting = 0
+
+
 class Digests:
     """The cache; see the module.
 
@@ -89,38 +119,51 @@ class Digests:
 
     Attributes:
         cacheable: st_dev of the filesystems whose ctime can be relied on.
+        known_by_key: as ``known``, by what ``key_of`` gives.
     """
 
-    __slots__ = ("_cache", "_wall_ns", "cacheable")
+    __slots__ = ("_cache", "_wall_ns", "cacheable", "known_by_key")
 
     def __init__(self, wall_ns: Callable[[], int]) -> None:
         self.cacheable: set[int] = set()
         self._wall_ns = wall_ns
-        self._cache: dict[bytes, bytes] = {}
+        self._cache: dict[bytes, Known] = {}
+        self.known_by_key = self._cache.get
 
-    def known(self, status: os.stat_result) -> bytes | None:
-        """The digest of a file that is as it was when it was hashed."""
+    def known(self, status: os.stat_result) -> Known | None:
+        """What is known of a file that is as it was when it was hashed."""
         return self._cache.get(key_of(status))
+
+    def digest_of(self, status: os.stat_result) -> bytes:
+        """The digest of a file that is as it was when it was hashed; b"" when it is not known."""
+        found = self.known(status)
+        return b"" if found is None else found.digest
+
+    def forget(self) -> None:
+        """Nothing is known any more: another filesystem may have the device number of one that was
+        watched."""
+        self._cache.clear()
 
     def begin(self, status: os.stat_result) -> Hashing:
         """Start to hash; the read lease, if there is to be one, is held already."""
         settled = self._wall_ns() - status.st_ctime_ns >= CTIME_SETTLE_NS
         return Hashing(key_of(status), settled and status.st_dev in self.cacheable)
 
-    def finish(self, done: Hashing, fd: int, lease: ReadLease) -> bool:
-        """Keep the digest if it may be kept; True when the file was left alone all the while, as
-        far as lease and fstat tell."""
+    def finish(self, done: Hashing, fd: int, lease: ReadLease) -> tuple[bool, Known | None]:
+        """Whether the file was left alone all the while, as far as lease and fstat tell; and what
+        is kept of it, if it may be kept."""
         leased = lease.held()
         quiet = (leased or not lease.granted) and key_of(os.fstat(fd)) == done.key
-        if quiet and leased and done.keepable and done.digest:
-            if len(self._cache) >= CACHE_ENTRIES:
-                del self._cache[next(iter(self._cache))]
-            self._cache[done.key] = done.digest
-        return quiet
+        if not (quiet and leased and done.keepable and done.digest):
+            return quiet, None
+        if len(self._cache) >= CACHE_ENTRIES:
+            del self._cache[next(iter(self._cache))]
+        known = self._cache[done.key] = Known(done.digest)
+        return quiet, known
 
 
 def key_of(status: os.stat_result) -> bytes:
     """What names a content: device, inode, ctime, mtime, size."""
-    return _KEY.pack(
-        status.st_dev & _U64, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size
+    return PACK_KEY(
+        status.st_dev, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size
     )

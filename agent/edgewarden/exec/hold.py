@@ -11,20 +11,29 @@ makes such a writer wait, so the lease of an allowed program is kept until, in t
 3. HOLD_S is over: the exec failed for a reason of its own, or the process was kept from running.
    That is what remains of the gap, together with HOLD_ENTRIES.
 
+A content that stands in the cache keeps its lease LINGER_S longer, unless somebody asks to write:
+whatever starts it again meanwhile relies on that lease and needs none of its own (exec/quick.py).
+Who asks to write waits until every one of those has started, as under 1 to 3; from the moment that
+``look`` sees him, none relies on the lease any more. A lease is an open file: so long a filesystem
+cannot be unmounted.
+
 Scripts are not held: their interpreter reads them again whenever it likes.
 
 What this leaves to others: taking the lease (exec/responder.py), calling ``look`` (daemon/gate.py).
 
-    hold.keep(event, (st_dev, st_ino), now_mono)
+    hold.keep(event, (st_dev, st_ino), known, owner=True, now_mono=now)
     hold.look(now_mono)          # at due_mono, every LOOK_S while anything is held
 """
 
 from __future__ import annotations
 
+from edgewarden.kernel.lease import lease_is_held
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgewarden.exec.digest import Known
     from edgewarden.kernel.fanotify import ExecEvent
 
     Inode = tuple[int, int]
@@ -34,8 +43,30 @@ HOLD_S = 1.0
 """An exec takes about 1 ms; a writer who waits for this long has asked to change a program in the
 very moment it starts."""
 LOOK_S = 0.005
+LINGER_S = 0.02
+"""A loop that starts a program again comes back within 1 to 5 ms; whoever unmounts or writes after
+a start should not notice."""
 HOLD_ENTRIES = 128
 """Two descriptors each, of the 1024 that a process may have at the least."""
+
+
+class _Held:
+    """A start: its event, which file it must become, how long at most, and the lease it relies on.
+
+    ``owner``: the lease in ``known`` is that of this event's descriptor.
+    """
+
+    __slots__ = ("event", "inode", "known", "owner", "started", "until_mono")
+
+    def __init__(
+        self, event: ExecEvent, inode: Inode, known: Known | None, owner: bool, until_mono: float
+    ) -> None:
+        self.event = event
+        self.inode = inode
+        self.known = known
+        self.owner = owner
+        self.until_mono = until_mono
+        self.started = False
 
 
 class Hold:
@@ -53,19 +84,37 @@ class Hold:
 
     def __init__(self, program_of: Callable[[int], Inode | None]) -> None:
         self._program_of = program_of
-        self._held: list[tuple[ExecEvent, Inode, float]] = []
+        self._held: list[_Held] = []
         self.overdue = 0
         self.due_mono: float | None = None
 
-    def keep(self, event: ExecEvent, inode: Inode, now_mono: float) -> None:
-        """Take the event, and with its descriptor the lease, unless it has started already."""
-        if self._has_started(event, inode):
-            event.close()
+    def keep(
+        self,
+        event: ExecEvent,
+        inode: Inode,
+        known: Known | None,
+        *,
+        owner: bool,
+        now_mono: float,
+    ) -> None:
+        """Take the event, and with its descriptor the lease, as long as it is needed.
+
+        Args:
+            event: allowed; closed from here on by ``Hold``.
+            inode: of the judged file.
+            known: whose lease it relies on, counted in ``known.starting``; None: on that of its own
+                descriptor alone.
+            owner: ``known.lease`` is the lease of this descriptor.
+            now_mono: the time.
+        """
+        one = _Held(event, inode, known, owner, now_mono + HOLD_S)
+        if self._is_over(one, now_mono):
             return
         if len(self._held) >= HOLD_ENTRIES:
-            self._held.pop(0)[0].close()
-            self.overdue += 1
-        self._held.append((event, inode, now_mono + HOLD_S))
+            oldest = self._held.pop(0)
+            self.overdue += not oldest.started
+            self._let_go(oldest)
+        self._held.append(one)
         if self.due_mono is None:
             self.due_mono = now_mono + LOOK_S
 
@@ -73,25 +122,53 @@ class Hold:
         """Let go of what has started, ended or waited long enough."""
         if self.due_mono is None or now_mono < self.due_mono:
             return
-        still = []
-        for entry in self._held:
-            event, inode, until_mono = entry
-            if self._has_started(event, inode):
-                event.close()
-            elif now_mono >= until_mono:
-                event.close()
+        # Those that only rely on a lease first: its owner waits for them.
+        self._held.sort(key=_owns)
+        self._held = [one for one in self._held if not self._is_over(one, now_mono)]
+        self.due_mono = now_mono + LOOK_S if self._held else None
+
+    def _is_over(self, one: _Held, now_mono: float) -> bool:
+        """Whether it is let go of; so it is, then."""
+        known = one.known
+        if not one.started:
+            if self._has_started(one):
+                one.started = True
+            elif now_mono >= one.until_mono:
+                one.started = True
                 self.overdue += 1
             else:
-                still.append(entry)
-        self._held = still
-        self.due_mono = now_mono + LOOK_S if still else None
+                return False
+            if known is not None:
+                known.starting -= 1
+        if one.owner and known is not None:
+            if not lease_is_held(one.event.fd):
+                known.lease_fd = -1
+            known.checked_mono = now_mono
+            lingers = known.lease_fd >= 0 and now_mono < known.used_mono + LINGER_S
+            if lingers or known.starting > 0:
+                return False
+        self._let_go(one)
+        return True
 
-    def _has_started(self, event: ExecEvent, inode: Inode) -> bool:
-        return not event.is_alive() or self._program_of(event.pid) == inode
+    def _let_go(self, one: _Held) -> None:
+        if one.known is not None:
+            if one.known.lease_fd == one.event.fd:
+                one.known.lease_fd = -1  # first: its descriptor's number will be another's
+            if not one.started:
+                one.known.starting -= 1
+        one.event.close()
+
+    def _has_started(self, one: _Held) -> bool:
+        event = one.event
+        return not event.is_alive() or self._program_of(event.pid) == one.inode
 
     def clear(self) -> None:
         """Let go of everything: the marks are gone."""
-        for event, _, _ in self._held:
-            event.close()
+        for one in self._held:
+            self._let_go(one)
         self._held.clear()
         self.due_mono = None
+
+
+def _owns(one: _Held) -> bool:
+    return one.owner

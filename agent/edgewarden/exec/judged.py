@@ -10,7 +10,7 @@ from edgewarden.wire.local import UNKNOWN_UID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from edgewarden.exec.digest import Hashing
+    from edgewarden.exec.digest import Hashing, Known
     from edgewarden.kernel.fanotify import ExecEvent
 
 
@@ -41,8 +41,8 @@ class Judged:
     """An event from its arrival to its report."""
 
     __slots__ = (
-        "asker", "boot_ns", "decision", "digest", "event", "fault", "hashing", "inode", "lease",
-        "mode", "reason", "rule", "size_bytes", "uid",
+        "asker", "boot_ns", "decision", "digest", "event", "fault", "hashing", "inode", "known",
+        "lease", "mode", "owner", "reason", "rule", "size_bytes", "uid",
     )  # fmt: skip
 
     def __init__(self, event: ExecEvent, mode: str, boot_ns: int) -> None:
@@ -60,6 +60,8 @@ class Judged:
         self.fault = ""
         self.boot_ns = boot_ns
         self.inode: tuple[int, int] | None = None
+        self.known: Known | None = None
+        self.owner = False
 
     @property
     def left_bytes(self) -> int:

@@ -23,10 +23,11 @@ The mode then makes it a decision: learn ``learned``; observe ``allow`` or ``wou
 ``allow`` or ``deny``. Who does not wait cannot be denied: ``would_deny``, or, where ``kills`` says
 so, ``killed`` after the start (after_start.py).
 
-Answers come first: what was answered is reported REPORT_AFTER_S later. Neither /proc nor a slow
-link can delay an exec then, and gate, which goes before others, is not in the way of the process
-that it has just let go (+140 us at p10 when it reported at once, machine busy). Per event nothing
-is opened on a filesystem that can be marked.
+Most execs start what was started a moment ago: exec/quick.py answers these, and leaves the rest to
+the rules above.
+
+Answers come first, reports later (exec/reports.py). Per event nothing is opened on a filesystem
+that can be marked.
 
 A read lease is held from before the first byte is read until the verdict, and looked at in the end:
 the kernel takes it away after 45 s from who does not give it back, and a hash may be interrupted
@@ -47,20 +48,22 @@ from stat import S_ISREG
 from edgewarden.errors import HardwareFault
 from edgewarden.exec.after_start import end
 from edgewarden.exec.digest import MAX_HASH_BYTES, Digests
-from edgewarden.exec.hold import LOOK_S, Hold
+from edgewarden.exec.hold import Hold
 from edgewarden.exec.judged import Counters, Judged
 from edgewarden.exec.queue import PENDING_AT_MOST, Queue
-from edgewarden.exec.subject import Subject
+from edgewarden.exec.quick import Quick
+from edgewarden.exec.reports import REPORT_AFTER_S, REPORTS_AT_MOST, Reports
 from edgewarden.judge.exec_table import CRITICAL
 from edgewarden.kernel.fanotify import EVENTS_PER_READ, UNTOLD, ExecEvent
-from edgewarden.wire.local import UNKNOWN_UID, Alarm, AnyMessage, ExecVerdict
+from edgewarden.wire.local import UNKNOWN_UID, AnyMessage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgewarden.exec.digest import Hashing
-    from edgewarden.judge.exec_rules import Rule
+    from edgewarden.exec.subject import Subjects
+    from edgewarden.judge.exec_rules import Rule, Subject
     from edgewarden.kernel.fanotify import Group
 
 SLICE_BYTES = 1 << 20
@@ -68,11 +71,6 @@ SLICE_BYTES = 1 << 20
 FILE_COST_BYTES = 64 << 10
 """What a file costs beside its bytes, in bytes: of small ones a slice takes at most 16."""
 
-REPORT_AFTER_S = LOOK_S
-"""One wake-up for both: by then most programs have started and need not be held. A process that
-lives shorter is reported with the owner of its /proc entry, its effective uid."""
-REPORTS_AT_MOST = 64
-"""Two descriptors each."""
 SCRIPT = b"#!"
 """How binfmt_script knows a script."""
 
@@ -82,11 +80,9 @@ class ExecGate:
 
     Args:
         judge: digest and subject -> the rule that answers, or None. Raises nothing for 32 bytes.
-        image_of: pid -> digest of the image it runs, b"" when that is not known.
+        subjects: who asks.
         report: takes a fact; must not block.
-        proc_text: name below /proc -> its first 4 KiB, "" when it is gone.
         proc_link: name below /proc -> what the link says.
-        owner_of: pid -> owner of its /proc entry, UNKNOWN_UID when it is gone.
         boot_ns, wall_ns: CLOCK_BOOTTIME and CLOCK_REALTIME.
         mono_s: CLOCK_MONOTONIC in seconds.
         program_of: as exec/hold.py wants it.
@@ -99,11 +95,9 @@ class ExecGate:
         self,
         *,
         judge: Callable[[bytes, Subject], Rule | None],
-        image_of: Callable[[int], bytes],
+        subjects: Subjects,
         report: Callable[[AnyMessage], None],
-        proc_text: Callable[[str], str],
         proc_link: Callable[[str], bytes],
-        owner_of: Callable[[int], int],
         boot_ns: Callable[[], int],
         wall_ns: Callable[[], int],
         mono_s: Callable[[], float],
@@ -111,26 +105,22 @@ class ExecGate:
         tier: str,
         excuse: Callable[[Judged], str] = lambda one: "",
     ) -> None:
-        self.judge = judge
         self._excuse = excuse
-        self._image_of = image_of
+        self._subjects = subjects
         self.mode = "learn"
-        self.tier = tier
         self.digests = Digests(wall_ns)
         self.kills = False
         self.counters = Counters()
         self.hold = Hold(program_of)
         self._program_of = program_of
         self._mono_s = mono_s
-        self._report = report
-        self._proc_text = proc_text
-        self._proc_link = proc_link
-        self._owner_of = owner_of
+        self.quick = Quick(
+            judge=judge, digests=self.digests, subjects=subjects, counters=self.counters,
+            mono_s=mono_s, boot_ns=boot_ns,
+        )  # fmt: skip
+        self.reports = Reports(report, proc_link, self.hold, self.counters, tier)
         self._boot_ns = boot_ns
-        self._answered: list[Judged] = []
-        self._reports_due_mono: float | None = None
         self._queue: Queue[Judged] = Queue()
-        self._broken: HardwareFault | None = None
 
     def serve(self, group: Group) -> int:
         """Answer what waits, at most one read of the group and one slice of hashing. Reports follow
@@ -143,25 +133,38 @@ class ExecGate:
             HardwareFault: the kernel refuses to be read or answered. The caller must close the
                 group: that allows whatever still waits.
         """
-        room = group.permission or len(self._queue) <= PENDING_AT_MOST - EVENTS_PER_READ
-        events = group.read() if room else []  # without marks that hold, they wait in the kernel
+        if self._in_passing(group):
+            if not self.quick.left and self.quick.broken is None:
+                self.quick.serve(group)
+            events, self.quick.left = self.quick.left, []
+        elif group.permission or len(self._queue) <= PENDING_AT_MOST - EVENTS_PER_READ:
+            events = group.read()
+        else:
+            events = []  # without marks that hold, they wait in the kernel
         for event in events:
             self._arrive(Judged(event, self.mode, self._boot_ns()), group)
-        self._hash_some(group)
-        now_mono = self._mono_s()
-        if not group.permission or len(self._answered) >= REPORTS_AT_MOST:
-            self._report_all(now_mono)
-        elif self._reports_due_mono is None and self._answered:
-            self._reports_due_mono = now_mono + REPORT_AFTER_S
-        if self._broken is not None:
-            broken, self._broken = self._broken, None
+        if self._queue:
+            self._hash_some(group)
+        self.reports.after_round(self._mono_s(), at_once=not group.permission)
+        if self.quick.broken is not None:
+            broken, self.quick.broken = self.quick.broken, None
             raise broken
         return len(events)
+
+    def serve_quickly(self, group: Group) -> bool:
+        """Whether everything that waits could be answered in passing; else call ``serve``."""
+        quick = self.quick
+        if len(quick) >= REPORTS_AT_MOST or not self._in_passing(group):
+            return False
+        return quick.serve(group)
+
+    def _in_passing(self, group: Group) -> bool:
+        return group.in_passing and group.permission and self.mode == "enforce"
 
     def work(self) -> None:
         """As ``serve``, where there is no group: what ``inspect`` took is hashed."""
         self._hash_some(None)
-        self._report_all(self._mono_s())
+        self.reports.all(self._mono_s())
 
     def inspect(self, fd: int, pid: int) -> None:
         """Judge and report a program that already runs (proc connector); ``fd`` stays the
@@ -177,12 +180,22 @@ class ExecGate:
     @property
     def due_mono(self) -> float | None:
         """When ``tick`` has something to do; None while it has not."""
-        return self._reports_due_mono or self.hold.due_mono
+        if self.quick.since_mono is not None:
+            return self.quick.since_mono + REPORT_AFTER_S
+        return self.reports.due_mono or self.hold.due_mono
 
     def tick(self, now_mono: float) -> None:
         """Report what was answered a moment ago, and let go of what has started."""
-        if self._reports_due_mono is not None and now_mono >= self._reports_due_mono:
-            self._report_all(now_mono)
+        if self.quick.since_mono is not None:
+            if (
+                now_mono < self.quick.since_mono + REPORT_AFTER_S
+                and len(self.quick) < REPORTS_AT_MOST
+            ):
+                return
+            for one in self.quick.take(self.mode):
+                self.reports.add(one)
+            self.reports.all(now_mono)
+        self.reports.tick(now_mono)
         self.hold.look(now_mono)
 
     def finish(self) -> None:
@@ -193,25 +206,21 @@ class ExecGate:
                 self._conclude(one, None, allowed=True)
             else:
                 self._queue.add(one)  # nobody waits for it, and it can still be seen
-        self._report_all(self._mono_s())
+        for one in self.quick.take("enforce"):
+            self.reports.add(one)
+        self.reports.all(self._mono_s())
         self.hold.clear()
 
-    def _report_all(self, now_mono: float) -> None:
-        answered, self._answered, self._reports_due_mono = self._answered, [], None
-        for one in answered:
-            try:
-                self._report_one(one)
-            except Exception:
-                self.counters.unreported += 1
-            finally:
-                self._keep_or_close(one, now_mono)
+    def new_policy(self) -> None:
+        """What was remembered of the policy's word is void."""
+        self.quick.forget()
 
     def _arrive(self, one: Judged, group: Group | None) -> None:
         """Answer at once what need not be hashed; the rest waits for its turn."""
         if self._go_on(one, group, 0):
             return
         if self._queue:  # whoever waits alone is in nobody's way
-            self._attribute(one, exactly=True)
+            self._attribute(one)
             one.asker = one.uid
         self._queue.add(one)
         surplus = self._queue.surplus()
@@ -266,16 +275,39 @@ class ExecGate:
         else:
             one.decision = "would_deny"
             counters.would_deny += 1
-        self._answered.append(one)
+        self.reports.add(one)
         if group is None or not one.event.wants_answer:
             return
-        if one.uid == UNKNOWN_UID:
-            self._attribute(one, exactly=one.decision == "deny")
+        denied = one.decision == "deny"
+        if denied and one.uid == UNKNOWN_UID:
+            self._attribute(one)  # it may end at once
         try:
-            if not group.answer(one.event.fd, allow=one.decision != "deny"):
+            if not group.answer(one.event.fd, allow=not denied):
                 counters.unanswered += 1
         except HardwareFault as fault:
-            self._broken = fault
+            self.quick.broken = fault
+        if one.uid == UNKNOWN_UID:
+            self._attribute(one)
+        if one.inode is not None:
+            self._lend_lease(one)
+
+    def _lend_lease(self, one: Judged) -> None:
+        """Others that start the same content may rely on the lease of this start; of a script
+        nothing is held."""
+        try:
+            if os.pread(one.event.fd, len(SCRIPT), 0) == SCRIPT:
+                one.inode = None
+                return
+        except OSError:  # a disk that fails: nothing to protect any more
+            one.inode = None
+            return
+        known = one.known
+        if known is not None and known.lease_fd < 0 and one.lease.held():
+            known.lease_fd, one.owner = one.event.fd, True
+            known.starting += 1
+            known.used_mono = known.checked_mono = self._mono_s()
+        else:
+            one.known = None  # it has a lease of its own
 
     def _is_excused(self, one: Judged) -> bool:
         try:
@@ -293,20 +325,20 @@ class ExecGate:
         """Whether it is allowed; None: it is still to be hashed, by more than ``most_bytes``."""
         fd, hashing = one.event.fd, one.hashing
         if hashing is None:
-            status = os.fstat(fd)
+            if one.event.wants_answer or most_bytes:
+                one.lease.take()
+            status = os.fstat(fd)  # after the lease: as it is now it stays
             if not S_ISREG(status.st_mode):
                 one.reason = "not_a_file"
                 return True
-            if one.event.wants_answer or most_bytes:
-                one.lease.take()
-                status = os.fstat(fd)  # once more: as it is now it stays
             if one.event.wants_answer and one.lease.writer_lives:
                 one.reason = "being_written"
                 return False
             known = self.digests.known(status)
             if known is not None:
                 self.counters.cached += 1
-                return self._look_up(one, known, status)
+                one.known = known
+                return self._look_up(one, known.digest, self.quick.ask(known, one.event), status)
             if status.st_size > MAX_HASH_BYTES:
                 one.reason = "too_large"
                 return False
@@ -321,7 +353,7 @@ class ExecGate:
 
     def _judge_hashed(self, one: Judged, done: Hashing) -> bool:
         self.counters.hashed += 1
-        quiet = self.digests.finish(done, one.event.fd, one.lease)
+        quiet, one.known = self.digests.finish(done, one.event.fd, one.lease)
         if not one.event.wants_answer:
             one.lease.release()
         elif not quiet:
@@ -330,11 +362,13 @@ class ExecGate:
         if not done.digest:
             one.reason = "too_large"
             return False
-        return self._look_up(one, done.digest, os.fstat(one.event.fd))
+        rule = self.quick.judge(done.digest, self._subjects.of(one.event))
+        return self._look_up(one, done.digest, rule, os.fstat(one.event.fd))
 
-    def _look_up(self, one: Judged, digest: bytes, status: os.stat_result) -> bool:
+    def _look_up(
+        self, one: Judged, digest: bytes, rule: Rule | None, status: os.stat_result
+    ) -> bool:
         one.digest = digest
-        rule = self.judge(digest, Subject(one.event, self._proc_text, self._image_of))
         one.rule = None if rule is None else rule.name
         if rule is None or not rule.allow:
             one.reason = "unlisted" if rule is None else "ruled_out"
@@ -344,53 +378,10 @@ class ExecGate:
             one.inode = status.st_dev, status.st_ino
         return True
 
-    def _report_one(self, one: Judged) -> None:
-        event = one.event
-        path = self._proc_link(f"self/fd/{event.fd}")
-        uid = one.uid
-        if one.decision != "deny" or uid == UNKNOWN_UID:
-            now = self._uid(event)
-            uid = uid if now == UNKNOWN_UID else now
-        self._report(
-            ExecVerdict(
-                one.decision,
-                one.reason,
-                one.mode,
-                self.tier,
-                one.digest,
-                one.rule or "",
-                path,
-                max(event.pid, 0),
-                uid,
-                one.boot_ns,
-            )
-        )
-        if one.reason == "undecidable":
-            text = f"not judged, allowed: {path.decode('utf-8', 'backslashreplace')}: {one.fault}"
-            self._report(Alarm("EW-EXEC-007", 4, text, one.boot_ns))
-
-    def _attribute(self, one: Judged, *, exactly: bool) -> None:
-        """Whose process it is, while it waits for us: exactly for a denial and for the queue,
-        cheaply for the rest."""
+    def _attribute(self, one: Judged) -> None:
+        """Whose process it is: for a denial and for the queue while it waits for us, for the rest
+        right after its answer."""
         try:
-            one.uid = self._uid(one.event) if exactly else self._owner_of(one.event.pid)
+            one.uid = self._subjects.uid_of(one.event)
         except Exception:
             one.uid = UNKNOWN_UID  # no reason to leave somebody waiting
-
-    def _keep_or_close(self, one: Judged, now_mono: float) -> None:
-        """The lease goes with the descriptor: keep both of a program that may run."""
-        try:
-            if one.inode is not None and os.pread(one.event.fd, len(SCRIPT), 0) != SCRIPT:
-                self.hold.keep(one.event, one.inode, now_mono)
-                return
-        except OSError:  # a disk that fails: nothing to protect any more
-            self.counters.unreported += 1
-        one.event.close()
-
-    def _uid(self, event: ExecEvent) -> int:
-        """Real uid of the process, if it is still the one that called execve."""
-        text = self._proc_text(f"{event.pid}/status") if event.pid > 0 else ""
-        at = text.find("\nUid:\t")
-        if at < 0 or not event.is_alive():
-            return UNKNOWN_UID
-        return int(text[at + 6 :].split(None, 1)[0])

@@ -225,7 +225,7 @@ class Arming:
         self.armed = new
         self._doors.permission_marks = enforce and not stop
         self.source = ENFORCING[stop] if enforce else "fanotify-notify"
-        self._responder.tier = self._policy.tier.tier
+        self._responder.reports.tier = self._policy.tier.tier
         self._responder.digests.cacheable = new.cacheable
         self._watch(new.group.fd)
         for _, fault in new.refused:

@@ -104,6 +104,7 @@ class Requests:
         try:
             text = self._policy.reload(older=older)
         finally:
+            self._responder.new_policy()
             self._pass_on_alarms()
         self._coverage.begin(self._policy.table.generation, keep=False)
         if self._policy.config.filesystems != before.filesystems:

@@ -68,6 +68,13 @@ _INFO = struct.Struct("=BBH")
 _PIDFD = struct.Struct("=i")
 _RESPONSE = struct.Struct("=iI")
 """struct fanotify_response: fd, response."""
+pack_answer = _RESPONSE.pack
+
+USUAL = struct.Struct("=8sQii4si")
+"""A whole event with its pidfd record, as nearly every read gives exactly one: head, mask, fd, pid,
+head of the record, pidfd."""
+USUAL_HEAD = struct.pack("=IBBH", USUAL.size, FANOTIFY_METADATA_VERSION, 0, _METADATA.size)
+USUAL_RECORD = _INFO.pack(FAN_EVENT_INFO_TYPE_PIDFD, 0, _INFO.size + _PIDFD.size)
 
 UNTOLD = -3
 """Ours: the kernel sent no pidfd record."""
@@ -129,6 +136,9 @@ class Group:
 
     __slots__ = ("fd", "permission", "pidfds")
 
+    in_passing = True
+    """Whether ``fd`` speaks as fanotify(7) says: exec/quick.py reads and writes it itself."""
+
     def __init__(self, fd: int, permission: bool, pidfds: bool) -> None:
         self.fd = fd
         self.permission = permission
@@ -151,13 +161,16 @@ class Group:
         Raises:
             HardwareFault: the kernel refuses (EMFILE, ...) or speaks another ABI.
         """
+        return list(parse_events(self.read_bytes()))
+
+    def read_bytes(self) -> bytes:
+        """As ``read``, for ``parse_events``; raises as it does."""
         try:
-            data = os.read(self.fd, READ_BYTES)
+            return os.read(self.fd, READ_BYTES)
         except BlockingIOError:
-            return []
+            return b""
         except OSError as fault:
             raise refused("read(fanotify)", fault.errno or 0) from fault
-        return list(parse_events(data))
 
     def answer(self, fd: int, *, allow: bool) -> bool:
         """Let the exec of the event with ``fd`` go on or fail with EPERM.
@@ -169,11 +182,11 @@ class Group:
             HardwareFault: the kernel does not take the answer.
         """
         try:
-            os.write(self.fd, _RESPONSE.pack(fd, FAN_ALLOW if allow else FAN_DENY))
+            os.write(self.fd, pack_answer(fd, FAN_ALLOW if allow else FAN_DENY))
         except OSError as fault:
             if fault.errno == errno.ENOENT:
                 return False
-            raise refused("write(fanotify)", fault.errno or 0) from fault
+            raise answer_refused(fault) from fault
         return True
 
     def close(self) -> None:
@@ -181,6 +194,11 @@ class Group:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def answer_refused(fault: OSError) -> HardwareFault:
+    """The kernel did not take an answer."""
+    return refused("write(fanotify)", fault.errno or 0)
 
 
 def open_group(*, permission: bool) -> Group:

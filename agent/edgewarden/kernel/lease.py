@@ -17,7 +17,7 @@ action kills.
 
 from __future__ import annotations
 
-import fcntl
+from fcntl import F_GETLEASE, F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
 
 from edgewarden.kernel.signals import SIG_IGN, SIGIO, signal
 
@@ -25,6 +25,12 @@ from edgewarden.kernel.signals import SIG_IGN, SIGIO, signal
 def ignore_lease_breaks() -> None:
     """Ignore SIGIO; the state of the lease is asked instead (F_GETLEASE)."""
     signal(SIGIO, SIG_IGN)
+
+
+def lease_is_held(fd: int) -> bool:
+    """Whether a read lease was taken on ``fd`` and nobody has asked to write since."""
+    # While a lease is breaking, F_GETLEASE gives what it breaks to (fcntl(2)): F_UNLCK.
+    return fcntl(fd, F_GETLEASE) == F_RDLCK
 
 
 class ReadLease:
@@ -48,7 +54,7 @@ class ReadLease:
         if self.granted:
             return
         try:
-            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl(self._fd, F_SETLEASE, F_RDLCK)
             self.granted = True
         except BlockingIOError:
             self.writer_lives = True
@@ -58,11 +64,10 @@ class ReadLease:
 
     def held(self) -> bool:
         """Whether the lease was granted and nobody has asked to write since."""
-        # While a lease is breaking, F_GETLEASE gives what it breaks to (fcntl(2)): F_UNLCK.
-        return self.granted and fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+        return self.granted and lease_is_held(self._fd)
 
     def release(self) -> None:
         """Let writers go on; twice is harmless."""
         if self.granted:
             self.granted = False
-            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            fcntl(self._fd, F_SETLEASE, F_UNLCK)

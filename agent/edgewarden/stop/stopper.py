@@ -208,6 +208,8 @@ class StopGroup(Group):
         "_waiting",
     )
 
+    in_passing = False
+
     def __init__(
         self,
         stopper: Stopper,

@@ -1,0 +1,115 @@
+"""Rules that ask who it is, on a real kernel: acceptance row A9, one allow and one deny of each.
+
+The owner package and the usrmerge alias are the policy compiler's: it turns both into contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.exec import subject as subjects
+from edgewarden.exec.subject import Subjects
+from edgewarden.kernel import process
+from edgewarden.kernel.fanotify import FAN_OPEN_EXEC_PERM, ExecEvent
+from tests.features import cgroup2_root
+from tests.system.exec_world import NOBODY, World, loop_ext4, world
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.needs("root", "fanotify-permission", "loop-mount")
+
+AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+
+
+@pytest.fixture(params=["pidfd", "proc"])
+def disk(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Both ways to find out: what kernels from 6.13 on say of a pidfd, and /proc."""
+    with loop_ext4() as where, world(where) as made:
+        os.chmod(where, 0o755)
+        if request.param == "proc":
+            made.masked = "no-pidfd-info"
+        yield made
+
+
+def test_a9_uid(disk: World) -> None:
+    good = disk.program("good", allow=True)
+    disk.only_for("good", uid=0)
+    disk.enforcing()
+    for _ in range(2):
+        assert disk.outcome([good]) == "ran"
+        assert disk.outcome([*AS_NOBODY, good]) == "denied"
+
+
+def test_a9_parent(disk: World) -> None:
+    """The parent is the program that calls execve, known by its content."""
+    good = disk.program("good", allow=True)
+    env = disk.program("env", allow=True, image="/usr/bin/env")
+    other = disk.program("other", allow=True, image="/usr/bin/env")
+    disk.only_for("good", parents=(hashlib.sha256(env.read_bytes()).digest(),))
+    disk.enforcing()
+    for _ in range(2):
+        assert disk.outcome([env, good]) == "ran"
+        assert disk.outcome([other, good]) != "ran"
+        assert disk.outcome([good]) == "denied"
+
+
+@pytest.fixture
+def unit() -> Iterator[Path]:
+    made = cgroup2_root() / "ew-test.slice" / "ew-good.service"
+    made.mkdir(parents=True)
+    try:
+        yield made
+    finally:
+        made.rmdir()
+        made.parent.rmdir()
+
+
+@pytest.mark.needs("root", "fanotify-permission", "loop-mount", "cgroup2")
+def test_a9_unit(disk: World, unit: Path) -> None:
+    good = disk.program("good", allow=True)
+    disk.only_for("good", units=("ew-good.service",))
+    disk.enforcing()
+    within = f"import os, sys; open({str(unit / 'cgroup.procs')!r}, 'w').write('0')"
+    start = f"{within}; os.execv(sys.argv[1], sys.argv[1:])"
+    for _ in range(2):
+        assert disk.outcome([sys.executable, "-I", "-S", "-c", start, good]) == "ran"
+        assert disk.outcome([good]) == "denied"
+
+
+@pytest.mark.needs("root", "pidfd-info")
+def test_what_the_kernel_says_of_a_pidfd_is_what_proc_says() -> None:
+    child = subprocess.Popen([*AS_NOBODY, "sleep", "30"])
+    pidfd = os.pidfd_open(child.pid)
+    try:
+        wait_until(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n")
+        info = process.process_info(pidfd)
+        assert info is not None
+        assert (info.uid, info.parent_pid) == (NOBODY, os.getpid())
+        assert process.uid_of(pidfd) == NOBODY
+        text = Path(f"/proc/{child.pid}/cgroup").read_text()
+        found = Subjects(lambda name: Path("/proc", name).read_text(), lambda pid: b"")
+        event = ExecEvent(FAN_OPEN_EXEC_PERM, -1, child.pid, pidfd)
+        assert f"0::{found.of(event).cgroup}\n" in text
+        assert found.of(event).cgroup
+    finally:
+        child.kill()
+        child.wait(5)
+        os.close(pidfd)
+
+
+def test_cgroups_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subjects, "CGROUPS", 3)
+    found = Subjects(lambda name: "0::/x.slice\n", lambda pid: b"")
+    event = ExecEvent(FAN_OPEN_EXEC_PERM, -1, os.getpid(), -3)
+    for number in range(10):
+        info = process.ProcessInfo(0, number, 1)
+        asking = found.of(event)
+        monkeypatch.setattr(type(asking), "info", lambda self, anew=False, info=info: info)
+        assert asking.cgroup == "/x.slice"
+    assert len(found._cgroups) == 3
