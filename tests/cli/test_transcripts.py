@@ -74,6 +74,8 @@ def link_handler(name: str, changes: dict[str, object]):  # type: ignore[no-unty
         if request.command is Command.STATUS:
             return {"schema": "edgewarden.status/1", **body}
         extra = {"device": body["device"], request.command.value: body[request.command.value]}
+        if request.command is Command.OBSERVED:
+            extra["others"] = body.get("others", 0)
         return {"schema": request.command.schema, **extra}
 
     return handle

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgewarden.cli.console import Console, Exit, amount, clip
 from edgewarden.cli.services import (
@@ -25,8 +26,11 @@ from edgewarden.cli.services import (
     would_block,
 )
 from edgewarden.errors import EdgewardenError, OperatorFault, PeerUnavailable
-from edgewarden.probe.control import ask_gate
-from edgewarden.wire.baseline import Entry
+from edgewarden.probe.control import ask_gate, ask_link
+from edgewarden.probe.disk import Disk
+from edgewarden.settings.schema import Paths
+from edgewarden.wire.baseline import MAX_BASELINE_BYTES, Baseline, Entry
+from edgewarden.wire.control import Command
 from edgewarden.wire.local import Answer, Request
 
 if TYPE_CHECKING:
@@ -75,6 +79,11 @@ def learn_options(learn: argparse.ArgumentParser) -> None:
         default=[],
         help="folders with programs beside /usr, /etc, /opt, /srv and [exec] roots",
     )
+    learn.add_argument(
+        "--from-observed",
+        action="store_true",
+        help="print rules for what gate saw and nobody knows, to read and to add by hand",
+    )
     learn.add_argument("--full", action="store_true", help="read every file, also unchanged ones")
     learn.add_argument("--json", action="store_true", help="print JSON (edgewarden.policy-learn/1)")
 
@@ -82,6 +91,8 @@ def learn_options(learn: argparse.ArgumentParser) -> None:
 def learn(args: argparse.Namespace, console: Console) -> int:
     """Take the baseline, and have gate watch."""
     settings = lenient_settings(args, console).settings
+    if args.from_observed:
+        return _from_observed(settings.paths, args, console)
     taken = learn_system(args.settings, args.roots, full=args.full, progress=_progress(console))
     gate = "is in mode learn"
     try:
@@ -94,6 +105,47 @@ def learn(args: argparse.Namespace, console: Console) -> int:
         gate = f"cannot be asked: {fault.text}"
     _say(taken, settings.exec.policy, gate, args, console)
     return Exit.OK
+
+
+def _from_observed(paths: Paths, args: argparse.Namespace, console: Console) -> int:
+    """Rules for programs that ran and that the baseline lacks. Printed, never added: link, which
+    told of them, is not the one who says what is allowed."""
+    programs, _ = _seen(paths.run)
+    known = {entry.sha256.hex() for entry in _kept(paths.state)}
+    fresh: dict[str, dict[str, Any]] = {}
+    for one in programs:
+        if one["sha256"] and one["sha256"] not in known:
+            fresh.setdefault(one["sha256"], one)
+    if args.json:
+        body: dict[str, object] = {"programs": list(fresh.values())}
+        console.json("edgewarden.policy-observed/1", body)
+        return Exit.OK
+    if not fresh:
+        console.note("edgewarden: gate saw nothing that the baseline does not have")
+    for sha256, one in fresh.items():
+        console.line(f"# {one['path']}, user {one['uid']}, {one['count']} time(s)")
+        stem = re.sub(r"[^A-Za-z0-9._-]", "_", str(one["path"]).rpartition("/")[2])[:40] or "x"
+        for row in (
+            "[[program]]",
+            f'name = "seen-{stem}-{sha256[:8]}"',
+            f'sha256 = "{sha256}"',
+            "",
+        ):
+            console.line(row)
+    return Exit.OK
+
+
+def _seen(run_dir: str) -> tuple[list[dict[str, Any]], int]:
+    """What gate told link since link started, and how many more had no room."""
+    body: dict[str, Any] = ask_link(run_dir, Command.OBSERVED)
+    return body["observed"], body["others"]
+
+
+def _kept(state_dir: str) -> tuple[Entry, ...]:
+    path = f"{state_dir}/policy/baseline"
+    if not Disk().names(f"{state_dir}/policy").count("baseline"):
+        return ()
+    return Baseline.load(Disk().fetch(path, MAX_BASELINE_BYTES)).entries
 
 
 def _rebaseline(args: argparse.Namespace, console: Console) -> int:
@@ -204,8 +256,15 @@ _TABLES = {
 
 
 def _would_block(args: argparse.Namespace, console: Console) -> int:
+    run_dir = lenient_settings(args, console).settings.paths.run
     blocked = would_block(args.settings)
-    code = Exit.DEGRADED if blocked.denied else Exit.OK
+    try:
+        programs, others = _seen(run_dir)
+    except EdgewardenError as fault:
+        programs, others = [], 0
+        console.note(f"edgewarden: {fault.text}: what gate saw is not known")
+    seen = [one for one in programs if one["decision"] != "learned"]
+    code = Exit.DEGRADED if blocked.denied or seen else Exit.OK
     if args.json:
         denied: list[dict[str, object]] = []
         for one, rule in blocked.denied:
@@ -221,6 +280,7 @@ def _would_block(args: argparse.Namespace, console: Console) -> int:
             )
         unread = [{"name": one.name, "path": one.path} for one in blocked.unread]
         body: dict[str, object] = {"denied": denied, "unread": unread, "asked": blocked.asked}
+        body |= {"seen": seen, "seen_others": others}
         console.json("edgewarden.would-block/1", body)
         return code
     lines = []
@@ -228,6 +288,13 @@ def _would_block(args: argparse.Namespace, console: Console) -> int:
         why = f"rule {rule}" if rule else "no rule allows it"
         lines.append(f"{one.path} ({one.name}, user {one.uid}): {why}")
     _list("would   ", lines, console)
+    told = []
+    for saw in seen:
+        why = f"rule {saw['rule']}" if saw["rule"] else saw["reason"]
+        told.append(f"{saw['path']} (user {saw['uid']}, x{saw['count']}): {why}")
+    _list("seen    ", told, console)
+    if others:
+        console.line(f"seen    {others} more had no room of their own")
     _list("unread  ", [f"{one.path} ({one.name})" for one in blocked.unread], console)
     count = f"{len(blocked.denied)} of {blocked.asked}"
     console.line(f"static  {count} processes and commands of units would be stopped")

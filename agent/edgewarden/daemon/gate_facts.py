@@ -23,6 +23,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 
+from edgewarden.daemon.observed import Observed
 from edgewarden.errors import WireRefusal
 from edgewarden.inventory.watcher import alert_event
 from edgewarden.peers.events import network_event
@@ -82,6 +83,7 @@ class GateFacts:
         self.stats: local.GateStats | None = None
         self.tier: local.TierSaid | None = None
         self.areas: dict[str, local.AreaStats] = {}
+        self.observed = Observed()
         self.connected = False
         self.denied_ns = 0
 
@@ -129,6 +131,7 @@ class GateFacts:
         if isinstance(message, local.ExecVerdict):
             if message.decision == "deny":
                 self.denied_ns = self._clock.now().boot_ns
+            self.observed.see(message)
             self._sink(verdict_event(message))
         elif isinstance(message, local.NetworkVerdict):
             self._sink(network_event(message))
@@ -137,6 +140,8 @@ class GateFacts:
         elif isinstance(message, local.ProcessAlert):
             self._sink(self._alert(message))
         elif isinstance(message, local.Repeated):
+            if isinstance(message.message, local.ExecVerdict):
+                self.observed.see(message.message, message.count, others=message.others)
             if getattr(message.message, "decision", "") == "deny":
                 self.denied_ns = self._clock.now().boot_ns
             self._sink(repeated_event(message, self._alert))

@@ -240,6 +240,10 @@ class Link:
                 "device": device,
                 "findings": self.findings.listed(),
             }
+        if request.command is Command.OBSERVED:
+            seen = self.gate.observed
+            told = {"observed": seen.listed(), "others": seen.others}
+            return {"schema": Command.OBSERVED.schema, "device": device, **told}
         body = status(self._parts(), self.running, self.faults, self.uplink.snapshot())
         if request.command is Command.SENSORS:
             return {"schema": Command.SENSORS.schema, "device": device, "sensors": body["sensors"]}

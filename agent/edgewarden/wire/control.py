@@ -24,7 +24,8 @@ from edgewarden.errors import OurFault, PeerFault, WireRefusal
 MAX_REQUEST_BYTES = 4096
 """The only request holds 60 bytes; later ones carry a name or a reason."""
 MAX_ANSWER_BYTES = 1024 * 1024
-"""16 ports and 200 findings stay below 200 KiB."""
+"""16 ports and 200 findings stay below 200 KiB; 1,000 observed programs with paths of 500 bytes too
+stay below it."""
 
 REQUEST_SCHEMA = "edgewarden.control/1"
 REFUSAL_SCHEMA = "edgewarden.control-refusal/1"
@@ -36,6 +37,7 @@ class Command(StrEnum):
     STATUS = "status"
     FINDINGS = "findings"
     SENSORS = "sensors"
+    OBSERVED = "observed"
 
     @property
     def schema(self) -> str:
@@ -96,10 +98,21 @@ FINDING: Shape = {
     "count": int,
 }
 
+PROGRAM: Shape = {
+    "decision": str,
+    "reason": str,
+    "sha256": str,
+    "path": str,
+    "rule": str,
+    "uid": int,
+    "count": int,
+}
+
 SHAPES: dict[Command, Shape] = {
     Command.STATUS: STATUS,
     Command.FINDINGS: {"device": str, "findings": [FINDING]},
     Command.SENSORS: {"device": str, "sensors": {"*": SENSOR}},
+    Command.OBSERVED: {"device": str, "observed": [PROGRAM], "others": int},
 }
 
 
