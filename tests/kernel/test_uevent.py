@@ -77,8 +77,11 @@ def test_a_loss_is_news_and_reading_goes_on(injected: InjectedUevents) -> None:
 def test_a_message_that_was_cut_is_refused(injected: InjectedUevents) -> None:
     source = Uevents(injected)
     injected.inject(PLUG + b"X=" + b"y" * DATAGRAM_BYTES + b"\0")
+    whole = PLUG + b"X=" + b"y" * (DATAGRAM_BYTES - len(PLUG) - 3) + b"\0"
+    assert len(whole) == DATAGRAM_BYTES
+    injected.inject(whole + b"ACTION=remove\0")  # cut where a field ends, it would still parse
     assert source.read().events == []
-    assert source.refused == 1
+    assert source.refused == 2
 
 
 @pytest.mark.parametrize(

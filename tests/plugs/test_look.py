@@ -116,6 +116,15 @@ def test_u3_a_deny_rule_does_not_reach_what_is_pinned(world: World) -> None:
     assert world.tree.authorized() == {"1-1": "0", "2-1": "1"}
 
 
+def test_u3_the_consoles_port_is_not_taken_away_by_a_port_rule(world: World) -> None:
+    world.tree.plug("ublox", "1-1.3")
+    world.tree.console("tty1", "ttyACM0")
+    world.table = table(RULES + f'[[port]]\nname = "no"\naction = "deny"\npath = "{PI}:1.3:1.0"\n')
+    sight = world.look()
+    assert (world.tree.sys / "bus/usb/devices/1-1.3:1.0/authorized").read_text() == "1\n"
+    assert ("would_deny", "no", "deny_rule") in said(sight, f"{PI}:1.3:1.0")
+
+
 def test_u4_leaving_enforce_puts_everything_back(world: World) -> None:
     world.tree.plug("keyboard", "1-1.4")
     world.look()

@@ -717,13 +717,10 @@ tries = {
     "what is not ours": lambda: doors.open_device(doors.sys_fd, "class/net/lo/mtu", os.O_WRONLY),
     "to make": lambda: doors.open_device(doors.sys_fd, "authorized", os.O_WRONLY | os.O_CREAT),
 }
-import _thread, time
-def beside():  # another thread stands in a door all the time: no way for this one
-    while True:
-        os.close(doors.open_device(doors.sys_fd, "class", os.O_RDONLY))
-_thread.start_new_thread(beside, ())
+import _thread
+doors._inside.add(_thread.get_ident() + 1)  # another thread stands in a door: no way for this one
 doors.permission_marks = True
-for name, attempt in [pair for pair in tries.items() for _ in range(50)]:
+for name, attempt in tries.items():
     try:
         attempt()
         sys.stdout.write(f"{name} went through\\n")
