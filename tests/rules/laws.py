@@ -31,6 +31,7 @@ CLOCK_DOORS = {
     "agent/edgewarden/daemon/clock.py": "the real Clock and Randomness behind the ports",
     "agent/edgewarden/daemon/gate.py": "gate has no ports: deadlines and the heartbeat",
     "agent/edgewarden/exec/canary.py": "a process of its own: the beat of its BPF programs",
+    "agent/edgewarden/inventory/look.py": "a process of its own: when the privileged look began",
     "agent/edgewarden/gate/arming.py": "part of gate: how long guard has been away",
     "agent/edgewarden/daemon/guard.py": "guard has no ports: the age of a heartbeat",
     "agent/edgewarden/daemon/notify.py": "sd_notify(3): where systemd listens",

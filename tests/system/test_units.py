@@ -23,6 +23,7 @@ THRESHOLDS = {
     "edgewarden-policy.service": 20,
     "edgewarden-canary.service": 30,
     "edgewarden-confine.service": 35,
+    "edgewarden-look.service": 20,
 }
 FOREIGN = [
     "basic.target",
@@ -190,7 +191,12 @@ def test_systemd_waits_only_for_those_that_notify(unit: str) -> None:
     assert ("WatchdogSec" in directives) == notifies
 
 
-COMMANDS = [unit for unit in SERVICES if unit != "edgewarden-canary.service"]
+BY_FILE = {
+    "edgewarden-canary.service": ["/run/edgewarden", "/var/lib/edgewarden"],
+    "edgewarden-look.service": ["/run/edgewarden"],
+}
+"""Started without the command, for the sake of a lean interpreter; and what with."""
+COMMANDS = [unit for unit in SERVICES if unit not in BY_FILE]
 
 
 @pytest.mark.parametrize("unit", COMMANDS)
@@ -202,11 +208,11 @@ def test_every_unit_starts_a_command_that_exists(unit: str) -> None:
     assert done.stdout.startswith("usage: edgewarden"), done.stdout
 
 
-def test_the_canary_is_started_by_its_file_as_debian_installs_it() -> None:
-    start = settings("edgewarden-canary.service")["ExecStart"].split()
-    python, *options, script, run_dir, state_dir = start
-    assert (python, options, run_dir) == ("/usr/bin/python3", ["-I", "-S"], "/run/edgewarden")
-    assert state_dir == "/var/lib/edgewarden"
+@pytest.mark.parametrize("unit", BY_FILE)
+def test_a_one_shot_is_started_by_its_file_as_debian_installs_it(unit: str) -> None:
+    python, *options, script = settings(unit)["ExecStart"].split()[:4]
+    assert (python, options) == ("/usr/bin/python3", ["-I", "-S"])
+    assert settings(unit)["ExecStart"].split()[4:] == BY_FILE[unit]
     installed = "/usr/lib/python3/dist-packages/"
     assert script.startswith(installed)
     assert (ROOT / "agent" / script.removeprefix(installed)).exists()

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edgewarden.daemon.gate_facts import repeated_event
+from edgewarden.inventory.looked import Looks
 from edgewarden.inventory.processes import ProcessSettings, ProcessSweep
 from edgewarden.inventory.sockets import Sockets
 from edgewarden.inventory.watcher import Watcher, alert_event
@@ -22,8 +24,9 @@ from edgewarden.judge.describe import describe
 from edgewarden.settings.processes import Processes, RequiredProcess
 from edgewarden.wire.facts import Event, Severity
 from edgewarden.wire.local import ProcessAlert, Repeated
+from edgewarden.wire.look import load
 from tests.fakes.clock import FakeClock
-from tests.system.exec_world import NOBODY, World, private_tmpfs, world
+from tests.system.exec_world import NOBODY, PYTHON, World, private_tmpfs, world
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root")
@@ -41,19 +44,24 @@ sys.stdin.read()
 class Watch:
     """link's half of watching, on this machine's /proc."""
 
-    def __init__(self, settings: Processes | None = None) -> None:
+    def __init__(self, settings: Processes | None = None, looks: Looks | None = None) -> None:
         self.facts: list[Event] = []
         self.clock = FakeClock()
         self.sockets = Sockets()
         sink = self.facts.append
-        self.watcher = Watcher(settings or Processes(), sink, self.clock, self.sockets)  # type: ignore[arg-type]
-        self.sweep = ProcessSweep(ProcessSettings(), sink, self.clock, self.watcher.see)  # type: ignore[arg-type]
+        self.watcher = Watcher(settings or Processes(), sink, self.clock, self.sockets, looks)  # type: ignore[arg-type]
+        fresh = tuple if looks is None else looks.fresh
+        self.sweep = ProcessSweep(ProcessSettings(), sink, self.clock, self.watcher.see, fresh)  # type: ignore[arg-type]
         self.look()
         self.watcher.look_at_listeners()
 
     def look(self, after_s: float = 2) -> None:
         self.clock.advance(after_s)
         self.sweep.look()
+
+    def close(self) -> None:
+        self.sweep.close()
+        self.sockets.close()
 
     def about(self, pid: int) -> list[tuple[str, Severity]]:
         """Findings about one process."""
@@ -75,8 +83,7 @@ class Watch:
 def watch() -> Iterator[Watch]:
     made = Watch()
     yield made
-    made.sweep.close()
-    made.sockets.close()
+    made.close()
 
 
 @contextlib.contextmanager
@@ -265,8 +272,7 @@ def test_too_many_sockets() -> None:
             [found] = watch.events(started.pid)
             assert found.code == "EW-PROC-006"
     finally:
-        watch.sweep.close()
-        watch.sockets.close()
+        watch.close()
 
 
 def test_a_required_process_goes_missing_and_comes_back(own: Path) -> None:
@@ -286,8 +292,7 @@ def test_a_required_process_goes_missing_and_comes_back(own: Path) -> None:
             watch.look()
             assert [e.activity_id for e in watch.coded("EW-PROC-008")] == [1, 3]
     finally:
-        watch.sweep.close()
-        watch.sockets.close()
+        watch.close()
 
 
 def test_a_library_for_every_program(watch: Watch, own: Path) -> None:
@@ -297,6 +302,64 @@ def test_a_library_for_every_program(watch: Watch, own: Path) -> None:
     watch.watcher.look_at_preload(str(file))
     [found] = watch.coded("EW-PROC-004")
     assert found.detail["libraries"] == ["/usr/lib/evil.so"]
+
+
+# --- by the privileged look -----------------------------------------------------------------------
+
+LOOK = Path(__file__).parents[2] / "agent/edgewarden/inventory/look.py"
+
+
+def look(run: Path) -> float:
+    """Run the one-shot as its unit does; returns how long it took."""
+    began = time.monotonic()
+    subprocess.run([*PYTHON, str(LOOK), str(run)], check=True, timeout=20)
+    return time.monotonic() - began
+
+
+def test_a_preload_is_told_by_the_look(own: Path) -> None:
+    """Of another user's process; and the secret beside it stays where it is."""
+    library = next(Path("/usr/lib").glob("*-linux-gnu/libm.so.6"))
+    evil = own / "evil.so"
+    shutil.copy(library, evil)
+    looks = Looks(str(own / "look"))
+    watch = Watch(looks=looks)
+    environment = {"LD_PRELOAD": str(evil), "SECRET": "hunter2"}
+    try:
+        with child([*AS_NOBODY, "/bin/sleep", "30"], name="sleep", env=environment) as started:
+            watch.look()
+            assert watch.about(started.pid) == []
+            look(own)
+            watch.look()
+            [found] = watch.events(started.pid)
+            assert (found.code, found.severity_id) == ("EW-PROC-003", Severity.HIGH)
+            assert found.detail["environment"] == [f"LD_PRELOAD={evil}"]
+        assert b"hunter2" not in (own / "look").read_bytes()
+    finally:
+        watch.close()
+
+
+def test_memory_that_nobody_fills_in_holds_neither_link_nor_the_look(own: Path) -> None:
+    """What waited for ever before Linux 4.17 (with FUSE, CVE-2018-1120) must not wait here either:
+    this kernel answers with nothing; a kernel that waits is the pipe of
+    tests/inventory/test_processes.py."""
+    silent = Path(__file__).with_name("silent.py")
+    held = subprocess.Popen([sys.executable, silent], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    watch = Watch()
+    try:
+        assert held.stdout is not None
+        assert held.stdout.readline() == b"silent\n"
+        began = time.monotonic()
+        watch.sweep.hint(held.pid)
+        watch.look()
+        assert time.monotonic() - began < 3
+        assert watch.sweep._known[held.pid].command == ""
+        assert look(own) < 5
+        seen = [p.pid for p in load((own / "look").read_bytes()).processes]
+        assert held.pid in seen
+    finally:
+        held.kill()
+        held.communicate()
+        watch.close()
 
 
 # --- by the kernel's own events, through gate -----------------------------------------------------

@@ -193,7 +193,10 @@ def test_too_many_sockets_are_told_when_the_limit_is_crossed() -> None:
 
 
 def test_a_silent_process_is_told() -> None:
-    assert told(new(process(blocked=True))) == [("EW-PROC-011", Severity.MEDIUM)]
+    silent = process(blocked=True)
+    assert told(new(silent)) == [("EW-PROC-011", Severity.MEDIUM)]
+    assert told([*judge_change(process(), silent, RULES, 5, {})]) == told(new(silent))
+    assert [*judge_change(silent, replace(silent, comm="x"), RULES, 5, {})] == []
 
 
 def test_what_somebody_with_more_rights_saw_is_judged_then() -> None:

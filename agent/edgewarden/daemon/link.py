@@ -35,6 +35,8 @@ from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
 from edgewarden.errors import EdgewardenError, TrustFault
+from edgewarden.inventory.look import NAME as LOOK
+from edgewarden.inventory.looked import Looks
 from edgewarden.inventory.processes import ProcessSettings, ProcessSweep
 from edgewarden.inventory.sockets import Sockets
 from edgewarden.inventory.watcher import Watcher
@@ -93,9 +95,14 @@ class Link:
         self.host = HostSensor(
             HostSettings(settings.paths.state, settings.host.period_s), self.take, self.clock
         )
-        self.watcher = Watcher(settings.processes, self.take, self.clock, Sockets())
+        looks = Looks(f"{settings.paths.run}/{LOOK}")
+        self.watcher = Watcher(settings.processes, self.take, self.clock, Sockets(), looks)
         self.processes = ProcessSweep(
-            ProcessSettings(settings.processes.sweep_s), self.take, self.clock, self.watcher.see
+            ProcessSettings(settings.processes.sweep_s),
+            self.take,
+            self.clock,
+            self.watcher.see,
+            looks.fresh,
         )
         self.gate = GateFacts(
             f"{settings.paths.run}/gate-facts.sock",
@@ -252,7 +259,7 @@ class Link:
     def _parts(self) -> Parts:
         return Parts(
             self.identity, self.clock, self.attester, self.gate, self.storage,
-            tuple(self.sensors), self.started_ns,
+            tuple(self.sensors), self.processes, self.watcher, self.started_ns,
         )  # fmt: skip
 
     # --- running ------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from edgewarden.daemon.attester import Attester
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.errors import TrustFault, WireRefusal
+from edgewarden.inventory.processes import ProcessSweep
+from edgewarden.inventory.watcher import Watcher
 from edgewarden.judge.doctor import judge_clock, judge_identity
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
@@ -54,6 +56,8 @@ class Parts:
     gate: GateFacts
     storage: StorageState
     sensors: tuple[SerialSensor, ...]
+    processes: ProcessSweep
+    watcher: Watcher
     started_ns: int
 
 
@@ -94,6 +98,7 @@ def status(
             "peripherals": _area(parts, "peripherals"),
             "confinement": confined(running.settings.paths.run, parts.clock.boot_id()),
         },
+        "processes": _processes(parts),
         "sensors": {s.name: _sensor(s) for s in (x.snapshot() for x in parts.sensors)},
         "config": {
             "version": int.from_bytes(running.digest[:4], "big"),
@@ -176,6 +181,18 @@ def _area(parts: Parts, name: str) -> dict[str, object]:
         "would_deny": 0 if seen is None else seen.would_deny,
         "rules": 0 if seen is None else seen.rules,
         "why_not": "gate has not told" if seen is None else seen.why_not,
+    }
+
+
+def _processes(parts: Parts) -> dict[str, object]:
+    seen = parts.processes.snapshot()
+    return {
+        "known": seen.known,
+        "launches": seen.launches,
+        "ends": seen.ends,
+        "unwatched": seen.unwatched,
+        "limited": seen.limited,
+        **parts.watcher.state(seen.unanswering),
     }
 
 

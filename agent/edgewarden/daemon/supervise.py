@@ -5,7 +5,8 @@ systemd.
     that runs
     2. guard, with the listening seqpacket socket as descriptor 3
     3. the canary, which proves what this kernel can deny; then gate, which never spawns
-    4. link, as the user `exec.link_user` when we are root and that user exists
+    4. the privileged look at processes, each LOOK_S, where we are root
+    5. link, as the user `exec.link_user` when we are root and that user exists
 
 A part that ends is started again after a wait that doubles from RESTART_S to RESTART_CAP_S and is
 forgotten after STABLE_S; link's exit RESTART_ME means "new settings, again at once". TERM or INT
@@ -38,6 +39,8 @@ RESTART_S = 0.5
 RESTART_CAP_S = 30.0
 STABLE_S = 60.0
 STOP_S = 5.0
+LOOK_S = 60.0
+"""As edgewarden-look.timer: 25 ms of CPU a minute (x86-64)."""
 RESTART_ME = 75
 """EX_TEMPFAIL of <sysexits.h>: link asks to be started again at once."""
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -62,12 +65,13 @@ class Plan:
 
 @dataclass(slots=True)
 class Part:
-    """One supervised process."""
+    """One supervised process; with ``every_s`` one that ends by itself and is started again."""
 
     name: str
     command: list[str]
     user: str = ""
     listen: socket.socket | None = None
+    every_s: float = 0.0
     process: subprocess.Popen[bytes] | None = None
     started_mono: float = 0.0
     wait_s: float = RESTART_S
@@ -155,11 +159,15 @@ def _canary(plan: Plan) -> list[str]:
 
 def _parts(plan: Plan, listener: socket.socket) -> list[Part]:
     link = [sys.executable, "-m", "edgewarden", "link", "--settings", plan.settings]
-    return [
+    parts = [
         Part("guard", _lean("guard", str(_LISTEN_FD)), "", listener),
         Part("gate", _lean("gate", "*sys.argv[1:]", plan.state_dir, plan.run_dir)),
         Part("link", link, user=plan.link_user),
     ]
+    if os.geteuid() == 0:
+        look = [sys.executable, "-I", "-S", f"{_PACKAGE}/inventory/look.py", plan.run_dir]
+        parts.append(Part("look", look, every_s=LOOK_S))
+    return parts
 
 
 def _lean(daemon: str, arguments: str, *words: str) -> list[str]:
@@ -220,6 +228,9 @@ def _reap(parts: list[Part]) -> None:
         part.process = None
         if part.name == "gate":  # whoever it had stopped at tier T2 goes on
             _one_shot([sys.executable, "-I", "-S", f"{_PACKAGE}/stop/resume.py"])
+        if part.every_s and code == 0:
+            part.due_mono = part.started_mono + part.every_s
+            continue
         if code == RESTART_ME:
             part.due_mono, part.wait_s = now, RESTART_S
             continue

@@ -1,8 +1,10 @@
 """Questions that may never be answered, asked in a thread that may be left behind.
 
-Reading /proc/PID/cmdline walks the other process's memory: where a page of it is backed by a FUSE
-file or a userfaultfd, or its memory map is locked by a thread that hangs, the reader waits as long
-as somebody wishes (this is how ``ps`` hangs). So is asking for a path on a network filesystem.
+Reading /proc/PID/cmdline or environ takes the other process's memory map: while a thread of it that
+hangs holds that (a FUSE or network filesystem that does not answer), the reader waits as long. This
+is how ``ps`` hangs. Pages backed by FUSE held it, too, before Linux 4.17 (CVE-2018-1120; since then
+the kernel reads anonymous memory only, and a page that a userfaultfd answers for reads as nothing).
+So does asking for a path on a filesystem that does not answer.
 
 Decides that a question not answered within ``patience_s`` is given up together with the thread that
 asks it. Threads left behind are few: with MOST_STUCK of them nothing is asked any more until one

@@ -53,6 +53,7 @@ from edgewarden.inventory.procfiles import (
 )
 from edgewarden.ports import Clock, FactSink
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
+from edgewarden.wire.look import Looked
 from edgewarden.wire.processes import UNKNOWN, Delta, Process
 
 LAUNCH, TERMINATE, OTHER = 1, 2, 99
@@ -114,6 +115,7 @@ class ProcessSweep:
         sink: takes the facts.
         clock: stamps them.
         watch: told of every look, after its facts.
+        seen_by_root: asked before each look for what somebody with more rights has seen since.
     """
 
     def __init__(
@@ -122,11 +124,13 @@ class ProcessSweep:
         sink: FactSink,
         clock: Clock,
         watch: Callable[[Delta], None] = lambda _: None,
+        seen_by_root: Callable[[], Iterable[Looked]] = tuple,
     ) -> None:
         self._settings = settings
         self._sink = sink
         self._clock = clock
         self._watch = watch
+        self._seen_by_root = seen_by_root
         self._known: dict[int, Process] = {}
         self._round: list[int] = []
         self._began: dict[tuple[int, int], Process] = {}
@@ -134,6 +138,7 @@ class ProcessSweep:
         self._ended: list[Process] = []
         self._asked: list[Process] = []
         self._slow = Patient(self._in_memory, settings.patience_s)
+        self._silent_before: set[str] = set()
         self._hints = 0
         self._full = False
         self._unwatched = 0
@@ -174,12 +179,16 @@ class ProcessSweep:
         """Events were lost: the next sweep looks at every process."""
         self._full = True
 
-    def learn(self, more: Iterable[Process]) -> None:
+    def learn(self, more: Iterable[Looked]) -> None:
         """Take over what somebody with more rights has seen of the same processes."""
         for seen in more:
             known = self._known.get(seen.pid)
             if known is not None and known.start_ticks == seen.start_ticks:
-                self._change(known, seen)
+                now = replace(
+                    known, exe=seen.exe, loose_folder=seen.loose_folder, preload=seen.preload,
+                    descriptors=seen.descriptors, sockets=seen.sockets,
+                )  # fmt: skip
+                self._change(known, now)
 
     def look(self) -> None:
         """One sweep: compare, tell."""
@@ -197,7 +206,9 @@ class ProcessSweep:
         for pid in due:
             self._look_again(pid)
         self._ask()
+        self._see_silence()
         self._hints, self._full = 0, False
+        self.learn(self._seen_by_root())
         self._tell(baseline)
 
     def _due_again(self) -> Iterable[int]:
@@ -311,11 +322,25 @@ class ProcessSweep:
         answers = self._slow.ask([str(process.pid) for process in asked])
         for process in asked:
             command, folder = answers.get(str(process.pid), (b"", ""))
-            blocked = str(process.pid) in self._slow.stuck
-            full = replace(process, command=text(command), loose_folder=folder, blocked=blocked)
+            full = replace(process, command=text(command), loose_folder=folder)
             self._began[process.key] = full
             if process.pid in self._known and self._known[process.pid].key == process.key:
                 self._known[process.pid] = full
+
+    def _see_silence(self) -> None:
+        """Who has not answered since the last sweep does not; who answered late is asked again. A
+        machine that swaps may keep anybody waiting for a moment: that is no finding."""
+        stuck = set(self._slow.stuck)
+        for name in self._silent_before:
+            known = self._known.get(int(name))
+            if known is None:
+                continue
+            if name in stuck:
+                self._change(known, replace(known, blocked=True))
+            elif (answer := self._slow.ask([name]).get(name)) is not None:
+                told = replace(known, command=text(answer[0]), blocked=False)
+                self._change(known, replace(told, loose_folder=answer[1]))
+        self._silent_before = set(self._slow.stuck)
 
     def _tell(self, baseline: bool) -> None:
         now_ns = self._clock.now().boot_ns

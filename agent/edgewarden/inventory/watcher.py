@@ -16,6 +16,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from edgewarden.inventory.looked import LATE_S, Looks
 from edgewarden.inventory.preloads import PATH, read_preload
 from edgewarden.inventory.procfiles import forks_ever
 from edgewarden.inventory.sockets import Sockets, ephemeral_ports
@@ -44,13 +45,22 @@ class Watcher:
         sink: takes the findings.
         clock: stamps them.
         sockets: lists listeners.
+        looks: what the privileged look leaves.
     """
 
-    def __init__(self, settings: Settings, sink: FactSink, clock: Clock, sockets: Sockets) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sink: FactSink,
+        clock: Clock,
+        sockets: Sockets,
+        looks: Looks | None = None,
+    ) -> None:
         self._settings = settings
         self._sink = sink
         self._clock = clock
         self._sockets = sockets
+        self._looks = looks
         self._present: Mapping[int, Process] = {}
         self._required = Required(_requirements(settings))
         self._listeners = Listeners(_expected(settings), ephemeral_ports())
@@ -115,6 +125,8 @@ class Watcher:
     def _who(self, listener: Listener) -> Process | None:
         pids = [p.pid for p in self._present.values() if listener.uid in (p.uid, p.euid)]
         owner = self._sockets.owner(listener, pids)
+        if owner is None and self._looks is not None:
+            owner = self._looks.owner_of(listener.inode)
         return None if owner is None else self._present.get(owner)
 
     def finish(self) -> None:
@@ -141,13 +153,38 @@ class Watcher:
             title = "more findings in one look than are told one by one"
             self._sink(finding(now_ns, code, title, Severity.MEDIUM, None, {"repeated": count}))
 
-    def state(self) -> dict[str, object]:
-        """For status."""
+    def state(self, unanswering: int = 0) -> dict[str, object]:
+        """For status.
+
+        Args:
+            unanswering: processes that do not show their command line.
+        """
         return {
-            "listeners_by": self._sockets.source,
-            "required_missing": self._required.missing,
             "findings": self.findings,
+            "required_missing": self._required.missing,
+            "listeners_by": self._sockets.source,
+            "not_visible": [*self._gaps(unanswering)],
         }
+
+    def _gaps(self, unanswering: int) -> Iterator[str]:
+        """What cannot be seen from here, and why."""
+        yield "code given to an interpreter inline (-c, -e, standard input): there is no file"
+        if not self.kernel_events:
+            yield "root starts and tracers between two sweeps: no process events from the kernel"
+        if unanswering:
+            yield f"command lines of {unanswering} processes: their memory does not answer"
+        age_s = None
+        if self._looks is not None:
+            age_s = self._looks.age_s(self._clock.now().boot_ns)
+            if self._looks.fault:
+                yield f"what the privileged look left is not believed: {self._looks.fault}"
+        what = "programs, environment and sockets of other users' processes"
+        if age_s is None:
+            yield f"{what}: no privileged look has run (edgewarden-look.timer)"
+        elif age_s > LATE_S:
+            yield f"{what}: the last privileged look is {age_s:.0f} s old"
+        else:
+            yield f"{what} that live shorter than the minute between two privileged looks"
 
 
 def alert_event(

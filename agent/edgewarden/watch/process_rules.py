@@ -71,8 +71,7 @@ def judge_new(
     if process.tracer_pid and not rules.kernel_events:
         yield _traced(process, None, now_ns)
     if process.blocked:
-        title = "process does not show its command line"
-        yield finding(now_ns, "EW-PROC-011", title, Severity.MEDIUM, process)
+        yield _silent(process, now_ns)
     yield from _crowded(process, rules, now_ns)
 
 
@@ -80,15 +79,17 @@ def judge_change(
     before: Process, after: Process, rules: Rules, now_ns: int, present: Mapping[int, Process]
 ) -> Iterator[Event]:
     """What is to be said of a process that is the same and different."""
-    same_program = before.exe in ("", after.exe) and before.command == after.command
-    if same_program and (after.exe, after.loose_folder) != (before.exe, before.loose_folder):
-        yield from _origin(after, now_ns, baseline=False)  # somebody with more rights looked
+    same_program = before.exe in ("", after.exe) and before.command in ("", after.command)
+    if same_program and origin(after) != origin(before):  # more is known of it than before
+        yield from _origin(after, now_ns, baseline=False)
     if after.preload and after.preload != before.preload:
         yield from _preload(after, now_ns)
     if after.euid == 0 and before.euid > 0 and not rules.kernel_events:
         yield from elevated(after, before.uid, rules, now_ns, present.get(after.ppid))
     if after.tracer_pid and after.tracer_pid != before.tracer_pid and not rules.kernel_events:
         yield _traced(after, present.get(after.tracer_pid), now_ns)
+    if after.blocked and not before.blocked:
+        yield _silent(after, now_ns)
     if _crowd(after) > rules.most_sockets >= _crowd(before):
         yield from _crowded(after, rules, now_ns)
 
@@ -166,6 +167,11 @@ def _traced(process: Process, tracer: Process | None, now_ns: int) -> Event:
         evidence["tracer"] = tracer.as_map()
     title = "process is traced by another"
     return finding(now_ns, "EW-PROC-002", title, Severity.MEDIUM, process, evidence)
+
+
+def _silent(process: Process, now_ns: int) -> Event:
+    title = "process does not show its command line"
+    return finding(now_ns, "EW-PROC-011", title, Severity.MEDIUM, process)
 
 
 def _crowd(process: Process) -> int:
