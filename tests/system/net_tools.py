@@ -1,12 +1,14 @@
 """What the two sides of a test network do, as programs: started in a namespace, told by arguments,
 they print JSON and end by themselves.
 
-    python net_tools.py serve 10.77.0.2 fd77::2 -- 9001 9002       accepts, echoes; ends at end of
-    stdin python net_tools.py connect tcp 10.77.0.2 9001 20              20 tries: [errno name or
-    "", ms] python net_tools.py spray 10.77.0.3 10.77.0.2 9 2.0            UDP to both for 2 s: what
-    each said python net_tools.py hold 10.77.0.1 1883 3000 10 [SOURCE...]    opens and keeps; prints
-    how many python net_tools.py syn 10.77.0.1 1883 5 SOURCE|random         raw SYNs for 5 s python
-    net_tools.py udp 10.77.0.1 9 5 SOURCE|random            raw UDP for 5 s
+    python net_tools.py serve 10.77.0.2 fd77::2 -- 9001 9002       until the end of stdin
+    python net_tools.py connect tcp 10.77.0.2 9001 20              20 tries: [errno or "", ms]
+    python net_tools.py spray 10.77.0.3 10.77.0.2 9 2.0            UDP to both for 2 s
+    python net_tools.py hold 10.77.0.1 1883 1500 9 mqtt SOURCE...  opens and keeps
+    python net_tools.py storm 10.77.0.1 1883 9                     CONNECT, again and again
+    python net_tools.py publish 10.77.0.1 1883 60 10.77.0.9 plain  what a device does, 60 times
+    python net_tools.py syn 10.77.0.1 1883 5 SOURCE|random         raw SYNs for 5 s
+    python net_tools.py udp 10.77.0.1 9 5 SOURCE|random            raw UDP for 5 s
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import sys
 import time
 
 CONNECT_S = 3.0
+PUBLISH_S = 2.0
+"""A device that waits longer for its broker has lost the reading."""
 
 
 def family(address: str) -> int:
@@ -135,7 +139,7 @@ def hold(arguments: list[str]) -> None:
                 s.close()
                 continue
             with contextlib.suppress(OSError):
-                s.send(mqtt_connect(f"slow{tried}") if what == "mqtt" else b"\x16\x03\x01\x02")
+                s.send(mqtt_connect(f"slow{len(kept)}") if what == "mqtt" else b"\x16\x03\x01\x02")
             kept.append(s)
         if len(kept) >= int(most):
             time.sleep(0.05)
@@ -165,6 +169,48 @@ def storm(arguments: list[str]) -> None:
                 s.send(mqtt_connect(f"storm{tried}", 60))
                 done += 1
     print(json.dumps({"tried": tried, "done": done}))
+
+
+def publish(arguments: list[str]) -> None:
+    """A device that connects, publishes with QoS 1 and leaves, again and again."""
+    address, port, times, source, how = arguments
+    took: list[float] = []
+    failed: dict[str, int] = {}
+    for i in range(int(times)):
+        began = time.perf_counter()
+        try:
+            _publish_once(address, int(port), source, how == "tls", f"device{i}")
+            took.append((time.perf_counter() - began) * 1000)
+        except OSError as fault:
+            name = type(fault).__name__
+            failed[name] = failed.get(name, 0) + 1
+        time.sleep(0.02)
+    took.sort()
+    p95 = took[int(len(took) * 0.95) - 1] if took else None
+    print(json.dumps({"ok": len(took), "of": int(times), "p95_ms": p95, "failed": failed}))
+
+
+def _publish_once(address: str, port: int, source: str, tls: bool, name: str) -> None:
+    with socket.create_connection((address, port), PUBLISH_S, (source, 0)) as plain:
+        plain.settimeout(PUBLISH_S)
+        s = plain
+        if tls:
+            import ssl
+
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            s = context.wrap_socket(plain)
+        s.sendall(mqtt_connect(name, 60))
+        if s.recv(4)[:1] != b"\x20":
+            raise OSError("no CONNACK")
+        topic = b"t/" + name.encode()
+        body = _ID.pack(len(topic)) + topic + _ID.pack(1) + b"21.5"
+        s.sendall(bytes([0x32, len(body)]) + body)
+        if s.recv(4)[:1] != b"\x40":
+            raise OSError("no PUBACK")
+        s.sendall(b"\xe0\0")
+        s.close()
 
 
 def _checksum(data: bytes) -> int:
@@ -220,6 +266,7 @@ if __name__ == "__main__":
         "spray": spray,
         "hold": hold,
         "storm": storm,
+        "publish": publish,
         "syn": lambda a: raw(a, socket.IPPROTO_TCP),
         "udp": lambda a: raw(a, socket.IPPROTO_UDP),
     }[sys.argv[1]](sys.argv[2:])

@@ -27,7 +27,16 @@ from edgewarden.settings.policy import load_policy
 from edgewarden.settings.schema import Network
 from edgewarden.settings.source import SourceFile
 from edgewarden.wire.gate_files import compile_gate_config
-from edgewarden.wire.local import FACTS, Alarm, Answer, AreaStats, Request, encode, parse
+from edgewarden.wire.local import (
+    FACTS,
+    Alarm,
+    Answer,
+    AreaStats,
+    NetworkVerdict,
+    Request,
+    encode,
+    parse,
+)
 from tests.system.exec_world import DAEMONS, PYTHON, World
 from tests.waiting import wait_until
 
@@ -191,6 +200,14 @@ class NetWorld(World):
             message = parse(link.recv(4096), *FACTS)
             if isinstance(message, Alarm) and message.code == code:
                 return message
+
+    def first_limit(self, link: socket.socket) -> str:
+        """The address that the first refusal by a limit names."""
+        link.settimeout(20)
+        while True:
+            message = parse(link.recv(4096), *FACTS)
+            if isinstance(message, NetworkVerdict) and message.direction == "limit":
+                return socket.inet_ntoa(message.address)
 
     def kill_gate(self) -> None:
         """SIGKILL, and wait for its end."""

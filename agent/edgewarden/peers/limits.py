@@ -132,6 +132,9 @@ def _slot_lines(network: Network, known: Sequence[str], full: str) -> list[str]:
     return [
         f"tcp dport {network.ssh_port} return",
         *known,
+        # A repeated SYN belongs to an established entry as soon as we have answered the first, so a
+        # forged pair of them would take a slot (measured: a flood of them took all).
+        "tcp flags & syn != 0 return",
         "tcp flags & (fin | rst) != 0 delete @slots { ct id } return",
         "update @slots { ct id } return",
         f"goto {full}",

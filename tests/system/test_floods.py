@@ -1,0 +1,163 @@
+"""The flood matrix at layers 3 and 4: a real Mosquitto with few descriptors, floods from the
+other end of the wire, and a device that must get its readings through, with the limits on and off.
+
+    attack            limits off (measured here)     limits on
+    slow connect      hardly any publish             >= 99 %
+    ... many sources  hardly any publish             >= 99 % for enrolled devices
+    TLS stall         hardly any publish             >= 99 %
+    SYN, UDP, CONNECT the kernel copes (SYN cookies) >= 99 %
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.settings.schema import Network
+from tests.broker import Pki
+from tests.system.net_world import GATEWAY, NetWorld, net_world
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.needs("root", "nft", "net-namespaces", "mosquitto")
+
+PLAIN, TLS = 1883, 8883
+DESCRIPTORS = 300
+"""A service has 1024 unless told otherwise. Mosquitto takes 100 connections a second here, and this
+many are full within seconds."""
+DEVICE, STRANGER = "10.77.0.9", "10.77.0.8"
+ATTACKER = "10.77.0.4"
+PUBLISHES = 60
+ATTACK_S = 20
+RAMP_S, FORGED_RAMP_S = 6, 1
+LIMITS = Network(limits="on", enrolled=(DEVICE,), unknown_slots=150)
+MANY = [f"10.100.{i // 200}.{i % 200 + 1}" for i in range(400)]
+
+ATTACKS: dict[str, list[object]] = {
+    "slow-connect": ["hold", GATEWAY, PLAIN, 800, ATTACK_S, "mqtt", ATTACKER],
+    "slow-connect-many": ["hold", GATEWAY, PLAIN, 800, ATTACK_S, "mqtt", *MANY],
+    "tls-stall": ["hold", GATEWAY, TLS, 800, ATTACK_S, "tls", ATTACKER],
+    "connect-storm": ["storm", GATEWAY, PLAIN, ATTACK_S],
+    "syn-one": ["syn", GATEWAY, PLAIN, ATTACK_S, ATTACKER],
+    "syn-random": ["syn", GATEWAY, PLAIN, ATTACK_S, "random"],
+    "udp-one": ["udp", GATEWAY, 9, ATTACK_S, ATTACKER],
+    "udp-random": ["udp", GATEWAY, 9, ATTACK_S, "random"],
+}
+HURTS = ("slow-connect", "slow-connect-many", "tls-stall")
+FORGED = ("syn-one", "syn-random", "udp-one", "udp-random")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[NetWorld]:
+    with net_world(tmp_path) as made, broker(made, tmp_path / "broker"):
+        yield made
+
+
+@contextlib.contextmanager
+def broker(world: NetWorld, folder: Path) -> Iterator[None]:
+    """Mosquitto in the gateway's namespace, with and without TLS."""
+    pki = Pki(folder)
+    cert, key = pki.issue("broker", server=True)
+    conf = folder / "mosquitto.conf"
+    conf.write_text(
+        f"per_listener_settings false\nallow_anonymous true\npersistence false\nuser root\n"
+        f"listener {PLAIN} {GATEWAY}\nlistener {TLS} {GATEWAY}\ncertfile {cert}\nkeyfile {key}\n"
+    )
+    program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin")
+    assert program is not None
+    limited = ["prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", program, "-c", str(conf)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(world.inside(world.gateway, *limited), stdout=log, stderr=log)
+    try:
+        wait_until(lambda: publish(world, STRANGER, PLAIN, 1)["ok"] == 1)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+
+
+def publish(world: NetWorld, source: str, port: int, times: int) -> dict[str, float]:
+    how = "tls" if port == TLS else "plain"
+    command = world.tool(world.peer, "publish", GATEWAY, port, times, source, how)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def under(world: NetWorld, attack: str, source: str, times: int = PUBLISHES) -> dict[str, float]:
+    """What a device gets through while the attack is on."""
+    command = world.tool(world.peer, *ATTACKS[attack])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacker:
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                attacker.wait(FORGED_RAMP_S if attack in FORGED else RAMP_S)
+            port = TLS if attack == "tls-stall" else PLAIN
+            return publish(world, source, port, times)
+        finally:
+            attacker.kill()
+            attacker.communicate(timeout=5)
+
+
+def with_limits(world: NetWorld) -> None:
+    world.write("", LIMITS)
+    world.start_gate()
+    assert world.mode("enforce").ok
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_with_limits_an_enrolled_device_publishes(world: NetWorld, attack: str) -> None:
+    with_limits(world)
+    got = under(world, attack, DEVICE)
+    assert got["ok"] / got["of"] >= 0.99, got
+
+
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a != "slow-connect-many"])
+def test_with_limits_an_honest_stranger_publishes_too(world: NetWorld, attack: str) -> None:
+    with_limits(world)
+    got = under(world, attack, STRANGER)
+    assert got["ok"] / got["of"] >= 0.99, got
+
+
+@pytest.mark.parametrize("attack", HURTS)
+def test_without_limits_the_attack_really_hurts(world: NetWorld, attack: str) -> None:
+    got = under(world, attack, DEVICE, 5)
+    assert got["ok"] / got["of"] < 0.5, got
+
+
+def test_a_hold_is_told_and_ends_by_itself(world: NetWorld) -> None:
+    world.write("", Network(limits="on", enrolled=(DEVICE,), hold_s=3, unknown_slots=150))
+    world.start_gate()
+    link = world.connect("gate-facts.sock")
+    assert world.mode("enforce").ok
+    subprocess.run(
+        world.tool(world.peer, "syn", GATEWAY, PLAIN, 1, ATTACKER), check=True, capture_output=True
+    )
+    assert ATTACKER in world.nft("list", "set", "inet", "edgewarden", "held4")
+    wait_until(lambda: "syn_per_source" in world.network_stats().limits.split(), 10)
+    assert ATTACKER in str(world.first_limit(link))
+    wait_until(
+        lambda: "elements" not in world.nft("list", "set", "inet", "edgewarden", "held4"), 10
+    )
+    wait_until(lambda: world.network_stats().limits == "", 15)
+    assert publish(world, ATTACKER, PLAIN, 1)["ok"] == 1
+
+
+def test_learn_counts_a_flood_and_limits_nothing(world: NetWorld) -> None:
+    world.write("", LIMITS)
+    world.start_gate()
+    assert world.mode("learn").ok
+    subprocess.run(
+        world.tool(world.peer, "syn", GATEWAY, PLAIN, 1, ATTACKER), check=True, capture_output=True
+    )
+    assert publish(world, ATTACKER, PLAIN, 1)["ok"] == 1
+    wait_until(lambda: "syn_per_source" in world.network_stats().limits.split(), 10)
+    assert world.network_stats().denied == 0
