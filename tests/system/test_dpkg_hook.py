@@ -41,16 +41,19 @@ pytestmark = [pytest.mark.needs("root"), pytest.mark.needs("dpkg")]
 class Debian:
     """A tree that dpkg installs into."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, tree: Path | None = None, state: Path | None = None, run: str = ""
+    ) -> None:
         self.folder = folder
-        self.tree = folder / "tree"
+        self.tree = tree or folder / "tree"
+        self.state = state or folder / "state"
         for name in ("usr/bin", "var/lib/dpkg/info", "var/lib/dpkg/updates"):
             (self.tree / name).mkdir(parents=True)
         (self.tree / "bin").symlink_to("usr/bin")
         (self.tree / "var/lib/dpkg/status").touch()
         self.settings = folder / "edgewarden.toml"
         self.settings.write_text(
-            f'[paths]\nstate = "{folder}/state"\nrun = "{folder}/run"\n'
+            f'[paths]\nstate = "{self.state}"\nrun = "{run or folder / "run"}"\n'
             f'[exec]\npolicy = "{folder}/policy.toml"\nlink_user = "no-such-user"\n'
         )
         self.log = folder / "log"
@@ -102,7 +105,7 @@ class Debian:
         )  # fmt: skip
 
     def rule_of(self, content: bytes) -> str:
-        table = Table.load((self.folder / "state/policy/exec.table").read_bytes())
+        table = Table.load((self.state / "policy/exec.table").read_bytes())
         rule = table.decide(hashlib.sha256(content).digest(), NOBODY)
         return rule.name if rule is not None and rule.allow else ""
 
