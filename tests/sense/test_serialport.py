@@ -126,6 +126,33 @@ def test_unplugging_and_plugging_in_again(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_another_adapter_behind_the_same_name_is_a_finding(tmp_path: Path) -> None:
+    """ttyUSB0 is whatever was plugged in first; the readings alone would not show it."""
+    ftdi = "0403:6001 serial A100Y922 at platform-x-usb-0:1.2:1.0-port0"
+    other = "10c4:ea60 serial 0001 at platform-x-usb-0:1.2:1.0-port0"
+
+    async def scenario() -> None:
+        port = PtyPort(tmp_path / "gps")
+        async with running(gps(port.link)) as gateway:
+            answers = iter([ftdi, ftdi, "", other])
+            gateway.sensor._adapter_of = lambda _: next(answers)
+            for _ in range(4):
+                port.plug()
+                await until(lambda: gateway.state == "open")
+                port.unplug()
+                await until(lambda: gateway.state == "reopen")
+        found = [word for word in gateway.told if word.startswith("EW-")]
+        assert found == ["EW-USB-003"]
+        event = gateway.event("EW-USB-003")
+        assert (event.class_uid, event.severity_id) == (OCSF.DETECTION_FINDING, Severity.HIGH)
+        assert event.detail["title"] == f"another adapter, {other}, was {ftdi}"
+        device = gateway.event("open").detail["peripheral_device"]
+        assert isinstance(device, dict)
+        assert device["adapter"] == other
+
+    asyncio.run(scenario())
+
+
 def test_an_unplugged_port_does_not_spin(tmp_path: Path) -> None:
     async def scenario() -> None:
         port = PtyPort(tmp_path / "gps")

@@ -16,7 +16,9 @@ Rules, in order:
 2. At most ``READ_BYTES`` per wake-up, so that one flooded port cannot starve the loop.
 3. EIO, any other read error and b"" mean unplugged: the reader is removed at once, so a dead
    descriptor never spins.
-4. Time between retries is Backoff's; time for silence is the loop's own monotonic clock; facts are
+4. Each opening asks which adapter it reached (adapter.py). Another one than last time is a finding:
+   a renumbered port, a swap, or somebody in between; the readings go on, and say nothing of it.
+5. Time between retries is Backoff's; time for silence is the loop's own monotonic clock; facts are
    stamped by Clock.
 
     sensor = build_serial_sensor(SerialSettings("gps", "/dev/serial0", Format.NMEA), sink, clock,
@@ -37,6 +39,7 @@ import serial
 
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Clock, FactSink, Randomness
+from edgewarden.sense.adapter import adapter_of
 from edgewarden.sense.framing import FrameCounters
 from edgewarden.sense.jsonlines import JsonLinesDecoder
 from edgewarden.sense.modbus_bus import ModbusBus
@@ -51,7 +54,7 @@ from edgewarden.sense.portlife import (
     SerialSettings,
     step,
 )
-from edgewarden.wire.facts import OCSF, Event, Reading, Severity
+from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 
 READ_BYTES = 4096
 """The kernel's own tty buffer: one wake-up never finds more."""
@@ -106,6 +109,7 @@ class SerialSensor:
         clock: stamps the facts.
         random: jitter of the backoff.
         opener: opens a port; a parameter so that tests can hold the kernel's part.
+        adapter_of: descriptor -> the adapter behind it, "" for unknown.
     """
 
     def __init__(
@@ -116,12 +120,15 @@ class SerialSensor:
         clock: Clock,
         random: Randomness,
         opener: Callable[[str, int], serial.Serial] = open_port,
+        adapter_of: Callable[[int], str] = adapter_of,
     ) -> None:
         self._settings = settings
         self._decoder = decoder
         self._sink = sink
         self._clock = clock
         self._opener = opener
+        self._adapter_of = adapter_of
+        self._adapter = ""
         self._backoff = Backoff(random)
         # A port whose registers are polled rarely is not silent between two polls.
         periods = [register.period_s for register in settings.registers]
@@ -181,6 +188,7 @@ class SerialSensor:
         self._woken.clear()
         self._live_since_s = None
         self._good_s = loop.time()
+        self._compare_adapter(self._adapter_of(fd))
         self._happen(Happening.OPENED, "waiting for the first good frame")
         loop.add_reader(fd, self._on_readable, fd)
         talk = None
@@ -194,6 +202,26 @@ class SerialSensor:
             if talk is not None:
                 talk.cancel()
                 await asyncio.wait([talk])
+
+    def _compare_adapter(self, now: str) -> None:
+        """Tell of another adapter than at the last opening; one that is not known is no news."""
+        last, self._adapter = self._adapter, now or self._adapter
+        if not last or not now or last == now:
+            return
+        detail = self._port() | {"title": f"another adapter, {now}, was {last}", "previous": last}
+        boot_ns = self._clock.now().boot_ns
+        finding = OCSF.DETECTION_FINDING
+        self._sink(Event(finding, CREATE, Severity.HIGH, boot_ns, detail, "EW-USB-003"))
+
+    def _port(self) -> dict[str, Plain]:
+        device: dict[str, Plain] = {
+            "name": self._settings.name,
+            "class": "serial",
+            "path": self._settings.port,
+        }
+        if self._adapter:
+            device["adapter"] = self._adapter
+        return {"peripheral_device": device}
 
     def _on_talk_ended(self, talk: asyncio.Task[None]) -> None:
         if not talk.cancelled():
@@ -307,11 +335,7 @@ class SerialSensor:
             severity,
             self._clock.now().boot_ns,
             {
-                "peripheral_device": {
-                    "name": self._settings.name,
-                    "class": "serial",
-                    "path": self._settings.port,
-                },
+                **self._port(),
                 "state": str(after),
                 "previous": str(before),
                 "reason": self._reason,
