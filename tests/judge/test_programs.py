@@ -413,7 +413,7 @@ def test_shells_are_for_people_and_the_interpreter_for_us() -> None:
         False,
         False,
     ]
-    assert ours.contents == (digest("/usr/bin/python3.11"),)
+    assert digest("/usr/bin/python3.11") in ours.contents
     assert [ours.rule.matches(Someone(u)) for u in (0, 995, 33, 1000)] == [True, True, False, False]
 
 
@@ -422,6 +422,26 @@ def test_a_changed_critical_file_has_no_content_in_the_set_but_keeps_its_path() 
     critical = critical_set(changed, "/usr/bin/python3", link_uid=995)
     assert critical.everyone == ()
     assert critical.paths == ("/usr/sbin/sshd",)
+
+
+def test_packaged_libraries_are_everybodys_and_pythons_modules_ours() -> None:
+    """Else strict mode takes libpam from login under a policy that denies everything."""
+    system = Baseline(
+        (
+            file("/usr/bin/python3.11", "interpreter", "python3.11-minimal"),
+            file("/usr/lib/python3.11/abc.py", "module", "libpython3.11-minimal"),
+            file("/usr/lib/python3.11/evil.py", "module"),
+            file("/usr/lib/x86_64-linux-gnu/libevil.so", "library"),
+            file("/usr/lib/x86_64-linux-gnu/libpam.so.0", "library", "libpam0g"),
+            file("/usr/lib/x86_64-linux-gnu/libz.so.1", "library", "zlib1g", differs=True),
+        ),
+        {},
+    )
+    critical = critical_set(system, "/usr/bin/python3.11", link_uid=995)
+    assert critical.everyone == (digest("/usr/lib/x86_64-linux-gnu/libpam.so.0"),)
+    assert set(critical.scoped[1].contents) == {
+        digest("/usr/bin/python3.11"), digest("/usr/lib/python3.11/abc.py"),
+    }  # fmt: skip
 
 
 def test_every_class_has_its_rank() -> None:

@@ -18,7 +18,7 @@ from edgewarden.cli.config import check_json
 from edgewarden.cli.console import Console, Exit, clip
 from edgewarden.cli.services import compile_policy, lenient_settings, settings_option
 from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
-from edgewarden.judge.programs import select
+from edgewarden.judge.programs import Effect, select
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.faults import SettingsFaults
@@ -140,12 +140,18 @@ MAX_NOTES = 50
 
 
 def _baseline(state_dir: str) -> Baseline | None:
-    """The one that is kept; None when there is none that can be read."""
+    """The one that is kept; None when there is none."""
     path = Path(state_dir, BASELINE)
-    try:
-        return Baseline.load(Disk().fetch(str(path), MAX_BASELINE_BYTES)) if path.exists() else None
-    except EdgewardenError:
+    if not path.exists():
         return None
+    try:
+        return Baseline.load(Disk().fetch(str(path), MAX_BASELINE_BYTES))
+    except WireRefusal as damaged:
+        raise OperatorFault(
+            f"{path} is damaged: {damaged.text}",
+            code="EW-POL-003",
+            next_step="run `edgewarden policy learn`",
+        ) from damaged
 
 
 def _uid_of(name: str) -> int | None:
@@ -237,9 +243,17 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     policy = read_policy(settings.exec.policy, Disk())
     table = _table(settings.paths.state)
     gate, why_not = _gate(settings.paths.run)
+    baseline = _baseline(settings.paths.state)
+    found = None if baseline is None else select(policy.program, baseline, _uid_of)
+    nothing = [Effect(rule.name, 0, False, False) for rule in policy.program]
+    effects = nothing if found is None else found.effects
     if args.json:
-        program = [_rule_json(rule) for rule in policy.program]
+        program = [
+            _rule_json(rule) | ({} if found is None else {"contents": effect.contents})
+            for rule, effect in zip(policy.program, effects, strict=True)
+        ]
         body = {"source": settings.exec.policy, "program": program, "table": table, "gate": gate}
+        body["baseline"] = None if baseline is None else _about(baseline)
         body["peripherals"] = policy_areas.peripherals_json(policy, settings.paths.run)
         console.json("edgewarden.policy/1", dict(body))
         return Exit.OK
@@ -247,16 +261,37 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     if table is None:
         console.line("table   none: run `edgewarden policy compile`")
     else:
-        console.line(f"table   {table['rules']} program(s), generation {table['generation']}")
+        console.line(
+            f"table   {table['rules']} contents, {table['critical']} critical paths, "
+            f"generation {table['generation']}"
+        )
+    if baseline is None:
+        console.line("base    none: run `edgewarden policy learn`")
+    else:
+        about = _about(baseline)
+        console.line(
+            f"base    {about['files']} files, {about['unowned']} of no package, "
+            f"{about['differs']} not as their package brought them"
+        )
     if gate is None:
         console.line(clip(f"gate    {why_not}"))
     else:
         armed = "armed" if gate["armed"] else "not armed"
         console.line(f"gate    mode {gate['mode']}, tier {gate['tier']}, {armed}")
-    for rule in policy.program:
-        console.line(clip(f"{rule.action:<7} {rule.name}: {_words(rule)}"))
+    for rule, effect in zip(policy.program, effects, strict=True):
+        count = "" if found is None or effect.every else f" ({effect.contents} contents)"
+        console.line(clip(f"{rule.action:<7} {rule.name}{count}: {_words(rule)}"))
     policy_areas.show_peripherals(policy, settings.paths.run, console)
     return Exit.OK
+
+
+def _about(baseline: Baseline) -> dict[str, object]:
+    entries = baseline.entries
+    return {
+        "files": len(entries),
+        "unowned": sum(not entry.package for entry in entries),
+        "differs": sum(entry.differs for entry in entries),
+    }
 
 
 def _conditions(rule: Program) -> dict[str, tuple[str, ...]]:
@@ -296,7 +331,8 @@ def _table(state_dir: str) -> dict[str, object] | None:
             code="EW-EXEC-017",
             next_step="run `edgewarden policy compile`",
         ) from damaged
-    return {"rules": table.count, "generation": table.generation}
+    critical = len(table.critical)
+    return {"rules": table.count, "generation": table.generation, "critical": critical}
 
 
 def _gate(run_dir: str) -> tuple[dict[str, object] | None, str]:

@@ -10,7 +10,10 @@ Rules in order, for a program at one of the paths below:
    and our own interpreter to root and link's user: a service account gets neither from here.
 2. Content that nobody recorded (an upgrade without our hook, a repair by hand): gate allows it and
    raises an alarm. That is what the table's critical paths are for.
-3. A file that its package says is another (``differs``) is left to rule 2: it gets no place of its
+3. Libraries as their packages brought them are allowed to everyone: what loads them is judged, and
+   strict mode must not take libpam from login. So are Python's own modules to root and link's user,
+   without which our command does not start.
+4. A file that its package says is another (``differs``) is left to rule 2: it gets no place of its
    own in the set.
 
     found = critical_set(baseline, "/usr/bin/python3.11", link_uid=995)
@@ -58,6 +61,8 @@ SHELLS = (
     "/bin/ksh*",
     "/usr/bin/fish",
 )
+MODULES = ("/usr/lib/python3*/**",)
+"""The standard library and Debian's packages of modules, ours among them."""
 
 _STARTED = frozenset(("program", "script", "interpreter", "shell", "loader"))
 
@@ -95,7 +100,8 @@ def critical_set(baseline: Baseline, interpreter: str, *, link_uid: int) -> Crit
     index = Paths(baseline)
     everyone = [e for pattern in EVERYONE for e in index.under(pattern)]
     shells = [e for pattern in SHELLS for e in index.under(pattern)]
-    ours = index.under(interpreter)
+    ours = [*index.under(interpreter), *(e for p in MODULES for e in index.under(p) if e.package)]
+    everyone += [e for e in baseline.entries if e.kind == "library" and e.package]
     agent = Rule("critical(agent)", True, _ranges(0, link_uid), (), ())
     people = Rule("critical(shell)", True, PEOPLE, (), ())
     paths = {e.path for e in (*everyone, *shells, *ours) if e.kind in _STARTED}
