@@ -96,7 +96,9 @@ class Verifier:
 
     def _surroundings(self, plan: ServicePlan, facts: Service) -> list[tuple[str, str]]:
         """The unit's own directives that shape its mounts, without making or removing a folder."""
-        shown = self._systemd.show([plan.unit], ("User", *_SHAPES))[plan.unit]
+        shown = self._systemd.show([plan.unit], ("User", "DynamicUser", *_SHAPES))[plan.unit]
+        if shown.get("DynamicUser") == "yes":
+            shown.pop("User", None)  # a name that exists while the unit runs, and for it alone
         kept = [(name, value) for name, value in shown.items() if value not in ("", "no")]
         ours = {value for name, value in plan.lines if name == "BindReadOnlyPaths"}
         for name in PATHS:
