@@ -66,7 +66,7 @@ def test_the_running_agent_is_reached(
         assert TOLD in first
         assert "(and 2 more)" in first
         assert f"`edgewarden config check {broken}`" in step
-    wanted = {"observe": ["mode"], "show": ["status", "area"]}
+    wanted = {"observe": ["mode"], "show": ["status", "area", "area"]}
     assert [r.verb for r in asked] == wanted.get(words[-1], [])
 
 

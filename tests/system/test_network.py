@@ -8,6 +8,7 @@ import re
 import socket
 import statistics
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from edgewarden.settings.schema import Network
 from edgewarden.wire.lean import seal
 from edgewarden.wire.local import NameAnswer, NetworkVerdict, Request, encode
 from edgewarden.wire.network_table import MAGIC, NetworkTable
+from tests.system.exec_world import AGENT
 from tests.system.net_world import (
     ALLOWED,
     DENIED,
@@ -588,3 +590,13 @@ def test_without_libnftables_gate_says_so_and_pretends_nothing(
     refused = world.mode("enforce")
     assert (refused.ok, refused.name) == (False, "not_possible")
     assert not world.network_stats().armed
+
+
+def test_put_back_removes_what_a_killed_gate_left(world: NetWorld) -> None:
+    enforced(world)
+    world.kill_gate()
+    code = "from edgewarden.network.restore import remove_table; import sys; " \
+        "sys.exit(remove_table(sys.argv[1]) != \"\")"  # fmt: skip
+    command = world.inside(world.gateway, sys.executable, "-c", code, str(world.state))
+    subprocess.run(command, check=True, env={"PYTHONPATH": str(AGENT)})
+    assert "edgewarden" not in world.nft("list", "tables")

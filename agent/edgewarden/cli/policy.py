@@ -13,7 +13,7 @@ import argparse
 import pwd
 from pathlib import Path
 
-from edgewarden.cli import policy_areas, policy_system
+from edgewarden.cli import policy_areas, policy_network, policy_system
 from edgewarden.cli.config import check_json
 from edgewarden.cli.console import Console, Exit, clip
 from edgewarden.cli.services import compile_policy, lenient_settings, settings_option
@@ -255,6 +255,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
         body = {"source": settings.exec.policy, "program": program, "table": table, "gate": gate}
         body["baseline"] = None if baseline is None else _about(baseline)
         body["peripherals"] = policy_areas.peripherals_json(policy, settings.paths.run)
+        body["network"] = policy_network.network_json(policy, settings.paths.run)
         console.json("edgewarden.policy/1", dict(body))
         return Exit.OK
     console.line(f"policy  {settings.exec.policy}: {len(policy.program)} rule(s) about programs")
@@ -282,6 +283,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
         count = "" if found is None or effect.every else f" ({effect.contents} contents)"
         console.line(clip(f"{rule.action:<7} {rule.name}{count}: {_words(rule)}"))
     policy_areas.show_peripherals(policy, settings.paths.run, console)
+    policy_network.show_network(policy, settings.paths.run, console)
     return Exit.OK
 
 

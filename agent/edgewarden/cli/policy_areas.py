@@ -13,6 +13,7 @@ from edgewarden.cli.services import (
     learned_peripherals,
     lenient_settings,
     put_peripherals_back,
+    remove_network_table,
     settings_option,
 )
 from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
@@ -40,7 +41,7 @@ def learn_peripherals(args: argparse.Namespace, console: Console) -> int:
 def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The verb of this file; `learn` is policy.py's."""
     back = verbs.add_parser(
-        "put-back", help="undo what a gate that ended has left in USB (an uninstall does this)"
+        "put-back", help="undo what a gate that ended has left in USB and nftables (uninstall does)"
     )
     settings_option(back)
     back.set_defaults(run=_put_back)
@@ -58,13 +59,19 @@ def _put_back(args: argparse.Namespace, console: Console) -> int:
         failed = put_peripherals_back(paths.state)
     except OSError as fault:
         failed = [f"{fault.filename}: {fault.strerror}"]
+    if kept := remove_network_table(paths.state):
+        raise HardwareFault(
+            f"the network table stays: {kept}",
+            code="EW-NET-031",
+            next_step="run it again as root, or `nft delete table inet edgewarden`",
+        )
     if failed:
         raise HardwareFault(
             f"USB is not as it was: {'; '.join(failed)}",
             code="EW-USB-002",
             next_step="run it again as root; a reboot puts back everything",
         )
-    console.line("USB is as it was before gate enforced")
+    console.line("as it was before gate enforced: USB, nftables")
     return Exit.OK
 
 

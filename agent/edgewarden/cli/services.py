@@ -161,6 +161,13 @@ def put_peripherals_back(state_dir: str) -> list[str]:
     return put_back(state_dir)
 
 
+def remove_network_table(state_dir: str) -> str:
+    """Take the network table out of the kernel; returns why that was not possible, or ""."""
+    from edgewarden.network.restore import remove_table
+
+    return remove_table(state_dir)
+
+
 def would_block(settings_path: str) -> Blocked:
     """What runs or would be started and is not allowed (daemon/baseline.py)."""
     from edgewarden.daemon.baseline import would_block

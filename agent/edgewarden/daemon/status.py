@@ -96,6 +96,7 @@ def status(
         "enforcement": {
             "exec": _control(parts, picture),
             "peripherals": _area(parts, "peripherals"),
+            "network": _area(parts, "network") | {"limits_active": _limits(parts)},
             "confinement": confined(running.settings.paths.run, parts.clock.boot_id()),
         },
         "processes": _processes(parts),
@@ -182,6 +183,12 @@ def _area(parts: Parts, name: str) -> dict[str, object]:
         "rules": 0 if seen is None else seen.rules,
         "why_not": "gate has not told" if seen is None else seen.why_not,
     }
+
+
+def _limits(parts: Parts) -> list[str]:
+    """Flood limits that refused something lately."""
+    seen = parts.gate.areas.get("network")
+    return [] if seen is None else seen.limits.split()
 
 
 def _processes(parts: Parts) -> dict[str, object]:
