@@ -280,3 +280,23 @@ def test_what_stands_in_the_files_is_what_is_verified(root: Path, systemd: FakeS
     assert found.lines == FULL.services[0].lines
     (root / DROPIN).unlink()
     assert one.dropins(applied)[0].lines == ()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_without_its_record_force_goes_by_name(
+    root: Path, systemd: FakeSystemd, keep: bool
+) -> None:
+    before = look(root)
+    one = confiner(root, systemd)
+    one.apply(FULL, keep=keep)
+    record = APPLIED_NAME if keep else TRIAL_NAME
+    (root / (STATE if keep else RUN).lstrip("/") / record).write_bytes(b"torn")
+    with pytest.raises(OperatorFault) as refused:
+        one.revert()
+    assert refused.value.code == "EW-EXEC-047"
+    (said,) = one.revert(force=True)
+    assert "until a boot" in said
+    for name, value in SYSCTLS.items():
+        (root / "proc/sys" / name.replace(".", "/")).write_text(f"{value}\n")
+    assert look(root) == before
+    assert "reload tmp.mount" in systemd.done

@@ -29,7 +29,15 @@ from pathlib import Path
 
 from edgewarden.change.records import FOLDER_MODE, failed, fetch, write
 from edgewarden.confine.facts import File, Plan, ServicePlan
-from edgewarden.confine.plan import DROPIN, KEPT_UNITS, NOEXEC_UNIT, TRIAL_UNITS, files, standing
+from edgewarden.confine.plan import (
+    DROPIN,
+    KEPT_UNITS,
+    NOEXEC_UNIT,
+    SYSCTL_FILE,
+    TRIAL_UNITS,
+    files,
+    standing,
+)
 from edgewarden.confine.record import (
     APPLIED_NAME,
     TRIAL_NAME,
@@ -39,7 +47,7 @@ from edgewarden.confine.record import (
     Turned,
 )
 from edgewarden.confine.service import parse_dropin
-from edgewarden.errors import EdgewardenError, OperatorFault
+from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
 from edgewarden.ports import Ended, Systemd
 
 _DRIFT_STEP = "see who changed it; `edgewarden confine revert --force` takes it away all the same"
@@ -65,13 +73,22 @@ class Confiner:
         """What is in place: the trial's or the kept one's record, None without.
 
         Raises:
-            WireRefusal: the record is damaged.
-            OperatorFault: it is not root's alone (EW-EXEC-015).
+            OperatorFault: EW-EXEC-047 the record is damaged, EW-EXEC-015 it is not root's alone.
         """
         for where in (self._trial, self._kept):
             if where.exists():
-                return Applied.load(fetch(where))
+                return self._read(where)
         return None
+
+    def _read(self, where: Path) -> Applied:
+        try:
+            return Applied.load(fetch(where))
+        except WireRefusal as damaged:
+            raise OperatorFault(
+                f"{where}: the record of what was put in place is damaged: {damaged.text}",
+                code="EW-EXEC-047",
+                next_step="`edgewarden confine revert --force` takes away what bears our names",
+            ) from damaged
 
     def apply(self, plan: Plan, *, keep: bool, restarted: bool = False) -> Applied:
         """Put a plan in place of the last one, for good or on trial.
@@ -162,10 +179,34 @@ class Confiner:
         for record in (self._trial, self._kept):
             if not record.exists():
                 continue
-            old = Applied.load(fetch(record))
+            try:
+                old = self._read(record)
+            except OperatorFault:
+                if not force:
+                    raise
+                left.append("sysctls: their values before are not known any more, until a boot")
+                old = self._by_name()
             left += self._undo(old, None, force=force)
             _forget(record)
         return left
+
+    def _by_name(self) -> Applied:
+        """What stands under the names that only this program gives, for want of a record."""
+        names = [SYSCTL_FILE]
+        for top in (KEPT_UNITS, TRIAL_UNITS):
+            found = sorted(self._at(top).glob(f"*.d/{DROPIN}"))
+            names += [f"{top}/{path.parent.name}/{path.name}" for path in found]
+            names += [f"{top}/{NOEXEC_UNIT}", f"{top}/sysinit.target.wants/{NOEXEC_UNIT}"]
+        there = [name for name in names if os.path.lexists(self._at(name))]
+        units = [os.path.basename(os.path.dirname(n)).removesuffix(".d") for n in there]
+        folders = [os.path.dirname(name) for name in there if name.endswith((DROPIN, NOEXEC_UNIT))]
+        return Applied(
+            trial=False,
+            units=tuple(unit for unit in units if unit.endswith(".service")),
+            files=tuple(Made(name) for name in there),
+            folders=tuple(f for f in folders if f not in (KEPT_UNITS, TRIAL_UNITS)),
+            mounts=tuple(Placed(u, "dropin", u) for u in units if u.endswith(".mount")),
+        )
 
     def changed(self, applied: Applied) -> list[str]:
         """Files and sysctls that are not as they were made, in words."""

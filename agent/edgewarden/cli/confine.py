@@ -88,7 +88,12 @@ class Bench:
         self.systemd: Systemd = Systemctl()
         paths = self.settings.paths
         self.confiner = Confiner(self.systemd, paths.state, paths.run)
-        self.applied: Applied | None = self.confiner.applied()
+        self.applied: Applied | None = None
+        try:
+            self.applied = self.confiner.applied()
+        except OperatorFault:
+            if not getattr(args, "force", False):
+                raise
         done = self.applied
         self.look = Look(
             self.systemd,
@@ -153,14 +158,15 @@ def _show(args: argparse.Namespace, console: Console) -> int:
         console.json("edgewarden.confine/1", {**body, "files": units})
         return Exit.OK
     if args.name:
-        return _show_one(made, args.name, console)
+        return show_one(made, args.name, console)
     console.line(f"confinement {_applied_word(bench.applied)}")
     for row in screen(made):
-        console.line(clip(row))
+        console.line(row)
     return Exit.OK
 
 
-def _show_one(made: Plan, name: str, console: Console) -> int:
+def show_one(made: Plan, name: str, console: Console) -> int:
+    """One service, place or sysctl: what for, what breaks, and its file."""
     items = [item for item in made.items if name in (item.subject, f"{item.subject} {item.name}")]
     refused = [service for service in made.services if service.unit == name and service.refused]
     if not items and not refused:
@@ -212,7 +218,8 @@ def screen(made: Plan) -> list[str]:
     kinds = [sum(1 for i in made.items if i.state is state) for state in State]
     rows.append(f"{kinds[1]} would change, {kinds[0]} already so, {kinds[2] + kinds[3]} stay open")
     step = "`edgewarden confine apply --confirm 10m`" if kinds[1] else "`edgewarden confine verify`"
-    return [*rows, "why, and what breaks: `edgewarden confine show NAME`", f"next: {step}"]
+    rows += ["why, and what breaks: `edgewarden confine show NAME`", f"next: {step}"]
+    return [clip(row) for row in rows]
 
 
 def _row(item: Item) -> str:

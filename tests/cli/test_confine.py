@@ -1,0 +1,101 @@
+"""`edgewarden confine` as a person meets it: one screen, reasons by name, a next step."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from edgewarden.cli.confine import screen, show_one
+from edgewarden.cli.console import HEIGHT, WIDTH, Console
+from edgewarden.cli.main import main
+from edgewarden.confine.facts import Host, Mount, Plan, Service, Wish
+from edgewarden.confine.plan import plan
+from edgewarden.errors import OperatorFault
+
+PI = Host(
+    (6, 12),
+    257,
+    sysctls={
+        "vm.memfd_noexec": "0",
+        "kernel.io_uring_disabled": "0",
+        "fs.protected_hardlinks": "1",
+        "fs.protected_symlinks": "1",
+        "fs.protected_fifos": "0",
+        "fs.protected_regular": "0",
+        "user.max_user_namespaces": "15000",
+    },
+    userns=("chromium (installed)", "podman (installed)"),
+)
+PLACES = (
+    Mount("/tmp", mounted=True, options=("rw", "nosuid", "nodev"), unit="tmp.mount"),
+    Mount("/var/tmp"),
+    Mount("/dev/shm", mounted=True, options=("rw", "nosuid", "nodev")),
+    Mount("/run/user"),
+    Mount("/media"),
+)
+
+
+def made(*units: str) -> Plan:
+    programs = ("/usr/sbin/broker", "/usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1")
+    facts = Service("", programs=programs, libraries=("/usr/lib/aarch64-linux-gnu",))
+    services = {unit: replace(facts, unit=unit) for unit in units}
+    return plan([Wish(unit) for unit in units], services, PLACES, PI)
+
+
+def shown(name: str, *units: str) -> str:
+    out = StringIO()
+    show_one(made(*units), name, Console(out, StringIO()))
+    return out.getvalue()
+
+
+def test_a_plan_with_a_service_is_one_screen() -> None:
+    rows = ["confinement is not in place", *screen(made("mosquitto.service", "ssh.service"))]
+    assert len(rows) <= HEIGHT + 2, "two rows scroll by, the counts and the next step stay"
+    assert all(len(row) <= WIDTH for row in rows)
+    assert "- ssh.service: never touched, it is a way in" in rows
+    assert "next: `edgewarden confine apply --confirm 10m`" in rows
+    assert any(row.startswith("+ vm.memfd_noexec") and row.endswith("0 -> 2") for row in rows)
+    assert any("used by chromium" in row for row in rows)
+
+
+def test_without_a_service_it_says_how_to_name_one() -> None:
+    assert "- no service is managed: name them in [[confined]] of the settings" in screen(made())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mosquitto.service", ["breaks  helpers it starts", "NoExecPaths=/", "50-edgewarden.conf"]),
+        ("/tmp", ["noexec: would change", "debconf", "Options=noexec"]),
+        ("vm.memfd_noexec", ["no program in a memory file", "vm.memfd_noexec = 2"]),
+        ("user.max_user_namespaces", ["why     used by chromium (installed)"]),
+    ],
+)  # fmt: skip
+def test_each_item_says_what_for_and_what_breaks(name: str, words: list[str]) -> None:
+    text = shown(name, "mosquitto.service")
+    for word in words:
+        assert word in text
+    assert all(len(row) <= WIDTH for row in text.splitlines())
+
+
+def test_an_unknown_name_is_refused_with_a_next_step() -> None:
+    with pytest.raises(OperatorFault, match="nothing named x") as refused:
+        shown("x")
+    assert (refused.value.code, bool(refused.value.next_step)) == ("EW-EXEC-045", True)
+
+
+@pytest.mark.parametrize("verb", ["apply", "confirm", "verify", "revert"])
+def test_only_root_changes_or_tries(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    settings = tmp_path / "edgewarden.toml"
+    settings.write_text(f'[paths]\nstate = "{tmp_path}/state"\nrun = "{tmp_path}/run"\n')
+    assert main(["confine", verb, "--settings", str(settings)]) == 77
+    said = capsys.readouterr().err
+    assert "[EW-AGT-005]" in said
+    assert "next: run the command again with sudo" in said
