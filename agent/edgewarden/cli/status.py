@@ -155,6 +155,7 @@ def screen(body: dict[str, Any]) -> list[str]:
     verdict = body["verdict"].upper()
     rows = [f"{body['device'] or '(not enrolled)'}   edgewarden {body['version']}   {verdict}", ""]
     rows += [*_uplink(body), *_enforcement(body["enforcement"]), *_spool(body["spool"])]
+    rows += _processes(body.get("processes"))
     rows += [*_sensors(body["sensors"]), *_own(body), *_reasons(body["reasons"])]
     return rows
 
@@ -191,6 +192,15 @@ def _enforcement(parts: dict[str, Any] | None) -> list[str]:
         counts = f"{len(held['services'])} managed service(s) confined by path"
         rows.append(f"confinement  {counts}, {len(held['gaps'])} open")
     return rows
+
+
+def _processes(seen: dict[str, Any] | None) -> list[str]:
+    if seen is None:
+        return []
+    missing = (
+        f", missing: {', '.join(seen['required_missing'])}" if seen["required_missing"] else ""
+    )
+    return [f"processes    {seen['known']} seen, {seen['findings']} finding(s){missing}"]
 
 
 def _spool(classes: dict[str, Any]) -> list[str]:
