@@ -163,6 +163,8 @@ def test_a_digest_without_md5_does_not_spare_the_comparison(tmp_path: Path) -> N
     sums = tmp_path / "var/lib/dpkg/info/mawk.md5sums"
     sums.write_text(f"{'0' * 32}  usr/bin/new\n")
     assert look(tmp_path, first.stamps).findings == [Finding("differs", "/usr/bin/new", "mawk")]
+    claim(tmp_path, "mawk", "usr/bin/new", LS)
+    assert look(tmp_path, first.stamps).findings == []
 
 
 def test_too_large_and_unreadable_files_are_named(
@@ -196,6 +198,14 @@ def test_a_file_that_changes_while_it_is_read_is_not_believed(
     monkeypatch.setattr(hashing.os, "pread", changing)
     with pytest.raises(Moving):
         read_content(str(file), "/x", wants_md5=False, most=1 << 20)
+
+
+def test_only_a_regular_file_under_its_own_name_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(put(tmp_path, "/x", LS))
+    for name, refusal in (("fifo", Moving), ("link", OSError), (".", Moving)):
+        with pytest.raises(refusal):
+            read_content(str(tmp_path / name), "/x", wants_md5=False, most=1 << 20)
 
 
 def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,22 +75,25 @@ class Contents:
             return b""
         return self._baseline.get(found) or self._read(self._paths.real(found), found)
 
-    def of_process(self, pid: str, path: str) -> bytes:
-        """Of the image of a process; nothing is asked of a filesystem that may hang."""
+    def of_process(self, link: str, path: str) -> bytes:
+        """Of the image that /proc/PID/exe, ``link``, leads to, whatever it is called by now.
+
+        Nothing is asked of a filesystem that may hang.
+        """
         if any(path.startswith(f"{point}/") for point in self._paths.barred_points if point != "/"):
             return b""
-        real = f"/proc/{pid}/exe"
         try:
-            content = self._known.get(Stamp.of(os.stat(real)))
+            content = self._known.get(Stamp.of(os.stat(link)))
         except OSError:
             return b""
-        return (
-            content.sha256 if content and content.kind else self._read(os.path.realpath(real), path)
-        )
+        if content and content.kind:
+            return content.sha256
+        return self._read(link, path, follow=True)
 
-    def _read(self, real: str, path: str) -> bytes:
+    def _read(self, real: str, path: str, *, follow: bool = False) -> bytes:
+        most = MAX_PROGRAM_BYTES
         try:
-            return read_content(real, path, wants_md5=False, most=MAX_PROGRAM_BYTES)[1].sha256
+            return read_content(real, path, wants_md5=False, most=most, follow=follow)[1].sha256
         except (OSError, Moving):
             return b""
 
@@ -102,8 +105,9 @@ def processes(contents: Contents, proc: str = "/proc") -> Iterator[Starts]:
     def image(pid: str) -> tuple[str, bytes]:
         if pid not in images:
             try:
-                path = os.readlink(f"{proc}/{pid}/exe").removesuffix(" (deleted)")
-                images[pid] = path, contents.of_process(pid, path)
+                link = f"{proc}/{pid}/exe"
+                path = os.readlink(link).removesuffix(" (deleted)")
+                images[pid] = path, contents.of_process(link, path)
             except OSError:
                 images[pid] = "", b""
         return images[pid]
