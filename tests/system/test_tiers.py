@@ -8,11 +8,15 @@ programs are gone with its descriptors.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +28,7 @@ from edgewarden.kernel.fanotify import UNTOLD, ExecEvent
 from edgewarden.wire.gate_files import StopConfig, compile_gate_config
 from edgewarden.wire.local import Alarm, ExecVerdict
 from tests.system.exec_world import AGENT, MASKER, NOBODY, PYTHON, World, private_tmpfs, world
-from tests.system.test_exec_canary import canary
+from tests.system.test_exec_canary import CANARY, canary
 from tests.waiting import wait_until
 
 RESUME = [*PYTHON, str(AGENT / "edgewarden" / "stop" / "resume.py")]
@@ -442,3 +446,113 @@ def test_t0_a_process_that_runs_another_program_by_now_is_left_alone(tmp_path: P
         assert child.wait(10) == -signal.SIGKILL
         assert not end(ExecEvent(0, fd, child.pid, UNTOLD), runs.get)
         os.close(fd)
+
+
+# --- T2 and parents -------------------------------------------------------------------------------
+
+
+@NEEDS_T2
+def test_t2_a_parent_that_waits_for_ends_sees_ends_alone(stopped: Stopped, runs: int) -> None:
+    """As service managers wait (systemd: WEXITED); one that also asks for WSTOPPED may see more,
+    and how often is printed."""
+    good = stopped.program("good", allow=True, image="/bin/true")
+    stopped.enforcing()
+    code = (
+        "import os, sys\n"
+        "seen = {}\n"
+        "for options in (os.WEXITED, os.WEXITED | os.WSTOPPED):\n"
+        "    for _ in range(int(sys.argv[2])):\n"
+        "        pid = os.fork()\n"
+        "        if pid == 0: os.execv(sys.argv[1], ['true'])\n"
+        "        while True:\n"
+        "            found = os.waitid(os.P_PID, pid, options)\n"
+        "            key = options, found.si_code\n"
+        "            seen[key] = seen.get(key, 0) + 1\n"
+        "            if found.si_code != os.CLD_STOPPED: break\n"
+        "print([seen.get((o, c), 0) for o in (os.WEXITED, os.WEXITED | os.WSTOPPED)"
+        " for c in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_STOPPED)])\n"
+    )
+    line = stopped.inside(sys.executable, "-c", code, good, str(runs))
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    ended, killed, stops, ended_too, killed_too, seen = json.loads(done.stdout)
+    assert (ended, killed, stops) == (runs, 0, 0)
+    assert (ended_too, killed_too) == (runs, 0)
+    print(f"a parent that asks for WSTOPPED saw {seen} of {runs} programs stop")
+
+
+@NEEDS_T2
+def test_t2_a_shell_with_job_control_is_disturbed(stopped: Stopped, runs: int) -> None:
+    """Why T2 is for services and a person's choice: what an interactive bash makes of it is printed.
+    It takes programs for suspended, and ends what it takes for suspended when it ends itself."""
+    good = stopped.program("good", allow=True)
+    stopped.enforcing()
+    markers = [stopped.markers / f"job-{i}" for i in range(runs)]
+    typed = "".join(f"{good} {marker}\n" for marker in markers) + "exit\nexit\n"
+    ours, theirs = pty.openpty()
+    shell = subprocess.Popen(
+        stopped.inside("bash", "--norc", "-i"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    heard = b""
+    with contextlib.suppress(OSError):  # EIO: the shell has ended
+        os.write(ours, typed.encode())
+        while part := os.read(ours, 65536):
+            heard += part
+    os.close(ours)
+    assert shell.wait(20) is not None
+    done = sum(marker.exists() for marker in markers)
+    called = heard.count(b"Stopped ")
+    print(f"bash -i called {called} of {runs} programs stopped; {done} did their work")
+
+
+# --- the canary's word, again ---------------------------------------------------------------------
+
+
+@NEEDS_T2
+def test_t2_the_canary_on_its_timer_takes_a_gate_at_work_for_what_it_is(stopped: Stopped) -> None:
+    """Its programs are stopped by gate too, and killed: that is the proof, not a lesser tier."""
+    evil = stopped.program("evil", allow=False)
+    stopped.enforcing()
+    again = [sys.executable, MASKER, "no-permission", *CANARY, stopped.run, stopped.state]
+    done = subprocess.run(stopped.inside(*again), capture_output=True, text=True, timeout=40)
+    assert "gate-probe: T2, bpf-stop: gate stops programs here" in done.stderr
+    status = stopped.status()
+    assert (status.tier, status.armed) == ("T2", True)
+    assert stopped.outcome([evil]) == "killed"
+
+
+@pytest.mark.needs("root", "fanotify-permission")
+def test_a_tier_that_got_worse_is_an_alarm_and_takes_no_marks_away(small: World) -> None:
+    evil = small.program("evil", allow=False)
+    small.enforcing()
+    link = small.connect("gate-facts.sock")
+    small.tier("T0", "a test says so")
+    wait_until(lambda: small.status().tier == "T0")
+    assert small.status().armed
+    assert small.outcome([evil]) == "denied"
+    facts = small.facts(link)
+    (alarm,) = [f for f in facts if isinstance(f, Alarm) and f.code == "EW-EXEC-063"]
+    assert alarm.text == "tier T0 after T3: a test says so"
+    small.tier("T3")
+    wait_until(lambda: small.status().tier == "T3")
+
+
+@pytest.mark.needs("root", "fanotify-permission")
+def test_a_tier_that_is_proved_later_is_used_at_once(small: World) -> None:
+    """Also where enforce was chosen before: no restart, no second word."""
+    evil = small.program("evil", allow=False)
+    small.enforcing()
+    small.ask("quit")
+    wait_until(small.gate_is_gone)
+    small.tier("T0", "not yet")
+    small.start_gate()
+    wait_until(lambda: small.status().guard)
+    assert not small.status().armed
+    small.tier("T3")
+    wait_until(lambda: small.status().armed)
+    assert small.outcome([evil]) == "denied"

@@ -22,6 +22,7 @@ THRESHOLDS = {
     "edgewarden-guard.service": 20,
     "edgewarden-policy.service": 20,
     "edgewarden-canary.service": 30,
+    "edgewarden-recheck.service": 30,
     "edgewarden-confine.service": 35,
     "edgewarden-look.service": 20,
 }
@@ -194,6 +195,7 @@ def test_systemd_waits_only_for_those_that_notify(unit: str) -> None:
 BY_FILE = {
     "edgewarden-canary.service": ["/run/edgewarden", "/var/lib/edgewarden"],
     "edgewarden-look.service": ["/run/edgewarden"],
+    "edgewarden-recheck.service": ["/run/edgewarden", "/var/lib/edgewarden"],
 }
 """Started without the command, for the sake of a lean interpreter; and what with."""
 COMMANDS = [unit for unit in SERVICES if unit not in BY_FILE]

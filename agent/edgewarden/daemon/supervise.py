@@ -4,7 +4,8 @@ systemd.
     1. the policy one-shot compiles what gate may map; a policy that does not compile stops nothing
     that runs
     2. guard, with the listening seqpacket socket as descriptor 3
-    3. the canary, which proves what this kernel can deny; then gate, which never spawns
+    3. the canary, which proves what this kernel can deny, and again each RECHECK_S; then gate,
+    which never spawns
     4. the privileged look at processes, each LOOK_S, where we are root
     5. link, as the user `exec.link_user` when we are root and that user exists
 
@@ -39,6 +40,8 @@ RESTART_S = 0.5
 RESTART_CAP_S = 30.0
 STABLE_S = 60.0
 STOP_S = 5.0
+RECHECK_S = 3600.0
+"""As edgewarden-recheck.timer."""
 LOOK_S = 60.0
 """As edgewarden-look.timer: 25 ms of CPU a minute (x86-64)."""
 RESTART_ME = 75
@@ -166,7 +169,9 @@ def _parts(plan: Plan, listener: socket.socket) -> list[Part]:
     ]
     if os.geteuid() == 0:
         look = [sys.executable, "-I", "-S", f"{_PACKAGE}/inventory/look.py", plan.run_dir]
+        later_mono = time.monotonic() + RECHECK_S  # it has just run
         parts.append(Part("look", look, every_s=LOOK_S))
+        parts.append(Part("canary", _canary(plan), every_s=RECHECK_S, due_mono=later_mono))
     return parts
 
 
