@@ -390,6 +390,7 @@ def test_t0_what_is_not_allowed_is_killed_after_its_start_and_called_that(
     small.tier("T0", "EINVAL")
     small.policy("observe")
     small.start_gate(masked=masked)
+    assert small.status().source == source  # it has armed before it answers
     link = small.connect("gate-facts.sock")
     with subprocess.Popen([evil, "60"]) as child:
         wait_until(lambda: small.status().would_deny == 1)
@@ -482,8 +483,8 @@ def test_t2_a_parent_that_waits_for_ends_sees_ends_alone(stopped: Stopped, runs:
 
 @NEEDS_T2
 def test_t2_a_shell_with_job_control_is_disturbed(stopped: Stopped, runs: int) -> None:
-    """Why T2 is for services and a person's choice: what an interactive bash makes of it is printed.
-    It takes programs for suspended, and ends what it takes for suspended when it ends itself."""
+    """Why T2 is for services and a person's choice. What an interactive bash makes of it is
+    printed: it takes programs for suspended, and ends those when it ends itself."""
     good = stopped.program("good", allow=True)
     stopped.enforcing()
     markers = [stopped.markers / f"job-{i}" for i in range(runs)]
