@@ -16,12 +16,11 @@ from edgewarden.gate.peripherals import (
     LOOK_S,
     SLOW_S,
     STOP_S,
-    Background,
-    Order,
     Peripherals,
 )
 from edgewarden.judge.peripherals_table import EMPTY, PeripheralTable, compile_table
 from edgewarden.kernel.uevent import Uevents
+from edgewarden.plugs.background import Background, Order
 from edgewarden.plugs.look import Sight
 from edgewarden.wire import local
 from edgewarden.wire.local import Alarm, AnyMessage, Repeated
@@ -303,6 +302,39 @@ def test_without_a_table_nothing_is_allowed_and_nothing_said(loop: Loop) -> None
     loop.rules = None
     assert loop.area.reload() == "no rules about peripherals"
     assert EMPTY.devices == ()
+
+
+def test_enforce_without_a_table_takes_nothing_away_and_says_so(loop: Loop) -> None:
+    """A lost file after a restart must not take every sensor away."""
+    loop.rules = None
+    again = Loop(loop.world)
+    again.rules = None
+    again.area._table = EMPTY
+    loop.world.tree.plug("keyboard", "1-1.4")
+    again.area.settle("enforce")
+    again.quiet()
+    assert loop.world.tree.authorized()["1-1.4"] == "1"
+    assert loop.world.tree.defaults() == {"usb1": "1", "usb2": "1"}
+    assert again.alarms() == ["EW-USB-007"]
+    assert "no table" in again.area.stats().why_not
+    again.runner.close()
+    again.kernel.close()
+
+
+@pytest.mark.needs("root")
+def test_enforce_that_no_longer_holds_is_one_alarm(loop: Loop) -> None:
+    loop.quiet()
+    loop.area.apply("enforce", 0)
+    loop.quiet()
+    assert loop.alarms() == []
+    loop.world.tree.process(77, "usbguard-daemon")
+    for _ in range(3):
+        loop.kernel.inject(PLUG)
+        loop.quiet()
+    assert loop.alarms() == ["EW-USB-007"]
+    stats = loop.area.stats()
+    assert (stats.armed, stats.mode) == (False, "enforce")
+    assert "usbguard" in stats.why_not
 
 
 def test_u4_stopping_puts_everything_back(loop: Loop) -> None:

@@ -46,6 +46,7 @@ def test_well_is_ok() -> None:
         ({"attestation_age_s": 901.0}, "degraded", "EW-ATT-002"),
         ({"armed": False}, "failing", "EW-EXEC-001"),
         ({"mode": "learn", "armed": False, "tier": "T0"}, "degraded", "EW-EXEC-001"),
+        ({"unheld": {"peripherals": "usbguard decides"}}, "failing", "EW-AGT-011"),
         ({"gate": False}, "degraded", "EW-AGT-003"),
         ({"guard": False}, "degraded", "EW-AGT-004"),
         ({"unsent": 1001}, "degraded", "EW-SPL-004"),

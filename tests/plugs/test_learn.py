@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.plugs.learn import NO_DEVICES, rules_text
+from edgewarden.plugs.learn import NO_DEVICES, refused_here, rules_text
 from edgewarden.settings.policy import load_policy
 from edgewarden.settings.source import SourceFile
-from hw.rigs.usbtree import UsbTree, records
+from hw.rigs.usbtree import USB_MOUNTS, UsbTree, records
 from tests.plugs.plugged import World, said, table
 from tests.sense.usbtrees import view
 
@@ -87,3 +87,12 @@ def test_what_cannot_be_read_is_a_remark(tmp_path: Path) -> None:
     assert learned(tree).startswith("# 0403:6001 at 1-1 cannot be relied on")
     assert load_policy(SourceFile("p", learned(tree))).device == ()
     assert "ftdi" in records()
+
+
+def test_what_a_policy_would_refuse_here_is_named(world: World) -> None:
+    world.tree.mounts(USB_MOUNTS)
+    with view(world.tree) as made:
+        found = refused_here(table().devices, made)
+    world.close()
+    assert {line.partition(" ")[0] for line in found} == {"1-1.1", "1-1.4", "2-2", "2-3"}
+    assert "1-1.4 (Dell USB Keyboard): no rule speaks of it" in found

@@ -121,7 +121,7 @@ def _check(args: argparse.Namespace, console: Console) -> int:
         return Exit.OK
     console.line(f"ok: {len(policy.program)} rule(s) about programs")
     if policy.device or policy.port:
-        console.line(f"{len(policy.device)} about devices, {len(policy.port)} about serial ports")
+        policy_areas.check_peripherals(policy, console)
     if baseline is None:
         console.line("no baseline here (`edgewarden policy learn`): what they select is not known")
         return Exit.OK

@@ -13,6 +13,7 @@ from edgewarden.cli.services import (
     learned_peripherals,
     lenient_settings,
     put_peripherals_back,
+    refused_peripherals,
     remove_network_table,
     settings_option,
 )
@@ -20,6 +21,9 @@ from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
 from edgewarden.probe.control import ask_area, ask_gate
 from edgewarden.settings.policy import Policy
 from edgewarden.wire.local import Answer, AreaStats, Request
+
+MAX_LINES = 50
+"""Devices listed; a hub with more is looked at with --json of `policy show`."""
 
 
 def learn_peripherals(args: argparse.Namespace, console: Console) -> int:
@@ -96,6 +100,13 @@ def show_peripherals(policy: Policy, run_dir: str, console: Console) -> None:
     for port in policy.port:
         words = [port.path, *(word for word in (port.driver, port.device) if word)]
         console.line(clip(f"{port.action:<7} {port.name}: {', '.join(words)}"))
+
+
+def check_peripherals(policy: Policy, console: Console) -> None:
+    """What `policy check` says: how many rules, and what they refuse of this machine's devices."""
+    console.line(f"{len(policy.device)} about devices, {len(policy.port)} about serial ports")
+    for line in refused_peripherals([rule.compiled() for rule in policy.device])[:MAX_LINES]:
+        console.line(clip(f"refuses {line}"))
 
 
 def peripherals_json(policy: Policy, run_dir: str) -> dict[str, object]:

@@ -25,6 +25,8 @@ from edgewarden.settings.files import DEFAULT_SETTINGS
 from edgewarden.settings.lenient import LAST_GOOD, Lenient, read_leniently
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgewarden.baseline.survey import Finding as Finding
     from edgewarden.daemon.baseline import Blocked as Blocked
     from edgewarden.daemon.baseline import Difference as Difference
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from edgewarden.daemon.baseline import Taken as Taken
     from edgewarden.daemon.policy import Compiled
     from edgewarden.ports import Clock
+    from edgewarden.wire.peripherals import DeviceRule
 
 
 def settings_option(parser: argparse.ArgumentParser) -> None:
@@ -152,6 +155,13 @@ def learned_peripherals() -> str:
     from edgewarden.plugs.learn import this_machine
 
     return this_machine()
+
+
+def refused_peripherals(devices: Sequence[DeviceRule]) -> list[str]:
+    """What these rules would refuse of what is plugged into this machine now."""
+    from edgewarden.plugs.learn import refused_here
+
+    return refused_here(devices)
 
 
 def put_peripherals_back(state_dir: str) -> list[str]:

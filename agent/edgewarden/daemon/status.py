@@ -136,6 +136,11 @@ def _picture(
         tier="T0" if stats is None else stats.tier,
         responds=running.settings.exec.kill_after_start,
         watches=bool(running.settings.exec.filesystems),
+        unheld={
+            name: seen.why_not
+            for name, seen in parts.gate.areas.items()
+            if seen.mode == "enforce" and not seen.armed and seen.why_not
+        },
         sensors={s.name: (str(s.state), s.reason) for s in sensors},
         settings_faults=faults,
         rungs=(judge_identity(parts.identity, running.settings.device, now), judge_clock(now)),

@@ -2,7 +2,7 @@
 
 What this decides: the loop never touches sysfs. Reading a device's strings and letting it in wait
 for the device and its drivers, seconds; a driver that asks for firmware or a module starts a
-program, which waits for gate's own verdict. So a second thread looks and acts (``Background``,
+program, which waits for gate's own verdict. So a second thread looks and acts (plugs/background.py,
 docs/adr/0012), and the loop only says when and passes on what came of it.
 
 Rules, in order:
@@ -14,7 +14,9 @@ Rules, in order:
    nothing is known yet; no rule allows anything and devices would be refused; or the uplink is one
    that cannot be traced to a device (PPP) while devices would be refused.
 3. A worker that has not answered for SLOW_S is said in ``why_not``: a driver holds a device.
-4. When gate ends, everything is put back, in at most STOP_S.
+4. enforce that does not hold is an alarm, once per reason. Without any table of rules it is
+   observe: a lost file must not take every sensor away.
+5. When gate ends, everything is put back, in at most STOP_S.
 
 What it leaves to others: a look (plugs/look.py), modes and trials (modes.py).
 """
@@ -22,7 +24,6 @@ What it leaves to others: a look (plugs/look.py), modes and trials (modes.py).
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock, stack_size, start_new_thread
 from select import POLLIN, poll
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
@@ -30,13 +31,12 @@ from edgewarden.judge.peripherals_table import (
     EMPTY,
     MAX_TABLE_BYTES,
     TABLE_NAME,
-    PeripheralTable,
     load_table,
 )
+from edgewarden.plugs.background import Background, Order
 from edgewarden.plugs.look import Plugs
 from edgewarden.plugs.memory import MAX_BYTES, PlugMemory
 from edgewarden.sense.usb import SysTree
-from edgewarden.wire.lean import Frozen
 from edgewarden.wire.local import Alarm, AreaStats
 
 TYPE_CHECKING = False
@@ -72,8 +72,7 @@ STOP_S = 3.0
 """systemd ends gate after 5 s."""
 SLICE_MS = 100
 """Of STOP_S, between two looks at the clock."""
-STACK_BYTES = 512 * 1024
-"""Of the second thread; what of it is used stays locked in memory."""
+NO_TABLE = "there is no table of rules: run `edgewarden policy compile`"
 SUBSYSTEMS = frozenset(("usb", "tty", "net", "block"))
 """Whose messages may change a verdict or a pin."""
 
@@ -96,76 +95,6 @@ def background(doors: Doors, boot_ns: Callable[[], int]) -> Background:
     tree = SysTree(doors.sys_fd, doors.proc_fd, doors.open_device)
     boot_id = doors.proc_text("sys/kernel/random/boot_id").strip()
     return Background(Plugs(tree, PlugMemory(PolicyFiles(doors), boot_id), boot_ns).look)
-
-
-class Order(Frozen):
-    """One look: in which mode, by which rules."""
-
-    __slots__ = ("mode", "table")
-    mode: str
-    table: PeripheralTable
-
-
-class Background:
-    """One thread that does one order after the other; see the module.
-
-    Args:
-        look: (mode, table) -> sight.
-    """
-
-    def __init__(self, look: Callable[[str, PeripheralTable], Sight]) -> None:
-        self._look = look
-        self._order: Order | None = None
-        self._sights: list[Sight | EdgewardenError] = []
-        self._wake = allocate_lock()
-        self._wake.acquire()
-        self._ended = False
-        self._ours, self._its = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        stack_size(STACK_BYTES)
-        try:
-            start_new_thread(self._run, ())
-        finally:
-            stack_size(0)
-
-    def _run(self) -> None:
-        while True:
-            self._wake.acquire()
-            if self._ended:
-                os.close(self._its)
-                return
-            order, self._order = self._order, None
-            if order is None:
-                continue
-            sight: Sight | EdgewardenError
-            try:
-                sight = self._look(order.mode, order.table)
-            except EdgewardenError as fault:
-                sight = fault
-            except Exception as fault:  # the thread must live on, whatever a device shows
-                kind = type(fault).__name__
-                sight = HardwareFault(f"looking at USB failed: {kind}: {fault}", code="EW-USB-002")
-            self._sights.append(sight)
-            _quietly(os.write, self._its, b"!")  # full: the loop has been called already
-
-    def submit(self, order: Order) -> None:
-        self._order = order
-        if self._wake.locked():
-            self._wake.release()
-
-    def take(self) -> list[Sight | EdgewardenError]:
-        _quietly(os.read, self._ours, 4096)
-        taken, self._sights = self._sights, []
-        return taken
-
-    def fileno(self) -> int:
-        return self._ours
-
-    def end(self) -> None:
-        """The thread ends after the look it is at; no method may be called any more."""
-        self._ended = True
-        os.close(self._ours)
-        if self._wake.locked():
-            self._wake.release()
 
 
 class Peripherals:
@@ -211,6 +140,8 @@ class Peripherals:
         self._begun_mono: float | None = None
         self._last_mono = 0.0
         self._again = False
+        self._submitted = ""
+        self._said = ""
         self._counts = {"allowed": 0, "denied": 0, "would_deny": 0, "repeated": 0}
         self.due_mono = 0.0
         self.events = self.lost = 0
@@ -255,6 +186,7 @@ class Peripherals:
                 self._alarm(sight.code, 4, sight.text)
                 continue
             self._sight = sight
+            self._say_what_is_missing(sight)
             for name in self._counts:
                 self._counts[name] += getattr(sight, name)
             for alarm in sight.alarms:
@@ -264,6 +196,17 @@ class Peripherals:
         if self._again:
             self._again = False
             self._want()
+
+    def _say_what_is_missing(self, sight: Sight) -> None:
+        """An alarm when enforce does not hold for another reason than before."""
+        why_not = ""
+        if self._mode == "enforce" and not self._table.generation:
+            why_not = NO_TABLE
+        elif self._submitted == "enforce" and not sight.armed:
+            why_not = sight.why_not
+        if why_not and why_not != self._said:
+            self._alarm("EW-USB-007", 5, f"enforce of peripherals does not hold: {why_not}")
+        self._said = why_not
 
     def _want(self) -> None:
         """A look soon: GAP_S after the last one began, at the earliest now."""
@@ -280,7 +223,9 @@ class Peripherals:
     def _submit(self, mode: str, now_mono: float) -> None:
         self._begun_mono = self._last_mono = now_mono
         self.due_mono = now_mono + LOOK_S
-        self.runner.submit(Order(mode, self._table))
+        without_rules = mode == "enforce" and not self._table.generation
+        self._submitted = "observe" if without_rules else mode
+        self.runner.submit(Order(self._submitted, self._table))
 
     def stop(self) -> None:
         """Put everything back; waits at most STOP_S. After marks are gone: who waits for a verdict
@@ -370,6 +315,8 @@ class Peripherals:
         armed = sight is not None and sight.armed and self._mode == "enforce"
         why_not = "USB has not been looked at yet" if sight is None else sight.why_not
         slow = self._begun_mono is not None and self._mono_s() - self._begun_mono > SLOW_S
+        if self._mode == "enforce" and not self._table.generation:
+            why_not = NO_TABLE
         if slow:
             why_not = "a device or its driver does not answer; nothing new is judged"
         return AreaStats(
@@ -386,13 +333,6 @@ class Peripherals:
             why_not=why_not,
             limits="",
         )
-
-
-def _quietly(call: Callable[..., object], *arguments: object) -> None:
-    try:
-        call(*arguments)
-    except BlockingIOError:
-        return
 
 
 def _no(name: str, text: str, step: str) -> OperatorFault:

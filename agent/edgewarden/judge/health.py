@@ -50,6 +50,7 @@ class Picture:
         mode, armed: what was asked of exec control, and whether it holds.
         tier: what this kernel was proved to do.
         responds: where nothing can be prevented, programs are killed after their start.
+        unheld: area beside programs that is to enforce and does not -> why not.
         sensors: name -> (state, reason).
         settings_faults: texts of a newer settings file that is not in use.
         rungs: what doctor says of certificate and clock; said here too, in the same words.
@@ -71,6 +72,7 @@ class Picture:
     tier: str
     watches: bool
     responds: bool = False
+    unheld: Mapping[str, str] = field(default_factory=dict)
     sensors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     settings_faults: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
@@ -94,6 +96,7 @@ def _reasons(p: Picture) -> Iterator[Reason]:
         yield Reason("EW-NET-009", text, "run `edgewarden doctor network`")
     yield from reasons_of(p.rungs)
     yield from _control(p)
+    yield from _areas(p)
     yield from _attestation(p)
     if p.evicted:
         text = f"{p.evicted} records were evicted unsent; signed gap records name them"
@@ -136,6 +139,13 @@ def _control(p: Picture) -> Iterator[Reason]:
     elif p.watches and p.tier == "T1":
         text = "managed services are confined by path; other programs are only reported"
         yield Reason("EW-EXEC-001", text, "run `edgewarden confine show`")
+
+
+def _areas(p: Picture) -> Iterator[Reason]:
+    """Areas beside programs that are to enforce and do not."""
+    for name, why_not in sorted(p.unheld.items()):
+        text = f"{name}: enforcement is asked for and does not hold: {why_not}"
+        yield Reason("EW-AGT-011", text, "run `edgewarden policy show`", failing=True)
 
 
 def _attestation(p: Picture) -> Iterator[Reason]:

@@ -13,15 +13,17 @@ from __future__ import annotations
 import json
 import os
 
-from edgewarden.judge.peripherals import kind_of, offered
+from edgewarden.judge.peripherals import judge_device, kind_of, offered, pinned_ports
 from edgewarden.sense.usb import DEVICES, device_names, is_root_hub, open_tree, read_device
 from edgewarden.sense.usb_places import find_pins, serial_ports
 from edgewarden.wire.peripherals import id_text, interface_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgewarden.sense.usb import SysTree
-    from edgewarden.wire.peripherals import DeviceFacts
+    from edgewarden.wire.peripherals import DeviceFacts, DeviceRule
 
 NAME_CHARS = 64
 """As settings/policy_programs.py, RULE_NAME."""
@@ -41,20 +43,7 @@ def this_machine() -> str:
 def rules_text(tree: SysTree) -> str:
     """TOML of ``[[device]]`` and ``[[port]]`` for everything that is plugged in now."""
     pins = find_pins(tree).ports
-    devices: dict[str, DeviceFacts] = {}
-    for port in device_names(tree):
-        if is_root_hub(port):
-            continue
-        try:
-            fd = tree.directory(f"{DEVICES}/{port}")
-        except OSError:
-            continue
-        try:
-            facts = read_device(tree, fd, port)
-        finally:
-            os.close(fd)
-        if facts is not None:
-            devices[port] = facts
+    devices = plugged(tree)
     parts = [_device(facts, pins.get(port, "")) for port, facts in devices.items()]
     for found in serial_ports(tree):
         facts = devices.get(found.device)
@@ -70,6 +59,43 @@ def rules_text(tree: SysTree) -> str:
         ]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts) or NO_DEVICES
+
+
+def plugged(tree: SysTree) -> dict[str, DeviceFacts]:
+    """Every device but root hubs, by its port."""
+    found: dict[str, DeviceFacts] = {}
+    for port in device_names(tree):
+        if is_root_hub(port):
+            continue
+        try:
+            fd = tree.directory(f"{DEVICES}/{port}")
+        except OSError:
+            continue
+        try:
+            facts = read_device(tree, fd, port)
+        finally:
+            os.close(fd)
+        if facts is not None:
+            found[port] = facts
+    return found
+
+
+def refused_here(devices: Sequence[DeviceRule], tree: SysTree | None = None) -> list[str]:
+    """What of this machine's devices these rules would refuse, in words, one line each."""
+    mine = tree or open_tree()
+    try:
+        pinned = pinned_ports(find_pins(mine).ports)
+        judged = [(f, judge_device(devices, f, pinned)) for f in plugged(mine).values()]
+    finally:
+        if tree is None:
+            os.close(mine.sys_fd)
+            os.close(mine.proc_fd)
+    return [
+        f"{f.port} ({f.product or id_text(f.vid, f.pid)}): "
+        + (f"{v.text} (rule {v.rule})" if v.rule else v.text)
+        for f, v in judged
+        if v.decision == "deny"
+    ]
 
 
 def _device(facts: DeviceFacts, pin: str) -> str:
