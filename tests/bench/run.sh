@@ -28,7 +28,7 @@ done
 
 . requirements/apt.sh
 trap apt_guard_down EXIT
-apt_need mosquitto:mosquitto mount:mount openssl:openssl strace:strace
+apt_need mosquitto:mosquitto mount:mount openssl:openssl strace:strace nft:nftables ip:iproute2
 bash requirements/venv.sh .venv ceiling
 # As an installed package is: link runs as a user who could not keep what it compiles.
 .venv/bin/python -m compileall -q agent

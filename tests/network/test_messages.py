@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.errors import WireRefusal
+from edgewarden.network.counters import parse as parse_counters
 from edgewarden.network.nflog import parse_datagram, parse_ip
 from edgewarden.wire.lean import seal
 from edgewarden.wire.local import MODES, NameAnswer, NetworkVerdict, encode, parse
@@ -144,3 +145,27 @@ def test_a_cut_packet_has_no_port() -> None:
     assert parse_ip(V4[:20]) == (6, V4[12:16], V4[16:20], 0)
     assert parse_ip(V4[:19]) is None
     assert parse_ip(b"") is None
+
+
+# --- counters ------------------------------------------------------------------------------------
+
+
+def counter(name: bytes, packets: int) -> bytes:
+    value = attribute(2, packets.to_bytes(8, "big")) + attribute(
+        1, (60 * packets).to_bytes(8, "big")
+    )
+    body = b"\x01\0\0\0" + attribute(2, name + b"\0") + attribute(4 | 0x8000, value)
+    return struct.pack("=IHHII", 16 + len(body), (10 << 8) | 18, 2, 1, 0) + body
+
+
+def test_counters_are_read_until_the_end() -> None:
+    found: dict[str, int] = {}
+    assert not parse_counters(counter(b"c0", 3) + counter(b"c1", 0), found)
+    assert parse_counters(struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0), found)
+    assert found == {"c0": 3, "c1": 0}
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_of_counters_raise(data: bytes) -> None:
+    parse_counters(data, {})
+    parse_counters(counter(b"c0", 1)[:-8] + data, {})

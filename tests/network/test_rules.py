@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.errors import OperatorFault
-from edgewarden.peers.modes import REMOVE, read_counters, transaction
+from edgewarden.peers.modes import REMOVE, transaction
 from edgewarden.peers.numbers import merged, segments
 from edgewarden.peers.rules import MAX_LINES, compile_network, unit_path
 from edgewarden.peers.table import next_table
@@ -234,14 +234,6 @@ def test_in_enforce_every_packet_meets_two_hooks() -> None:
     made = table(rule("a", "uid = 7", 'address = "10.0.0.1"'))
     assert "output_again" in transaction(made, "enforce", trial_s=0, units=[], answers={})
     assert "output_again" not in transaction(made, "observe", trial_s=0, units=[], answers={})
-
-
-def test_counters_are_read_as_nft_lists_them() -> None:
-    listed = "table inet edgewarden {\n\tcounter c0 {\n\t\tpackets 3 bytes 180\n\t}\n\n"
-    assert read_counters(listed + '\tcounter "c1" {\n\t\tpackets 0 bytes 0\n\t}\n}\n') == {
-        "c0": 3, "c1": 0,
-    }  # fmt: skip
-    assert read_counters("") == {}
 
 
 def test_the_generation_rises_only_with_a_change() -> None:

@@ -159,6 +159,20 @@ address = "10.77.0.0/24"
     assert not any(v.by_name for v in facts)
 
 
+def test_every_refused_packet_is_counted_once_and_over_a_new_table(world: NetWorld) -> None:
+    enforced(world)
+    world.connect_tries("udp", PEER, DENIED, tries=30)
+    wait_until(lambda: world.network_stats().denied == 30, 12)
+    world.connect_tries("udp", PEER, DENIED, tries=7)
+    world.write(ONE_PEER + ONE_PEER.replace("plant", "other"))
+    assert world.reload().ok
+    assert world.network_stats().denied == 37, "counted before the old table went"
+    assert world.mode("observe").ok
+    world.connect_tries("udp", PEER, DENIED, tries=5)
+    wait_until(lambda: world.network_stats().would_deny == 5, 12)
+    assert world.network_stats().denied == 37
+
+
 def verdicts(world: NetWorld, link: socket.socket, count: int) -> list[NetworkVerdict]:
     from edgewarden.wire.local import FACTS, parse
 

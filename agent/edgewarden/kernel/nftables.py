@@ -22,7 +22,7 @@ from edgewarden.kernel.libc import libc
 SONAME = "libnftables.so.1"
 # <nftables/libnftables.h>
 NFT_CTX_DEFAULT = 0
-NFT_CTX_OUTPUT_NUMERIC_ALL = 0x3E0
+NFT_CTX_OUTPUT_NUMERIC_ALL = 0x780
 """PROTO | PRIO | SYMBOL | TIME: no names in what is listed."""
 MOST_TEXT = 200
 """Of an error, in characters; libnftables repeats the whole command below its first line."""

@@ -26,14 +26,14 @@ from __future__ import annotations
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
 from edgewarden.kernel.nftables import Nft
+from edgewarden.network.counters import Counters
 from edgewarden.network.groups import Groups, prefix_of_cgroups
 from edgewarden.network.nflog import NfLog, open_nflog
 from edgewarden.peers.modes import (
-    LIST_COUNTERS,
     REMOVE,
+    TABLE,
     drop_host_element,
     host_element,
-    read_counters,
     renew_host_element,
     transaction,
     unit_element,
@@ -90,6 +90,7 @@ class Network:
         self._boot_ns = boot_ns
         self._mono_s = mono_s
         self._nft: Nft | None = None
+        self._counters: Counters | None = None
         self._log: NfLog | None = None
         self._groups: Groups | None = None
         self._table = EMPTY
@@ -100,8 +101,9 @@ class Network:
         self._trial_end_mono = 0.0
         self._why_not = ""
         self._totals: dict[tuple[str, str], int] = {}
-        """(kind, label) -> packets refused, before the table in force was made."""
+        """(kind, label) -> packets refused, as last counted."""
         self._counts: dict[str, int] = {}
+        """What each counter of the table in force has."""
         self._denied = self._would_deny = 0
         self._limits: tuple[str, ...] = ()
         self._next_count_mono = self._next_look_mono = 0.0
@@ -139,6 +141,7 @@ class Network:
         """
         if self._nft is None:
             self._nft = self._doors.load(Nft)
+            self._counters = Counters(TABLE.partition(" ")[2])
         if self._log is None:
             try:
                 self._log = open_nflog(LOG_GROUP)
@@ -180,6 +183,7 @@ class Network:
         if table == self._table and self._in_force:
             return f"network: {table.rules} rules, unchanged"
         before = self._table
+        self._count()
         self._use(table)
         try:
             self._open()
@@ -206,12 +210,14 @@ class Network:
                 next_step="mend that, then run `edgewarden policy compile`",
                 name="not_possible",
             )
+        self._count()
         self._put_in_force(mode, trial_s)
         self._mode = mode
         return "" if self._table.body else "the policy has no rules about the network"
 
     def settle(self, mode: str) -> None:
         """At the start, after a trial, under a ceiling; what is missing becomes an alarm."""
+        self._count()
         self._mode = mode
         if self._why_not:
             return
@@ -254,7 +260,6 @@ class Network:
         nft = self._nft
         if nft is None:  # no table, now or before
             return
-        self._count()
         units = self._elements()
         nft.run(
             transaction(
@@ -262,7 +267,7 @@ class Network:
             )
         )
         nft.give_back()
-        self._keep_totals()
+        self._counts = {}
         self._in_force = mode if self._table.body else ""
         self._trial_end_mono = self._mono_s() + trial_s if trial_s else 0.0
 
@@ -332,8 +337,7 @@ class Network:
         ]
 
     def _total(self, counter: Counter) -> int:
-        before = self._totals.get((counter.kind, counter.label), 0)
-        return before + self._counts.get(counter.name, 0)
+        return self._totals.get((counter.kind, counter.label), 0)
 
     def tick(self, now_mono: float) -> None:
         """On a timer of at most a second."""
@@ -351,32 +355,25 @@ class Network:
 
     def _count(self) -> bool:
         """Read the counters; False when our table is not there."""
-        if self._nft is None or not self._in_force:
+        if self._counters is None or not self._in_force:
             return True
         try:
-            fresh = read_counters(self._nft.run(LIST_COUNTERS))
+            fresh = self._counters.read()
         except HardwareFault:
             return False
-        if self._by_name and not fresh:
-            return False
-        moved = {n: c - self._counts.get(n, 0) for n, c in fresh.items() if n in self._by_name}
-        refused = sum(count for count in moved.values() if count > 0)
+        if fresh is None:
+            return not self._by_name
+        before, self._counts = self._counts, fresh
+        ours = [n for n in fresh if n in self._by_name]
+        moved = [(self._by_name[n], fresh[n] - before.get(n, 0)) for n in ours]
+        moved = [(counter, count) for counter, count in moved if count > 0]
+        for counter, count in moved:
+            key = counter.kind, counter.label
+            self._totals[key] = self._totals.get(key, 0) + count
+        refused = sum(count for _, count in moved)
         if self._decision() == "deny":
             self._denied += refused
         elif self._decision() == "would_deny":
             self._would_deny += refused
-        self._limits = tuple(
-            self._by_name[name].label
-            for name, count in moved.items()
-            if count > 0 and self._by_name[name].direction == "limit"
-        )
-        self._counts = fresh
+        self._limits = tuple(counter.label for counter, _ in moved if counter.direction == "limit")
         return True
-
-    def _keep_totals(self) -> None:
-        """The counters begin at 0 again; what they had is remembered by rule."""
-        for name, count in self._counts.items():
-            if (counter := self._by_name.get(name)) is not None:
-                key = (counter.kind, counter.label)
-                self._totals[key] = self._totals.get(key, 0) + count
-        self._counts = {}

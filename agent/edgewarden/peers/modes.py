@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 TABLE = "inet edgewarden"
 REMOVE = f"add table {TABLE}\ndelete table {TABLE}\n"
 """Harmless where there is none."""
-LIST_COUNTERS = f"list counters table {TABLE}\n"
 
 # admin-prohibited tells a person which kind of refusal it is. But the kernel limits ICMP errors, to
 # ourselves as well (measured: denied IPv6 connects then waited 1 s each, IPv4 ones in a storm), and
@@ -125,21 +124,3 @@ def _effect(name: str, mode: str, on_trial: bool) -> str:
         guard = f"meta nfproto != @trial {otherwise}" if on_trial else ""
         lines = guard + enforced
     return f"chain {name} {{\n{lines}}}\n"
-
-
-def read_counters(text: str) -> dict[str, int]:
-    """Packets of each named counter, from what nft lists.
-
-    counter c0 {
-        packets 3 bytes 180
-    }
-    """
-    found: dict[str, int] = {}
-    name = ""
-    for line in text.split("\n"):
-        words = line.split()
-        if words[:1] == ["counter"] and len(words) > 1:
-            name = words[1].strip('"')
-        elif words[:1] == ["packets"] and name and len(words) > 1 and words[1].isdigit():
-            found[name] = int(words[1])
-    return found
