@@ -1,8 +1,8 @@
 """`edgewarden policy learn|diff|would-block|rebaseline`: the policy and what this system is.
 
 `learn` takes a baseline of every program, writes a policy to start from where there is none, and
-puts gate into learn. `diff` says what has changed since, `would-block` what enforcing would stop.
-`rebaseline` is dpkg's: it takes over what packages brought.
+puts gate into learn unless it enforces. `diff` says what has changed since, `would-block` what
+enforcing would stop. `rebaseline` is dpkg's: it takes over what packages brought.
 
 Long lists are cut at LISTED lines for people; JSON has all of them.
 """
@@ -31,7 +31,7 @@ from edgewarden.probe.disk import Disk
 from edgewarden.settings.schema import Paths
 from edgewarden.wire.baseline import MAX_BASELINE_BYTES, Baseline, Entry
 from edgewarden.wire.control import Command
-from edgewarden.wire.local import Answer, Request
+from edgewarden.wire.local import Answer, GateStats, Request
 
 if TYPE_CHECKING:
     from edgewarden.cli.services import Finding, Progress, Taken
@@ -94,17 +94,25 @@ def learn(args: argparse.Namespace, console: Console) -> int:
     if args.from_observed:
         return _from_observed(settings.paths, args, console)
     taken = learn_system(args.settings, args.roots, full=args.full, progress=_progress(console))
-    gate = "is in mode learn"
-    try:
-        answer = ask_gate(settings.paths.run, Request("mode", "learn"))
-        if isinstance(answer, Answer) and not answer.ok:
-            gate = f"refused: {answer.text}"
-    except PeerUnavailable:
-        gate = "is not running"
-    except OperatorFault as fault:
-        gate = f"cannot be asked: {fault.text}"
+    gate = _watch(settings.paths.run)
     _say(taken, settings.exec.policy, gate, args, console)
     return Exit.OK
+
+
+def _watch(run_dir: str) -> str:
+    """Have gate learn, unless it enforces: taking a baseline is no reason to let go of anything."""
+    try:
+        stats = ask_gate(run_dir, Request("status", "learn"))
+        if isinstance(stats, GateStats) and stats.mode == "enforce":
+            return "stays in mode enforce, with the new table"
+        answer = ask_gate(run_dir, Request("mode", "learn"))
+    except PeerUnavailable:
+        return "is not running"
+    except OperatorFault as fault:
+        return f"cannot be asked: {fault.text}"
+    if isinstance(answer, Answer) and not answer.ok:
+        return f"refused: {answer.text}"
+    return "is in mode learn"
 
 
 def _from_observed(paths: Paths, args: argparse.Namespace, console: Console) -> int:
