@@ -105,6 +105,27 @@ def test_two_files_may_not_give_two_names_to_one_port() -> None:
     assert faults == ["01.toml:3: serial.sonde.port: already used by gps [EW-SET-010]"]
 
 
+def test_tables_within_a_section_are_merged_by_their_name() -> None:
+    one = '[[processes.required]]\nname = "a"\nunit = "a.service"\n'
+    two = '[[processes.required]]\nname = "b"\nexe = "/usr/sbin/b"\n'
+    again = '[processes]\nstorm_per_s = 99\n[[processes.required]]\nname = "a"\nprocess = "x"\n'
+    loaded = load([SourceFile("1", one), SourceFile("2", two), SourceFile("3", again)])
+    found = loaded.settings.processes
+    assert [(r.name, r.unit, r.exe, r.process) for r in found.required] == [
+        ("a", None, None, "x"),
+        ("b", None, "/usr/sbin/b", None),
+    ]
+    assert found.storm_per_s == 99
+    assert ("processes", "required", "a", "unit") not in loaded.origins
+    assert loaded.origins["processes", "required", "b", "exe"].file == "2"
+
+
+def test_a_required_process_must_be_named_somehow() -> None:
+    with pytest.raises(SettingsFaults) as caught:
+        load_settings([SourceFile("1", '[[processes.required]]\nname = "a"\n')])
+    assert "one of unit, exe and process" in str(caught.value.faults[0])
+
+
 def test_a_fault_is_named_even_where_a_later_file_overrides_it() -> None:
     faults = faults_of("[host]\nperiod_s = 0\n", "[host]\nperiod_s = 5\n")
     assert faults == ["00.toml:2: host.period_s: 0 is out of range (1 to 3600) [EW-SET-005]"]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -224,6 +225,27 @@ def test_a_set_uid_program_by_the_sweep(watch: Watch, own: Path) -> None:
         assert [e.severity_id for e in found] == [Severity.HIGH]
         assert found[0].detail["from_uid"] == NOBODY
         assert "rise" in describe(found[0])
+
+
+def test_a_program_whose_file_gives_it_capabilities(watch: Watch, own: Path) -> None:
+    program = own / "capable"
+    shutil.copy("/bin/sleep", program)
+    # capabilities(7), struct vfs_cap_data of <linux/capability.h>: revision 2, effective
+    cap_net_raw = struct.pack("<IIIII", 0x02000001, 0x2000, 0, 0, 0)
+    os.setxattr(program, "security.capability", cap_net_raw)
+    script = f"{program} 30 & echo $!; wait"
+    with subprocess.Popen(
+        [*AS_NOBODY, "/bin/sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True
+    ) as started:
+        try:
+            assert started.stdout is not None
+            pid = int(started.stdout.readline())
+            wait_until(lambda: Path(f"/proc/{pid}/comm").read_text().strip() == "capable")
+            watch.look()
+            [found] = [e for e in watch.events(pid) if e.code == "EW-PROC-001"]
+            assert (found.severity_id, found.detail["gained"]) == (Severity.MEDIUM, "0x2000")
+        finally:
+            os.killpg(started.pid, 9)
 
 
 def test_a_traced_process_by_the_sweep(watch: Watch) -> None:

@@ -70,6 +70,8 @@ def test_expected_ones_are_no_finding() -> None:
         Expected(name="ntp", protocol="udp", port=123),
     )
     assert looks.see(SSH, WEB, Listener("udp", "::", 123, 0, 6)) == []
+    [elsewhere] = looks.see(SSH, Listener("tcp", "::", 8080, 1000, 8))
+    assert elsewhere.code == "EW-PROC-007"
     [other] = looks.see(SSH, Listener("tcp", "0.0.0.0", 8080, 0, 7))
     assert other.code == "EW-PROC-007"
 

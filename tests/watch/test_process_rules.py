@@ -151,6 +151,25 @@ def test_becoming_root_in_place_is_told_once() -> None:
     assert list(judge_change(replace(ROOT, euid=-1), ROOT, RULES, 5, {})) == []
 
 
+@pytest.mark.parametrize(
+    ("mine", "parents", "uid", "found"),
+    [
+        (0x2000, 0, 1000, [("EW-PROC-001", Severity.MEDIUM)]),
+        (0x2000, 0x2000, 1000, []),  # a service that was given it hands it on
+        (0x2000, 0, 0, []),  # root has them all
+        (0, 0x2000, 1000, []),
+    ],
+)
+def test_capabilities_by_a_file(
+    mine: int, parents: int, uid: int, found: list[tuple[str, Severity]]
+) -> None:
+    one = process("x", exe="/usr/bin/ping", capabilities=mine, uid=uid, euid=uid)
+    parent = replace(PARENT, capabilities=parents)
+    rules = replace(RULES, kernel_events=True)  # the kernel has no event for this
+    assert told(new(one, parent, rules=rules)) == found
+    assert new(one, parent, baseline=True) == []
+
+
 # --- tracers, preload, sockets, silence -----------------------------------------------------------
 
 

@@ -142,6 +142,7 @@ def _picture(
             if seen.mode == "enforce" and not seen.armed and seen.why_not
         },
         sensors={s.name: (str(s.state), s.reason) for s in sensors},
+        missing=parts.watcher.missing,
         settings_faults=faults,
         rungs=(judge_identity(parts.identity, running.settings.device, now), judge_clock(now)),
     )

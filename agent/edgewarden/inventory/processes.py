@@ -45,6 +45,7 @@ from edgewarden.inventory.procfiles import (
     STATUS_BYTES,
     link,
     loose_folder,
+    parse_capabilities,
     parse_stat,
     parse_status,
     parse_unit,
@@ -290,7 +291,8 @@ class ProcessSweep:
     def _seen(self, pid: int, comm: str, ppid: int, start_ticks: int) -> Process:
         """What the kernel says of a process; nothing that may have to wait."""
         folder = f"{self._settings.proc}/{pid}"
-        tracer, uid, euid = parse_status(read(folder, "status", STATUS_BYTES))
+        status = read(folder, "status", STATUS_BYTES)
+        tracer, uid, euid = parse_status(status)
         descriptors = UNKNOWN
         with contextlib.suppress(OSError):
             descriptors = os.stat(f"{folder}/fd").st_size or UNKNOWN  # 0 before 6.2
@@ -302,6 +304,7 @@ class ProcessSweep:
             uid=uid,
             euid=euid,
             tracer_pid=tracer,
+            capabilities=parse_capabilities(status),
             exe=link(folder, "exe"),
             unit=parse_unit(read(folder, "cgroup", CGROUP_BYTES)),
             descriptors=descriptors,

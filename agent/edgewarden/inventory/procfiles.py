@@ -16,8 +16,8 @@ import stat
 
 STAT_BYTES = 1024
 """/proc/N/stat is at most about 350 bytes."""
-STATUS_BYTES = 1024
-"""Uid is in the ninth line of /proc/N/status, within its first 300 bytes."""
+STATUS_BYTES = 2048
+"""/proc/N/status is about 1,400 bytes; Uid is in its ninth line, CapEff near its end."""
 CGROUP_BYTES = 4096
 MACHINE_STAT_BYTES = 1 << 16
 """/proc/stat: a line a CPU and one with every interrupt."""
@@ -92,6 +92,15 @@ def parse_status(data: bytes) -> tuple[int, int, int]:
         uids[0] if uids else -1,
         uids[1] if len(uids) > 1 else -1,
     )
+
+
+def parse_capabilities(data: bytes) -> int:
+    """The effective capabilities of /proc/N/status as a mask, 0 when it cannot be told."""
+    _, found, rest = data.partition(b"\nCapEff:\t")
+    try:
+        return int(rest.partition(b"\n")[0], 16) if found else 0
+    except ValueError:
+        return 0
 
 
 def _fields(data: bytes, name: bytes) -> list[int]:

@@ -153,6 +153,11 @@ class Watcher:
             title = "more findings in one look than are told one by one"
             self._sink(finding(now_ns, code, title, Severity.MEDIUM, None, {"repeated": count}))
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Required processes that are not there."""
+        return tuple(self._required.missing)
+
     def state(self, unanswering: int = 0) -> dict[str, object]:
         """For status.
 

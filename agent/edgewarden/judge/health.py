@@ -52,6 +52,7 @@ class Picture:
         responds: where nothing can be prevented, programs are killed after their start.
         unheld: area beside programs that is to enforce and does not -> why not.
         sensors: name -> (state, reason).
+        missing: required processes that are not there.
         settings_faults: texts of a newer settings file that is not in use.
         rungs: what doctor says of certificate and clock; said here too, in the same words.
     """
@@ -74,6 +75,7 @@ class Picture:
     responds: bool = False
     unheld: Mapping[str, str] = field(default_factory=dict)
     sensors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
     settings_faults: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
 
@@ -107,6 +109,9 @@ def _reasons(p: Picture) -> Iterator[Reason]:
         if state not in ("live", "open"):
             text = f"sensor {name} is {state}: {why}" if why else f"sensor {name} is {state}"
             yield Reason("EW-SER-002", text, "run `edgewarden sensors`")
+    for name in p.missing:
+        step = "`systemctl status` of its unit says why it ended"
+        yield Reason("EW-PROC-008", f"required process {name} is missing", step)
     for text in p.settings_faults:
         yield Reason(
             "EW-SET-013", f"new settings are not used: {text}", "run `edgewarden config check`"

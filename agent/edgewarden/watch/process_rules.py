@@ -13,6 +13,8 @@ In order:
    EW-PROC-005 (row A7: without strict mode it runs, and is told).
 5. Root (effective), while its parent is somebody else: EW-PROC-001, HIGH; LOW where the kernel
    vouches for a program that is expected to (``may_elevate``).
+   Likewise a process of an ordinary user with capabilities that its parent, of an ordinary user
+   too, does not have (a file with capabilities): MEDIUM, or LOW.
 6. Traced: EW-PROC-002.
 7. Foreign code loaded by the environment: EW-PROC-003, HIGH where it lies in a loose place.
 8. More sockets than ``most_sockets``: EW-PROC-006; where they cannot be counted, open files stand
@@ -68,6 +70,8 @@ def judge_new(
         other = parent is not None and 0 not in (parent.uid, parent.euid)
         if other and parent is not None and UNKNOWN not in (parent.uid, parent.euid):
             yield from elevated(process, parent.uid, rules, now_ns, parent)
+    if not baseline and parent is not None:
+        yield from _capable(process, parent, rules, now_ns)
     if process.tracer_pid and not rules.kernel_events:
         yield _traced(process, None, now_ns)
     if process.blocked:
@@ -106,6 +110,17 @@ def elevated(
     if not process.exe:
         evidence["program"] = "not visible to link; as the process names itself"
     yield finding(now_ns, "EW-PROC-001", "program became root", severity, process, evidence)
+
+
+def _capable(process: Process, parent: Process, rules: Rules, now_ns: int) -> Iterator[Event]:
+    """A program whose file gives it capabilities; the kernel has no event for that."""
+    gained = process.capabilities & ~parent.capabilities
+    if not gained or min(process.uid, process.euid, parent.uid, parent.euid) <= 0:
+        return  # root, or users that are not known
+    severity = Severity.LOW if process.exe in rules.may_elevate else Severity.MEDIUM
+    evidence: dict[str, Plain] = {"gained": f"{gained:#x}", "parent": parent.as_map()}
+    title = "program gained capabilities"
+    yield finding(now_ns, "EW-PROC-001", title, severity, process, evidence)
 
 
 def _origin(process: Process, now_ns: int, baseline: bool) -> Iterator[Event]:

@@ -25,6 +25,7 @@ class Process:
         comm: what it calls itself, at most 15 bytes.
         ppid: its parent now (1 where that has ended).
         uid, euid: real and effective user; UNKNOWN when it was gone.
+        capabilities: effective ones, as a mask.
         tracer_pid: who traces it, 0 for nobody.
         command: command line, NUL between arguments; at most 256 bytes.
         exe: what the kernel runs, "" where only root may know.
@@ -42,6 +43,7 @@ class Process:
     ppid: int
     uid: int
     euid: int
+    capabilities: int = 0
     tracer_pid: int = 0
     command: str = ""
     exe: str = ""
