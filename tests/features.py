@@ -211,6 +211,8 @@ PROBES: dict[str, Callable[[], bool]] = {
     "fanotify-permission": _fanotify_permission,
     "proc-connector": _proc_connector,
     "bpf-tracepoint": _bpf_tracepoint,
+    "gcc": _program("gcc"),
+    "perl": _program("perl"),
     "clang-14": _program("clang-14"),
     "dpkg": _program("dpkg-deb"),
     "loop-mount": _loop_mount,

@@ -30,7 +30,9 @@ class Bench:
 
     def __init__(self) -> None:
         self.alarms: list[tuple[str, str]] = []
-        self.config = SimpleNamespace(kill_after_start=False, filesystems=("/",), observe_h=24)
+        self.config = SimpleNamespace(
+            kill_after_start=False, filesystems=("/",), observe_h=24, strict=False
+        )
         self.table = SimpleNamespace(critical=CRITICAL, count=0, generation=1)
         self.tier = SimpleNamespace(tier="T3", reason="")
         self.proved = "T3"
@@ -74,7 +76,12 @@ class Bench:
             raise against_root
         group = SimpleNamespace(fd=-1, permission=enforce)
         return SimpleNamespace(
-            group=group, cacheable=set(), refused=[], superblocks=set(), close=lambda: None
+            group=group,
+            cacheable=set(),
+            refused=[],
+            superblocks=set(),
+            opens=False,
+            close=lambda: None,
         )
 
     def refusal(self, trial_s: int = 0) -> str:

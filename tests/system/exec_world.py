@@ -84,6 +84,9 @@ class World:
         self.subjects: dict[str, Subjects] = {}
         self.kinds: dict[str, str] = {}
         self.masked = ""
+        self.strict = False
+        self.life_s = LIFE_S
+        self.data: list[str] = []
         self.markers = self.state / "markers"
         self.markers.mkdir(mode=0o777)
         self.markers.chmod(0o777)
@@ -113,6 +116,10 @@ class World:
             self.rules.append((name, hashlib.sha256(path.read_bytes()).digest()))
         return path
 
+    def listed(self, name: str, path: Path) -> None:
+        """Put what is at ``path`` now on the list."""
+        self.rules.append((name, hashlib.sha256(path.read_bytes()).digest()))
+
     def policy(self, mode: str = "learn", link_uid: int = 0) -> None:
         config = compile_gate_config(
             [str(self.filesystem)],
@@ -120,6 +127,8 @@ class World:
             link_uid=link_uid,
             stop=self.stop,
             kill_after_start=self.kill_after_start,
+            strict=self.strict,
+            data=self.data,
         )
         write_policy(str(self.state), self.table(), config)
 
@@ -171,7 +180,7 @@ class World:
 
     def _start(self, command: Sequence[str], pass_fds: tuple[int, ...] = ()) -> int:
         wrapper = subprocess.Popen(
-            ["timeout", "-s", "KILL", str(LIFE_S), *command], pass_fds=pass_fds, cwd="/"
+            ["timeout", "-s", "KILL", str(self.life_s), *command], pass_fds=pass_fds, cwd="/"
         )
         self._wrappers.append(wrapper)
         children = Path(f"/proc/{wrapper.pid}/task/{wrapper.pid}/children")

@@ -300,8 +300,12 @@ def test_a_count_holds_one_alarm_and_no_other_count() -> None:
 @pytest.mark.parametrize(
     ("tier", "stop", "gaps"),
     [
-        (ExecTier("T3", "none", "", "b"), None, ("namespace", "inline")),
-        (ExecTier("T3", "none", "", "b", ("memfd",)), None, ("memfd", "namespace", "inline")),
+        (ExecTier("T3", "none", "", "b"), None, ("namespace", "inline", "scripts")),
+        (
+            ExecTier("T3", "none", "", "b", ("memfd",)),
+            None,
+            ("memfd", "namespace", "inline", "scripts"),
+        ),
         (ExecTier("T2", "none", "", "b"), StopConfig("/", (0,)), ("inline", "scripts")),
         (
             ExecTier("T2", "none", "", "b"),
@@ -338,3 +342,21 @@ def test_who_may_be_stopped_is_written_and_read() -> None:
 def test_a_cgroup_that_is_none_is_refused(cgroup: str) -> None:
     with pytest.raises(OperatorFault):
         compile_gate_config([], "learn", link_uid=0, stop=StopConfig(cgroup, ()))
+
+
+def test_strict_mode_closes_the_gap_of_scripts() -> None:
+    assert said(ExecTier("T3", "none", "", "b"), None, True).gaps == ("namespace", "inline")
+
+
+def test_strict_mode_and_its_data_paths_reach_gate() -> None:
+    data = compile_gate_config(["/a"], "learn", link_uid=1, strict=True, data=["/a/var", "/a/tmp"])
+    config = GateConfig.load(data)
+    assert (config.strict, config.data) == (True, ("/a/var", "/a/tmp"))
+    config = GateConfig.load(compile_gate_config(["/a"], "learn", link_uid=1))
+    assert (config.strict, config.data) == (False, ())
+
+
+@pytest.mark.parametrize("path", ["var", "/a\nstrict yes", "/a\0"])
+def test_a_data_path_that_is_none_is_refused(path: str) -> None:
+    with pytest.raises(OperatorFault):
+        compile_gate_config(["/a"], "learn", link_uid=1, strict=True, data=[path])

@@ -199,6 +199,8 @@ def gate_config(settings: Settings) -> bytes:
         stop=_stop(settings.exec),
         kill_after_start=settings.exec.kill_after_start,
         observe_h=settings.exec.observe_h,
+        strict=settings.exec.strict,
+        data=settings.exec.data,
     )
 
 

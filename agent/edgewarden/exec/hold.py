@@ -27,6 +27,8 @@ What this leaves to others: taking the lease (exec/responder.py), calling ``look
 
 from __future__ import annotations
 
+import os
+
 from edgewarden.kernel.lease import lease_is_held
 
 TYPE_CHECKING = False
@@ -34,11 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgewarden.exec.digest import Known
+    from edgewarden.exec.judged import Judged
     from edgewarden.kernel.fanotify import ExecEvent
 
     Inode = tuple[int, int]
     """st_dev, st_ino."""
 
+SCRIPT = b"#!"
+"""How binfmt_script knows a script."""
 HOLD_S = 1.0
 """An exec takes about 1 ms; a writer who waits for this long has asked to change a program in the
 very moment it starts."""
@@ -168,6 +173,25 @@ class Hold:
             self._let_go(one)
         self._held.clear()
         self.due_mono = None
+
+
+def lend_lease(one: Judged, now_mono: float) -> None:
+    """It was allowed and let go: others that start the same content may rely on its lease from now
+    on; of a script nothing is held."""
+    try:
+        if os.pread(one.event.fd, len(SCRIPT), 0) == SCRIPT:
+            one.inode = None
+            return
+    except OSError:  # a disk that fails: nothing to protect any more
+        one.inode = None
+        return
+    known = one.known
+    if known is not None and known.lease_fd < 0 and one.lease.held():
+        known.lease_fd, one.owner = one.event.fd, True
+        known.starting += 1
+        known.used_mono = known.checked_mono = now_mono
+    else:
+        one.known = None  # it has a lease of its own
 
 
 def _owns(one: _Held) -> bool:

@@ -25,7 +25,13 @@ import errno
 import os
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
-from edgewarden.kernel.fanotify import FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM, Group, open_group
+from edgewarden.kernel.fanotify import (
+    FAN_OPEN_EXEC,
+    FAN_OPEN_EXEC_PERM,
+    FAN_OPEN_PERM,
+    Group,
+    open_group,
+)
 from edgewarden.kernel.mounts import AT_FDCWD, Filesystem, Mounts
 
 TYPE_CHECKING = False
@@ -86,6 +92,7 @@ def arm(
     mounts: Mounts,
     opener: Opener,
     against_root: OperatorFault | None = None,
+    strict: bool = False,
 ) -> Armed:
     """Mark the filesystems that the paths lie on.
 
@@ -95,6 +102,7 @@ def arm(
         mounts: looks at the mount table.
         opener: opens with O_PATH only, which no mark of ours ever sees.
         against_root: (enforce) raised for the filesystem that holds ``/``; None: it may be marked.
+        strict: (enforce) openings wait, too.
 
     Raises:
         OperatorFault: (enforce) a path is refused; field ``name`` says why.
@@ -103,6 +111,9 @@ def arm(
     root = root_superblocks(mounts) if enforce and against_root is not None else set()
     armed = Armed(open_group(permission=enforce))
     mask = FAN_OPEN_EXEC_PERM if enforce else FAN_OPEN_EXEC
+    if enforce and strict:
+        mask |= FAN_OPEN_PERM
+        armed.opens = True
     try:
         for path in paths:
             try:

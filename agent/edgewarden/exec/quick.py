@@ -202,6 +202,12 @@ class Quick:
         except SubjectCounts:
             return self.judge(known.digest, self._subjects.of(event))
 
+    def rule_for(self, known: Known | None, digest: bytes, event: ExecEvent) -> Rule | None:
+        """As ``ask``, also for a content that is not kept."""
+        if known is not None:
+            return self.ask(known, event)
+        return self.judge(digest, self._subjects.of(event))
+
     def take(self, mode: str) -> list[Judged]:
         """What was answered since, to be reported and held."""
         taken = []

@@ -48,8 +48,9 @@ from stat import S_ISREG
 from edgewarden.errors import HardwareFault
 from edgewarden.exec.after_start import end
 from edgewarden.exec.digest import MAX_HASH_BYTES, Digests
-from edgewarden.exec.hold import Hold
+from edgewarden.exec.hold import Hold, lend_lease
 from edgewarden.exec.judged import Counters, Judged
+from edgewarden.exec.opened import Opened
 from edgewarden.exec.queue import PENDING_AT_MOST, Queue
 from edgewarden.exec.quick import Quick
 from edgewarden.exec.reports import REPORT_AFTER_S, REPORTS_AT_MOST, Reports
@@ -71,9 +72,6 @@ SLICE_BYTES = 1 << 20
 FILE_COST_BYTES = 64 << 10
 """What a file costs beside its bytes, in bytes: of small ones a slice takes at most 16."""
 
-SCRIPT = b"#!"
-"""How binfmt_script knows a script."""
-
 
 class ExecGate:
     """Judges, answers and reports; one thread; opens nothing by itself.
@@ -89,6 +87,10 @@ class ExecGate:
         tier: of TIERS, for the facts.
         excuse: a reason of REASONS for which ``one`` is allowed although it would be denied; "" for
             none. Asked in observe and enforce only.
+
+    Attributes:
+        strict: openings wait, too, and are for ``opened`` to decide; what cannot be judged is
+            denied.
     """
 
     def __init__(
@@ -111,6 +113,8 @@ class ExecGate:
         self.digests = Digests(wall_ns)
         self.kills = False
         self.counters = Counters()
+        self.opened: Opened | None = None
+        self.strict = False
         self.hold = Hold(program_of)
         self._program_of = program_of
         self._mono_s = mono_s
@@ -159,7 +163,7 @@ class ExecGate:
         return quick.serve(group)
 
     def _in_passing(self, group: Group) -> bool:
-        return group.in_passing and group.permission and self.mode == "enforce"
+        return group.in_passing and group.permission and self.mode == "enforce" and not self.strict
 
     def work(self) -> None:
         """As ``serve``, where there is no group: what ``inspect`` took is hashed."""
@@ -214,6 +218,8 @@ class ExecGate:
     def new_policy(self) -> None:
         """What was remembered of the policy's word is void."""
         self.quick.forget()
+        if self.opened is not None:
+            self.opened.forget()
 
     def _arrive(self, one: Judged, group: Group | None) -> None:
         """Answer at once what need not be hashed; the rest waits for its turn."""
@@ -245,8 +251,10 @@ class ExecGate:
             allowed = self._judge(one, most_bytes)
         except Exception as fault:
             self._give_up(one, f"{type(fault).__name__}: {fault}")
-            allowed = True
-        if allowed is not None:
+            allowed = not self.strict
+        if allowed is not None and one.event.is_opening:
+            self._conclude_opening(one, group, allowed=allowed)
+        elif allowed is not None:
             self._conclude(one, group, allowed=allowed)
         return allowed is not None
 
@@ -289,25 +297,7 @@ class ExecGate:
         if one.uid == UNKNOWN_UID:
             self._attribute(one)
         if one.inode is not None:
-            self._lend_lease(one)
-
-    def _lend_lease(self, one: Judged) -> None:
-        """Others that start the same content may rely on the lease of this start; of a script
-        nothing is held."""
-        try:
-            if os.pread(one.event.fd, len(SCRIPT), 0) == SCRIPT:
-                one.inode = None
-                return
-        except OSError:  # a disk that fails: nothing to protect any more
-            one.inode = None
-            return
-        known = one.known
-        if known is not None and known.lease_fd < 0 and one.lease.held():
-            known.lease_fd, one.owner = one.event.fd, True
-            known.starting += 1
-            known.used_mono = known.checked_mono = self._mono_s()
-        else:
-            one.known = None  # it has a lease of its own
+            lend_lease(one, self._mono_s())
 
     def _is_excused(self, one: Judged) -> bool:
         try:
@@ -324,6 +314,8 @@ class ExecGate:
     def _judge(self, one: Judged, most_bytes: int) -> bool | None:
         """Whether it is allowed; None: it is still to be hashed, by more than ``most_bytes``."""
         fd, hashing = one.event.fd, one.hashing
+        if one.event.is_opening:
+            return self.opened is None or self.opened.judge(one, most_bytes, self.quick.rule_for)
         if hashing is None:
             if one.event.wants_answer or most_bytes:
                 one.lease.take()
@@ -351,6 +343,18 @@ class ExecGate:
             return None
         return self._judge_hashed(one, hashing)
 
+    def _conclude_opening(self, one: Judged, group: Group | None, *, allowed: bool) -> None:
+        """Answer; a denial is reported, the rest is not: a Python program opens a hundred files."""
+        if not allowed:
+            self._conclude(one, group, allowed=False)
+            return
+        try:
+            if group is not None:
+                group.answer(one.event.fd, allow=True)
+        except HardwareFault as fault:
+            self.quick.broken = fault
+        one.event.close()
+
     def _judge_hashed(self, one: Judged, done: Hashing) -> bool:
         self.counters.hashed += 1
         quiet, one.known = self.digests.finish(done, one.event.fd, one.lease)
@@ -362,7 +366,7 @@ class ExecGate:
         if not done.digest:
             one.reason = "too_large"
             return False
-        rule = self.quick.judge(done.digest, self._subjects.of(one.event))
+        rule = self.quick.rule_for(None, done.digest, one.event)
         return self._look_up(one, done.digest, rule, os.fstat(one.event.fd))
 
     def _look_up(
@@ -374,6 +378,8 @@ class ExecGate:
             one.reason = "unlisted" if rule is None else "ruled_out"
             return False
         one.reason = "critical" if rule is CRITICAL else "listed"
+        if self.opened is not None and self.strict:
+            self.opened.started(one, status)
         if one.event.wants_answer and one.lease.granted:
             one.inode = status.st_dev, status.st_ino
         return True

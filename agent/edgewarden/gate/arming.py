@@ -26,6 +26,7 @@ import time
 
 from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.exec.marks import Armed, arm, holds_root
+from edgewarden.exec.opened import Opened
 from edgewarden.wire.local_messages import AreaStats
 
 TYPE_CHECKING = False
@@ -93,6 +94,11 @@ class Arming:
         self._forget = forget
         self._fallback = fallback
         self.mode = "learn"
+        responder.opened = Opened(
+            responder.digests, lambda digest: policy.table.class_of(digest),
+            lambda pid: doors.program_status(pid), lambda name: doors.proc_link(name),
+            lambda path, inode: doors.is_below(policy.config.data, path, inode),
+        )  # fmt: skip
         self.armed: Armed | None = None
         self.source = "none"
         self._guard_seen_mono = time.monotonic() - GUARD_GRACE_S
@@ -220,6 +226,7 @@ class Arming:
                 mounts=self._mounts,
                 opener=self._doors.open,
                 against_root=against_root,
+                strict=self._policy.config.strict,
             )
             self.disarm()
         self.armed = new
@@ -227,6 +234,7 @@ class Arming:
         self.source = ENFORCING[stop] if enforce else "fanotify-notify"
         self._responder.reports.tier = self._policy.tier.tier
         self._responder.digests.cacheable = new.cacheable
+        self._responder.strict = new.opens
         self._watch(new.group.fd)
         for _, fault in new.refused:
             self._alarm("EW-EXEC-010", 3, f"not watched: {fault.text}")

@@ -27,13 +27,13 @@ import sys
 from _thread import get_ident
 
 from edgewarden.errors import HardwareFault, OperatorFault, OurFault
-from edgewarden.kernel.mounts import AT_FDCWD
+from edgewarden.kernel.mounts import AT_FDCWD, is_beneath
 from edgewarden.kernel.process import lock_memory
 from edgewarden.wire.local import UNKNOWN_UID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -206,6 +206,24 @@ class Doors:
             return os.stat(f"{pid}/exe", dir_fd=self.proc_fd)
         except OSError:
             return None
+
+    def is_below(self, directories: Sequence[str], path: bytes, inode: tuple[int, int]) -> bool:
+        """Whether ``path`` lies below one of our configuration's directories, and leads from there
+        to the file (st_dev, st_ino) without crossing a mount or a link."""
+        for directory in directories:
+            below = directory.rstrip("/").encode("utf-8", "surrogateescape") + b"/"
+            if not path.startswith(below):
+                continue
+            try:
+                fd = self.open(AT_FDCWD, directory, os.O_PATH | os.O_DIRECTORY)
+            except OSError:
+                continue
+            try:
+                if is_beneath(fd, path[len(below) :], inode):
+                    return True
+            finally:
+                os.close(fd)
+        return False
 
     def status_at(self, path: bytes) -> os.stat_result | None:
         """What a path leads to now, asked by stat; None when it leads nowhere. For paths on local

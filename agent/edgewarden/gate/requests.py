@@ -113,7 +113,7 @@ class Requests:
 
     def pictures(self) -> list[AnyMessage]:
         """What link is told on a timer, and first of all."""
-        tier = said(self._policy.tier, self._policy.config.stop)
+        tier = said(self._policy.tier, self._policy.config.stop, self._policy.config.strict)
         return [self.stats(), tier, *self._modes.all_stats()]
 
     def stats(self) -> GateStats:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 # <linux/fanotify.h>, spelled as there.
 FAN_OPEN_EXEC = 0x00001000
 FAN_Q_OVERFLOW = 0x00004000
+FAN_OPEN_PERM = 0x00010000
 FAN_OPEN_EXEC_PERM = 0x00040000
 FAN_CLOEXEC = 0x00000001
 FAN_NONBLOCK = 0x00000002
@@ -112,7 +113,12 @@ class ExecEvent:
     @property
     def wants_answer(self) -> bool:
         """Whether a process stands still until ``Group.answer``."""
-        return bool(self.mask & FAN_OPEN_EXEC_PERM)
+        return bool(self.mask & (FAN_OPEN_EXEC_PERM | FAN_OPEN_PERM))
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether a file is opened, not executed; an exec is announced as both, in turn."""
+        return bool(self.mask & FAN_OPEN_PERM)
 
     def is_alive(self) -> bool:
         """Whether ``pid`` still names the process that caused the event; True when unknown."""

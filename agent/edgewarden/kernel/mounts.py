@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 from edgewarden.errors import OperatorFault
 from edgewarden.kernel.libc import check, libc, refused
@@ -30,6 +31,13 @@ CLONE_NEWNS = 0x00020000
 # <linux/fcntl.h>
 AT_FDCWD = -100
 
+SYS_OPENAT2 = 437
+"""On every architecture, <asm-generic/unistd.h>; since Linux 5.6."""
+# <linux/openat2.h>
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 1, 2, 4, 8
+_RESOLVE = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
+_HOW = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE)
+"""struct open_how: flags, mode, resolve."""
 MOUNTINFO_BYTES = 4 << 20
 """A host with thousands of containers stays below 1 MiB; more is refused, not read."""
 
@@ -185,3 +193,22 @@ def mount_securityfs(where: str) -> None:
 def unmount(where: str) -> None:
     """Take the mount away, now from the tree and at last use from the kernel (MNT_DETACH)."""
     check(_umount2(os.fsencode(where), MNT_DETACH), "umount2", path=where)
+
+
+def is_beneath(directory_fd: int, name: bytes, inode: tuple[int, int]) -> bool:
+    """Whether ``name`` below an O_PATH descriptor is the file with (st_dev, st_ino).
+
+    openat2(2) with O_PATH: nothing is opened that a mark could see, no symbolic link is followed,
+    no mount is crossed, so that no filesystem but the directory's own can make the caller wait.
+    """
+    fd: int = libc.syscall(
+        ctypes.c_long(SYS_OPENAT2), ctypes.c_int(directory_fd), name, _HOW,
+        ctypes.c_size_t(len(_HOW)),
+    )  # fmt: skip
+    if fd < 0:
+        return False
+    try:
+        status = os.fstat(fd)
+        return (status.st_dev, status.st_ino) == inode
+    finally:
+        os.close(fd)

@@ -35,6 +35,19 @@ class Exec:
         help="Hours of observe, besides one whole boot, before `policy enforce` is kept on the "
         "filesystem that holds /. A trial (--confirm) may begin before.",
     )
+    strict: bool = choice(
+        False,
+        of=(False, True),
+        help="While enforcing at tier T3, judge what is opened, too: ELF files opened by anybody, "
+        "and every file that an interpreter, a shell or the loader opens. docs/policy.md, Strict "
+        "mode, says what that means for programs that write files.",
+    )
+    data: tuple[str, ...] = paths(
+        most=16,
+        help="Strict mode: below these, interpreters may open what is not listed, unless it looks "
+        "like code.",
+        example='["/mnt/apps/var"]',
+    )
     policy: str = path("/etc/edgewarden/policy.toml", help="The allowlist, as a file.")
     roots: tuple[str, ...] = paths(
         most=16,

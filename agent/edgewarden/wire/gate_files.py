@@ -25,8 +25,8 @@ CONFIG_MAGIC = b"EWGCONF1"
 TIER_MAGIC = b"EWTIER_2"
 MAX_FILESYSTEMS = 16
 """As in the settings' schema."""
-MAX_FILE_BYTES = 65536 + 1024
-"""16 paths of PATH_MAX bytes and the rest."""
+MAX_FILE_BYTES = 131072 + 2048
+"""Twice 16 paths of PATH_MAX bytes and the rest."""
 MAX_PATH_BYTES = 4095
 """PATH_MAX without its NUL, <linux/limits.h>."""
 MAX_UID = 0xFFFFFFFE
@@ -62,15 +62,28 @@ class GateConfig(Frozen):
         stop: None: programs are never stopped.
         kill_after_start: where nothing can be prevented, kill what is not allowed after its start.
         observe_h: hours of observe before enforce is kept on the filesystem that holds ``/``.
+        strict: what is opened is judged, too (exec/opened.py).
+        data: below these, what interpreters open need not be listed.
     """
 
-    __slots__ = ("filesystems", "kill_after_start", "link_uid", "mode", "observe_h", "stop")
+    __slots__ = (
+        "data",
+        "filesystems",
+        "kill_after_start",
+        "link_uid",
+        "mode",
+        "observe_h",
+        "stop",
+        "strict",
+    )
     filesystems: tuple[str, ...]
     mode: str
     link_uid: int
     stop: StopConfig | None
     kill_after_start: bool
     observe_h: int
+    strict: bool
+    data: tuple[str, ...]
 
     def __init__(
         self,
@@ -80,8 +93,12 @@ class GateConfig(Frozen):
         stop: StopConfig | None = None,
         kill_after_start: bool = False,
         observe_h: int = OBSERVE_H,
+        strict: bool = False,
+        data: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(filesystems, mode, link_uid, stop, kill_after_start, observe_h)
+        super().__init__(
+            filesystems, mode, link_uid, stop, kill_after_start, observe_h, strict, data
+        )
 
     @staticmethod
     def load(data: bytes) -> GateConfig:
@@ -118,12 +135,23 @@ class GateConfig(Frozen):
                 stop,
                 bool(kills),
                 _number(hours[0], "observe_h"),
+                _is_strict(given["strict"]),
+                given["data"],
             )
         except OperatorFault as fault:
             raise WireRefusal("bad_value", fault.text) from None
 
 
-_ORDER = {"observe_h": 0, "kill_after_start": 1, "stop_cgroup": 2, "stop_user": 3, "filesystem": 4}
+_ORDER = {
+    "observe_h": 0, "kill_after_start": 1, "stop_cgroup": 2, "stop_user": 3, "strict": 4, "data": 5,
+    "filesystem": 6,
+}  # fmt: skip
+
+
+def _is_strict(values: list[str]) -> bool:
+    if values not in ([], ["yes"]):
+        raise WireRefusal("bad_value", "gate.conf: strict")
+    return bool(values)
 
 
 def _number(text: str, key: str) -> int:
@@ -140,19 +168,24 @@ def compile_gate_config(
     stop: StopConfig | None = None,
     kill_after_start: bool = False,
     observe_h: int = OBSERVE_H,
+    strict: bool = False,
+    data: Sequence[str] = (),
 ) -> bytes:
     """The bytes of state/policy/gate.conf.
 
     Raises:
         OperatorFault: a value gate would refuse; the text names it.
     """
-    config = _checked(filesystems, mode, link_uid, stop, kill_after_start, observe_h)
+    config = _checked(filesystems, mode, link_uid, stop, kill_after_start, observe_h, strict, data)
     lines = [f"mode {config.mode}", f"link_uid {config.link_uid}", f"observe_h {observe_h}"]
     if kill_after_start:
         lines.append("kill_after_start yes")
     if stop is not None:
         lines.append(f"stop_cgroup {stop.cgroup}")
         lines += [f"stop_user {uid}" for uid in stop.users]
+    if strict:
+        lines.append("strict yes")
+    lines += [f"data {path}" for path in config.data]
     lines += [f"filesystem {path}" for path in config.filesystems]
     return seal(CONFIG_MAGIC, "".join(f"{line}\n" for line in lines).encode("utf-8"))
 
@@ -164,6 +197,8 @@ def _checked(
     stop: StopConfig | None,
     kill_after_start: bool,
     observe_h: int,
+    strict: bool,
+    data: Sequence[str],
 ) -> GateConfig:
     if mode not in CONFIGURED_MODES:
         raise _fault(f"mode {mode!r} is not one of {', '.join(CONFIGURED_MODES)}")
@@ -173,22 +208,29 @@ def _checked(
         raise _fault(f"observe_h {observe_h} is not between 0 and {MAX_OBSERVE_H}")
     if not 0 <= observe_h <= MAX_OBSERVE_H:
         raise _fault(f"observe_h {observe_h} is not between 0 and {MAX_OBSERVE_H}")
-    if len(filesystems) > MAX_FILESYSTEMS:
-        raise _fault(f"{len(filesystems)} filesystems; {MAX_FILESYSTEMS} are the most")
-    for i, path in enumerate(filesystems):
+    _check_paths(filesystems, "filesystem")
+    _check_paths(data, "data path")
+    if stop is not None:
+        _check_stop(stop)
+    return GateConfig(
+        tuple(filesystems), mode, link_uid, stop, kill_after_start, observe_h, strict, tuple(data)
+    )
+
+
+def _check_paths(paths: Sequence[str], what: str) -> None:
+    if len(paths) > MAX_FILESYSTEMS:
+        raise _fault(f"{len(paths)} {what}s; {MAX_FILESYSTEMS} are the most")
+    for i, path in enumerate(paths):
         try:
             size = len(path.encode("utf-8"))
         except UnicodeEncodeError:
             size = 0
         if not path.startswith("/") or not 1 <= size <= MAX_PATH_BYTES:
-            raise _fault(f"filesystems[{i}] is not an absolute path")
+            raise _fault(f"{what}s[{i}] is not an absolute path")
         if "\n" in path or "\0" in path:
-            raise _fault(f"filesystems[{i}] holds a line break or NUL")
-    if len(set(filesystems)) != len(filesystems):
-        raise _fault("a filesystem is named twice")
-    if stop is not None:
-        _check_stop(stop)
-    return GateConfig(tuple(filesystems), mode, link_uid, stop, kill_after_start, observe_h)
+            raise _fault(f"{what}s[{i}] holds a line break or NUL")
+    if len(set(paths)) != len(paths):
+        raise _fault(f"a {what} is named twice")
 
 
 def _check_stop(stop: StopConfig) -> None:

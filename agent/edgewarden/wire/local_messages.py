@@ -19,7 +19,7 @@ SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission", "
 DECISIONS = ("allow", "deny", "would_deny", "learned", "killed")
 REASONS = (
     "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
-    "ruled_out", "critical", "barred", "out_of_reach",
+    "ruled_out", "critical", "barred", "out_of_reach", "changeable",
 )  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
 VERBS = ("status", "mode", "reload", "quit", "confirm", "area", "reload_older", "packages")

@@ -48,11 +48,11 @@ class TierSaid(Frozen):
     gaps: tuple[str, ...]
 
 
-def said(tier: ExecTier, stop: StopConfig | None) -> TierSaid:
+def said(tier: ExecTier, stop: StopConfig | None, strict: bool = False) -> TierSaid:
     """What gate tells of the tier it goes by."""
     found = set(tier.gaps)
     if tier.tier == "T3":
-        found |= {"namespace", "inline"}
+        found |= {"namespace", "inline"} if strict else {"namespace", "inline", "scripts"}
     elif tier.tier == "T2":
         found |= {"inline", "scripts"}
         if stop is not None and stop.cgroup != "/":

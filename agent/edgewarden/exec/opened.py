@@ -1,0 +1,231 @@
+"""Strict mode: what may be opened, so that what runs other content runs listed content only.
+
+What this decides, for each file that is opened on a marked filesystem, in order:
+
+1. By gate itself, or not a regular file: yes.
+2. The opening that belongs to a start which was allowed a moment ago: yes.
+3. A content that a rule allows, in a file that only root can write to: yes.
+4. Neither ELF nor opened by an interpreter, shell or loader (``hands_on``): yes, it is data.
+5. Opened by one of those below a data path, and not looking like code (``looks_like_code``): yes.
+6. No: the content is not listed (``unlisted``, ``ruled_out``), or somebody else than root can write
+   to the file (``changeable``): he could exchange the content after the verdict, as nothing keeps
+   the opener from reading it later.
+
+Nobody is excepted for what he is: a library can be put into any program (LD_PRELOAD), dpkg and sudo
+among them. What opens files for writing is asked like what opens them for reading, because the
+kernel does not say for what it is: an interpreter writes below a data path.
+
+Names are the last resort and never let anything through that the content forbids: below a data path
+a file that is named like code is judged like code; a program that is named like an interpreter is
+one, whatever the policy says of its class.
+
+A data path is believed if the path of the descriptor, looked up in gate's own namespace from the
+data path down without crossing a mount, leads to the same file: a user who mounts something over
+his own view of it changes nothing.
+
+What it leaves to others: the digest (exec/responder.py), the doors (gate/doors.py).
+
+    opened = Opened(...)
+    opened.judge(one, most_bytes, rule_for)     # None: there is more to be hashed
+"""
+
+from __future__ import annotations
+
+import os
+from stat import S_ISREG
+
+from edgewarden.exec.digest import MAX_HASH_BYTES
+from edgewarden.judge.exec_rules import HANDS_ON
+from edgewarden.judge.exec_table import CRITICAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgewarden.exec.digest import Digests, Known
+    from edgewarden.exec.judged import Judged
+    from edgewarden.judge.exec_rules import Rule
+    from edgewarden.kernel.fanotify import ExecEvent
+
+ELF = b"\x7fELF"
+HEAD_BYTES = 4
+CODE_SUFFIXES = (
+    ".py", ".pyc", ".pyo", ".pyw", ".pyz", ".pth", ".so", ".pl", ".pm", ".t", ".rb", ".sh", ".bash",
+    ".zsh", ".ksh", ".lua", ".js", ".mjs", ".cjs", ".node", ".php", ".phar", ".tcl", ".awk", ".r",
+    ".jar", ".class", ".wasm", ".egg", ".whl", ".zip",
+)  # fmt: skip
+"""Of what Debian's interpreters take as code by its name; Python runs a zip file, too."""
+_INTERPRETERS = (
+    "python", "perl", "ruby", "node", "lua", "php", "tclsh", "wish", "guile", "java", "Rscript",
+    "ld-linux", "ld-musl", "ld.so", "ld-2.", "busybox",
+)  # fmt: skip
+"""Beginnings of names: versions follow."""
+_EXACTLY = frozenset(
+    (
+        "sh", "bash", "rbash", "dash", "zsh", "ksh", "ksh93", "mksh", "fish", "csh", "tcsh", "ash",
+        "awk", "gawk", "mawk", "nawk", "R", "expect", "gdb", "irb", "jshell", "qemu-x86_64",
+        "qemu-aarch64",
+    )
+)  # fmt: skip
+OTHERS_MAY_WRITE = 0o022
+"""An ACL that lets others write shows in the group's bits: they are its mask (acl(5))."""
+STARTED = 64
+"""Starts whose opening is still to come: it follows at once."""
+IMAGES = 256
+"""Programs whose class is remembered."""
+
+
+class Opened:
+    """See the module.
+
+    Args:
+        digests: the cache.
+        class_of: SHA-256 -> of CLASSES.
+        image_status: pid -> stat of its program, None when it is gone.
+        proc_link: name below /proc -> what the link says.
+        is_below: (path, (st_dev, st_ino)) -> whether that file lies there, below a data path.
+    """
+
+    __slots__ = (
+        "_class_of",
+        "_digests",
+        "_image_status",
+        "_images",
+        "_is_below",
+        "_proc_link",
+        "_self",
+        "_started",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        digests: Digests,
+        class_of: Callable[[bytes], str],
+        image_status: Callable[[int], os.stat_result | None],
+        proc_link: Callable[[str], bytes],
+        is_below: Callable[[bytes, tuple[int, int]], bool],
+    ) -> None:
+        self._digests = digests
+        self._class_of = class_of
+        self._image_status = image_status
+        self._proc_link = proc_link
+        self._is_below = is_below
+        self._self = os.getpid()
+        self._started: dict[int, tuple[int, int]] = {}
+        self._images: dict[tuple[int, int, int], bool] = {}
+
+    def forget(self) -> None:
+        """The policy is another."""
+        self._images.clear()
+
+    def started(self, one: Judged, status: os.stat_result) -> None:
+        """A start was allowed: the kernel asks about the same opening once more."""
+        if len(self._started) >= STARTED:
+            del self._started[next(iter(self._started))]
+        self._started[one.event.pid] = status.st_dev, status.st_ino
+
+    def judge(
+        self,
+        one: Judged,
+        most_bytes: int,
+        rule_for: Callable[[Known | None, bytes, ExecEvent], Rule | None],
+    ) -> bool | None:
+        """Whether it may be opened; None: it is still to be hashed, by more than ``most_bytes``.
+
+        A lease is held while it is hashed, not longer: writers that wait for it could be the very
+        ones that open the file.
+        """
+        fd, event = one.event.fd, one.event
+        status = os.fstat(fd)
+        if one.hashing is None:
+            if self._before(one, status):
+                return True
+            known = self._digests.known(status)
+            if known is not None:
+                return self._after(one, rule_for(known, known.digest, event), status)
+            if status.st_size > MAX_HASH_BYTES:
+                return self._after(one, None, status)
+            one.size_bytes = status.st_size
+            if not most_bytes:
+                return None
+            one.lease.take()
+            one.hashing = self._digests.begin(os.fstat(fd))
+        if not one.hashing.step(fd, most_bytes):
+            return None
+        _, kept = self._digests.finish(one.hashing, fd, one.lease)
+        one.lease.release()
+        one.digest = one.hashing.digest
+        return self._after(one, rule_for(kept, one.digest, event), os.fstat(fd))
+
+    def _before(self, one: Judged, status: os.stat_result) -> bool | None:
+        """True: it may be opened; None: that depends on its digest."""
+        pid = one.event.pid
+        if pid == self._self or not S_ISREG(status.st_mode):
+            return True
+        if self._started.get(pid) == (status.st_dev, status.st_ino):
+            del self._started[pid]
+            return True
+        known = self._digests.known(status)
+        if known is not None and known.rule is not None and _only_root(status):
+            return None  # most are of this kind: the rule says yes, if it still counts
+        return self._is_data(one, status)
+
+    def _is_data(self, one: Judged, status: os.stat_result) -> bool | None:
+        head = os.pread(one.event.fd, HEAD_BYTES, 0)
+        hands_on = self.hands_on(one.event.pid)
+        if not hands_on:
+            return None if head == ELF else True
+        path = self._proc_link(f"self/fd/{one.event.fd}")
+        name = os.path.basename(path).decode("utf-8", "replace")
+        if not looks_like_code(head, name) and self._is_below(path, (status.st_dev, status.st_ino)):
+            return True
+        return None
+
+    def _after(self, one: Judged, rule: Rule | None, status: os.stat_result) -> bool:
+        """Whether it may be opened, its content being known."""
+        if rule is not None and rule.allow and _only_root(status):
+            one.reason = "critical" if rule is CRITICAL else "listed"
+            return True
+        if self._is_data(one, status):
+            return True
+        if rule is None:
+            one.reason = "unlisted"
+        else:
+            one.reason = "changeable" if rule.allow else "ruled_out"
+        return False
+
+    def hands_on(self, pid: int) -> bool:
+        """Whether a process runs what it opens; one that is gone might have."""
+        status = self._image_status(pid)
+        if status is None:
+            return True
+        key = status.st_dev, status.st_ino, status.st_ctime_ns
+        found = self._images.get(key)
+        if found is None:
+            digest = self._digests.digest_of(status)
+            name = os.path.basename(self._proc_link(f"{pid}/exe")).decode("utf-8", "replace")
+            found = named_like_interpreter(name) or self._class_of(digest) in HANDS_ON
+            if len(self._images) >= IMAGES:
+                del self._images[next(iter(self._images))]
+            self._images[key] = found
+        return found
+
+
+def _only_root(status: os.stat_result) -> bool:
+    return status.st_uid == 0 and not status.st_mode & OTHERS_MAY_WRITE
+
+
+def looks_like_code(head: bytes, name: str) -> bool:
+    """Whether a file is judged as code below a data path, too."""
+    return is_kernel_code(head) or name.lower().endswith(CODE_SUFFIXES) or ".so." in name
+
+
+def is_kernel_code(head: bytes) -> bool:
+    """Whether the kernel or the loader would run it."""
+    return head.startswith((b"#!", ELF))
+
+
+def named_like_interpreter(name: str) -> bool:
+    """Whether a program of this name hands on what it opens."""
+    name = name.removesuffix(" (deleted)")
+    return name in _EXACTLY or name.startswith(_INTERPRETERS)
