@@ -11,6 +11,7 @@ import pytest
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
 from edgewarden.gate.ledger import Ledger
+from edgewarden.gate.modes import Modes
 from edgewarden.gate.peripherals import (
     GAP_S,
     LOOK_S,
@@ -18,6 +19,7 @@ from edgewarden.gate.peripherals import (
     STOP_S,
     Peripherals,
 )
+from edgewarden.gate.sessions import Session
 from edgewarden.judge.peripherals_table import EMPTY, PeripheralTable, compile_table
 from edgewarden.kernel.uevent import Uevents
 from edgewarden.plugs.background import Background, Order
@@ -335,6 +337,50 @@ def test_enforce_that_no_longer_holds_is_one_alarm(loop: Loop) -> None:
     stats = loop.area.stats()
     assert (stats.armed, stats.mode) == (False, "enforce")
     assert "usbguard" in stats.why_not
+
+
+class Spoken:
+    """Where a person's word is kept."""
+
+    def asked(self, area: str) -> str:
+        return "observe"
+
+    def keep(self, area: str, mode: str) -> str:
+        return "kept"
+
+
+def test_l2_u4_a_trial_that_nobody_confirms_puts_everything_back(loop: Loop) -> None:
+    loop.world.tree.plug("keyboard", "1-1.4")
+    modes = Modes(
+        {"peripherals": loop.area}, files=Spoken(), alarm=lambda *_: None, mono_s=lambda: loop.now_s
+    )
+    modes.start()
+    loop.quiet()
+    words = modes.ask("peripherals", "enforce", 600, Session("session-4.scope", "", ""))
+    assert "refused now: 1-1.4 (Dell USB Keyboard)" in words
+    loop.quiet()
+    assert loop.world.tree.authorized()["1-1.4"] == "0"
+    loop.now_s += 601
+    modes.look()
+    loop.quiet()
+    assert loop.area.stats().mode == "observe"
+    assert loop.world.tree.authorized()["1-1.4"] == "1"
+    assert loop.world.tree.defaults() == {"usb1": "1", "usb2": "1"}
+
+
+def test_l3_a_ceiling_puts_everything_back(loop: Loop) -> None:
+    loop.world.tree.plug("keyboard", "1-1.4")
+    modes = Modes(
+        {"peripherals": loop.area}, files=Spoken(), alarm=lambda *_: None, mono_s=lambda: loop.now_s
+    )
+    modes.start()
+    loop.quiet()
+    modes.ask("peripherals", "enforce", 0, Session("session-4.scope", "", ""))
+    loop.quiet()
+    modes.hold_down("peripherals", "two boots in a row did not become healthy")
+    loop.quiet()
+    assert loop.world.tree.authorized()["1-1.4"] == "1"
+    assert loop.world.tree.defaults() == {"usb1": "1", "usb2": "1"}
 
 
 def test_u4_stopping_puts_everything_back(loop: Loop) -> None:
