@@ -23,7 +23,7 @@ class Bench:
     def recall(self, name: str) -> bytes | None:
         return self.kept.get(name)
 
-    def remember(self, name: str, data: bytes) -> str:
+    def remember(self, name: str, data: bytes, *, durable: bool = False) -> str:
         self.kept[name] = data
         self.writes += 1
         return ""

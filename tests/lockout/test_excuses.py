@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from edgewarden.gate.doors import Doors
 from edgewarden.judge.exec_table import Content, Table, compile_table
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC_PERM, UNTOLD, ExecEvent
 from edgewarden.kernel.mounts import Mounts
-from edgewarden.lockout.excuses import Excuses, is_near
+from edgewarden.lockout.excuses import Excuses
+from edgewarden.lockout.near import is_near
+from edgewarden.lockout.packages import Packages
 from tests.system.exec_world import NOBODY
 
 KNOWN, STRANGE = b"k" * 32, b"s" * 32
@@ -31,12 +34,14 @@ class Bench:
         self.alarms: list[tuple[str, int, str]] = []
         self.told: list[str] = []
         self.stats = 0
+        self.packages = Packages(self.doors.status_at, lambda pid: "", lambda: 0.0, time.time_ns)
         self.excuses = Excuses(
             policy=self,  # type: ignore[arg-type]  # it has a table
             doors=self.doors,
             mounts=Mounts(self.doors.proc_fd),
             alarm=lambda *alarm: self.alarms.append(alarm),
             told=self.told.append,
+            packages=self.packages,
         )
         status_at = self.doors.status_at
 

@@ -25,9 +25,11 @@ THRESHOLDS = {
     "edgewarden-recheck.service": 30,
     "edgewarden-confine.service": 35,
     "edgewarden-look.service": 20,
+    "edgewarden-healthy.service": 20,
 }
 FOREIGN = [
     "basic.target",
+    "getty.target",
     "local-fs.target",
     "multi-user.target",
     "network-online.target",
@@ -196,6 +198,7 @@ BY_FILE = {
     "edgewarden-canary.service": ["/run/edgewarden", "/var/lib/edgewarden"],
     "edgewarden-look.service": ["/run/edgewarden"],
     "edgewarden-recheck.service": ["/run/edgewarden", "/var/lib/edgewarden"],
+    "edgewarden-healthy.service": ["/run/edgewarden"],
 }
 """Started without the command, for the sake of a lean interpreter; and what with."""
 COMMANDS = [unit for unit in SERVICES if unit not in BY_FILE]
@@ -218,6 +221,12 @@ def test_a_one_shot_is_started_by_its_file_as_debian_installs_it(unit: str) -> N
     installed = "/usr/lib/python3/dist-packages/"
     assert script.startswith(installed)
     assert (ROOT / "agent" / script.removeprefix(installed)).exists()
+
+
+def test_what_says_healthy_is_started_after_the_boot() -> None:
+    unit = settings("edgewarden-healthy.service")
+    assert "multi-user.target" in unit["After"].split()
+    assert unit["WantedBy"] == "multi-user.target"
 
 
 UNDER_MDWE = """

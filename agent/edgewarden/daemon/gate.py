@@ -43,8 +43,7 @@ from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
 from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
 from edgewarden.kernel.uevent import open_uevents
-from edgewarden.lockout.coverage import coverage_of
-from edgewarden.lockout.excuses import Excuses
+from edgewarden.lockout.guards import Clocks, Guards
 from edgewarden.network.build import network_area
 from edgewarden.wire.local import Alarm
 
@@ -92,11 +91,8 @@ class Gate:
         self.facts = FactsOut(facts_listener, {0, link_uid})
         self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
         self.mountinfo_fd = self.doors.open(self.doors.proc_fd, "self/mountinfo", os.O_RDONLY)
-        self.coverage = coverage_of(
-            self.policy, self.doors, boot_s=boot_ns() / 1e9, mono_s=time.monotonic
-        )
-        told = self.coverage.hit
-        self.excuses = Excuses(self.policy, self.doors, self.mounts, self.alarm, told)
+        clocks = Clocks(time.monotonic, boot_ns() / 1e9, time.time_ns)
+        self.lockout = Guards(self.policy, self.doors, self.mounts, self.alarm, clocks)
         self.responder = ExecGate(
             judge=lambda digest, subject: self.policy.table.decide(digest, subject),
             subjects=Subjects(self.doors.proc_text, self._image_of),
@@ -107,7 +103,7 @@ class Gate:
             mono_s=time.monotonic,
             program_of=self.doors.program_of,
             tier=self.policy.tier.tier,
-            excuse=self.excuses.excuse,
+            excuse=self.lockout.excuses.excuse,
         )
         stopping = Stopping(
             self.doors, self.mounts, self.policy, self.facts.put, self.responder.counters,
@@ -120,7 +116,7 @@ class Gate:
             responder=self.responder,
             guard=self.guard,
             stopping=stopping,
-            coverage=self.coverage,
+            coverage=self.lockout.coverage,
             alarm=self.alarm,
             watch=lambda fd: self.watch(fd, self._on_execs),
             forget=self.forget,
@@ -172,7 +168,7 @@ class Gate:
             doors=self.doors,
             pass_on_alarms=self._pass_on_alarms,
             reloads=(self.peripherals.reload, self.network.reload),
-            coverage=self.coverage,
+            lockout=self.lockout,
             quit=self._quit,
             boot_ns=boot_ns,
         )
@@ -182,6 +178,8 @@ class Gate:
         self.watch(self.facts.listener.fileno(), self._on_facts_listener)
         self.watch(self.control.listener.fileno(), self._on_control_listener)
         self.watch(self.mountinfo_fd, self._on_mounts, MOUNT_EVENTS)
+        for why, firm in self.lockout.begin():  # before guard counts: it waits for the disk
+            self.modes.hold_all_down(why, firm=firm)
         self._meet_guard()
         if self.guard.trips >= TRIPS_LIMIT:
             self.modes.hold_down("exec", f"gate was killed {self.guard.trips} times")
@@ -195,7 +193,7 @@ class Gate:
             self.arming.disarm()  # first: whoever waits for a verdict goes on
             self.peripherals.stop()
             self.network.stop()
-        self.coverage.save()
+        self.lockout.coverage.save()
         self.facts.flush(time.monotonic(), all_now=True)
         return EXIT_OK
 
@@ -232,7 +230,7 @@ class Gate:
             self.arming.renew()
 
     def _on_mounts(self, _: int) -> None:
-        self.excuses.on_mounts()
+        self.lockout.excuses.on_mounts()
         self.arming.on_mounts()
 
     def _in_passing(self) -> float | None:
@@ -295,6 +293,7 @@ class Gate:
                 self.arming.renew()
             self._pass_on_alarms()
             self.arming.look()
+            self.lockout.look(link=self.facts.fileno() >= 0, trips=self.guard.trips)
         self.peripherals.tick(now)
         self.network.tick(now)
         if self.processes.has_news:

@@ -27,7 +27,12 @@ import sys
 from _thread import get_ident
 
 from edgewarden.errors import HardwareFault, OperatorFault, OurFault
+<<<<<<< HEAD
 from edgewarden.kernel.mounts import AT_FDCWD, is_beneath
+=======
+from edgewarden.gate.sessions import session_of
+from edgewarden.kernel.mounts import AT_FDCWD
+>>>>>>> 8f03e19 (x)
 from edgewarden.kernel.process import lock_memory
 from edgewarden.wire.local import UNKNOWN_UID
 
@@ -175,6 +180,10 @@ class Doors:
         finally:
             os.close(fd)
 
+    def unit_of(self, pid: int) -> str:
+        """The login scope or unit that a process runs in; "" when it has none."""
+        return session_of(self.proc_text, pid).unit
+
     def proc_link(self, name: str) -> bytes:
         """What a link below /proc says; b"" when it is gone."""
         try:
@@ -267,11 +276,12 @@ class Doors:
         finally:
             os.close(fd)
 
-    def write_policy(self, name: str, data: bytes) -> None:
-        """Replace a small file of the policy directory, without fsync: gate may not wait for a
-        disk.
+    def write_policy(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        """Replace a small file of the policy directory.
 
-        A power cut within the kernel's write-back time (30 s) can bring the old one back.
+        Args:
+            durable: wait for the disk, which gate may do at its start only. Else a power cut
+                within the kernel's write-back time (30 s) can bring the old one back.
 
         Raises:
             OSError: the disk refuses.
@@ -280,9 +290,13 @@ class Doors:
         fd = self.open(self.policy_fd, f".{name}.new", flags)
         try:
             os.write(fd, data)
+            if durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(f".{name}.new", name, src_dir_fd=self.policy_fd, dst_dir_fd=self.policy_fd)
+        if durable:
+            os.fsync(self.policy_fd)
 
     def close_all_others(self) -> None:
         """From now on everything but the doors raises, for the life of this process."""

@@ -28,7 +28,8 @@ What it leaves to others: bringing a mode about (each area), who may speak (gate
 from __future__ import annotations
 
 from edgewarden.errors import OperatorFault
-from edgewarden.wire.lean import Frozen
+from edgewarden.wire.lean import Frozen, field_names
+from edgewarden.wire.local_messages import AreaStats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from edgewarden.gate.sessions import Session
-    from edgewarden.wire.local_messages import AreaStats
 
     class Area(Protocol):
         """One area of enforcement; every method on gate's thread, none may wait."""
@@ -135,14 +135,21 @@ class Modes:
         trial = self._trials.get(area)
         return 0 if trial is None else max(1, int(trial.due_mono - self._mono_s()))
 
-    def hold_down(self, area: str, why: str, *, firm: bool = False) -> None:
+    def hold_down(
+        self, area: str, why: str, *, firm: bool = False, code: str = "EW-EXEC-004"
+    ) -> None:
         """Observe instead of enforce from now on, with an alarm where that changes something."""
         before = self.mode(area)
         self._ceilings[area] = (why, firm)
         if before == "enforce":
             self._trials.pop(area, None)
-            self._alarm("EW-EXEC-004", 5, f"{area}: observe instead of enforce: {why}")
+            self._alarm(code, 5, f"{area}: observe instead of enforce: {why}")
             self._areas[area].settle("observe")
+
+    def hold_all_down(self, why: str, *, firm: bool = False) -> None:
+        """As ``hold_down``, every area."""
+        for name in self._areas:
+            self.hold_down(name, why, firm=firm, code="EW-EXEC-035")
 
     def look(self) -> None:
         """On a timer: is a trial over?"""
@@ -177,7 +184,7 @@ class Modes:
         if mode == "enforce" and firm:
             raise OperatorFault(
                 f"{area} is held at observe: {why}",
-                code="EW-EXEC-004",
+                code="EW-EXEC-035",
                 next_step="remove what holds it down, then restart edgewarden-gate",
                 name="held_down",
             )
@@ -224,11 +231,16 @@ class Modes:
         Raises:
             OperatorFault: field name ``no_such_area``.
         """
-        return self._part(area).stats()
+        told = self._part(area).stats()
+        values = {name: getattr(told, name) for name in field_names(told)}
+        values["trial_s"] = self.trial_s(area)
+        if self.ceiling(area):
+            values["why_not"] = f"held at observe: {self.ceiling(area)}"
+        return AreaStats(**values)
 
     def all_stats(self) -> list[AreaStats]:
         """The pictures of every area but programs, whose own is GateStats."""
-        return [area.stats() for name, area in self._areas.items() if name != "exec"]
+        return [self.stats(name) for name in self._areas if name != "exec"]
 
     def _part(self, area: str) -> Area:
         part = self._areas.get(area)

@@ -209,12 +209,13 @@ class Policy:
             self._alarm("EW-EXEC-018", 4, f"policy/{name} is not believed: {fault}")
             return None
 
-    def remember(self, name: str, data: bytes) -> str:
-        """Write a small file of gate's own; "" when done, else why not."""
+    def remember(self, name: str, data: bytes, *, durable: bool = False) -> str:
+        """Write a small file of gate's own; "" when done, else why not. ``durable`` waits for the
+        disk: at the start only."""
         try:
             if self._watched(self._doors.policy_fd):
                 return "state/policy lies on a filesystem where every opening waits for gate"
-            self._doors.write_policy(name, data)
+            self._doors.write_policy(name, data, durable=durable)
         except (OSError, EdgewardenError) as fault:
             return str(fault)
         return ""

@@ -9,7 +9,7 @@ modes and trials (gate/modes.py), the picture's source (each part).
 
 from __future__ import annotations
 
-from edgewarden.errors import EdgewardenError, OperatorFault, WireRefusal
+from edgewarden.errors import EdgewardenError, WireRefusal
 from edgewarden.gate.sessions import session_of
 from edgewarden.wire.local import Answer, AnyMessage, AreaStats, GateStats, Request
 from edgewarden.wire.local_tier import said
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgewarden.gate.policy import Policy
     from edgewarden.gate.processes import Processes
     from edgewarden.gate.sockets import GuardLine
-    from edgewarden.lockout.coverage import Coverage
+    from edgewarden.lockout.guards import Guards
 
 
 class Requests:
@@ -52,7 +52,7 @@ class Requests:
         doors: Doors,
         pass_on_alarms: Callable[[], None],
         reloads: Sequence[Callable[[], str]],
-        coverage: Coverage,
+        lockout: Guards,
         quit: Callable[[], None],
         boot_ns: Callable[[], int],
     ) -> None:
@@ -66,7 +66,7 @@ class Requests:
         self._doors = doors
         self._pass_on_alarms = pass_on_alarms
         self._reloads = reloads
-        self._coverage = coverage
+        self._lockout = lockout
         self._quit = quit
         self._boot_ns = boot_ns
 
@@ -90,12 +90,14 @@ class Requests:
             return Answer(True, "", "stopping; every exec is allowed")
         if verb in ("reload", "reload_older"):
             return Answer(True, "", self._reload(older=verb == "reload_older"))
-        if verb == "packages":
-            raise OperatorFault("packages are not looked at", name="unsupported")
         by = session_of(self._doors.proc_text, pid)
+        if verb in ("packages", "healthy"):
+            return Answer(True, "", self._lockout.hear(verb, request.confirm_s, by.unit))
         if verb == "confirm":
             return Answer(True, "", self._modes.confirm(area, by))
         said = self._modes.ask(area, request.mode, request.confirm_s, by)
+        if area == "exec" and request.mode == "enforce":
+            self._lockout.boots.lifted()
         return Answer(True, "", said)
 
     def _reload(self, older: bool) -> str:
@@ -106,7 +108,7 @@ class Requests:
         finally:
             self._responder.new_policy()
             self._pass_on_alarms()
-        self._coverage.begin(self._policy.table.generation, keep=False)
+        self._lockout.on_reload()
         if self._policy.config.filesystems != before.filesystems:
             self._arming.renew()
         return "; ".join(part for part in (text, *(reload() for reload in self._reloads)) if part)

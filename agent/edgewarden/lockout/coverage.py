@@ -47,8 +47,8 @@ if TYPE_CHECKING:
         def recall(self, name: str) -> bytes | None:
             """The file's bytes, None when it is not there or not root's."""
 
-        def remember(self, name: str, data: bytes) -> str:
-            """Write it; "" when done, else why not."""
+        def remember(self, name: str, data: bytes, *, durable: bool = False) -> str:
+            """Write it, and wait for the disk if ``durable``; "" when done, else why not."""
 
     class Policy(Files, Protocol):
         """Files, and the table in use."""

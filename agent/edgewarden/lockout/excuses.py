@@ -4,11 +4,12 @@ What this decides, for a program that would be denied, in order (the first that 
 
 1. Its content is one that the table knows: the rules have spoken about it, there is no excuse.
    (Content of the critical set never comes here: judge/exec_table.py allows it first.)
-2. ``critical``: it is the very file that a path of the table's critical set leads to now, and only
+2. ``provisional``: packages are changing, and this is one of their programs (lockout/packages.py).
+3. ``critical``: it is the very file that a path of the table's critical set leads to now, and only
    root could have changed it. Somebody replaced init, login, sshd or dpkg without telling us: an
    upgrade without our hook, a repair by hand, an attack. It is allowed, so that nobody is locked
    out, and it is an alarm.
-3. Otherwise: no excuse.
+4. Otherwise: no excuse.
 
 "The very file" is device and inode, never the name that came with the event: in a mount namespace
 of his own a user gives any file any name. The name only saves work: a program that is called like
@@ -17,8 +18,8 @@ none of the critical set costs one readlink, so that a flood of denials stays ch
 Nothing here can wait. It is a stat in gate's own mount namespace, which opens nothing, and a path
 below a mount that is not a local filesystem (exec/marks.py, WATCHABLE) is not looked at.
 
-    excuses = Excuses(policy, doors, mounts, alarm, coverage.hit)
-    excuses.excuse(judged)       # "critical" or ""
+    excuses = Excuses(policy, doors, mounts, alarm, coverage.hit, packages)
+    excuses.excuse(judged)       # "provisional", "critical" or ""
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import os
 from stat import S_ISREG
 
 from edgewarden.exec.marks import WATCHABLE
+from edgewarden.lockout.near import is_near
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from edgewarden.exec.judged import Judged
     from edgewarden.judge.exec_table import Table
     from edgewarden.kernel.mounts import Mounts
+    from edgewarden.lockout.packages import Packages
 
     class Policy(Protocol):
         """What is in use now."""
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 
 CRITICAL_PATH = "critical(path)"
 """Stands where a rule's name stands; the table's own content is allowed by ``critical``."""
+PACKAGES = "packages"
 EXCUSABLE = frozenset(("unlisted", "ruled_out", "too_large", "crowded_out"))
 """Of REASONS. ``being_written`` is not among them: the kernel would refuse it as well."""
 OTHERS_MAY_WRITE = 0o022
@@ -74,12 +78,14 @@ class Excuses:
         mounts: Mounts,
         alarm: Callable[[str, int, str], None],
         told: Callable[[str], None],
+        packages: Packages,
     ) -> None:
         self._policy = policy
         self._doors = doors
         self._mounts = mounts
         self._alarm = alarm
         self._told = told
+        self._packages = packages
         self._table: Table | None = None
         self._paths: dict[bytes, list[bytes]] = {}
         self._slow: frozenset[bytes] = frozenset()
@@ -99,6 +105,8 @@ class Excuses:
         if one.reason not in EXCUSABLE or (one.digest and table.knows(one.digest)):
             return ""
         path = self._doors.proc_link(f"self/fd/{one.event.fd}")
+        if self._packages.changing and self._is_packaged(one, path):
+            return "provisional"
         candidates = self._paths.get(path.rpartition(b"/")[2])
         if not candidates:
             return ""
@@ -113,6 +121,16 @@ class Excuses:
                 self._say(candidate, one.digest)
                 return "critical"
         return ""
+
+    def _is_packaged(self, one: Judged, path: bytes) -> bool:
+        event = one.event
+        status = os.fstat(event.fd)
+        if not self._packages.provisional(status, path, event.pid, self._slow):
+            return False
+        one.rule = PACKAGES
+        text = f"{path.decode('utf-8', 'backslashreplace')}: {one.digest.hex() or 'not hashed'}"
+        self._alarm("EW-EXEC-034", 1, f"let through while packages are changing: {text}")
+        return True
 
     def _take(self, table: Table) -> None:
         self._table = table
@@ -132,16 +150,6 @@ class Excuses:
         content = f"sha256 {digest.hex()}" if digest else "not hashed"
         self._alarm("EW-EXEC-030", 4, f"critical program with other content: {text}: {content}")
         self._told(text)
-
-
-def is_near(path: bytes, slow: frozenset[bytes]) -> bool:
-    """Whether no mount point of ``slow`` lies on the way to ``path``."""
-    at = len(path)
-    while at > 0:
-        at = path.rfind(b"/", 0, at)
-        if at > 0 and path[:at] in slow:
-            return False
-    return b"/" not in slow
 
 
 def _is_roots(status: os.stat_result) -> bool:

@@ -19,10 +19,24 @@ SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission", "
 DECISIONS = ("allow", "deny", "would_deny", "learned", "killed")
 REASONS = (
     "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
+<<<<<<< HEAD
     "ruled_out", "critical", "barred", "out_of_reach", "changeable",
+=======
+    "ruled_out", "critical", "barred", "out_of_reach", "provisional",
+>>>>>>> 8f03e19 (x)
 )  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
-VERBS = ("status", "mode", "reload", "quit", "confirm", "area", "reload_older", "packages")
+VERBS = (
+    "status",
+    "mode",
+    "reload",
+    "quit",
+    "confirm",
+    "area",
+    "reload_older",
+    "packages",
+    "healthy",
+)
 AREAS = ("exec", "peripherals", "network")
 
 UNKNOWN_UID = 0xFFFFFFFF
@@ -266,7 +280,7 @@ class Request(Frozen):
     Attributes:
         verb: of VERBS; "area" asks for AreaStats; "reload_older" takes a table of a lower
             generation as well; "packages" is dpkg's: packages change from now on for at most
-            confirm_s seconds, 0 when they have been changed.
+            confirm_s seconds, 0 when they have been changed; "healthy": this boot is.
         mode: of MODES where the verb is "mode", else "learn" (not looked at).
         confirm_s: with "mode": go back by itself unless "confirm" comes within so many seconds; 0
             for no such limit.
