@@ -27,12 +27,8 @@ import sys
 from _thread import get_ident
 
 from edgewarden.errors import HardwareFault, OperatorFault, OurFault
-<<<<<<< HEAD
-from edgewarden.kernel.mounts import AT_FDCWD, is_beneath
-=======
 from edgewarden.gate.sessions import session_of
-from edgewarden.kernel.mounts import AT_FDCWD
->>>>>>> 8f03e19 (x)
+from edgewarden.kernel.mounts import AT_FDCWD, is_beneath
 from edgewarden.kernel.process import lock_memory
 from edgewarden.wire.local import UNKNOWN_UID
 

@@ -19,11 +19,7 @@ SOURCES = ("none", "proc-connector", "fanotify-notify", "fanotify-permission", "
 DECISIONS = ("allow", "deny", "would_deny", "learned", "killed")
 REASONS = (
     "listed", "unlisted", "too_large", "undecidable", "not_a_file", "being_written", "crowded_out",
-<<<<<<< HEAD
-    "ruled_out", "critical", "barred", "out_of_reach", "changeable",
-=======
-    "ruled_out", "critical", "barred", "out_of_reach", "provisional",
->>>>>>> 8f03e19 (x)
+    "ruled_out", "critical", "barred", "out_of_reach", "changeable", "provisional",
 )  # fmt: skip
 PROC_KINDS = ("fork", "exec", "exit")
 VERBS = (
