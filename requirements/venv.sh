@@ -13,6 +13,10 @@ cd "$(dirname "$0")/.."
 venv=$1 lock=requirements/$2.txt
 stamp=$venv/.made-from
 want=$(cat "$lock" pyproject.toml requirements/venv.sh <(/usr/bin/python3 -V) | sha256sum | cut -d' ' -f1)
+if [ -L "$venv" ]; then # --clear below would empty what it leads to, under the feet of whoever uses it
+    echo "venv: $venv is a link; make or refresh the environment where it lies" >&2
+    exit 1
+fi
 [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ] || exit 0
 
 echo "venv: making $venv from $lock" >&2
