@@ -431,6 +431,7 @@ def test_packaged_libraries_are_everybodys_and_pythons_modules_ours() -> None:
             file("/usr/bin/python3.11", "interpreter", "python3.11-minimal"),
             file("/usr/lib/python3.11/abc.py", "module", "libpython3.11-minimal"),
             file("/usr/lib/python3.11/evil.py", "module"),
+            file("/usr/lib/python3.11/pdb.py", "script", "libpython3.11-stdlib"),
             file("/usr/lib/x86_64-linux-gnu/libevil.so", "library"),
             file("/usr/lib/x86_64-linux-gnu/libpam.so.0", "library", "libpam0g"),
             file("/usr/lib/x86_64-linux-gnu/libz.so.1", "library", "zlib1g", differs=True),
@@ -441,7 +442,9 @@ def test_packaged_libraries_are_everybodys_and_pythons_modules_ours() -> None:
     assert critical.everyone == (digest("/usr/lib/x86_64-linux-gnu/libpam.so.0"),)
     assert set(critical.scoped[1].contents) == {
         digest("/usr/bin/python3.11"), digest("/usr/lib/python3.11/abc.py"),
+        digest("/usr/lib/python3.11/pdb.py"),
     }  # fmt: skip
+    assert critical.paths == ("/usr/bin/python3.11",), "a table takes 512, and modules are no doors"
 
 
 def test_every_class_has_its_rank() -> None:

@@ -100,14 +100,15 @@ def critical_set(baseline: Baseline, interpreter: str, *, link_uid: int) -> Crit
     index = Paths(baseline)
     everyone = [e for pattern in EVERYONE for e in index.under(pattern)]
     shells = [e for pattern in SHELLS for e in index.under(pattern)]
-    ours = [*index.under(interpreter), *(e for p in MODULES for e in index.under(p) if e.package)]
+    ours = index.under(interpreter)
+    modules = [e for pattern in MODULES for e in index.under(pattern) if e.package]
     everyone += [e for e in baseline.entries if e.kind == "library" and e.package]
     agent = Rule("critical(agent)", True, _ranges(0, link_uid), (), ())
     people = Rule("critical(shell)", True, PEOPLE, (), ())
     paths = {e.path for e in (*everyone, *shells, *ours) if e.kind in _STARTED}
     return Critical(
         _contents(everyone),
-        (Scoped(people, _contents(shells)), Scoped(agent, _contents(ours))),
+        (Scoped(people, _contents(shells)), Scoped(agent, _contents([*ours, *modules]))),
         tuple(sorted(paths)),
     )
 
