@@ -1,4 +1,4 @@
-"""What may never be dropped: denials and alarms, each kind once and then as an exact count.
+"""What may never be dropped (ADR 17): denials and alarms, each once and then as an exact count.
 
 What this decides: what is the same alarm (its key), and that a flood costs memory for KEYS of them
 and a message per key each TELL_S, however fast it comes. What it leaves to others: the socket and

@@ -2,7 +2,7 @@
 
 A one-shot (edgewarden-look.timer, or the supervisor): root with CAP_SYS_PTRACE and
 CAP_DAC_READ_SEARCH, no network. It looks, writes RUN/look and ends; nothing with privilege stays in
-memory and link stays without any (ADR 14).
+memory and link stays without any (ADR 16).
 
     python3 -I -S .../inventory/look.py /run/edgewarden
 
