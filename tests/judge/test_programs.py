@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgewarden.errors import OperatorFault
 from edgewarden.judge import programs
 from edgewarden.judge.critical import Critical, critical_set, with_critical
 from edgewarden.judge.exec_rules import CLASSES
@@ -189,6 +190,15 @@ def test_what_nothing_answers_to_never_holds_and_is_noted(condition: str) -> Non
     rule = found.specs[0].rule
     assert rule.uids in ((), (NOBODY,))
     assert rule.parents in ((), (NO_PARENT,))
+
+
+def test_more_parents_than_the_table_takes_are_refused_by_the_rules_name() -> None:
+    many = tuple(file(f"/opt/p{i:03}", "program") for i in range(256))
+    text = "[[program]]\nname = 'wide'\npackage = '*'\nparent = '/opt/*'\n"
+    with pytest.raises(OperatorFault, match="rule wide: 256 parents; 255 are the most"):
+        select(rules(text), Baseline(many, {}), USERS.get)
+    found = select(rules(text), Baseline(many[1:], {}), USERS.get)
+    assert len(found.specs[0].rule.parents) == 255
 
 
 # --- order ---------------------------------------------------------------------------------------

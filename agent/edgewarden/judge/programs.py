@@ -27,8 +27,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from edgewarden.errors import OperatorFault
 from edgewarden.judge.exec_rules import Rule
-from edgewarden.judge.exec_table import RuleSpec
+from edgewarden.judge.exec_table import MAX_CONDITIONS, RuleSpec
 from edgewarden.settings.policy_programs import Program
 from edgewarden.wire.baseline import Baseline, Entry
 from edgewarden.wire.local_messages import UNKNOWN_UID
@@ -95,6 +96,9 @@ def select(
 
     Args:
         uid_of: a user's name -> number, None for nobody.
+
+    Raises:
+        OperatorFault: EW-EXEC-012, a rule comes to more parents than the table takes.
     """
     index = _Index(baseline)
     found = Selected()
@@ -240,6 +244,12 @@ def _subject(
         if not there:
             notes.append(Note(rule.name, f"nothing in the baseline answers to parent {pattern}"))
         parents.update((entry.sha256, None) for entry in there)
+    if len(parents) > MAX_CONDITIONS:
+        raise OperatorFault(
+            f"rule {rule.name}: {len(parents)} parents; {MAX_CONDITIONS} are the most",
+            code="EW-EXEC-012",
+            next_step="name fewer of them, or split the rule in two",
+        )
     if rule.parent and not parents:
         parents[NO_PARENT] = None
     return Rule(rule.name, rule.action == "allow", tuple(uids), tuple(parents), rule.unit)

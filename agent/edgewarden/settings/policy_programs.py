@@ -40,8 +40,8 @@ from edgewarden.settings.tree import Broken
 CLASSES = ("program", "script", "library", "module", "interpreter", "shell", "loader")
 """What a file is to the kernel and to interpreters: see wire/baseline.py."""
 
-MAX_VALUES = 256
-"""Of one key of one rule; one rule for each program of a large package."""
+MAX_VALUES = 255
+"""Of one key of one rule, as many as the table takes (judge/exec_table.py, MAX_CONDITIONS)."""
 MAX_UID = 0xFFFFFFFE
 """(uid_t)-1 is no user, setuid(2)."""
 
@@ -60,9 +60,9 @@ _PACKAGE_RULE = '"*" (any package), "-" (no package), or the name of a Debian pa
 _CLASS = re.compile("|".join(CLASSES))
 _UID = re.compile(r"[0-9]{1,10}(?:-[0-9]{1,10})?|[a-z_][a-z0-9_-]{0,31}")
 _UID_RULE = "a number, a range (1000-1999) or a user's name"
-# systemd.unit(5): name characters, at most 255; "\" begins an escape.
+# systemd.unit(5): name characters; "\" begins an escape. 128 of the 255 are what the table takes.
 _UNIT = re.compile(
-    r"(?=.{1,255}$)[A-Za-z0-9:_.\\@-]*\*?\.(?:service|scope|slice|socket|mount|swap)"
+    r"(?=.{1,128}$)[A-Za-z0-9:_.\\@-]*\*?\.(?:service|scope|slice|socket|mount|swap)"
 )
 _UNIT_RULE = "a unit's full name (cron.service); one * may stand before the suffix (user-*.slice)"
 
