@@ -16,7 +16,8 @@ run on A: a gate that answers without judging measures nothing.
     gate.exec-cached        p50 B / p50 A, median of the runs
     gate.exec-floor         p50 B / p50 F: what judging and reporting add to the floor
     gate.exec-cached-p10    p10 B - p10 A: what it costs when nothing else happens
-    gate.exec-fapolicyd     the same of fapolicyd: a row with a reason, see REASON
+    gate.exec-fapolicyd     p50 B / p50 P, P an ext2 that Debian's fapolicyd watches (fapolicyd.py)
+    gate.exec-subject       p50 S / p50 A, S an ext4 of B's gate where the rule asks for the user
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from pathlib import Path
 from statistics import quantiles
 
 from edgewarden.exec.policy_files import write_policy
-from edgewarden.judge.exec_table import compile_list
+from edgewarden.judge.exec_rules import Rule
+from edgewarden.judge.exec_table import Content, RuleSpec, compile_table
 from edgewarden.probe.control import ask_gate
 from edgewarden.wire.gate_files import compile_gate_config
 from edgewarden.wire.local import Answer, GateStats, Request
+from tests.bench import fapolicyd
 from tests.bench.place import ROOT, CannotMeasure, Place, await_
 from tests.bench.rows import Figure, Spec, middle
 
@@ -46,21 +49,14 @@ WARM_UP = 50
 """Rounds, before anything counts."""
 PROGRAM = "/sbin/ldconfig"
 """Static in Debian's libc-bin, 0.9 MB: the exec itself, no loader and no libraries after it."""
-FAPOLICYD_X = 1.083
-"""p50 ratio of fapolicyd 1.1.7, integrity=none, three runs on this kind of machine."""
-REASON = (
-    "not measured: Debian's fapolicyd cannot be confined by a script: it watches filesystem types,"
-    " not mounts, and its shipped rule denies every program; docs/performance.md has the figure of"
-    " a machine set up for it by hand"
-)
-
 SPECS = (
     Spec("gate.exec-cached", "p50 of spawn and wait of a static program, watched / unwatched,"
-         " cached verdict, enforcing", "x", 1.08),
+         " cached verdict, enforcing", "x", 1.05),
     Spec("gate.exec-floor", "the same p50, gate / a responder that allows everything at once", "x",
          1.1),
     Spec("gate.exec-cached-p10", "difference of the p10s of the same execs", "us", 40.0),
-    Spec("gate.exec-fapolicyd", "the same ratio of fapolicyd", "x", FAPOLICYD_X),
+    Spec("gate.exec-subject", "the same ratio where the rule asks for the user", "x", 1.1),
+    Spec("gate.exec-fapolicyd", "the same p50, gate / fapolicyd", "x", 1.0),
 )  # fmt: skip
 
 _SINK = """
@@ -74,37 +70,53 @@ while s.recv(65536):
 
 def measure(place: Place) -> Iterator[Figure]:
     """The figures of this file."""
-    yield Figure("gate.exec-fapolicyd", None, note=REASON)
-    plain, watched, floor = (place.mount_ext4(name) for name in ("plain", "watched", "floor"))
-    for folder in (plain, watched, floor):
+    plain, watched, floor, subject = (
+        place.mount_ext4(name) for name in ("plain", "watched", "floor", "subject")
+    )
+    peer = place.mount_ext2("peer")
+    for folder in (plain, watched, floor, subject, peer):
         shutil.copy(PROGRAM, folder / "listed")
         shutil.copy(PROGRAM, folder / "unlisted")
         with (folder / "unlisted").open("ab") as program:
             program.write(b"another program")
-    run = stand_up(place, watched)
+    with (subject / "listed").open("ab") as program:
+        program.write(b"a content of its own")
+    run = stand_up(place, watched, subject)
     check_judges(plain, watched)
+    check_judges(plain, subject)
     bare_responder(place, floor)
-    programs = [folder / "listed" for folder in (plain, watched, floor)]
+    no_peer = ""
+    try:
+        fapolicyd.start(place, peer, [plain, watched, floor, subject])
+        check_judges(plain, peer)
+    except CannotMeasure as fault:
+        no_peer = str(fault)
+    programs = [folder / "listed" for folder in (plain, watched, floor, subject, peer)]
     rounds(programs, WARM_UP)
     before = stats(run)
     taken = [rounds(programs, ROUNDS) for _ in range(RUNS)]
     after = stats(run)
-    expected = RUNS * ROUNDS
+    expected = 2 * RUNS * ROUNDS
     if after.cached - before.cached < expected or after.denied != before.denied:
         raise CannotMeasure(f"{after.cached - before.cached} of {expected} verdicts were cached")
     p50 = [[middle(each) * 1e6 for each in one] for one in taken]
     p10 = [[quantiles(each, n=10)[0] * 1e6 for each in one] for one in taken]
-    ratios = [b / a for a, b, _ in p50]
-    bare_us, floor_x = middle(a for a, _, _ in p50), middle(f / a for a, _, f in p50)
-    against = f"{bare_us:.0f} us unwatched; bare responder {floor_x:.3f}; fapolicyd {FAPOLICYD_X}"
+    ratios = [one[1] / one[0] for one in p50]
+    bare_us, floor_x = middle(one[0] for one in p50), middle(one[2] / one[0] for one in p50)
+    peer_x = "-" if no_peer else f"{middle(one[4] / one[0] for one in p50):.3f}"
+    against = f"{bare_us:.0f} us unwatched; bare responder {floor_x:.3f}; fapolicyd {peer_x}"
     spread = f"runs {min(ratios):.3f} to {max(ratios):.3f}, tier {after.tier}"
     yield Figure("gate.exec-cached", middle(ratios), against, RUNS, spread)
-    yield Figure("gate.exec-floor", middle(b / f for _, b, f in p50), against, RUNS)
-    floor_us = middle(f - a for a, _, f in p10)
-    yield Figure(
-        "gate.exec-cached-p10", middle(b - a for a, b, _ in p10),
-        f"bare responder {floor_us:.0f} us", RUNS,
-    )  # fmt: skip
+    yield Figure("gate.exec-floor", middle(one[1] / one[2] for one in p50), against, RUNS)
+    yield Figure("gate.exec-subject", middle(one[3] / one[0] for one in p50), against, RUNS)
+    floor_us = middle(one[2] - one[0] for one in p10)
+    beside = f"bare responder {floor_us:.0f} us"
+    if no_peer:
+        yield Figure("gate.exec-fapolicyd", None, note=no_peer)
+    else:
+        yield Figure("gate.exec-fapolicyd", middle(one[1] / one[4] for one in p50), against, RUNS)
+        beside += f", fapolicyd {middle(one[4] - one[0] for one in p10):.0f} us"
+    yield Figure("gate.exec-cached-p10", middle(one[1] - one[0] for one in p10), beside, RUNS)
 
 
 def bare_responder(place: Place, floor: Path) -> None:
@@ -117,14 +129,18 @@ def bare_responder(place: Place, floor: Path) -> None:
         raise CannotMeasure(f"the bare responder ended: {place.log('floor')}")
 
 
-def stand_up(place: Place, watched: Path) -> Path:
+def stand_up(place: Place, watched: Path, subject: Path) -> Path:
     """Policy, tier proof, guard, gate, somebody who reads the facts; returns the run folder."""
     state, run = place.folder / "state", place.folder / "run"
     for folder in (state, run):
         folder.mkdir()
-    digest = hashlib.sha256((watched / "listed").read_bytes()).digest()
-    table = compile_list([("listed", digest)])
-    write_policy(str(state), table, compile_gate_config([str(watched)], "observe", link_uid=0))
+    contents, rules = {}, []
+    for i, (folder, uids) in enumerate(((watched, ()), (subject, ((0, 0),)))):
+        digest = hashlib.sha256((folder / "listed").read_bytes()).digest()
+        contents[digest] = Content((i,), "program", False)
+        rules.append(RuleSpec(Rule(folder.name, True, uids, (), ()), False))
+    config = compile_gate_config([str(watched), str(subject)], "observe", link_uid=0)
+    write_policy(str(state), compile_table(rules, contents), config)
     lean = [sys.executable, "-I", "-S"]
     agent = ROOT / "agent" / "edgewarden"
     canary = place.start(*lean, agent / "exec" / "canary.py", run, name="canary")
