@@ -77,6 +77,8 @@ FRAGILE = """\
 ExecStart=/usr/bin/python3 -c "import os, time; os.posix_spawn('/usr/bin/true', ['true'], {}); \\
   time.sleep(9999)"
 """
+OTHER_LOGIN = ("systemd-run", "--quiet", "--wait", "--pipe")
+"""Another login than the one that asked (gate/sessions.py): a unit of its own is one."""
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 
 FREE = {
@@ -234,7 +236,9 @@ def test_confirmed_it_holds_and_is_proved(installed: Booted) -> None:
     """K3: T1 is claimed in the run in which every managed service refused its canary."""
     installed.run("systemctl", "start", "loop")
     confine(installed, "apply", "--restart", "--confirm", "10m")
-    confine(installed, "confirm")
+    said = confine(installed, "confirm", code=65)
+    assert "this login asked for the trial" in said
+    installed.run(*OTHER_LOGIN, "edgewarden", "confine", "confirm")
     found = verified(installed)
     assert (found["tier"], found["drift"]) == ("T1", [])
     assert found["proved"] == [f"{name}.service" for name in (*ATTACKED, "loop")]

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.cli.confine import screen, show_one
-from edgewarden.cli.console import HEIGHT, WIDTH, Console
+from edgewarden.cli.confine import show_one
+from edgewarden.cli.console import HEIGHT, WIDTH, Console, clip
 from edgewarden.cli.main import main
+from edgewarden.cli.services import is_other_login, this_login
 from edgewarden.confine.facts import Host, Mount, Plan, Service, Wish
 from edgewarden.confine.plan import plan
+from edgewarden.confine.screen import WIDTH as SCREEN_WIDTH
+from edgewarden.confine.screen import screen
 from edgewarden.errors import OperatorFault
 
 PI = Host(
@@ -55,7 +58,8 @@ def shown(name: str, *units: str) -> str:
 def test_a_plan_with_a_service_is_one_screen() -> None:
     rows = ["confinement is not in place", *screen(made("mosquitto.service", "ssh.service"))]
     assert len(rows) <= HEIGHT + 2, "two rows scroll by, the counts and the next step stay"
-    assert all(len(row) <= WIDTH for row in rows)
+    assert all(clip(row) == row for row in rows if not row.startswith("!"))
+    assert SCREEN_WIDTH == WIDTH
     assert "- ssh.service: never touched, it is a way in" in rows
     assert "next: `edgewarden confine apply --confirm 10m`" in rows
     assert any(row.startswith("+ vm.memfd_noexec") and row.endswith("0 -> 2") for row in rows)
@@ -99,3 +103,23 @@ def test_only_root_changes_or_tries(
     said = capsys.readouterr().err
     assert "[EW-AGT-005]" in said
     assert "next: run the command again with sudo" in said
+
+
+@pytest.mark.parametrize(
+    ("then", "here", "other"),
+    [
+        (("session-5.scope", "7", "tty 1"), ("session-6.scope", "7", "tty 1"), True),
+        (("session-5.scope", "7", "tty 1"), ("session-5.scope", "8", "tty 2"), False),
+        (("", "7", "tty 1"), ("", "8", "tty 1"), True),
+        (("", "", ""), ("", "", ""), False),
+    ],
+)
+def test_a_trial_is_confirmed_from_another_login(
+    then: tuple[str, ...], here: tuple[str, ...], other: bool
+) -> None:
+    assert is_other_login(then, here) is other
+
+
+def test_a_login_is_known_by_what_the_kernel_says_of_it() -> None:
+    assert len(this_login()) == 3
+    assert any(this_login())

@@ -90,7 +90,9 @@ class Confiner:
                 next_step="`edgewarden confine revert --force` takes away what bears our names",
             ) from damaged
 
-    def apply(self, plan: Plan, *, keep: bool, restarted: bool = False) -> Applied:
+    def apply(
+        self, plan: Plan, *, keep: bool, restarted: bool = False, login: tuple[str, ...] = ()
+    ) -> Applied:
         """Put a plan in place of the last one, for good or on trial.
 
         Raises:
@@ -119,6 +121,7 @@ class Confiner:
             ),
             mounts=tuple(Placed(m.path, m.method, m.unit) for m in plan.mounts),
             restarted=restarted,
+            login=login,
         )
         record = self._kept if keep else self._trial
         if old is not None:
@@ -160,7 +163,7 @@ class Confiner:
         self._refuse_foreign(wanted)
         made = tuple(Made(f.path, "" if f.link else _digest(f.text), f.link) for f in wanted)
         folders = tuple(self._missing_folders(wanted))
-        kept = replace(trial, trial=False, files=made, folders=folders)
+        kept = replace(trial, trial=False, files=made, folders=folders, login=())
         write(self._kept, kept.dump())
         for file in wanted:
             self._put(file)

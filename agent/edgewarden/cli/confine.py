@@ -23,10 +23,16 @@ from edgewarden.change.confinement import Confiner
 from edgewarden.change.records import forget_proof, record_proof
 from edgewarden.cli.console import WIDTH, Console, Exit, clip
 from edgewarden.cli.policy import duration
-from edgewarden.cli.services import lenient_settings, settings_option
-from edgewarden.confine.facts import Item, Plan, State, Wish
+from edgewarden.cli.services import (
+    is_other_login,
+    lenient_settings,
+    settings_option,
+    this_login,
+)
+from edgewarden.confine.facts import Plan, Wish
 from edgewarden.confine.plan import files, plan
 from edgewarden.confine.record import Applied, Proved
+from edgewarden.confine.screen import SIGNS, screen
 from edgewarden.confine.service import peers_of
 from edgewarden.errors import EdgewardenError, OperatorFault, PeerUnavailable
 from edgewarden.ports import Systemd
@@ -41,8 +47,6 @@ from edgewarden.settings.schema import Settings
 from edgewarden.wire.gate_files import ExecTier
 from edgewarden.wire.local import Request
 
-_SIGNS = {State.CHANGE: "+", State.ALREADY: "=", State.KEPT: "!", State.NOT_HERE: "-"}
-_HEADS = {"mount": "places", "sysctl": "sysctls"}
 TRIAL_TIMER = "edgewarden-confine-trial"
 
 
@@ -64,7 +68,9 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
         "--restart", action="store_true", help="restart the managed services, and back if one fails"
     )
     apply.set_defaults(run=_apply)
-    confirm = verbs.add_parser("confirm", help="keep what `apply --confirm` tries")
+    confirm = verbs.add_parser(
+        "confirm", help="keep what `apply --confirm` tries; from a new login"
+    )
     confirm.set_defaults(run=_confirm)
     verify = verbs.add_parser("verify", help="try it: what must be refused, what must run")
     verify.set_defaults(run=_verify)
@@ -161,7 +167,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
         return show_one(made, args.name, console)
     console.line(f"confinement {_applied_word(bench.applied)}")
     for row in screen(made):
-        console.line(row)
+        console.line(clip(row))
     return Exit.OK
 
 
@@ -179,7 +185,7 @@ def show_one(made: Plan, name: str, console: Console) -> int:
         console.line(clip(f"{service.unit} is not confined: {service.refused}"))
     for item in items:
         what = f"{item.name} " if item.name else ""
-        console.line(clip(f"{_SIGNS[item.state]} {what}{item.want}: {item.state}"))
+        console.line(clip(f"{SIGNS[item.state]} {what}{item.want}: {item.state}"))
         for word, text in (("why", item.why), ("for", item.reason), ("breaks", item.breaks)):
             if text:
                 head, gap = f"    {word:<6}  ", " " * 12
@@ -191,42 +197,6 @@ def show_one(made: Plan, name: str, console: Console) -> int:
             for row in (f"# {file.path}", *file.text.splitlines()):
                 console.line(row)
     return Exit.OK
-
-
-def screen(made: Plan) -> list[str]:
-    """The plan, a line for each service, place and sysctl, and what to do next."""
-    rows = []
-    for service in made.services:
-        if service.refused:
-            rows.append(f"- {service.unit}: {service.refused}")
-            continue
-        counts = [(sign, [i for i in service.items if _SIGNS[i.state] == sign]) for sign in "+=!-"]
-        head = "=" if not counts[0][1] else "+"
-        rows.append(f"{head} {service.unit}")
-        for sign, some in counts:
-            told = f"{sign} {', '.join(item.name for item in some)}"
-            lines = textwrap.wrap(told, WIDTH, initial_indent="    ", subsequent_indent="      ")
-            rows += lines if some else []
-    if not made.services:
-        rows.append("- no service is managed: name them in [[confined]] of the settings")
-    for area, head in _HEADS.items():
-        rows.append(head)
-        some = [item for item in made.items if item.area == area]
-        rows += [_row(item) for item in some if item.state is not State.ALREADY]
-        so = ", ".join(item.subject for item in some if item.state is State.ALREADY)
-        rows += textwrap.wrap(f"= {so}", WIDTH, subsequent_indent="  ") if so else []
-    kinds = [sum(1 for i in made.items if i.state is state) for state in State]
-    rows.append(f"{kinds[1]} would change, {kinds[0]} already so, {kinds[2] + kinds[3]} stay open")
-    step = "`edgewarden confine apply --confirm 10m`" if kinds[1] else "`edgewarden confine verify`"
-    rows += ["why, and what breaks: `edgewarden confine show NAME`", f"next: {step}"]
-    return [clip(row) for row in rows]
-
-
-def _row(item: Item) -> str:
-    sign = _SIGNS[item.state]
-    if item.is_gap:
-        return f"{sign} {item.subject:<34} {item.why}"
-    return f"{sign} {item.subject:<34} {item.now or '(nothing)'} -> {item.want}"
 
 
 def _applied_word(applied: Applied | None) -> str:
@@ -242,7 +212,8 @@ def _apply(args: argparse.Namespace, console: Console) -> int:
     _root_only()
     bench = Bench(args, console)
     made = bench.plan()
-    applied = bench.confiner.apply(made, keep=not args.confirm, restarted=args.restart)
+    login = this_login() if args.confirm else ()
+    applied = bench.confiner.apply(made, keep=not args.confirm, restarted=args.restart, login=login)
     if args.confirm:
         bench.systemd.later(TRIAL_TIMER, args.confirm, _ourselves("revert", "--trial", args))
     if args.restart:
@@ -263,8 +234,8 @@ def _apply(args: argparse.Namespace, console: Console) -> int:
     if applied.units and not args.restart:
         console.line(clip(f"in force from their next start: {', '.join(applied.units)}"))
     if args.confirm:
-        console.line(f"taken back in {args.confirm} s, or at a boot, unless you type")
-        console.line("`edgewarden confine confirm`")
+        console.line(f"taken back in {args.confirm} s, or at a boot; to keep it, log in again")
+        console.line("and type there: `edgewarden confine confirm`")
     console.line("next: `edgewarden confine verify`")
     return Exit.OK
 
@@ -272,6 +243,13 @@ def _apply(args: argparse.Namespace, console: Console) -> int:
 def _confirm(args: argparse.Namespace, console: Console) -> int:
     _root_only()
     bench = Bench(args, console)
+    asked = bench.applied.login if bench.applied and bench.applied.trial else ()
+    if asked and not is_other_login(asked, this_login()):
+        raise OperatorFault(
+            "this login asked for the trial; that it is still here proves nothing",
+            code="EW-EXEC-026",
+            next_step="log in again (a new ssh connection) and confirm from there",
+        )
     applied = bench.confiner.confirm()
     bench.systemd.do("stop", f"{TRIAL_TIMER}.timer")
     if args.json:

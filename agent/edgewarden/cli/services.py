@@ -12,6 +12,7 @@ that looks at the agent or takes it in hand.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -148,6 +149,28 @@ def compare(settings_path: str, *, full: bool, progress: Progress) -> Difference
     from edgewarden.daemon.baseline import compare
 
     return compare(settings_path, full=full, progress=progress)
+
+
+def this_login() -> tuple[str, str, str]:
+    """The login this command was typed in: unit, audit session, terminal (gate/sessions.py)."""
+    from edgewarden.gate.sessions import session_of
+
+    def proc_text(name: str) -> str:
+        with contextlib.suppress(OSError):
+            return Path("/proc", name).read_text()
+        return ""
+
+    session = session_of(proc_text, os.getpid())
+    return session.unit, session.audit, session.terminal
+
+
+def is_other_login(earlier: tuple[str, ...], now: tuple[str, ...]) -> bool:
+    """Whether somebody certainly came in anew; not where neither is known."""
+    from edgewarden.gate.sessions import Session
+
+    names = ("unit", "audit", "terminal")
+    then, here = (Session(**dict(zip(names, one, strict=True))) for one in (earlier, now))
+    return here.is_other_than(then)
 
 
 def learned_peripherals() -> str:

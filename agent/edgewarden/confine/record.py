@@ -68,6 +68,7 @@ class Applied:
         units: the managed services.
         files: in the order they were made.
         folders: that were made for them, outermost first.
+        login: from which it was asked for on trial (unit, audit session, terminal).
         restarted: the services were restarted for it, and are restarted when it is taken back.
     """
 
@@ -78,6 +79,7 @@ class Applied:
     sysctls: tuple[Turned, ...] = ()
     mounts: tuple[Placed, ...] = ()
     restarted: bool = False
+    login: tuple[str, ...] = ()
 
     def dump(self) -> bytes:
         """The bytes of the file."""
@@ -99,6 +101,7 @@ class Applied:
             sysctls=tuple(Turned(**row) for row in _rows(tree, "sysctls", Turned)),
             mounts=tuple(Placed(**row) for row in _rows(tree, "mounts", Placed)),
             restarted=_flag(tree, "restarted"),
+            login=_texts(tree, "login"),
         )
         paths = [*(made.path for made in found.files), *found.folders]
         if not all(path.startswith("/") and "/../" not in f"{path}/" for path in paths):
