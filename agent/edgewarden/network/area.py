@@ -30,6 +30,7 @@ from edgewarden.network.counters import Counters
 from edgewarden.network.groups import Groups, prefix_of_cgroups
 from edgewarden.network.nflog import NfLog, open_nflog
 from edgewarden.peers.modes import (
+    ADD,
     REMOVE,
     TABLE,
     drop_host_element,
@@ -266,7 +267,8 @@ class Network:
                 self._table, mode, trial_s=trial_s, units=units, answers=self._names.standing()
             )
         )
-        nft.give_back()
+        if self._table.body:
+            nft.give_back(ADD)
         self._counts = {}
         self._in_force = mode if self._table.body else ""
         self._trial_end_mono = self._mono_s() + trial_s if trial_s else 0.0

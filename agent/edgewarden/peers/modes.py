@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from edgewarden.wire.network_table import NetworkTable
 
 TABLE = "inet edgewarden"
-REMOVE = f"add table {TABLE}\ndelete table {TABLE}\n"
+ADD = f"add table {TABLE}\n"
+"""Changes nothing where it is."""
+REMOVE = f"{ADD}delete table {TABLE}\n"
 """Harmless where there is none."""
 
 # admin-prohibited tells a person which kind of refusal it is. But the kernel limits ICMP errors, to
