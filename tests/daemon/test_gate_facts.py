@@ -39,6 +39,7 @@ def verdict(decision: str, uid: int = 1000) -> local.ExecVerdict:
         ("would_deny", "would_deny", Severity.MEDIUM, "EW-EXEC-003"),
         ("allow", "allowed", Severity.INFORMATIONAL, ""),
         ("learned", "learned", Severity.INFORMATIONAL, ""),
+        ("killed", "killed after start", Severity.HIGH, "EW-EXEC-064"),
     ],
 )
 def test_verdict(decision: str, action: str, severity: Severity, code: str) -> None:
@@ -151,7 +152,9 @@ def test_takes_facts_and_hints(tmp_path: Path) -> None:
                     local.ProcEntry("exec", 4, 0, 6),
                 )
                 peer.send(local.encode(local.ProcBatch(1, 1, 0, True, entries)))
-                await until(lambda: hints == [-1, 4], 5)
+                tier = local.TierSaid("T2", "EINVAL", ("inline", "resume"))
+                peer.send(local.encode(tier))
+                await until(lambda: hints == [-1, 4] and facts.tier == tier, 5)
                 assert facts.denied_ns > 0
 
     asyncio.run(play())

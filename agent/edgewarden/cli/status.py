@@ -183,6 +183,10 @@ def _enforcement(parts: dict[str, Any] | None) -> list[str]:
     seen = parts["exec"]
     counts = f"{seen['allowed']} allowed, {seen['denied']} denied"
     rows = [f"exec         {seen['tier']} {seen['mode']}: {counts}, {seen['would_deny']} would be"]
+    if seen.get("killed_after_start"):
+        rows.append(f"             {seen['killed_after_start']} killed after start, not prevented")
+    if seen.get("gaps"):
+        rows.append(f"             not reached: {', '.join(seen['gaps'])}")
     usb = parts.get("peripherals")
     if usb is not None:
         counts = f"{usb['allowed']} allowed, {usb['denied']} denied"
