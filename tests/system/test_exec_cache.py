@@ -6,14 +6,20 @@ tests/exec/test_responder.py (the cache); here is the short way (exec/quick.py).
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from edgewarden.exec.digest import CTIME_SETTLE_NS, Digests
 from edgewarden.exec.hold import LINGER_S
+from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
 from edgewarden.wire.local import Answer, ExecVerdict
 from tests.system.exec_world import NOBODY, World, loop_ext4, world
 from tests.waiting import wait_until
@@ -94,6 +100,44 @@ def test_a_filesystem_can_be_unmounted_soon_after_a_start(disk: World) -> None:
     assert time.monotonic() - began < SOON_S
 
 
+def test_r8_a_filesystem_mounted_again_under_the_same_number_is_watched(disk: World) -> None:
+    """Unmounted and mounted between two looks of gate: the device number is the same, the mark is
+    gone with the old superblock."""
+    good, evil = disk.program("good", allow=True), disk.program("evil", allow=False)
+    disk.enforcing()
+    time.sleep(0.05)
+    start_at_once(disk, good, 3)
+    device = disk.filesystem.stat().st_dev
+    source = subprocess.run(
+        ["findmnt", "-n", "-o", "SOURCE", disk.filesystem], capture_output=True, text=True
+    ).stdout.strip()
+    wait_until(lambda: not holds(disk))
+    keep = os.open(source, os.O_RDONLY)  # the loop device must not go with the mount
+    try:
+        for _ in range(5):
+            os.kill(disk.gate_pid, signal.SIGSTOP)
+            subprocess.run(["umount", disk.filesystem], check=True, timeout=5)
+            subprocess.run(["mount", source, disk.filesystem], check=True, timeout=5)
+            os.kill(disk.gate_pid, signal.SIGCONT)
+            assert disk.filesystem.stat().st_dev == device
+            wait_until(lambda: disk.outcome([evil]) == "denied")
+            assert disk.outcome([good]) == "ran"
+            wait_until(lambda: not holds(disk))
+    finally:
+        os.close(keep)
+    assert disk.status().armed
+
+
+def holds(world: World) -> bool:
+    """Whether gate has a descriptor of the watched filesystem."""
+    folder = f"/proc/{world.gate_pid}/fd"
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"{folder}/{name}").startswith(f"{world.filesystem}/"):
+                return True
+    return False
+
+
 def test_one_user_does_not_ride_on_the_start_of_another(disk: World) -> None:
     """A rule with a subject is asked each time, also while the content lingers."""
     good = disk.program("good", allow=True)
@@ -106,3 +150,64 @@ def test_one_user_does_not_ride_on_the_start_of_another(disk: World) -> None:
     for _ in range(3):
         start_at_once(disk, good, 2)
         assert disk.outcome([*nobody, good]) == "denied"
+
+
+STORM = 20
+
+
+def test_r8_a_storm_of_mounts_stalls_nobody_and_frees_nobody(disk: World) -> None:
+    """Users can cause mounts: renewing marks by closing them would let whoever waits go."""
+    good, evil = disk.program("good", allow=True), disk.program("evil", allow=False)
+    disk.enforcing()
+    other = disk.state / "other"
+    other.mkdir()
+    for _ in range(STORM):
+        subprocess.run(["mount", "--bind", disk.filesystem, other], check=True, timeout=5)
+        assert disk.outcome([evil]) == "denied"
+        assert disk.outcome([good]) == "ran"
+        wait_until(lambda: not holds(disk))
+        subprocess.run(["umount", other], check=True, timeout=5)
+    status = disk.status()
+    assert (status.denied, status.armed, status.guard) == (STORM, True, True)
+    assert disk.ask("quit")
+    wait_until(disk.gate_is_gone)
+    subprocess.run(["umount", disk.filesystem], check=True, timeout=5)
+
+
+def test_r9_a_clock_that_steps_neither_rehashes_all_nor_allows_what_changed() -> None:
+    """ctime is wall clock, the key is compared for equality only; whether it has settled is asked
+    of the clock as it is now."""
+    ignore_lease_breaks()
+    day_ns = 86400 * 10**9
+    with loop_ext4() as where:
+        path = where / "p"
+        path.write_bytes(b"one")
+        wall_ns = time.time_ns() + 10**9
+        digests = Digests(lambda: wall_ns)
+        digests.cacheable = {where.stat().st_dev}
+        assert remembers(digests, path)
+        for step_ns in (day_ns, -2 * day_ns, 2 * day_ns):
+            wall_ns += step_ns
+            assert digests.digest_of(path.stat()) == hashlib.sha256(b"one").digest()
+        os.utime(path, ns=(wall_ns, wall_ns))
+        assert digests.digest_of(path.stat()) == b""
+        path.write_bytes(b"two")
+        assert digests.digest_of(path.stat()) == b""
+        wall_ns = path.stat().st_ctime_ns + CTIME_SETTLE_NS - 1
+        assert not remembers(digests, path), "a second change could look like this one"
+        wall_ns = path.stat().st_ctime_ns - day_ns  # set back: not hashed anew for a whole day
+        assert remembers(digests, path)
+        assert digests.digest_of(path.stat()) == hashlib.sha256(b"two").digest()
+
+
+def remembers(digests: Digests, path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        lease = ReadLease(fd)
+        lease.take()
+        hashing = digests.begin(os.fstat(fd))
+        while not hashing.step(fd, 1 << 20):
+            pass
+        return digests.finish(hashing, fd, lease)[1] is not None
+    finally:
+        os.close(fd)

@@ -3,8 +3,8 @@ found.
 
 What this decides: which digest may be used again. The cache takes one only if, in this order:
 
-1. ctime was older than CTIME_SETTLE_NS when hashing began: two changes within one tick of the
-   kernel's clock look like one;
+1. ctime was CTIME_SETTLE_NS away from the clock when hashing began: two changes within one tick of
+   the kernel's clock look like one;
 2. the filesystem is one where a store through a mapping moves ctime at all (exec/marks.py,
    CACHEABLE);
 3. a read lease was held all the while; and
@@ -146,7 +146,8 @@ class Digests:
 
     def begin(self, status: os.stat_result) -> Hashing:
         """Start to hash; the read lease, if there is to be one, is held already."""
-        settled = self._wall_ns() - status.st_ctime_ns >= CTIME_SETTLE_NS
+        # A ctime that lies ahead (the clock was set back) is no change of this moment either.
+        settled = abs(self._wall_ns() - status.st_ctime_ns) >= CTIME_SETTLE_NS
         return Hashing(key_of(status), settled and status.st_dev in self.cacheable)
 
     def finish(self, done: Hashing, fd: int, lease: ReadLease) -> tuple[bool, Known | None]:

@@ -66,19 +66,41 @@ class Armed:
         filesystems: paths that are marked.
         refused: (path, fault) of those that are not.
         superblocks: device of each marked superblock.
+        mask: what is asked of each mark; 0 where there are none (tier T2).
         opens: openings wait as well, gate's own among them.
         cacheable: st_dev of the marked filesystems of CACHEABLE types.
     """
 
-    __slots__ = ("cacheable", "filesystems", "group", "opens", "refused", "superblocks")
+    __slots__ = ("cacheable", "filesystems", "group", "mask", "opens", "refused", "superblocks")
 
     def __init__(self, group: Group) -> None:
         self.group = group
+        self.mask = 0
         self.opens = False
         self.filesystems: list[str] = []
         self.refused: list[tuple[str, EdgewardenError]] = []
         self.superblocks: set[str] = set()
         self.cacheable: set[int] = set()
+
+    def mark_again(self, opener: Opener, mounts: Mounts) -> None:
+        """Put each mark where it should be, once more: a filesystem that was unmounted and mounted
+        again before anybody looked has the same device number, and no mark.
+
+        Nothing is closed: that would allow whoever waits, and users can cause mounts.
+
+        Raises:
+            HardwareFault: the kernel refuses.
+        """
+        for path in self.filesystems if self.mask else ():
+            try:
+                fd = opener(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                continue  # it is gone; the set of superblocks says so
+            try:
+                if mounts.of(fd).device in self.superblocks:
+                    self.group.mark(".", self.mask, dir_fd=fd)
+            finally:
+                os.close(fd)
 
     def close(self) -> None:
         """Allow what waits, take the marks away; twice is harmless."""
@@ -114,6 +136,7 @@ def arm(
     if enforce and strict:
         mask |= FAN_OPEN_PERM
         armed.opens = True
+    armed.mask = mask
     try:
         for path in paths:
             try:

@@ -263,6 +263,14 @@ class Arming:
             text = "a watched filesystem was mounted or unmounted; marks renewed"
             self._alarm("EW-EXEC-019", 3, text)
             self.renew()
+        else:
+            try:
+                self.armed.mark_again(self._doors.open, self._mounts)
+            except EdgewardenError as fault:
+                self._alarm("EW-EXEC-019", 4, f"marks renewed: {fault.text}")
+                self.renew()
+        # Another filesystem under the same number may hold another content under the same times.
+        self._responder.digests.forget()
 
     def apply(self, mode: str, trial_s: int) -> str:
         """A person's word; refused as a whole when enforce cannot be armed now.
