@@ -196,6 +196,26 @@ def test_what_cannot_be_judged_is_allowed_counted_and_said(bench: Bench, tmp_pat
     assert "MemoryError: no room" in alarms[0].text
 
 
+def test_r3_what_cannot_be_judged_is_denied_in_strict_mode(bench: Bench, tmp_path: Path) -> None:
+    good, digest = program(tmp_path / "good")
+    bad, _ = program(tmp_path / "bad", b"\x7fELF two")
+    bench.listed[digest] = "tool"
+    spoken = bench.gate.quick.judge
+
+    def stumble(found: bytes, subject: Subject) -> Rule | None:
+        if found != digest:
+            raise MemoryError("no room")
+        return spoken(found, subject)
+
+    bench.gate.quick.judge = stumble
+    bench.gate.strict = True
+    for path in (bad, good, bad):
+        bench.script.exec(path)
+    bench.serve()
+    assert [allow for _, allow in bench.script.answers] == [False, True, False]
+    assert [v.decision for v in bench.verdicts()] == ["deny", "allow", "deny"]
+
+
 def test_a_report_that_fails_costs_no_answer_and_no_descriptor(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,5 +111,6 @@ class Reports:
             )
         )
         if one.reason == "undecidable":
-            text = f"not judged, allowed: {path.decode('utf-8', 'backslashreplace')}: {one.fault}"
+            answer = "denied" if one.decision == "deny" else "allowed"
+            text = f"not judged, {answer}: {path.decode('utf-8', 'backslashreplace')}: {one.fault}"
             self._report(Alarm("EW-EXEC-007", 4, text, one.boot_ns))

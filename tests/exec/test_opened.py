@@ -1,0 +1,96 @@
+"""Strict mode without a kernel: what is data, what is code, and what is denied in doubt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edgewarden.exec.digest import Digests
+from edgewarden.exec.judged import Judged
+from edgewarden.exec.opened import Opened, looks_like_code, named_like_interpreter
+from edgewarden.judge.exec_rules import Rule
+from edgewarden.kernel.fanotify import FAN_OPEN_PERM, UNTOLD, ExecEvent, Group, open_group
+
+RULE = Rule("code", True, (), (), ())
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "code"),
+    [
+        (b"\x7fELF", "readings.txt", True),
+        (b"#!/b", "notes", True),
+        (b"impo", "x.PY", True),
+        (b"....", "libx.so.6", True),
+        (b"PK\x03\x04", "bundle.zip", True),
+        (b"12.5", "readings.csv", False),
+        (b"", "log", False),
+    ],
+)
+def test_what_looks_like_code(head: bytes, name: str, code: bool) -> None:
+    assert looks_like_code(head, name) is code
+
+
+@pytest.mark.parametrize("name", ["python3.11", "perl", "dash", "ld-linux-x86-64.so.2", "busybox"])
+def test_what_hands_on_by_its_name(name: str) -> None:
+    assert named_like_interpreter(name)
+    assert named_like_interpreter(f"{name} (deleted)")
+
+
+@pytest.mark.parametrize("name", ["cat", "nginx", "shred", "bashful-tool"])
+def test_what_does_not(name: str) -> None:
+    assert not named_like_interpreter(name)
+
+
+def judge(path: Path, program: bytes, rule: Rule | None = None, below: bool = False) -> str:
+    """ "" when it may be opened, else the reason."""
+    opened = Opened(
+        Digests(lambda: 1 << 62), lambda digest: "data", lambda pid: os.stat("/"),
+        lambda name: program if name.endswith("/exe") else os.fsencode(path),
+        lambda found, inode: below,
+    )  # fmt: skip
+    one = Judged(ExecEvent(FAN_OPEN_PERM, os.open(path, os.O_RDONLY), 7, UNTOLD), "enforce", 0)
+    try:
+        done = opened.judge(one, 1 << 20, lambda known, digest, event: rule)
+        return "" if done else one.reason
+    finally:
+        one.event.close()
+
+
+def made(path: Path, content: bytes, mode: int = 0o644) -> Path:
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.needs("root")
+def test_who_opens_what(tmp_path: Path) -> None:
+    text, elf = made(tmp_path / "t", b"12.5"), made(tmp_path / "e", b"\x7fELF...")
+    cat, python = b"/usr/bin/cat", b"/usr/bin/python3.11"
+    assert judge(text, cat) == ""
+    assert judge(elf, cat) == "unlisted"
+    assert judge(text, python) == "unlisted"
+    assert judge(text, python, below=True) == ""
+    assert judge(elf, python, below=True) == "unlisted"
+    assert judge(text, python, RULE) == ""
+    assert judge(text, python, Rule("no", False, (), (), ())) == "ruled_out"
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_what_others_can_write_is_no_code(tmp_path: Path, mode: int) -> None:
+    assert judge(made(tmp_path / "t", b"code", mode), b"/bin/sh", RULE) == "changeable"
+    assert judge(made(tmp_path / "t", b"code", 0o644), b"/bin/sh", RULE) == ""
+
+
+@pytest.mark.needs("root")
+def test_a3_no_mark_of_a_mount_can_be_asked_for() -> None:
+    """Any user walks around one with ``unshare -rm``: the parameter does not exist."""
+    assert Group.mark.__kwdefaults__ == {"dir_fd": -100}
+    group = open_group(permission=False)
+    try:
+        with pytest.raises(TypeError):
+            group.mark("/", 1, kind=0x10)  # type: ignore[call-arg]
+    finally:
+        group.close()
