@@ -1,0 +1,247 @@
+"""Enforcing where people log in, on a booted Debian, and every way back in. One story: each test
+begins where the one before it ended.
+
+refused -> observed over a boot -> trial -> kept -> apt in enforce -> gate killed and stopped ->
+journald stopped -> a policy that denies everything -> two unhealthy boots -> kill switch -> removed
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hw.rigs.booted import PATH
+from tests.boot.site import VERSIONS, Built, Json, Site, booted_site
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.needs("root", "mosquitto", "loop-mount", "nspawn", "debian-tree")
+
+SETTINGS = '[exec]\nfilesystems = ["/"]\nobserve_h = 0\n'
+EVERY_PACKAGE = '[[program]]\nname = "packages"\npackage = "*"\n'
+NOTHING = '[[program]]\nname = "nothing"\naction = "deny"\npath = "/**"\n'
+STRANGER = "/opt/stranger"
+FREED_S, REARMED_S = 3.0, 10.0
+UNHEALTHY = 2
+
+
+@pytest.fixture(scope="module")
+def site(built: Built) -> Iterator[Site]:
+    with booted_site(built) as site:
+        assert site.gateway.root.stat().st_dev != Path("/").stat().st_dev
+        site.install(VERSIONS[0])
+        site.enrol()
+        site.gateway.path("/etc/edgewarden/conf.d/60-lockout.toml").write_text(SETTINGS)
+        stranger = site.gateway.path(STRANGER)
+        shutil.copy(site.gateway.path("/usr/bin/true"), stranger)
+        with stranger.open("ab") as file:
+            file.write(b"nobody listed this")
+        policy(site, EVERY_PACKAGE)
+        site.gateway.run("edgewarden", "policy", "learn", limit_s=300)
+        site.gateway.run("systemctl", "restart", "edgewarden-gate")
+        site.await_gate(lambda g: g["mode"] == "learn")
+        yield site
+
+
+def policy(site: Site, text: str) -> None:
+    site.gateway.path("/etc/edgewarden/policy.toml").write_text(text)
+
+
+def login(site: Site, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as in a login of its own: another unit each time."""
+    run = ("systemd-run", "--quiet", "--wait", "--pipe", "--collect")
+    return site.gateway.attempt(*run, "sh", "-c", script)
+
+
+def bare(site: Site, script: str) -> subprocess.CompletedProcess[str]:
+    """As Booted.attempt, starting nothing but the shell."""
+    enter = ["nsenter", f"--target={site.gateway.pid}", "--all", "--root", "--wd"]
+    return subprocess.run(
+        [*enter, "/bin/sh", "-c", f"export PATH={PATH}; {script}"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
+
+
+def denies(site: Site) -> bool:
+    return "not permitted" in said(bare(site, STRANGER))
+
+
+def holds(gate: Json) -> bool:
+    return gate["mode"] == "enforce" and bool(gate["armed"])
+
+
+def test_enforce_is_refused_before_a_boot_was_observed(site: Site) -> None:
+    site.gateway.run("edgewarden", "policy", "observe")
+    done = site.gateway.attempt("edgewarden", "policy", "enforce")
+    assert done.returncode != 0
+    assert "no whole boot observed" in said(done)
+    assert not denies(site)
+
+
+def test_l2_a_trial_goes_back_and_its_own_login_cannot_confirm_it(site: Site) -> None:
+    both = "edgewarden policy enforce --confirm 8s && edgewarden policy confirm"
+    done = login(site, both)
+    assert done.returncode != 0
+    assert "same_login" in said(done)
+    assert denies(site)
+    wait_until(lambda: not denies(site), 20)
+    site.await_gate(lambda g: g["mode"] == "observe")
+
+
+def test_after_an_observed_boot_it_is_kept_and_confirmed_from_another_login(site: Site) -> None:
+    site.gateway.reboot()
+    healthy = ("systemctl", "is-active", "edgewarden-healthy")
+    wait_until(lambda: site.gateway.attempt(*healthy).stdout.strip() == "active", 30)
+    trial = login(site, "edgewarden policy enforce --confirm 60s")
+    assert trial.returncode == 0, said(trial)
+    confirmed = login(site, "edgewarden policy confirm")
+    assert confirmed.returncode == 0, said(confirmed)
+    site.await_gate(holds)
+    assert denies(site)
+
+
+def test_l5_apt_upgrades_coreutils_without_a_denial(site: Site, tmp_path: Path) -> None:
+    deb = coreutils(site, tmp_path)
+    site.gateway.copy(deb, "/root/coreutils.deb")
+    before = denied(site)
+    script = "apt-get -y -o Dpkg::Use-Pty=0 install /root/coreutils.deb && ls / && sleep 0"
+    done = login(site, f"export DEBIAN_FRONTEND=noninteractive; {script}")
+    assert done.returncode == 0, said(done)
+    assert denied(site) == before
+    assert holds(site.gate())
+    digest = site.gateway.run("sha256sum", "/usr/bin/ls").split()[0]
+    assert digest in site.gateway.path("/var/lib/edgewarden/policy/baseline").read_text()
+    assert denies(site), "and what no package brought is still denied"
+
+
+def coreutils(site: Site, folder: Path) -> Path:
+    """The installed coreutils as a package of a higher version, with another ``ls``."""
+    tree = folder / "tree"
+    gateway = site.gateway
+    for line in gateway.run("dpkg", "-L", "coreutils").splitlines():
+        source = gateway.path(line)
+        if source.is_symlink() or source.is_file():
+            target = tree / line.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+    with (tree / "usr/bin/ls").open("ab") as file:
+        file.write(b"a later version")
+    fields = gateway.run("dpkg", "-s", "coreutils").splitlines()
+    kept = [f for f in fields if not f.startswith(("Status", "Version", "Conffiles"))]
+    (tree / "DEBIAN").mkdir()
+    (tree / "DEBIAN/control").write_text("\n".join([*kept, "Version: 99.0", ""]))
+    sums = [
+        f"{subprocess.run(['md5sum', p], capture_output=True, text=True).stdout.split()[0]}  "
+        f"{p.relative_to(tree)}\n"
+        for p in sorted(tree.rglob("*"))
+        if p.is_file() and not p.is_symlink() and "DEBIAN" not in p.parts
+    ]
+    (tree / "DEBIAN/md5sums").write_text("".join(sums))
+    made = folder / "coreutils.deb"
+    build = ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(made)]
+    subprocess.run(build, check=True, capture_output=True)
+    return made
+
+
+def denied(site: Site) -> int:
+    return int(site.status()["enforcement"]["exec"]["denied"])
+
+
+@pytest.mark.parametrize("end", ["KILL", "STOP"])
+def test_r1_r2_a_gate_that_ends_or_stops_holds_nobody(site: Site, end: str) -> None:
+    was = site.main_pid("gate")
+    assert bare(site, f"kill -{end} {was}").returncode == 0
+    began = time.monotonic()
+    assert bare(site, "for i in 1 2 3 4 5; do /usr/bin/true; done").returncode == 0
+    assert time.monotonic() - began <= FREED_S
+    wait_until(lambda: site.main_pid("gate") not in (0, was), REARMED_S)
+    site.await_gate(holds)
+
+
+def test_r4_a_stopped_journal_holds_no_exec(site: Site) -> None:
+    journal = bare(site, "systemctl show -p MainPID --value systemd-journald").stdout.strip()
+    bare(site, f"kill -STOP {journal}")
+    try:
+        began = time.monotonic()
+        assert bare(site, "for i in 1 2 3 4 5 6 7 8; do /usr/bin/true; done").returncode == 0
+        assert denies(site)
+        assert time.monotonic() - began <= FREED_S
+    finally:
+        bare(site, f"kill -CONT {journal}")
+
+
+def test_l1_under_a_policy_that_denies_everything_people_still_get_in(site: Site) -> None:
+    policy(site, NOTHING)
+    compiled = bare(site, "edgewarden policy compile")
+    assert compiled.returncode == 0, said(compiled)
+    site_denies = said(bare(site, "/usr/bin/env"))
+    assert "not permitted" in site_denies, site_denies
+    for script in (
+        "/bin/sh -c :",
+        "bash -lc :",
+        "su - root -c ':'",
+        "login --help",
+        "apt-get --version",
+        "dpkg --version",
+        "mount --version",
+        "systemctl --version",
+        "edgewarden policy show",
+    ):
+        done = bare(site, script)  # /etc/profile misses its helpers; the shell is there
+        assert done.returncode == 0, (script, said(done))
+    back = bare(site, "edgewarden policy observe")
+    assert back.returncode == 0, said(back)
+    assert bare(site, "/usr/bin/env").returncode == 0
+    policy(site, EVERY_PACKAGE)
+    site.gateway.run("edgewarden", "policy", "compile")
+
+
+def test_l3_two_boots_that_nobody_calls_healthy_put_it_into_observe(site: Site) -> None:
+    gateway = site.gateway
+    gateway.reboot()  # observed whole with this policy
+    healthy = ("systemctl", "is-active", "edgewarden-healthy")
+    wait_until(lambda: gateway.attempt(*healthy).stdout.strip() == "active", 30)
+    kept = login(site, "edgewarden policy enforce")
+    assert kept.returncode == 0, said(kept)
+    gateway.run("systemctl", "mask", "edgewarden-healthy")
+    for _ in range(UNHEALTHY):
+        gateway.run("sync")
+        gateway.pull_the_plug()
+        site.await_gate(holds)
+    gateway.pull_the_plug()
+    site.await_gate(lambda g: g["mode"] == "observe" and not g["armed"])
+    assert not denies(site)
+    gateway.run("systemctl", "unmask", "edgewarden-healthy")
+    lifted = login(site, "edgewarden policy enforce")
+    assert lifted.returncode == 0, said(lifted)
+    assert denies(site)
+
+
+def test_l4_the_kill_switch_has_the_last_word(site: Site) -> None:
+    gateway = site.gateway
+    gateway.path("/boot/edgewarden-observe").touch()
+    gateway.run("sync")
+    gateway.pull_the_plug()
+    site.await_gate(lambda g: g["mode"] == "observe" and not g["armed"])
+    refused = login(site, "edgewarden policy enforce")
+    assert refused.returncode != 0
+    assert "edgewarden-observe" in said(refused)
+    gateway.path("/boot/edgewarden-observe").unlink()
+    gateway.run("systemctl", "restart", "edgewarden-gate")
+    site.await_gate(holds)
+
+
+def test_l6_removed_in_enforce_it_holds_nothing(site: Site) -> None:
+    assert denies(site)
+    done = login(site, "DEBIAN_FRONTEND=noninteractive apt-get -y purge edgewarden")
+    assert done.returncode == 0, said(done)
+    assert bare(site, STRANGER).returncode == 0
+    assert bare(site, "ls /var/lib/edgewarden /run/edgewarden").returncode != 0
