@@ -46,6 +46,9 @@ CTIME_SETTLE_NS = 20_000_000
 CACHE_ENTRIES = 2048
 """About 350 bytes each; a gateway runs some hundred different programs."""
 
+OTHERS_MAY_WRITE = 0o022
+"""An ACL that lets others write shows in the group's bits: they are its mask (acl(5))."""
+
 _KEY = struct.Struct("<QQqqQ")
 PACK_KEY = _KEY.pack
 _BUFFER = memoryview(bytearray(CHUNK_BYTES))
@@ -168,3 +171,8 @@ def key_of(status: os.stat_result) -> bytes:
     return PACK_KEY(
         status.st_dev, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size
     )
+
+
+def only_root(status: os.stat_result) -> bool:
+    """Whether nobody but root can write to the file, as far as its inode says."""
+    return status.st_uid == 0 and not status.st_mode & OTHERS_MAY_WRITE

@@ -34,7 +34,7 @@ from __future__ import annotations
 import os
 from stat import S_ISREG
 
-from edgewarden.exec.digest import MAX_HASH_BYTES
+from edgewarden.exec.digest import MAX_HASH_BYTES, only_root
 from edgewarden.judge.exec_rules import HANDS_ON
 from edgewarden.judge.exec_table import CRITICAL
 
@@ -67,8 +67,6 @@ _EXACTLY = frozenset(
         "qemu-aarch64",
     )
 )  # fmt: skip
-OTHERS_MAY_WRITE = 0o022
-"""An ACL that lets others write shows in the group's bits: they are its mask (acl(5))."""
 STARTED = 64
 """Starts whose opening is still to come: it follows at once."""
 IMAGES = 256
@@ -166,7 +164,7 @@ class Opened:
             del self._started[pid]
             return True
         known = self._digests.known(status)
-        if known is not None and known.rule is not None and _only_root(status):
+        if known is not None and known.rule is not None and only_root(status):
             return None  # most are of this kind: the rule says yes, if it still counts
         return self._is_data(one, status)
 
@@ -183,7 +181,7 @@ class Opened:
 
     def _after(self, one: Judged, rule: Rule | None, status: os.stat_result) -> bool:
         """Whether it may be opened, its content being known."""
-        if rule is not None and rule.allow and _only_root(status):
+        if rule is not None and rule.allow and only_root(status):
             one.reason = "critical" if rule is CRITICAL else "listed"
             return True
         if self._is_data(one, status):
@@ -209,10 +207,6 @@ class Opened:
                 del self._images[next(iter(self._images))]
             self._images[key] = found
         return found
-
-
-def _only_root(status: os.stat_result) -> bool:
-    return status.st_uid == 0 and not status.st_mode & OTHERS_MAY_WRITE
 
 
 def looks_like_code(head: bytes, name: str) -> bool:

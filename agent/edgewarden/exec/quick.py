@@ -29,16 +29,17 @@ So events that were answered here are only numbers until ``take`` makes reports 
 from __future__ import annotations
 
 from errno import ENOENT
-from os import fstat, write
+from os import close, fstat, write
 
 from edgewarden.errors import HardwareFault
-from edgewarden.exec.digest import PACK_KEY
+from edgewarden.exec.digest import PACK_KEY, key_of, only_root
 from edgewarden.exec.judged import Judged
 from edgewarden.exec.subject import Anybody, SubjectCounts
 from edgewarden.judge.exec_table import CRITICAL
 from edgewarden.kernel.fanotify import (
     FAN_ALLOW,
     FAN_OPEN_EXEC_PERM,
+    FAN_OPEN_PERM,
     USUAL,
     USUAL_HEAD,
     USUAL_RECORD,
@@ -88,8 +89,19 @@ class Quick:
     """
 
     __slots__ = (
-        "_boot_ns", "_counters", "_done", "_epoch", "_known", "_mono_s", "_subjects", "broken",
-        "judge", "left", "since_mono",
+        "_answer",
+        "_boot_ns",
+        "_counters",
+        "_done",
+        "_epoch",
+        "_known",
+        "_mono_s",
+        "_subjects",
+        "broken",
+        "judge",
+        "left",
+        "mask",
+        "since_mono",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +125,7 @@ class Quick:
         self._boot_ns = boot_ns
         self._epoch = object()
         self._done: list[Done] = []
+        self.be_strict(False)
 
     def __len__(self) -> int:
         """How many ``take`` would give."""
@@ -136,18 +149,45 @@ class Quick:
         if len(data) == USUAL.size:
             head, mask, fd, pid, record, pidfd = USUAL.unpack(data)
             if (
-                mask == FAN_OPEN_EXEC_PERM
+                mask == self.mask
                 and head == USUAL_HEAD
                 and record == USUAL_RECORD
-                and self._one(group.fd, fd, pid, pidfd)
+                and self._answer(group.fd, fd, pid, pidfd)
             ):
                 return self.broken is None
         for event in parse_events(data):
-            if event.mask != FAN_OPEN_EXEC_PERM or not self._one(
+            if event.mask != self.mask or not self._answer(
                 group.fd, event.fd, event.pid, event.pidfd
             ):
                 self.left.append(event)
         return not self.left and self.broken is None
+
+    def be_strict(self, strict: bool) -> None:
+        """Answer openings in passing, not execs: those have an opening of their own to come
+        (exec/opened.py)."""
+        self.mask = FAN_OPEN_PERM if strict else FAN_OPEN_EXEC_PERM
+        self._answer = self._opening if strict else self._one
+
+    def _opening(self, group_fd: int, fd: int, _pid: int, pidfd: int) -> bool:
+        """As exec/opened.py, rule 3, for a content whose rule is the same for all."""
+        try:
+            status = fstat(fd)
+            known = self._known(key_of(status))
+        except Exception:
+            return False  # the long way finds out what is wrong, and says it
+        if known is None or known.epoch is not self._epoch or not only_root(status):
+            return False
+        if known.rule is None or not known.rule.allow:
+            return False
+        try:
+            write(group_fd, pack_answer(fd, FAN_ALLOW))
+        except OSError as fault:
+            if fault.errno != ENOENT:
+                self.broken = answer_refused(fault)
+        close(fd)
+        if pidfd >= 0:
+            close(pidfd)
+        return True
 
     def _one(self, group_fd: int, fd: int, pid: int, pidfd: int) -> bool:
         try:

@@ -87,10 +87,6 @@ class ExecGate:
         tier: of TIERS, for the facts.
         excuse: a reason of REASONS for which ``one`` is allowed although it would be denied; "" for
             none. Asked in observe and enforce only.
-
-    Attributes:
-        strict: openings wait, too, and are for ``opened`` to decide; what cannot be judged is
-            denied.
     """
 
     def __init__(
@@ -114,7 +110,7 @@ class ExecGate:
         self.kills = False
         self.counters = Counters()
         self.opened: Opened | None = None
-        self.strict = False
+        self._strict = False
         self.hold = Hold(program_of)
         self._program_of = program_of
         self._mono_s = mono_s
@@ -163,7 +159,17 @@ class ExecGate:
         return quick.serve(group)
 
     def _in_passing(self, group: Group) -> bool:
-        return group.in_passing and group.permission and self.mode == "enforce" and not self.strict
+        return group.in_passing and group.permission and self.mode == "enforce"
+
+    @property
+    def strict(self) -> bool:
+        """Openings wait, too, and are for ``opened`` to decide; what cannot be judged is denied."""
+        return self._strict
+
+    @strict.setter
+    def strict(self, strict: bool) -> None:
+        self._strict = strict
+        self.quick.be_strict(strict)
 
     def work(self) -> None:
         """As ``serve``, where there is no group: what ``inspect`` took is hashed."""
