@@ -100,8 +100,9 @@ def test_every_program_of_a_unit_is_told_once(tmp_path: Path) -> None:
         ("two.service", "/bin/sh", UNKNOWN_UID),
     ]
     assert told[1] == Starts(
-        "one.service", "/usr/sbin/daemon", b"k" * 32, 1000, b"", "/system.slice/one.service"
-    )
+        "one.service", "/usr/sbin/daemon", b"k" * 32, 1000, b"", "/system.slice/one.service",
+        root.stat().st_dev,
+    )  # fmt: skip
     assert told[2].sha256 == sha(elf(tail=b"s"))
 
 

@@ -25,6 +25,14 @@ def event(uid: OCSF = OCSF.DETECTION_FINDING, **detail: Plain) -> Event:
             "runs from memory: /memfd:x",
         ),
         (
+            {"title": "script runs", "process": {"path": "/usr/bin/python3"}, "path": "/tmp/x"},
+            "script runs: /tmp/x, by /usr/bin/python3",
+        ),
+        (
+            {"title": "program runs", "process": {"path": "/tmp/x"}, "path": "/tmp/x"},
+            "program runs: /tmp/x",
+        ),
+        (
             {
                 "peripheral_device": {"name": "gps"},
                 "state": "silent",
@@ -51,6 +59,14 @@ def test_another_program_is_another_matter() -> None:
     one = event(finding_info={"title": "t"}, process={"path": "/tmp/a", "pid": 7})
     two = event(finding_info={"title": "t"}, process={"path": "/tmp/b", "pid": 7})
     assert subject_of(one) != subject_of(two)
+
+
+def test_another_script_is_another_matter() -> None:
+    python: Plain = {"path": "/usr/bin/python3", "pid": 7}
+    for key in ("path", "script"):
+        one = event(title="t", process=python, **{key: "/tmp/a"})
+        two = event(title="t", process=python, **{key: "/tmp/b"})
+        assert subject_of(one) != subject_of(two)
 
 
 def test_another_pid_is_the_same_matter() -> None:

@@ -84,6 +84,24 @@ def test_a_verdict_names_content_process_and_user(small: World) -> None:
     assert abs(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - verdict.boot_ns) < 30e9
 
 
+def test_the_first_words_to_link_say_what_the_tier_does_not_reach(small: World) -> None:
+    small.policy("observe")
+    small.start_gate()
+    link = small.connect("gate-facts.sock")
+    said, *_ = [f for f in small.facts(link) if isinstance(f, local.TierSaid)]
+    assert (said.tier, said.reason) == ("T3", "")
+    assert {"inline", "scripts"} <= set(said.gaps)
+
+
+def test_a_new_mode_is_told_at_once(small: World) -> None:
+    small.enforcing()
+    link = small.connect("gate-facts.sock")
+    small.facts(link)
+    assert small.set_mode("observe").ok
+    told = [f for f in small.facts(link) if isinstance(f, GateStats)]
+    assert told[0].mode == "observe"
+
+
 def hardlink(evil: Path, _: Path) -> list[str]:
     os.link(evil, evil.with_name("linked"))
     return [str(evil.with_name("linked"))]

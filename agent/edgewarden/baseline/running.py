@@ -50,6 +50,7 @@ class Starts:
         uid: real user, UNKNOWN_UID when it cannot be told.
         parent: content of the image that starts it, b"" when it cannot be told.
         cgroup: "/..." in the unified hierarchy, "" when it cannot be told.
+        device: st_dev of the filesystem it lies on, 0 when it cannot be told.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Starts:
     uid: int
     parent: bytes
     cgroup: str
+    device: int
 
 
 class Contents:
@@ -128,6 +130,7 @@ def processes(contents: Contents, proc: str = "/proc") -> Iterator[Starts]:
             int(uid[1]) if uid else UNKNOWN_UID,
             image(parent[1])[1] if parent else b"",
             group[1] if group else "",
+            _device(f"{proc}/{pid}/exe"),
         )
 
 
@@ -149,7 +152,8 @@ def services(
             uid = int(user) if user.isdecimal() else uid_of(user)
             commands = re.findall(rf"^{_COMMAND.pattern}", text, re.MULTILINE)
             for path in dict.fromkeys(commands):
-                if paths.resolve(path) is None:
+                real = paths.resolve(path)
+                if real is None:
                     continue  # systemd would not find it either
                 yield Starts(
                     name,
@@ -158,6 +162,7 @@ def services(
                     UNKNOWN_UID if uid is None else uid,
                     manager,
                     f"/system.slice/{name}",
+                    _device(paths.real(real)),
                 )
 
 
@@ -167,6 +172,13 @@ def _names(paths: Paths, folder: str) -> list[str]:
         return sorted(os.listdir(paths.real(here))) if here else []
     except OSError:
         return []
+
+
+def _device(path: str) -> int:
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return 0
 
 
 def _text(path: str) -> str:

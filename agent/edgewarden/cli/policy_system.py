@@ -34,7 +34,7 @@ from edgewarden.wire.control import Command
 from edgewarden.wire.local import Answer, GateStats, Request
 
 if TYPE_CHECKING:
-    from edgewarden.cli.services import Finding, Progress, Taken
+    from edgewarden.cli.services import Finding, Progress, Starts, Taken
 
 LISTED = 20
 PACKAGES_S = 1800
@@ -274,20 +274,11 @@ def _would_block(args: argparse.Namespace, console: Console) -> int:
     seen = [one for one in programs if one["decision"] != "learned"]
     code = Exit.DEGRADED if blocked.denied or seen else Exit.OK
     if args.json:
-        denied: list[dict[str, object]] = []
-        for one, rule in blocked.denied:
-            denied.append(
-                {
-                    "name": one.name,
-                    "path": one.path,
-                    "sha256": one.sha256.hex(),
-                    "uid": one.uid,
-                    "cgroup": one.cgroup,
-                    "rule": rule,
-                }
-            )
+        denied = [_start(one, rule) for one, rule in blocked.denied]
+        elsewhere = [_start(one, rule) for one, rule in blocked.elsewhere]
         unread = [{"name": one.name, "path": one.path} for one in blocked.unread]
-        body: dict[str, object] = {"denied": denied, "unread": unread, "asked": blocked.asked}
+        body: dict[str, object] = {"denied": denied, "elsewhere": elsewhere, "unread": unread}
+        body |= {"asked": blocked.asked}
         body |= {"seen": seen, "seen_others": others}
         console.json("edgewarden.would-block/1", body)
         return code
@@ -306,7 +297,23 @@ def _would_block(args: argparse.Namespace, console: Console) -> int:
     _list("unread  ", [f"{one.path} ({one.name})" for one in blocked.unread], console)
     count = f"{len(blocked.denied)} of {blocked.asked}"
     console.line(f"static  {count} processes and commands of units would be stopped")
+    if blocked.elsewhere:
+        console.line(
+            f"beside  {len(blocked.elsewhere)} more are on no list and lie on filesystems that are "
+            "not watched"
+        )
     return code
+
+
+def _start(one: Starts, rule: str) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "path": one.path,
+        "sha256": one.sha256.hex(),
+        "uid": one.uid,
+        "cgroup": one.cgroup,
+        "rule": rule,
+    }
 
 
 def _progress(console: Console) -> Progress:

@@ -28,6 +28,7 @@ from edgewarden.settings.lenient import LAST_GOOD, Lenient, read_leniently
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgewarden.baseline.running import Starts as Starts
     from edgewarden.baseline.survey import Finding as Finding
     from edgewarden.daemon.baseline import Blocked as Blocked
     from edgewarden.daemon.baseline import Difference as Difference

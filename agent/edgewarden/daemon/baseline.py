@@ -100,11 +100,14 @@ class Blocked:
 
     Attributes:
         denied: each with the rule that denies it, "" where none allows it.
+        elsewhere: of those, the ones on filesystems that the settings do not name: nothing is
+            stopped there.
         unread: their content cannot be had: gone, in memory only, or not there.
         asked: how many there were.
     """
 
     denied: tuple[tuple[Starts, str], ...]
+    elsewhere: tuple[tuple[Starts, str], ...]
     unread: tuple[Starts, ...]
     asked: int
 
@@ -206,7 +209,10 @@ def would_block(settings_path: str) -> Blocked:
     paths = Machine().paths()
     baseline = kept(str(folder)) or Baseline((), {})
     contents = Contents(paths, kept_stamps(str(folder)), baseline)
-    denied, unread, asked = [], [], 0
+    watched = _devices(settings.exec.filesystems)
+    denied: list[tuple[Starts, str]] = []
+    elsewhere: list[tuple[Starts, str]] = []
+    unread, asked = [], 0
     for one in (*processes(contents), *services(contents, paths, user_number)):
         asked += 1
         if not one.sha256:
@@ -214,8 +220,17 @@ def would_block(settings_path: str) -> Blocked:
             continue
         rule = table.decide(one.sha256, one)
         if rule is None or not rule.allow:
-            denied.append((one, "" if rule is None else rule.name))
-    return Blocked(tuple(denied), tuple(unread), asked)
+            where = denied if one.device in watched else elsewhere
+            where.append((one, "" if rule is None else rule.name))
+    return Blocked(tuple(denied), tuple(elsewhere), tuple(unread), asked)
+
+
+def _devices(filesystems: Sequence[str]) -> set[int]:
+    found = set()
+    for path in filesystems:
+        with contextlib.suppress(OSError):
+            found.add(os.stat(path).st_dev)
+    return found
 
 
 def _folder(settings: Settings) -> Path:

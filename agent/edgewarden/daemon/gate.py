@@ -1,4 +1,4 @@
-"""gate: the process that lets programs run, or not. One thread, one loop, nothing opened inside it.
+"""gate: the process that lets programs run, or not. One loop, nothing opened inside it.
 
 What this decides: only what comes first. Exec events are answered before anything else of a round
 is done, and a round takes no longer than one slice of hashing: no program waits until another is
@@ -45,7 +45,7 @@ from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
 from edgewarden.kernel.uevent import open_uevents
 from edgewarden.lockout.guards import Clocks, Guards
 from edgewarden.network.build import network_area
-from edgewarden.wire.local import Alarm
+from edgewarden.wire.local import Alarm, Answer, AreaStats, GateStats, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Gate:
         link_uid = self.policy.config.link_uid
         # First: root's own socket, so the one that tells whether another gate lives.
         own = listen(os.path.join(run_dir, "gate.sock"))
-        self.control = Control(own, lambda request, pid: self.requests.answer(request, pid))
+        self.control = Control(own, self._answer)
         facts_listener = listen(os.path.join(run_dir, "gate-facts.sock"), owner_uid=link_uid)
         self.facts = FactsOut(facts_listener, {0, link_uid})
         self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
@@ -242,7 +242,7 @@ class Gate:
     def _on_facts_listener(self, _: int) -> None:
         if self.facts.accept():
             self.watch(self.facts.fileno(), self._on_facts_client)
-            self._tell_stats()
+            self._tell_pictures()
 
     def _on_facts_client(self, events: int) -> None:
         fd = self.facts.fileno()
@@ -302,7 +302,7 @@ class Gate:
                 self.facts.put(batch)
         if now >= self._next_stats_mono:
             self._next_stats_mono = now + STATS_S
-            self._tell_stats()
+            self._tell_pictures()
         if self.facts.due(now):
             self._flush_facts()
 
@@ -329,17 +329,17 @@ class Gate:
     def alarm(self, code: str, severity: int, text: str) -> None:
         self.facts.put(Alarm(code, severity, text, boot_ns()))
 
-    def _tell_stats(self) -> None:
-        self.facts.put(self.requests.stats())
-        for area in self.modes.all_stats():
-            self.facts.put(area)
-
     def _image_of(self, pid: int) -> bytes:
         """SHA-256 of the image that called execve, if it was hashed as it is; b"" otherwise."""
         if self.arming.source == "bpf-stop":
             pid = self.doors.parent_of(pid)  # the image that called it is gone by now
         status = self.doors.program_status(pid)
         return b"" if status is None else self.responder.digests.digest_of(status)
+
+    def _answer(self, request: Request, pid: int) -> Answer | GateStats | AreaStats:
+        if request.verb not in ("status", "area"):
+            self._next_stats_mono = 0.0  # link hears of what changed in this round
+        return self.requests.answer(request, pid)
 
     def _tell_pictures(self) -> None:
         for picture in self.requests.pictures():

@@ -36,7 +36,10 @@ def describe(event: Event) -> str:
         parts = [_text(detail, "state"), _text(detail, "reason") or _title(detail)]
         told = f"{device}: {', '.join(p for p in parts if p)}"
     elif program := _program(_map(detail, "process")):
-        told = f"{told}: {program}"
+        code = _text(detail, "path") or _text(detail, "script")  # what it runs, where that matters
+        told = f"{told}: {code or program}"
+        if code and code != program:
+            told = f"{told}, by {program}"
     repeated = detail.get("repeated")
     if isinstance(repeated, int):
         told = f"{told}, {repeated} more times"
@@ -58,6 +61,7 @@ def subject_of(event: Event) -> Subject:
         file.get("sha256"),
         _text(_map(detail, "peripheral_device"), "name"),
         _program(process),
+        *(_text(detail, name) for name in ("path", "script")),
         process.get("uid"),
     )
 
