@@ -39,7 +39,9 @@ class Bench:
         self.observed = ""
         self.granted = False
         self.arming = Arming(
-            doors=SimpleNamespace(open=None, permission_marks=False),  # type: ignore[arg-type]
+            doors=SimpleNamespace(  # type: ignore[arg-type]
+                open=None, permission_marks=False, run_fd=-1, proc_text=lambda name: ""
+            ),
             mounts=Machine(),
             policy=self,  # type: ignore[arg-type]
             responder=SimpleNamespace(  # type: ignore[arg-type]

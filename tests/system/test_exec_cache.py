@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from edgewarden.exec.digest import CTIME_SETTLE_NS, Digests
 from edgewarden.exec.hold import LINGER_S
 from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
 from edgewarden.wire.local import Answer, ExecVerdict
-from tests.system.exec_world import NOBODY, World, loop_ext4, world
+from tests.system.exec_world import NOBODY, World, loop_ext4, private_tmpfs, world
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "fanotify-permission", "loop-mount")
@@ -126,6 +127,86 @@ def test_r8_a_filesystem_mounted_again_under_the_same_number_is_watched(disk: Wo
     finally:
         os.close(keep)
     assert disk.status().armed
+
+
+@pytest.fixture
+def remembering() -> Iterator[World]:
+    """The run directory on a tmpfs, as /run is."""
+    with loop_ext4() as where, private_tmpfs() as memory, world(where) as made:
+        made.run = memory
+        made.tier("T3")
+        yield made
+
+
+def restart(world: World) -> None:
+    world.ask("quit")
+    wait_until(world.gate_is_gone)
+    world.start_gate()
+    wait_until(lambda: world.status().armed)
+
+
+def test_a_restarted_gate_hashes_nothing_anew(remembering: World) -> None:
+    good = remembering.program("good", allow=True)
+    evil = remembering.program("evil", allow=False)
+    remembering.enforcing()
+    time.sleep(0.05)
+    assert (remembering.outcome([good]), remembering.outcome([evil])) == ("ran", "denied")
+    restart(remembering)
+    assert (remembering.outcome([good]), remembering.outcome([evil])) == ("ran", "denied")
+    status = remembering.status()
+    assert status.hashed == 0
+    assert status.cached == 2
+
+
+@pytest.mark.parametrize("change", ["write", "mapping", "replace"])
+def test_what_changed_while_no_gate_looked_is_hashed_anew(remembering: World, change: str) -> None:
+    good = remembering.program("good", allow=True)
+    remembering.enforcing()
+    time.sleep(0.05)
+    assert remembering.outcome([good]) == "ran"
+    remembering.ask("quit")
+    wait_until(remembering.gate_is_gone)
+    before = good.stat()
+    at = good.read_bytes().index(b"good")  # of the trailer that makes it another content
+    if change == "replace":
+        content = good.read_bytes()
+        good.unlink()
+        good.write_bytes(content.replace(b"good", b"evil"))
+        good.chmod(0o755)
+    else:
+        with good.open("r+b") as file:
+            if change == "write":
+                file.seek(at)
+                file.write(b"evil")
+            else:
+                with mmap.mmap(file.fileno(), 0) as view:
+                    view[at : at + 4] = b"evil"
+    os.utime(good, ns=(before.st_atime_ns, before.st_mtime_ns))
+    remembering.start_gate()
+    wait_until(lambda: remembering.status().armed)
+    assert remembering.outcome([good]) == "denied"
+
+
+def test_another_filesystem_at_the_same_place_is_not_taken_for_the_old(remembering: World) -> None:
+    good = remembering.program("good", allow=True)
+    remembering.enforcing()
+    time.sleep(0.05)
+    assert remembering.outcome([good]) == "ran"
+    source = subprocess.run(
+        ["findmnt", "-n", "-o", "SOURCE", remembering.filesystem], capture_output=True, text=True
+    ).stdout.strip()
+    remembering.ask("quit")
+    wait_until(remembering.gate_is_gone)
+    keep = os.open(source, os.O_RDONLY)
+    try:
+        subprocess.run(["umount", remembering.filesystem], check=True, timeout=5)
+        subprocess.run(["mount", source, remembering.filesystem], check=True, timeout=5)
+    finally:
+        os.close(keep)
+    remembering.start_gate()
+    wait_until(lambda: remembering.status().armed)
+    assert remembering.outcome([good]) == "ran"
+    assert remembering.status().hashed == 1
 
 
 def holds(world: World) -> bool:

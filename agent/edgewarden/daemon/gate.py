@@ -190,7 +190,7 @@ class Gate:
                 if with_parent and os.getppid() != parent:
                     self.stopping = True
         finally:
-            self.arming.disarm()  # first: whoever waits for a verdict goes on
+            self.arming.stop()  # first: whoever waits for a verdict goes on
             self.peripherals.stop()
             self.network.stop()
         self.lockout.coverage.save()

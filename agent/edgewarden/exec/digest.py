@@ -31,7 +31,7 @@ from edgewarden.wire.lean import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from edgewarden.judge.exec_rules import Rule
     from edgewarden.kernel.lease import ReadLease
@@ -51,6 +51,7 @@ OTHERS_MAY_WRITE = 0o022
 
 _KEY = struct.Struct("<QQqqQ")
 PACK_KEY = _KEY.pack
+KEY_BYTES = _KEY.size
 _BUFFER = memoryview(bytearray(CHUNK_BYTES))
 """One for all: there is one thread, and nothing of it is kept between two chunks."""
 
@@ -123,15 +124,17 @@ class Digests:
     Attributes:
         cacheable: st_dev of the filesystems whose ctime can be relied on.
         known_by_key: as ``known``, by what ``key_of`` gives.
+        changes: how often something was kept or forgotten.
     """
 
-    __slots__ = ("_cache", "_wall_ns", "cacheable", "known_by_key")
+    __slots__ = ("_cache", "_wall_ns", "cacheable", "changes", "known_by_key")
 
     def __init__(self, wall_ns: Callable[[], int]) -> None:
         self.cacheable: set[int] = set()
         self._wall_ns = wall_ns
         self._cache: dict[bytes, Known] = {}
         self.known_by_key = self._cache.get
+        self.changes = 0
 
     def known(self, status: os.stat_result) -> Known | None:
         """What is known of a file that is as it was when it was hashed."""
@@ -146,6 +149,21 @@ class Digests:
         """Nothing is known any more: another filesystem may have the device number of one that was
         watched."""
         self._cache.clear()
+        self.changes += 1
+
+    def adopt(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Know what the gate before knew: (key, SHA-256) each (gate/kept.py says when)."""
+        for key, digest in entries:
+            self._room()
+            self._cache[key] = Known(digest)
+
+    def entries(self) -> list[tuple[bytes, bytes]]:
+        """(key, SHA-256) of everything that is known, the oldest first."""
+        return [(key, known.digest) for key, known in self._cache.items()]
+
+    def _room(self) -> None:
+        if len(self._cache) >= CACHE_ENTRIES:
+            del self._cache[next(iter(self._cache))]
 
     def begin(self, status: os.stat_result) -> Hashing:
         """Start to hash; the read lease, if there is to be one, is held already."""
@@ -160,8 +178,8 @@ class Digests:
         quiet = (leased or not lease.granted) and key_of(os.fstat(fd)) == done.key
         if not (quiet and leased and done.keepable and done.digest):
             return quiet, None
-        if len(self._cache) >= CACHE_ENTRIES:
-            del self._cache[next(iter(self._cache))]
+        self._room()
+        self.changes += 1
         known = self._cache[done.key] = Known(done.digest)
         return quiet, known
 

@@ -27,6 +27,7 @@ import time
 from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.exec.marks import Armed, arm, holds_root
 from edgewarden.exec.opened import Opened
+from edgewarden.gate.kept import Kept
 from edgewarden.wire.local_messages import AreaStats
 
 TYPE_CHECKING = False
@@ -45,6 +46,8 @@ GUARD_GRACE_S = 3.0
 """How long permission marks stay without a guard: longer than its restart, shorter than somebody's
 patience with a stalled gate."""
 ENFORCING = {False: "fanotify-permission", True: "bpf-stop"}
+KEEP_S = 30.0
+"""How old what the next gate knows may be, when this one is killed; 150 kB in memory."""
 RETRY_S = 5.0
 """For what is refused and may pass: descriptors, memory, a filesystem that comes late."""
 
@@ -103,6 +106,9 @@ class Arming:
         self.source = "none"
         self._guard_seen_mono = time.monotonic() - GUARD_GRACE_S
         self._said: dict[str, str] = {}
+        self._kept = Kept(doors, mounts, responder.digests)
+        self._kept_due_mono = time.monotonic() + KEEP_S
+        self._kept.recall(policy.config.filesystems)
         self._waiting_for = ""
         self._retry_mono: float | None = None
 
@@ -122,6 +128,9 @@ class Arming:
         self._stopping.look(armed=self.source == "bpf-stop")
         self._coverage.look(self.mode, sees=self.armed is not None)
         waits = self.mode == "enforce" and not self._responds
+        if time.monotonic() >= self._kept_due_mono:
+            self._kept_due_mono = time.monotonic() + KEEP_S
+            self._kept.save(self._policy.config.filesystems)
         obstacle_moved = waits and self._obstacle() != self._waiting_for
         again = self._retry_mono is not None and time.monotonic() >= self._retry_mono
         if obstacle_moved or again:
@@ -238,6 +247,11 @@ class Arming:
         self._watch(new.group.fd)
         for _, fault in new.refused:
             self._alarm("EW-EXEC-010", 3, f"not watched: {fault.text}")
+
+    def stop(self) -> None:
+        """``disarm``, and keep for the next gate what is known of contents."""
+        self.disarm()
+        self._kept.save(self._policy.config.filesystems)
 
     def disarm(self) -> None:
         """Take every mark away and allow whoever waits; twice is harmless."""

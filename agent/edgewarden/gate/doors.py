@@ -282,17 +282,30 @@ class Doors:
         Raises:
             OSError: the disk refuses.
         """
+        self._replace(self.policy_fd, name, data, durable=durable)
+
+    def write_run(self, name: str, data: bytes) -> None:
+        """Replace a file of the run directory; for one that lies in memory.
+
+        Raises:
+            OSError: there is no room.
+        """
+        self._replace(self.run_fd, name, data, durable=False)
+
+    def _replace(self, dir_fd: int, name: str, data: bytes, *, durable: bool) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        fd = self.open(self.policy_fd, f".{name}.new", flags)
+        fd = self.open(dir_fd, f".{name}.new", flags)
         try:
-            os.write(fd, data)
+            left = memoryview(data)
+            while left:
+                left = left[os.write(fd, left) :]
             if durable:
                 os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(f".{name}.new", name, src_dir_fd=self.policy_fd, dst_dir_fd=self.policy_fd)
+        os.rename(f".{name}.new", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         if durable:
-            os.fsync(self.policy_fd)
+            os.fsync(dir_fd)
 
     def close_all_others(self) -> None:
         """From now on everything but the doors raises, for the life of this process."""

@@ -49,6 +49,16 @@ _umount2 = libc.umount2
 _umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 
 
+# <linux/stat.h>, <linux/fcntl.h>
+STATX_MNT_ID_UNIQUE = 0x4000
+AT_STATX_DONT_SYNC = 0x4000
+STATX_BYTES = 256
+STX_MNT_ID_AT = 144
+"""offsetof(struct statx, stx_mnt_id); stx_mask is at 0."""
+_statx = libc.statx
+_statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
+
+
 class Filesystem:
     """One mounted filesystem.
 
@@ -113,6 +123,19 @@ class Mounts:
             if found is not None and found[0] == mount_id:
                 return found[1]
         raise refused("mountinfo", 2, mount_id=mount_id)
+
+    def unique_number(self, path: str) -> int | None:
+        """The number of the mount that ``path`` lies on, which no other mount ever gets; None where
+        the kernel (before 6.8) or the path has none."""
+        buffer = ctypes.create_string_buffer(STATX_BYTES)
+        flags = AT_STATX_DONT_SYNC
+        if _statx(AT_FDCWD, os.fsencode(path), flags, STATX_MNT_ID_UNIQUE, buffer) != 0:
+            return None
+        (mask,) = struct.unpack_from("=I", buffer, 0)
+        if not mask & STATX_MNT_ID_UNIQUE:
+            return None
+        (number,) = struct.unpack_from("=Q", buffer, STX_MNT_ID_AT)
+        return int(number)
 
     def points(self) -> dict[bytes, str]:
         """Mount point -> type of the filesystem there, of this process's mount namespace.
