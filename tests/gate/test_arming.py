@@ -35,6 +35,7 @@ class Bench:
         )
         self.table = SimpleNamespace(critical=CRITICAL, count=0, generation=1)
         self.tier = SimpleNamespace(tier="T3", reason="")
+        self.images: dict[bytes, bytes] = {}
         self.proved = "T3"
         self.observed = ""
         self.granted = False

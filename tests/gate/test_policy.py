@@ -27,7 +27,7 @@ class Files:
         (self.folder / "gate.conf").write_bytes(compile_gate_config([], "learn", link_uid=0))
         self.put("a", 7)
         self.doors = Doors(str(folder))
-        self.policy = Policy(self.doors, str(folder / "run"), lambda fd: False)
+        self.policy = Policy(self.doors, str(folder / "run"))
 
     def tier(self, tier: str, reason: str = "EINVAL") -> None:
         """The canary's word, written as it writes it."""

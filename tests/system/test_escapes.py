@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgewarden.wire.local import ExecVerdict
+from edgewarden.wire.local import Answer, ExecVerdict
 from tests.system import escape_variants
 from tests.system.escape_ways import KERNEL_WAYS, PYTHON_CODE, STRICT_WAYS, Way, put, shell_file
 from tests.system.exec_world import NOBODY, PYTHON, World, loop_ext4, world
@@ -119,6 +119,35 @@ def strict(disk: World) -> World:
 
 def shell(*command: str) -> int:
     return subprocess.run(["sh", "-c", *command], capture_output=True, timeout=20).returncode
+
+
+def test_gate_reads_and_writes_its_own_files_where_openings_wait_for_it(strict: World) -> None:
+    """state/policy below a watched filesystem, as on any machine with one disk: a gate that opened
+    a file there would wait for itself, and guard would end it."""
+    outside, strict.state = strict.state, strict.filesystem / "state"
+    try:
+        (strict.state / "policy").mkdir(parents=True)
+        good = strict.program("good", allow=True)
+        late = strict.program("late", allow=True)
+        late_rule = strict.rules.pop()
+        strict.enforcing()
+        gate = strict.gate_pid
+        assert strict.outcome([late]) == "denied"
+        strict.rules.append(late_rule)
+        strict.policy("observe")
+        answer = strict.ask("reload")
+        assert isinstance(answer, Answer)
+        assert answer.ok, answer
+        assert (strict.outcome([late]), strict.outcome([good])) == ("ran", "ran")
+        kept = strict.set_mode("enforce")
+        assert "kept over a restart" in kept.text
+        assert (strict.state / "policy" / "mode").read_bytes() == b"edgewarden mode enforce\n"
+        assert strict.status().armed
+        assert (strict.gate_pid, strict.gate_is_gone()) == (gate, False)
+        thief = put(strict.state / "policy" / "evil", "#!/bin/sh\nexit 0\n", 0o755)
+        assert strict.outcome([thief]) == "denied", "only openings are spared there, no start"
+    finally:
+        strict.state = outside
 
 
 def test_listed_code_of_root_is_handed_on(strict: World) -> None:

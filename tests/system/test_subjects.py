@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 
 from edgewarden.exec import subject as subjects
+from edgewarden.exec.digest import key_of
 from edgewarden.exec.subject import Subjects
 from edgewarden.kernel import process
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC_PERM, ExecEvent
+from edgewarden.wire.images import IMAGES_NAME, compile_images
+from edgewarden.wire.local import Answer
 from tests.features import cgroup2_root
 from tests.system.exec_world import NOBODY, World, loop_ext4, world
 from tests.waiting import wait_until
@@ -80,6 +83,25 @@ def test_a9_unit(disk: World, unit: Path) -> None:
     for _ in range(2):
         assert disk.outcome([sys.executable, "-I", "-S", "-c", start, good]) == "ran"
         assert disk.outcome([good]) == "denied"
+
+
+def test_a9_a_parent_that_gate_never_saw_start(disk: World) -> None:
+    """It lies on a filesystem that is not watched, as init and sshd do that ran before gate."""
+    env = Path("/usr/bin/env").resolve()
+    digest = hashlib.sha256(env.read_bytes()).digest()
+    good = disk.program("good", allow=True)
+    disk.only_for("good", parents=(digest,))
+    disk.enforcing()
+    assert disk.outcome([env, good]) == "denied", "what cannot be told lets nobody through"
+    images = disk.state / "policy" / IMAGES_NAME
+    key = key_of(env.stat())
+    images.write_bytes(compile_images({key[:-1] + bytes([key[-1] ^ 1]): digest}))
+    assert isinstance(disk.ask("reload"), Answer)
+    assert disk.outcome([env, good]) == "denied", "another file than the one that was read"
+    images.write_bytes(compile_images({key: digest}))
+    assert isinstance(disk.ask("reload"), Answer)
+    assert disk.outcome([env, good]) == "ran"
+    assert disk.outcome([good]) == "denied"
 
 
 @pytest.mark.needs("root", "pidfd-info")

@@ -82,7 +82,7 @@ class Gate:
         self.stopping = False
         self.doors = Doors(state_dir)
         self.mounts = Mounts(self.doors.proc_fd, self.doors.open)
-        self.policy = Policy(self.doors, run_dir, self._watches)
+        self.policy = Policy(self.doors, run_dir)
         link_uid = self.policy.config.link_uid
         # First: root's own socket, so the one that tells whether another gate lives.
         own = listen(os.path.join(run_dir, "gate.sock"))
@@ -352,12 +352,6 @@ class Gate:
         for code, severity, text in self.policy.alarms:
             self.alarm(code, severity, text)
         self.policy.alarms.clear()
-
-    def _watches(self, fd: int) -> bool:
-        armed = self.arming.armed
-        if armed is None or not armed.opens:
-            return False
-        return self.mounts.of(fd).device in armed.superblocks
 
 
 def boot_ns() -> int:

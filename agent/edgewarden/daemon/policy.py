@@ -28,8 +28,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewarden.baseline.learn import Machine, kept, some
+from edgewarden.baseline.images import images
+from edgewarden.baseline.learn import Machine, kept, kept_stamps, some
 from edgewarden.errors import OperatorFault, PeerUnavailable, WireRefusal
+from edgewarden.exec.digest import PACK_KEY
 from edgewarden.exec.policy_files import (
     POLICY_DIRECTORY,
     TABLE_NAME,
@@ -51,6 +53,7 @@ from edgewarden.settings.schema import Network, Settings
 from edgewarden.settings.schema_exec import Exec
 from edgewarden.wire.baseline import Baseline
 from edgewarden.wire.gate_files import StopConfig, compile_gate_config
+from edgewarden.wire.images import IMAGES_NAME, compile_images
 from edgewarden.wire.local import Answer, Request
 from edgewarden.wire.network_table import MAX_TABLE_BYTES as MAX_NETWORK_BYTES
 
@@ -146,7 +149,8 @@ def compile_policy(
         policy = Policy()
     else:
         policy = read_policy(settings.exec.policy, Disk())
-    built = build(policy, baseline or kept(str(folder)), settings.exec.link_user)
+    baseline = baseline or kept(str(folder))
+    built = build(policy, baseline, settings.exec.link_user)
     peripherals = _peripherals(policy, folder)
     network = _network(policy, settings.network, folder)
     old = 0 if last is None else Table.load(last).generation
@@ -155,6 +159,7 @@ def compile_policy(
     table = built.table(generation)
     write_generation(settings.paths.state, GENERATION_NAME, generation)
     write_policy(settings.paths.state, table, gate_config(settings))
+    write_whole(str(folder), IMAGES_NAME, _images(built, baseline, folder))
     if peripherals is not None:
         write_whole(str(folder), peripherals_table.TABLE_NAME, peripherals)
     if network is not None:
@@ -166,6 +171,20 @@ def compile_policy(
         changed,
         _reload(settings.paths.run, older),
         built.notes(),
+    )
+
+
+def _images(built: Built, baseline: Baseline | None, folder: Path) -> bytes:
+    """What gate must know of images that it has not seen start."""
+    wanted = {digest for spec in built.selected.specs for digest in spec.rule.parents}
+    found = images(
+        Machine().paths(), baseline or Baseline((), {}), kept_stamps(str(folder)), wanted
+    )
+    return compile_images(
+        {
+            PACK_KEY(s.device, s.inode, s.ctime_ns, s.mtime_ns, s.size_bytes): digest
+            for s, digest in found
+        }
     )
 
 

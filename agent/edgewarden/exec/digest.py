@@ -31,7 +31,7 @@ from edgewarden.wire.lean import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from edgewarden.judge.exec_rules import Rule
     from edgewarden.kernel.lease import ReadLease
@@ -125,9 +125,10 @@ class Digests:
         cacheable: st_dev of the filesystems whose ctime can be relied on.
         known_by_key: as ``known``, by what ``key_of`` gives.
         changes: how often something was kept or forgotten.
+        images: contents of images that were not seen to start (wire/images.py), by key.
     """
 
-    __slots__ = ("_cache", "_wall_ns", "cacheable", "changes", "known_by_key")
+    __slots__ = ("_cache", "_wall_ns", "cacheable", "changes", "images", "known_by_key")
 
     def __init__(self, wall_ns: Callable[[], int]) -> None:
         self.cacheable: set[int] = set()
@@ -135,15 +136,18 @@ class Digests:
         self._cache: dict[bytes, Known] = {}
         self.known_by_key = self._cache.get
         self.changes = 0
+        self.images: Mapping[bytes, bytes] = {}
 
     def known(self, status: os.stat_result) -> Known | None:
         """What is known of a file that is as it was when it was hashed."""
         return self._cache.get(key_of(status))
 
     def digest_of(self, status: os.stat_result) -> bytes:
-        """The digest of a file that is as it was when it was hashed; b"" when it is not known."""
-        found = self.known(status)
-        return b"" if found is None else found.digest
+        """The digest of a running image that is as it was when it was hashed; b"" when it is not
+        known. Never for a verdict: ``images`` were read by another process, under no lease."""
+        key = key_of(status)
+        found = self._cache.get(key)
+        return self.images.get(key, b"") if found is None else found.digest
 
     def forget(self) -> None:
         """Nothing is known any more: another filesystem may have the device number of one that was

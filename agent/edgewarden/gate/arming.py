@@ -97,6 +97,7 @@ class Arming:
         self._forget = forget
         self._fallback = fallback
         self.mode = "learn"
+        responder.digests.images = policy.images
         responder.opened = Opened(
             responder.digests, lambda digest: policy.table.class_of(digest),
             lambda pid: doors.program_status(pid), lambda name: doors.proc_link(name),
@@ -237,6 +238,8 @@ class Arming:
                 against_root=against_root,
                 strict=self._policy.config.strict,
             )
+            if new.opens:
+                self._spare_own_files(new)
             self.disarm()
         self.armed = new
         self._doors.permission_marks = enforce and not stop
@@ -247,6 +250,16 @@ class Arming:
         self._watch(new.group.fd)
         for _, fault in new.refused:
             self._alarm("EW-EXEC-010", 3, f"not watched: {fault.text}")
+
+    def _spare_own_files(self, new: Armed) -> None:
+        """gate reads and writes in state/policy and run, which are root's alone; it would wait for
+        its own verdict."""
+        try:
+            for fd in (self._doors.policy_fd, self._doors.run_fd):
+                new.group.spare_openings_in(fd)
+        except EdgewardenError:
+            new.close()
+            raise
 
     def stop(self) -> None:
         """``disarm``, and keep for the next gate what is known of contents."""

@@ -19,11 +19,8 @@ from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.gate.doors import Doors, check_owned_by_root, read_whole
 from edgewarden.judge.exec_table import EMPTY, MAX_TABLE_BYTES, Table
 from edgewarden.wire.gate_files import CONFINED_NAME, MAX_FILE_BYTES, ExecTier, GateConfig, climb
+from edgewarden.wire.images import IMAGES_NAME, MAX_IMAGES_BYTES, load_images
 from edgewarden.wire.local import MODES
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TABLE_NAME, CONFIG_NAME, TIER_NAME = "exec.table", "gate.conf", "exec-tier"
 MODE_NAMES = {"exec": "mode", "peripherals": "mode-peripherals", "network": "mode-network"}
@@ -38,24 +35,20 @@ class Policy:
     Attributes:
         config: filesystems, mode of the settings, link's uid.
         table: the last good table.
+        images: contents of images that were not seen to start, by key.
         tier: what the canary proved on this boot, or below it what confinement did.
         proved: the best tier that the canary proved since gate's start.
         alarms: (code, severity, text) that the owner has not yet passed on.
     """
 
-    def __init__(self, doors: Doors, run_dir: str, watched: Callable[[int], bool]) -> None:
+    def __init__(self, doors: Doors, run_dir: str) -> None:
         """Read everything once.
-
-        Args:
-            watched_dir: whether state/policy lies on a filesystem where openings wait for gate
-                now: it would wait for itself.
 
         Raises:
             OperatorFault: gate.conf is missing or not root's.
             WireRefusal: gate.conf is torn.
         """
         self._doors = doors
-        self._watched = watched
         self.alarms: list[tuple[str, int, str]] = []
         self.config = self._read_config()
         self.table = EMPTY
@@ -63,6 +56,7 @@ class Policy:
             self.table = self._read_table()
         except EdgewardenError as fault:
             self._alarm("EW-EXEC-017", 4, f"no policy table, nothing is on the list: {fault.text}")
+        self.images = self._read_images()
         doors.look_into(run_dir)
         self._tier_key: tuple[int, int] | None = None
         self._canary = self._read_tier()
@@ -75,7 +69,7 @@ class Policy:
         A tier that got worse is told and shown. What is armed stays so: marks that hold are not
         taken away because one look at them failed.
         """
-        if self._key() == self._tier_key or self._watched(self._doors.run_fd):
+        if self._key() == self._tier_key:
             return False
         before = self.tier
         self._canary = self._read_tier()
@@ -121,7 +115,7 @@ class Policy:
         except EdgewardenError as fault:
             self._alarm("EW-EXEC-017", 4, f"new policy refused, the last one stays: {fault.text}")
             raise
-        self.table, self.config = table, config
+        self.table, self.config, self.images = table, config, self._read_images()
         self.tier = climb(self._canary, self._read_confined())
         return f"{table.count} rules, generation {table.generation}"
 
@@ -134,6 +128,16 @@ class Policy:
             except OSError:
                 continue
         return found
+
+    def _read_images(self) -> dict[bytes, bytes]:
+        """Without them less is known of who asks, and what cannot be told lets nobody through."""
+        try:
+            return load_images(self._doors.read_policy(IMAGES_NAME, MAX_IMAGES_BYTES))
+        except FileNotFoundError:
+            return {}
+        except (OSError, EdgewardenError) as fault:
+            self._alarm("EW-EXEC-017", 3, f"policy/{IMAGES_NAME} is not believed: {fault}")
+            return {}
 
     def _read_table(self) -> Table:
         return Table.load(self._read(TABLE_NAME, MAX_TABLE_BYTES))
@@ -213,8 +217,6 @@ class Policy:
         """Write a small file of gate's own; "" when done, else why not. ``durable`` waits for the
         disk: at the start only."""
         try:
-            if self._watched(self._doors.policy_fd):
-                return "state/policy lies on a filesystem where every opening waits for gate"
             self._doors.write_policy(name, data, durable=durable)
         except (OSError, EdgewardenError) as fault:
             return str(fault)

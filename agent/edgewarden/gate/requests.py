@@ -106,6 +106,7 @@ class Requests:
         try:
             text = self._policy.reload(older=older)
         finally:
+            self._responder.digests.images = self._policy.images
             self._responder.new_policy()
             self._pass_on_alarms()
         self._lockout.on_reload()

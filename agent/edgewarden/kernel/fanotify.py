@@ -50,8 +50,11 @@ FAN_CLASS_CONTENT = 0x00000004
 FAN_UNLIMITED_QUEUE = 0x00000010
 FAN_UNLIMITED_MARKS = 0x00000020
 FAN_REPORT_PIDFD = 0x00000080
+FAN_EVENT_ON_CHILD = 0x08000000
 FAN_MARK_ADD = 0x00000001
+FAN_MARK_IGNORED_SURV_MODIFY = 0x00000040
 FAN_MARK_FILESYSTEM = 0x00000100
+FAN_MARK_IGNORE = 0x00000400  # since Linux 6.0
 FANOTIFY_METADATA_VERSION = 3
 FAN_EVENT_INFO_TYPE_PIDFD = 4
 FAN_ALLOW = 0x01
@@ -160,6 +163,17 @@ class Group:
         flags = FAN_MARK_ADD | FAN_MARK_FILESYSTEM
         done = _fanotify_mark(self.fd, flags, mask, dir_fd, os.fsencode(path))
         check(done, "fanotify_mark", path=path, mask=mask)
+
+    def spare_openings_in(self, dir_fd: int) -> None:
+        """No event for what is opened directly in a directory; starts there are events all the
+        same.
+
+        Raises:
+            HardwareFault: EINVAL before Linux 6.0.
+        """
+        flags = FAN_MARK_ADD | FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY
+        mask = FAN_OPEN_PERM | FAN_EVENT_ON_CHILD
+        check(_fanotify_mark(self.fd, flags, mask, dir_fd, b"."), "fanotify_mark(ignore)")
 
     def read(self) -> list[ExecEvent]:
         """The next events, at most EVENTS_PER_READ; empty when there is none.
