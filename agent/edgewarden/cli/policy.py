@@ -351,4 +351,7 @@ def _gate(run_dir: str) -> tuple[dict[str, object] | None, str]:
         "armed": stats.armed,
         "rules": stats.rules,
         "generation": stats.generation,
+        "allowed": stats.allowed,
+        "denied": stats.denied,
+        "would_deny": stats.would_deny,
     }, ""
