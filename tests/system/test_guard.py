@@ -202,3 +202,45 @@ def test_silence_garbage_and_a_closed_line_all_end_the_same(
         told = local.parse(next_one.recv(4096), TripInfo)
         assert (told.trips, told.pid) == (1, small.guard_pid)
         os.kill(small.guard_pid, signal.SIGKILL)  # or it would end this process for its silence
+
+
+@pytest.mark.parametrize("end", ["KILL", "STOP"])
+def test_r1_r2_fifty_waiting_execs_go_on_when_gate_ends_or_stops(small: World, end: str) -> None:
+    """R1: SIGKILL frees every waiting exec in a second and the next gate arms within three. R2:
+    guard ends a stopped gate within three seconds, with as many waiting."""
+    good = small.program("good", allow=True)
+    small.enforcing()
+    if end == "KILL":
+        os.kill(small.guard_pid, signal.SIGSTOP)  # it would be quicker than this test
+    os.kill(small.gate_pid, signal.SIGSTOP)
+    waiting = [
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", EXEC, good, "/dev/null"])
+        for _ in range(50)
+    ]
+    began = time.monotonic()
+    if end == "KILL":
+        wait_until(lambda: sum(hangs(one.pid) for one in waiting) == 50, 20)
+        began = time.monotonic()
+        os.kill(small.gate_pid, signal.SIGKILL)
+    codes = [one.wait(10) for one in waiting]
+    took_s = time.monotonic() - began
+    assert codes == [0] * 50
+    assert took_s < (1.0 if end == "KILL" else 3.0 + STARTS_S), took_s
+    if end == "KILL":
+        os.kill(small.guard_pid, signal.SIGCONT)
+        wait_until(small.gate_is_gone)
+        began = time.monotonic()
+        small.start_gate()
+        wait_until(lambda: small.set_mode("enforce").ok)
+        assert small.status().armed
+        assert time.monotonic() - began < 3
+
+
+EXEC = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+STARTS_S = 2.0
+"""Fifty interpreters on two busy cores, before the first of them asks for its exec."""
+
+
+def hangs(pid: int) -> bool:
+    """Whether a process waits for a verdict: it sleeps in the kernel, and only a kill wakes it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D"
