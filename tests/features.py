@@ -108,6 +108,14 @@ def _bpf_tracepoint() -> bool:
     return link >= 0
 
 
+def _fuse() -> bool:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError:
+        return False
+    return _root()
+
+
 def _proc_connector() -> bool:
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_CONNECTOR) as s:
@@ -216,6 +224,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "clang-14": _program("clang-14"),
     "dpkg": _program("dpkg-deb"),
     "loop-mount": _loop_mount,
+    "fuse": _fuse,
     "cgroup2": _cgroup2,
     "pidfd-info": _pidfd_info,
     "nspawn": _nspawn,

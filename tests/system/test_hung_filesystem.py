@@ -1,0 +1,83 @@
+"""R4: a filesystem whose server never answers stalls nobody's exec but that of who waits for it.
+
+The server is a descriptor of /dev/fuse that nobody reads: what a network filesystem looks like when
+its network is gone. It is mounted where gate sees it, and processes hang on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.exec_world import loop_ext4, world
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.needs("root", "fanotify-permission", "loop-mount", "fuse")
+
+ANSWER_S = 1.0
+SERVER = """
+import ctypes, os, signal, sys
+fd = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+if ctypes.CDLL(None, use_errno=True).mount(b"hung", sys.argv[1].encode(), b"fuse", 0, options):
+    sys.exit(f"mount: {os.strerror(ctypes.get_errno())}")
+print("mounted", flush=True)
+signal.pause()
+"""
+"""The descriptor ends with the process, and everybody who waits for it goes on with ENOTCONN."""
+
+
+@contextlib.contextmanager
+def hung() -> Iterator[Path]:
+    """A mount point, with three processes that wait there until the server is gone."""
+    with tempfile.TemporaryDirectory(prefix="ew-hung-") as where:
+        server = subprocess.Popen([sys.executable, "-c", SERVER, where], stdout=subprocess.PIPE)
+        stuck: list[subprocess.Popen[bytes]] = []
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"mounted\n"
+            stuck += [
+                subprocess.Popen(["cat", f"{where}/file"], stderr=subprocess.DEVNULL)
+                for _ in range(3)
+            ]
+            wait_until(lambda: all(sleeps(one.pid) for one in stuck))
+            yield Path(where)
+            assert all(one.poll() is None for one in stuck), "it really hung all the time"
+        finally:
+            server.kill()
+            server.communicate()
+            for one in stuck:
+                one.wait(10)
+            subprocess.run(["umount", "-l", where], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["default", "strict"])
+def test_r4_a_hung_filesystem_stalls_no_exec_elsewhere(strict: bool) -> None:
+    with loop_ext4() as where, world(where) as here:
+        good, evil = here.program("good", allow=True), here.program("evil", allow=False)
+        here.strict = strict
+        here.enforcing()
+        with hung():
+            for command, outcome in (([good], "ran"), ([evil], "denied")) * 3:
+                began = time.monotonic()
+                assert here.outcome(command) == outcome
+                assert time.monotonic() - began < ANSWER_S
+            began = time.monotonic()
+            assert here.status().armed
+            assert here.set_mode("observe").ok
+            assert here.set_mode("enforce").ok
+            assert time.monotonic() - began < ANSWER_S
+            assert here.status().trips == 0
+
+
+def sleeps(pid: int) -> bool:
+    """Whether a process is ``cat`` and waits in the kernel."""
+    text = Path(f"/proc/{pid}/stat").read_text()
+    return "(cat)" in text and text.rpartition(")")[2].split()[0] in ("D", "S")
