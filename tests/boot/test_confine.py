@@ -309,6 +309,8 @@ def test_a_filesystem_that_comes_later_is_a_hole_and_is_named(installed: Booted)
     """docs/threat-model.md: it reaches a running service without noexec, until its restart."""
     installed.run("systemctl", "restart", "loop")
     pid = installed.run("systemctl", "show", "--property=MainPID", "--value", "loop").strip()
+    # Type=simple: until it is the service's own program, its mount namespace is being made.
+    wait_until(lambda: "systemd" not in installed.run("readlink", f"/proc/{pid}/exe"))
     installed.run("mkdir", "-p", "/mnt/later")
     installed.run("mount", "-t", "tmpfs", "later", "/mnt/later")
     try:
