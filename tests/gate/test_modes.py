@@ -156,6 +156,16 @@ def test_a_firm_ceiling_is_not_lifted_by_a_word() -> None:
     assert bench.area.mode == "learn"
 
 
+def test_a_firm_ceiling_is_not_made_soft_by_another() -> None:
+    """The kill switch lies there and guard ends gate three times."""
+    bench = Bench(asked="enforce")
+    bench.modes.hold_all_down("kill switch", firm=True)
+    bench.modes.hold_down("exec", "killed 3 times")
+    bench.modes.start()
+    assert bench.refusal("exec", "enforce", 0, SSH) == "held_down"
+    assert (bench.area.mode, bench.modes.ceiling("exec")) == ("observe", "kill switch")
+
+
 def test_a_ceiling_ends_a_trial(bench: Bench) -> None:
     bench.modes.ask("exec", "enforce", 600, SSH)
     bench.modes.hold_down("exec", "killed 3 times")

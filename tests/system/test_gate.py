@@ -102,6 +102,44 @@ def test_a_new_mode_is_told_at_once(small: World) -> None:
     assert told[0].mode == "observe"
 
 
+LEASE = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fd = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+if os.fork() == 0:
+    try:
+        os.execv(sys.argv[1], [sys.argv[1], "/dev/null"])
+    finally:
+        os._exit(1)
+print("leased", flush=True)
+signal.pause()
+"""
+
+
+def test_a_users_write_lease_stalls_nobody_else(small: World) -> None:
+    """The kernel opens the file for gate, and the lease's owner does not let go of it."""
+    theirs, evil = small.program("theirs", allow=True), small.program("evil", allow=False)
+    os.chmod(small.filesystem, 0o755)
+    os.chown(theirs, NOBODY, NOBODY)
+    small.enforcing()
+    gate = small.gate_pid
+    holder = subprocess.Popen(
+        [*AS_NOBODY, sys.executable, "-I", "-S", "-c", LEASE, theirs], stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"leased\n"
+        for _ in range(5):
+            began = time.monotonic()
+            assert small.outcome([evil]) == "denied"
+            assert time.monotonic() - began < 1
+        assert (small.gate_pid, small.gate_is_gone(), small.status().trips) == (gate, False, 0)
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 def hardlink(evil: Path, _: Path) -> list[str]:
     os.link(evil, evil.with_name("linked"))
     return [str(evil.with_name("linked"))]

@@ -138,8 +138,13 @@ class Modes:
     def hold_down(
         self, area: str, why: str, *, firm: bool = False, code: str = "EW-EXEC-004"
     ) -> None:
-        """Observe instead of enforce from now on, with an alarm where that changes something."""
+        """Observe instead of enforce from now on, with an alarm where that changes something.
+
+        A firm ceiling stays firm, whatever comes after it.
+        """
         before = self.mode(area)
+        if self._ceilings.get(area, ("", False))[1] and not firm:
+            return
         self._ceilings[area] = (why, firm)
         if before == "enforce":
             self._trials.pop(area, None)

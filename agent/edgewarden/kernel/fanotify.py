@@ -232,7 +232,10 @@ def open_group(*, permission: bool) -> Group:
     """
     flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS
     flags |= FAN_CLASS_CONTENT if permission else FAN_CLASS_NOTIF
-    event_flags = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE
+    # O_NONBLOCK: the kernel opens the file of an event while we read. Whoever owns it may hold a
+    # write lease on it, and read() would wait up to 45 s (fs.lease-break-time) for him to let go.
+    # So his own exec is denied, and he alone waits for it.
+    event_flags = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NONBLOCK
     fd = _fanotify_init(flags | FAN_REPORT_PIDFD, event_flags)
     if fd >= 0:
         return Group(fd, permission, pidfds=True)
