@@ -49,11 +49,11 @@ def private_tmpfs() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def loop_ext4() -> Iterator[Path]:
-    """An ext4 filesystem in a file."""
+def loop_ext4(*options: str) -> Iterator[Path]:
+    """An ext4 filesystem in a file, made with ``options`` of mkfs.ext4(8)."""
     with tempfile.NamedTemporaryFile(prefix="ew-image-") as image:
         image.truncate(32 << 20)
-        make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", image.name]
+        make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", *options, image.name]
         subprocess.run(make, check=True, capture_output=True)
         with _mounted(["-o", "loop", image.name]) as where:
             yield where

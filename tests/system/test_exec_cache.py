@@ -129,6 +129,24 @@ def test_r8_a_filesystem_mounted_again_under_the_same_number_is_watched(disk: Wo
     assert disk.status().armed
 
 
+def test_a4_a_change_within_one_second_of_a_coarse_clock_is_seen() -> None:
+    """Inodes of 128 bytes have no room for less than seconds; the size stays the same, too."""
+    with loop_ext4("-I", "128") as where, world(where) as coarse:
+        good = coarse.program("good", allow=True)
+        listed = good.read_bytes()
+        foreign = listed.replace(b"\0good\0", b"\0evil\0")
+        assert good.stat().st_ctime_ns % 1_000_000_000 == 0
+        coarse.enforcing()
+        for _ in range(6):
+            wait_until(lambda: time.time() % 1 < 0.3)  # the rest of the second is for the change
+            good.write_bytes(listed)
+            time.sleep(2 * CTIME_SETTLE_NS / 1e9)
+            assert coarse.outcome([good]) == "ran"
+            wait_until(lambda: not holds(coarse))
+            good.write_bytes(foreign)
+            assert coarse.outcome([good]) == "denied"
+
+
 @pytest.fixture
 def remembering() -> Iterator[World]:
     """The run directory on a tmpfs, as /run is."""

@@ -4,7 +4,7 @@ found.
 What this decides: which digest may be used again. The cache takes one only if, in this order:
 
 1. ctime was CTIME_SETTLE_NS away from the clock when hashing began: two changes within one tick of
-   the kernel's clock look like one;
+   the kernel's clock look like one (COARSE_SETTLE_NS where times have whole seconds);
 2. the filesystem is one where a store through a mapping moves ctime at all (exec/marks.py,
    CACHEABLE);
 3. a read lease was held all the while; and
@@ -43,6 +43,10 @@ CHUNK_BYTES = 128 << 10
 """Read at once while hashing: small beside gate's 6 MB, large beside a system call."""
 CTIME_SETTLE_NS = 20_000_000
 """Two ticks of a kernel with HZ=100."""
+SECOND_NS = 1_000_000_000
+COARSE_SETTLE_NS = SECOND_NS + CTIME_SETTLE_NS
+"""Where times may have whole seconds (ext4 with inodes of 128 bytes): two changes within one second
+look like one. A full second by chance costs one more hash."""
 CACHE_ENTRIES = 2048
 """About 350 bytes each; a gateway runs some hundred different programs."""
 
@@ -172,7 +176,8 @@ class Digests:
     def begin(self, status: os.stat_result) -> Hashing:
         """Start to hash; the read lease, if there is to be one, is held already."""
         # A ctime that lies ahead (the clock was set back) is no change of this moment either.
-        settled = abs(self._wall_ns() - status.st_ctime_ns) >= CTIME_SETTLE_NS
+        step_ns = CTIME_SETTLE_NS if status.st_ctime_ns % SECOND_NS else COARSE_SETTLE_NS
+        settled = abs(self._wall_ns() - status.st_ctime_ns) >= step_ns
         return Hashing(key_of(status), settled and status.st_dev in self.cacheable)
 
     def finish(self, done: Hashing, fd: int, lease: ReadLease) -> tuple[bool, Known | None]:
