@@ -10,8 +10,11 @@ What this decides, for each managed service:
 2. systemd has every line of the drop-in loaded, and the service's running process sees ``/``
    noexec: a service that was not restarted since is not confined.
 
-For each place: a program dropped there is refused by the kernel, and the mount says noexec. For
-each sysctl: its value. A service counts as proved when 1 and 2 hold; T1 is claimed when there is
+For each place: a program dropped there is refused by the kernel, and the mount says noexec. A place
+is often writable by others and may be a user's own, so nothing there is trusted by its name: the
+folder is opened once, the mount of that descriptor is asked, and what runs (as root, if nothing
+keeps it from running) is the very file that was made, through its descriptor. For each sysctl: its
+value. A service counts as proved when 1 and 2 hold; T1 is claimed when there is
 one and all do (cli/confine.py).
 
     verifier = Verifier(Systemctl(), Look(Systemctl()), "/var/lib/edgewarden")
@@ -25,7 +28,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from edgewarden.confine.facts import Service, ServicePlan
@@ -142,14 +145,18 @@ class Verifier:
         options = self._look.mounted().get(path)
         if options is None or "noexec" not in options:
             return ["it is not mounted noexec"]
-        where = Path(path, f".edgewarden-canary-{os.getpid()}")
         try:
-            _install(where, _program())
-            said = run_program(str(where))
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as fault:
+            return [f"it could not be opened: {os.strerror(fault.errno or 0)}"]
+        try:
+            if not os.fstatvfs(folder).f_flag & os.ST_NOEXEC:  # mounted over since, or swapped
+                return ["what lies there is not mounted noexec"]
+            said = run_dropped(folder, _program())
         except OSError as fault:
             return [f"no canary could be dropped there: {os.strerror(fault.errno or 0)}"]
         finally:
-            where.unlink(missing_ok=True)
+            os.close(folder)
         return [] if said == "EACCES" else [f"a program dropped there ended as: {said}"]
 
     @contextlib.contextmanager
@@ -187,6 +194,40 @@ def judge_canary(plan: ServicePlan, said: dict[str, str]) -> list[str]:
         for name, words in expected.items()
         if said.get(name) not in words
     ]
+
+
+def run_dropped(
+    folder: int, image: bytes, run: Callable[[str, Sequence[int]], str] = run_program
+) -> str:
+    """Make a program in a folder that may be somebody else's, and run it: what the kernel said.
+
+    It runs through a descriptor of the file that was made: whoever owns the folder may put another
+    one in its place at any moment, and root would run that.
+
+    Args:
+        folder: a descriptor.
+        image: the program.
+        run: as run_program.
+
+    Raises:
+        OSError: it could not be made.
+    """
+    name = f".edgewarden-canary-{os.getpid()}"
+    fresh = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    made = os.open(name, fresh, 0o600, dir_fd=folder)
+    try:
+        with open(made, "wb") as file:
+            file.write(image)
+            file.flush()
+            os.fchmod(made, 0o755)
+            fd = os.open(f"/proc/self/fd/{made}", os.O_RDONLY | os.O_CLOEXEC)
+        try:  # the writable descriptor is closed: an exec would be ETXTBSY
+            return run(f"/proc/self/fd/{fd}", (fd,))
+        finally:
+            os.close(fd)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
 
 
 def _program() -> bytes:

@@ -96,10 +96,15 @@ class Systemctl:
             raise _no_answer(done.text)
 
 
-def run_program(path: str) -> str:
-    """Run a program without arguments: "exit N", or why it did not start ("EACCES")."""
+def run_program(path: str, kept: Sequence[int] = ()) -> str:
+    """Run a program without arguments: "exit N", or why it did not start ("EACCES").
+
+    Args:
+        path: of the program.
+        kept: descriptors that it finds open, for a ``path`` that leads through one of them.
+    """
     try:
-        return f"exit {_run([path], 10.0).code}"
+        return f"exit {_run([path], 10.0, kept).code}"
     except HardwareFault as fault:
         cause = fault.__cause__
         if isinstance(cause, PermissionError):
@@ -107,7 +112,7 @@ def run_program(path: str) -> str:
         raise
 
 
-def _run(command: Sequence[str], limit_s: float = ANSWER_S) -> Ended:
+def _run(command: Sequence[str], limit_s: float = ANSWER_S, kept: Sequence[int] = ()) -> Ended:
     try:
         done = subprocess.run(
             command,
@@ -116,6 +121,7 @@ def _run(command: Sequence[str], limit_s: float = ANSWER_S) -> Ended:
             stderr=subprocess.STDOUT,
             env=_ENVIRONMENT,
             timeout=limit_s,
+            pass_fds=kept,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as fault:
