@@ -56,6 +56,10 @@ def confiner(root: Path, systemd: FakeSystemd) -> Confiner:
     return Confiner(systemd, STATE, RUN, root)
 
 
+def no_clock() -> None:
+    """A trial that nothing ends."""
+
+
 def look(root: Path) -> dict[str, str]:
     """Everything of the tree, by path: kind, mode, content."""
     found = {}
@@ -76,7 +80,7 @@ def sysctl(root: Path, name: str) -> str:
 def test_for_good_and_away_again_byte_for_byte(root: Path, systemd: FakeSystemd) -> None:
     before = look(root)
     one = confiner(root, systemd)
-    applied = one.apply(FULL, keep=True)
+    applied = one.apply(FULL)
     assert "NoExecPaths=/" in (root / DROPIN).read_text()
     assert (root / SYSCTL_FILE.lstrip("/")).stat().st_mode & 0o777 == 0o644
     assert sysctl(root, "vm.memfd_noexec") == "2"
@@ -99,7 +103,7 @@ def test_the_record_stands_before_the_first_file(root: Path, systemd: FakeSystem
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        confiner(root, Cut()).apply(FULL, keep=True)
+        confiner(root, Cut()).apply(FULL)
     assert look(root) != before
     assert confiner(root, systemd).revert() == []
     assert look(root) == before
@@ -115,7 +119,7 @@ def test_a_step_that_fails_takes_everything_back(root: Path, failing: str) -> No
     if failing == "daemon-reload":
         systemd.do = _fails_once(systemd)  # type: ignore[method-assign]
     with pytest.raises(HardwareFault, match="Job failed") as refused:
-        confiner(root, systemd).apply(FULL, keep=True)
+        confiner(root, systemd).apply(FULL)
     assert refused.value.code == "EW-EXEC-042"
     assert look(root) == before
 
@@ -138,7 +142,7 @@ def test_a_sysctl_the_kernel_refuses_takes_everything_back(
     (root / "proc/sys/vm/memfd_noexec").symlink_to("/proc/self/nonsense/none")
     before = look(root)
     with pytest.raises(HardwareFault, match="memfd_noexec"):
-        confiner(root, systemd).apply(FULL, keep=True)
+        confiner(root, systemd).apply(FULL)
     assert look(root) == before
 
 
@@ -147,7 +151,7 @@ def test_a_file_of_somebody_elses_is_not_overwritten(root: Path, systemd: FakeSy
     (root / DROPIN).write_text("[Service]\nUser=nobody\n")
     before = look(root)
     with pytest.raises(OperatorFault, match="not ours") as refused:
-        confiner(root, systemd).apply(FULL, keep=True)
+        confiner(root, systemd).apply(FULL)
     assert refused.value.code == "EW-EXEC-041"
     assert look(root) == before
     assert systemd.done == []
@@ -156,16 +160,53 @@ def test_a_file_of_somebody_elses_is_not_overwritten(root: Path, systemd: FakeSy
 def test_a_trial_stands_in_run_alone(root: Path, systemd: FakeSystemd) -> None:
     before = look(root / "etc")
     one = confiner(root, systemd)
-    applied = one.apply(FULL, keep=False)
+    applied = one.apply(FULL, trial=no_clock)
     assert applied.trial
     assert look(root / "etc") == before, "a boot ends it"
     assert not (root / STATE.lstrip("/") / APPLIED_NAME).exists()
     assert (root / RUN.lstrip("/") / TRIAL_NAME).exists()
     assert sysctl(root, "vm.memfd_noexec") == "2"
     with pytest.raises(OperatorFault, match="a trial is on"):
-        one.apply(FULL, keep=True)
+        one.apply(FULL)
     assert one.revert() == []
     assert sysctl(root, "vm.memfd_noexec") == "0"
+
+
+def test_the_clock_of_a_trial_runs_before_anything_is_changed(root: Path) -> None:
+    before, seen = look(root), []
+
+    class Cut(FakeSystemd):
+        def do(self, verb: str, *units: str):  # type: ignore[no-untyped-def]
+            raise KeyboardInterrupt  # the first thing systemd is told of what was made
+
+    with pytest.raises(KeyboardInterrupt):
+        confiner(root, Cut()).apply(FULL, trial=lambda: seen.append(look(root)))
+    assert seen == [before]
+    assert look(root) != before
+
+
+def test_a_trial_whose_clock_does_not_start_changes_nothing(
+    root: Path, systemd: FakeSystemd
+) -> None:
+    before = look(root)
+
+    def clock() -> None:
+        raise HardwareFault("no timer", code="EW-EXEC-040", next_step="look")
+
+    with pytest.raises(HardwareFault, match="no timer"):
+        confiner(root, systemd).apply(FULL, trial=clock)
+    assert look(root) == before
+    assert systemd.done == []
+
+
+def test_a_trial_that_is_refused_starts_no_clock(root: Path, systemd: FakeSystemd) -> None:
+    """It would end the trial that is on, or wait for the next."""
+    one = confiner(root, systemd)
+    one.apply(FULL, trial=no_clock)
+    calls: list[int] = []
+    with pytest.raises(OperatorFault, match="a trial is on"):
+        one.apply(FULL, trial=lambda: calls.append(1))
+    assert calls == []
 
 
 def test_a_confirmed_trial_is_what_apply_makes(
@@ -173,13 +214,13 @@ def test_a_confirmed_trial_is_what_apply_makes(
 ) -> None:
     before = look(root)
     one = confiner(root, systemd)
-    one.apply(FULL, keep=False)
+    one.apply(FULL, trial=no_clock)
     kept = one.confirm()
     assert not kept.trial
     confirmed = look(root / "etc")
     assert one.revert() == []
     assert look(root) == before
-    one.apply(FULL, keep=True)
+    one.apply(FULL)
     assert look(root / "etc") == confirmed
     with pytest.raises(OperatorFault, match="no confinement is on trial"):
         one.confirm()
@@ -187,7 +228,7 @@ def test_a_confirmed_trial_is_what_apply_makes(
 
 def test_a_changed_trial_is_not_confirmed(root: Path, systemd: FakeSystemd) -> None:
     one = confiner(root, systemd)
-    one.apply(FULL, keep=False)
+    one.apply(FULL, trial=no_clock)
     (root / "run" / DROPIN.removeprefix("etc/")).write_text("[Service]\n")
     with pytest.raises(OperatorFault, match="changed since"):
         one.confirm()
@@ -198,10 +239,10 @@ def test_another_plan_takes_its_place_and_the_first_values_are_kept(
 ) -> None:
     before = look(root)
     one = confiner(root, systemd)
-    one.apply(FULL, keep=True)
+    one.apply(FULL)
     host = replace(HOST, sysctls={"vm.memfd_noexec": "2"}, before={"vm.memfd_noexec": "0"})
     second = made("historian.service", host=host, mounts=(replace(TMP, method="dropin"),))
-    applied = one.apply(second, keep=True)
+    applied = one.apply(second)
     assert not (root / DROPIN).exists()
     assert sysctl(root, "fs.protected_fifos") == "0", "not planned any more"
     assert "stop edgewarden-noexec.service" in systemd.done
@@ -212,10 +253,10 @@ def test_another_plan_takes_its_place_and_the_first_values_are_kept(
 
 def test_the_same_plan_again_changes_nothing(root: Path, systemd: FakeSystemd) -> None:
     one = confiner(root, systemd)
-    one.apply(FULL, keep=True)
+    one.apply(FULL)
     first = look(root)
     systemd.done.clear()
-    one.apply(FULL, keep=True)
+    one.apply(FULL)
     assert look(root) == first
     assert "stop edgewarden-noexec.service" not in systemd.done
 
@@ -223,7 +264,7 @@ def test_the_same_plan_again_changes_nothing(root: Path, systemd: FakeSystemd) -
 @pytest.mark.parametrize("what", ["file", "gone", "link", "sysctl"])
 def test_drift_is_named_and_left(root: Path, systemd: FakeSystemd, what: str) -> None:
     one = confiner(root, systemd)
-    applied = one.apply(FULL, keep=True)
+    applied = one.apply(FULL)
     link = root / "etc/systemd/system/sysinit.target.wants/edgewarden-noexec.service"
     if what == "file":
         (root / DROPIN).write_text("[Service]\nNoExecPaths=\n")
@@ -247,7 +288,7 @@ def test_drift_is_named_and_left(root: Path, systemd: FakeSystemd, what: str) ->
 def test_force_leaves_nothing(root: Path, systemd: FakeSystemd) -> None:
     before = look(root)
     one = confiner(root, systemd)
-    one.apply(FULL, keep=True)
+    one.apply(FULL)
     (root / DROPIN).write_text("[Service]\n")
     (root / "proc/sys/vm/memfd_noexec").write_text("1\n")
     assert one.revert(force=True) == []
@@ -256,7 +297,7 @@ def test_force_leaves_nothing(root: Path, systemd: FakeSystemd) -> None:
 
 def test_a_record_that_others_may_write_is_not_believed(root: Path, systemd: FakeSystemd) -> None:
     one = confiner(root, systemd)
-    one.apply(FULL, keep=True)
+    one.apply(FULL)
     (root / STATE.lstrip("/") / APPLIED_NAME).chmod(0o666)
     with pytest.raises(OperatorFault, match="root's alone"):
         one.revert()
@@ -275,7 +316,7 @@ def test_a_record_is_read_as_written_and_nothing_else() -> None:
 
 def test_what_stands_in_the_files_is_what_is_verified(root: Path, systemd: FakeSystemd) -> None:
     one = confiner(root, systemd)
-    applied = one.apply(FULL, keep=True)
+    applied = one.apply(FULL)
     (found,) = one.dropins(applied)
     assert found.lines == FULL.services[0].lines
     (root / DROPIN).unlink()
@@ -288,7 +329,7 @@ def test_without_its_record_force_goes_by_name(
 ) -> None:
     before = look(root)
     one = confiner(root, systemd)
-    one.apply(FULL, keep=keep)
+    one.apply(FULL, trial=None if keep else no_clock)
     record = APPLIED_NAME if keep else TRIAL_NAME
     (root / (STATE if keep else RUN).lstrip("/") / record).write_bytes(b"torn")
     with pytest.raises(OperatorFault) as refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from dataclasses import replace
 from io import StringIO
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.cli.confine import show_one
+from edgewarden.change.confinement import Confiner
+from edgewarden.cli.confine import Bench, put_in_place, show_one
 from edgewarden.cli.console import HEIGHT, WIDTH, Console, clip
 from edgewarden.cli.main import main
 from edgewarden.cli.services import is_other_login, this_login
@@ -17,7 +19,8 @@ from edgewarden.confine.facts import Host, Mount, Plan, Service, Wish
 from edgewarden.confine.plan import plan
 from edgewarden.confine.screen import WIDTH as SCREEN_WIDTH
 from edgewarden.confine.screen import screen
-from edgewarden.errors import OperatorFault
+from edgewarden.errors import EdgewardenError, OperatorFault
+from tests.fakes.systemd import FakeSystemd
 
 PI = Host(
     (6, 12),
@@ -123,3 +126,52 @@ def test_a_trial_is_confirmed_from_another_login(
 def test_a_login_is_known_by_what_the_kernel_says_of_it() -> None:
     assert len(this_login()) == 3
     assert any(this_login())
+
+
+# --- the clock of a trial ------------------------------------------------------------------------
+
+
+def put(root: Path, systemd: FakeSystemd, confirm_s: int) -> None:
+    """`apply`, behind its facts."""
+    for folder in ("etc/systemd/system", "run/systemd/system", "proc/sys/fs", "proc/sys/vm"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for knob in ("vm/memfd_noexec", "fs/protected_fifos", "fs/protected_regular",
+                 "kernel/io_uring_disabled"):  # fmt: skip
+        (root / "proc/sys" / knob).parent.mkdir(parents=True, exist_ok=True)
+        (root / "proc/sys" / knob).write_text("0\n")
+    bench = object.__new__(Bench)
+    bench.systemd = systemd
+    bench.confiner = Confiner(systemd, "/var/lib/edgewarden", "/run/edgewarden", root)
+    args = argparse.Namespace(confirm=confirm_s, restart=False, settings="x.toml")
+    put_in_place(bench, made("mosquitto.service"), args)
+
+
+def test_a_trial_is_timed_before_systemd_reads_a_file(tmp_path: Path) -> None:
+    systemd = FakeSystemd()
+    put(tmp_path, systemd, 600)
+    timer = "edgewarden-confine-trial"
+    assert systemd.done[:3] == [f"stop {timer}.timer", f"later {timer} 600", "daemon-reload"]
+    assert f"stop {timer}.timer" not in systemd.done[1:]
+    assert systemd.commands[0][-1] == os.path.abspath("x.toml"), "systemd starts it in /"
+
+
+def test_for_good_there_is_no_clock(tmp_path: Path) -> None:
+    systemd = FakeSystemd()
+    put(tmp_path, systemd, 0)
+    assert not [said for said in systemd.done if "trial" in said]
+
+
+def test_a_trial_that_could_not_be_put_in_place_leaves_no_clock(tmp_path: Path) -> None:
+    systemd = FakeSystemd(failing={"start edgewarden-noexec.service"})
+    with pytest.raises(EdgewardenError):
+        put(tmp_path, systemd, 600)
+    assert systemd.done[-1] == "stop edgewarden-confine-trial.timer"
+
+
+def test_a_second_trial_leaves_the_first_ones_clock_alone(tmp_path: Path) -> None:
+    systemd = FakeSystemd()
+    put(tmp_path, systemd, 600)
+    systemd.done.clear()
+    with pytest.raises(OperatorFault, match="a trial is on"):
+        put(tmp_path, systemd, 600)
+    assert systemd.done == []

@@ -306,6 +306,8 @@ def test_what_may_be_executed_is_not_closed_by_name() -> None:
         (Mount("/var/tmp"), State.CHANGE, "bind", "nosuid,nodev"),
         (Mount("/dev/shm", mounted=True, options=("rw", "nosuid", "nodev")), State.CHANGE,
          "remount", "nosuid,nodev"),
+        (Mount("/dev/shm", mounted=True, options=("rw", "noatime")), State.CHANGE, "remount",
+         "noatime"),
         (Mount("/run/lock", mounted=True, options=("rw", "noexec")), State.ALREADY, "", ""),
         (replace(TMP, unit_options="exec,nodev"), State.CHANGE, "dropin", "nodev,noexec"),
         (Mount("/nowhere", exists=False), State.NOT_HERE, "", ""),
@@ -329,14 +331,22 @@ def test_each_place_and_how_it_is_made_so(
     "applied",
     [
         replace(TMP, options=("rw", "noexec"), method="dropin"),
-        Mount("/var/tmp", mounted=True, options=("rw", "nosuid", "nodev", "noexec"), method="bind"),
+        Mount("/var/tmp", mounted=True, options=("rw", "nosuid", "nodev", "noexec", "relatime"),
+              method="bind"),
         Mount("/dev/shm", mounted=True, options=("rw", "nosuid", "noexec"), method="remount"),
     ],
-)
+)  # fmt: skip
 def test_a_place_of_ours_stays_planned(applied: Mount) -> None:
     made = plan([], {}, [applied], PI)
     assert item(made, applied.path).state is State.ALREADY
     assert [m.method for m in made.mounts] == [applied.method]
+
+
+def test_a_folder_mounted_over_itself_is_planned_alike_before_and_after() -> None:
+    now = ("rw", "nosuid", "nodev", "noexec", "noatime")
+    after = Mount("/var/tmp", mounted=True, options=now, method="bind")
+    first, second = (plan([], {}, [facts], PI) for facts in (Mount("/var/tmp"), after))
+    assert files(first, keep=True) == files(second, keep=True)
 
 
 # --- sysctls -------------------------------------------------------------------------------------

@@ -17,12 +17,14 @@ class FakeSystemd:
         failing: verbs (or "verb unit") that end with 1.
         canary: what a transient unit writes.
         done: everything asked for besides show, in order.
+        commands: what it is to run later.
     """
 
     units: dict[str, dict[str, str]] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
     canary: str = "{}"
     done: list[str] = field(default_factory=list)
+    commands: list[list[str]] = field(default_factory=list)
 
     def show(self, units: Sequence[str], properties: Sequence[str]) -> dict[str, dict[str, str]]:
         return {
@@ -48,3 +50,4 @@ class FakeSystemd:
 
     def later(self, unit: str, after_s: int, command: Sequence[str]) -> None:
         self.done.append(f"later {unit} {after_s}")
+        self.commands.append(list(command))

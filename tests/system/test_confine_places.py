@@ -1,5 +1,6 @@
-"""What `edgewarden confine verify` does in a place that is somebody else's: root runs the file that
-that root made there, whatever its owner puts in its place meanwhile."""
+"""Confinement in a place that is somebody else's: `verify` runs, as root, the file that root made
+there, whatever its owner puts in its place meanwhile. And a real mount, before, during and after.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.confine.facts import Host, Mount
+from edgewarden.confine.plan import NOEXEC_UNIT, files, plan
 from edgewarden.probe.confine_verify import Verifier, run_dropped
 from edgewarden.probe.confinement import Look
 from edgewarden.probe.systemd import run_program
@@ -106,3 +109,27 @@ def test_a_place_that_has_become_a_link_is_not_followed(tmp_path: Path) -> None:
     verifier = Verifier(FakeSystemd(), Earlier(FakeSystemd()), str(tmp_path))
     (said,) = verifier.place(str(tmp_path / "place"))
     assert said.startswith("it could not be opened")
+
+
+def options(where: Path) -> tuple[str, ...]:
+    return Mine(FakeSystemd()).mounted()[str(where)]
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("mode", ["rw", "nosuid,noatime", "nodev,nodiratime"])
+def test_a_mount_that_is_closed_and_opened_again_is_as_it_was(tmp_path: Path, mode: str) -> None:
+    """The unit's own lines, run as systemd would, on a mount without a unit of its own."""
+    where = tmp_path / "place"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=1m,{mode}", "ew-place", where], check=True)
+    try:
+        before = options(where)
+        made = plan([], {}, [Mount(str(where), mounted=True, options=before)], Host((6, 12), 252))
+        (text,) = [f.text for f in files(made, keep=False) if f.path.endswith(NOEXEC_UNIT)]
+        lines = dict(row.split("=", 1) for row in text.splitlines() if row.startswith("Exec"))
+        subprocess.run(lines["ExecStart"].split(), check=True)
+        assert set(options(where)) == {*before, "noexec"}
+        subprocess.run(lines["ExecStop"].split(), check=True)
+        assert options(where) == before
+    finally:
+        subprocess.run(["umount", where], check=True)

@@ -6,7 +6,8 @@ Rules in order:
 2. What will be made is written down first (confine/record.py), with the values before; then it is
    made. Whatever a power cut leaves can be taken away by name.
 3. A trial stands in /run and nowhere else, so that a boot ends it, however badly it went; it leaves
-   /etc/sysctl.d alone. ``confirm`` writes the same for good.
+   /etc/sysctl.d alone. Its clock runs before its first file is there: whatever cuts the person off
+   from here on, the trial ends. ``confirm`` writes the same for good.
 4. A step that fails takes everything back.
 5. Taking back removes what is ours and unchanged, restores values that are still ours, and names
    what somebody changed meanwhile and was therefore left (``force`` leaves nothing).
@@ -14,7 +15,7 @@ Rules in order:
 What it leaves to others: what should be so (confine/plan.py), restarting services and the clock of
 a trial (cli/confine.py), whether the kernel then refuses (probe/confine_verify.py).
 
-    confiner = Confiner(Systemctl(), state_dir, run_dir); confiner.apply(plan, keep=True)
+    confiner = Confiner(Systemctl(), state_dir, run_dir); confiner.apply(plan)
     confiner.revert() == []
 """
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,14 +92,26 @@ class Confiner:
             ) from damaged
 
     def apply(
-        self, plan: Plan, *, keep: bool, restarted: bool = False, login: tuple[str, ...] = ()
+        self,
+        plan: Plan,
+        *,
+        trial: Callable[[], None] | None = None,
+        restarted: bool = False,
+        login: tuple[str, ...] = (),
     ) -> Applied:
         """Put a plan in place of the last one, for good or on trial.
+
+        Args:
+            plan: what shall be so.
+            trial: starts the clock that takes a trial back; called when nothing is refused any
+                more and before anything is changed. None: for good.
+            restarted, login: for the record.
 
         Raises:
             OperatorFault: EW-EXEC-041 a foreign file, EW-EXEC-043 a trial is on.
             HardwareFault: EW-EXEC-042, a step failed; everything was taken back.
         """
+        keep = trial is None
         old = self.applied()
         if old is not None and (old.trial or not keep):
             raise OperatorFault(
@@ -124,6 +137,8 @@ class Confiner:
             login=login,
         )
         record = self._kept if keep else self._trial
+        if trial is not None:
+            trial()
         if old is not None:
             self._undo(old, new)
         write(record, _union(old, new).dump())

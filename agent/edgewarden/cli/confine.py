@@ -212,10 +212,7 @@ def _apply(args: argparse.Namespace, console: Console) -> int:
     _root_only()
     bench = Bench(args, console)
     made = bench.plan()
-    login = this_login() if args.confirm else ()
-    applied = bench.confiner.apply(made, keep=not args.confirm, restarted=args.restart, login=login)
-    if args.confirm:
-        bench.systemd.later(TRIAL_TIMER, args.confirm, _ourselves("revert", "--trial", args))
+    applied = put_in_place(bench, made, args)
     if args.restart:
         failed = bench.restart(applied.units)
         if failed:
@@ -238,6 +235,26 @@ def _apply(args: argparse.Namespace, console: Console) -> int:
         console.line("and type there: `edgewarden confine confirm`")
     console.line("next: `edgewarden confine verify`")
     return Exit.OK
+
+
+def put_in_place(bench: Bench, made: Plan, args: argparse.Namespace) -> Applied:
+    """For good, or on trial with the clock that ends it running before anything is changed."""
+    timer = f"{TRIAL_TIMER}.timer"
+    runs = False
+
+    def clock() -> None:
+        nonlocal runs
+        bench.systemd.do("stop", timer)  # of a trial that could not be put in place
+        bench.systemd.later(TRIAL_TIMER, args.confirm, _ourselves("revert", "--trial", args))
+        runs = True
+
+    trial, login = (clock, this_login()) if args.confirm else (None, ())
+    try:
+        return bench.confiner.apply(made, trial=trial, restarted=args.restart, login=login)
+    except EdgewardenError:
+        if runs:
+            bench.systemd.do("stop", timer)
+        raise
 
 
 def _confirm(args: argparse.Namespace, console: Console) -> int:
@@ -366,5 +383,5 @@ def _ourselves(verb: str, flag: str, args: argparse.Namespace) -> list[str]:
     """The command line of this very program, for systemd's timer."""
     root = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path.append({root!r}); from edgewarden.cli.main import main"
-    words = ["confine", verb, flag, "--settings", str(args.settings)]
+    words = ["confine", verb, flag, "--settings", os.path.abspath(args.settings)]
     return [sys.executable, "-I", "-c", f"{code}; sys.exit(main())", *words]

@@ -50,6 +50,9 @@ _RUNS_PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/b
 _ABOVE_PROGRAMS = ("/", "/var", "/var/lib", "/dev", "/run")
 _VFS = ("nosuid", "nodev", "ro", "noatime", "nodiratime", "relatime")
 """Flags of a mount, not of its file system (mount(2), MS_REMOUNT | MS_BIND)."""
+_BOUND = "nosuid,nodev"
+"""Of a folder that is mounted over itself. A mount that is there already gets noexec and nothing
+else: what it had cannot be told from what it has once it is in place, and would not come back."""
 _NOEXEC = "what anybody may write does not run"
 _BREAKS = {
     "/tmp": "scripts unpacked there: debconf's preview (it asks later), pip and DKMS builds",  # noqa: S108
@@ -161,8 +164,7 @@ def _mount(facts: Mount) -> tuple[MountPlan | None, Item]:
     so = facts.mounted and "noexec" in facts.options
     if so and not facts.method and "noexec" not in facts.unit_options.split(","):
         return None, _mount_item(facts, now, State.ALREADY)
-    kept = [word for word in facts.options if word in _VFS and facts.mounted]
-    flags = ",".join(dict.fromkeys([*kept, "nosuid", "nodev"]))
+    flags = ",".join(word for word in facts.options if word in _VFS and facts.mounted)
     if facts.unit and facts.method in ("", "dropin"):
         own = [word for word in facts.unit_options.split(",") if word and word != "exec"]
         if "noexec" in own:
@@ -170,7 +172,7 @@ def _mount(facts: Mount) -> tuple[MountPlan | None, Item]:
         made = MountPlan(facts.path, "dropin", facts.unit, ",".join([*own, "noexec"]), flags)
     else:
         method = facts.method or ("remount" if facts.mounted else "bind")
-        made = MountPlan(facts.path, method, flags=flags)
+        made = MountPlan(facts.path, method, flags=_BOUND if method == "bind" else flags)
     return made, _mount_item(facts, now, State.ALREADY if so else State.CHANGE)
 
 
@@ -205,13 +207,13 @@ def _noexec_unit(mounts: Sequence[MountPlan]) -> str:
         "RemainAfterExit=yes",
     ]
     for mount in mounts:
-        where = mount.path
+        where, flags = mount.path, f"{mount.flags}," if mount.flags else ""
         if mount.method == "bind":
-            rows.append(f"ExecStart=mount --bind -o {mount.flags},noexec {where} {where}")
+            rows.append(f"ExecStart=mount --bind -o {flags}noexec {where} {where}")
             rows.append(f"ExecStop=umount --lazy {where}")
         else:
-            rows.append(f"ExecStart=mount -o remount,bind,{mount.flags},noexec {where}")
-            rows.append(f"ExecStop=mount -o remount,bind,{mount.flags},exec {where}")
+            rows.append(f"ExecStart=mount -o remount,bind,{flags}noexec {where}")
+            rows.append(f"ExecStop=mount -o remount,bind,{flags}exec {where}")
     return "\n".join([*rows, "", "[Install]", "WantedBy=sysinit.target", ""])
 
 
