@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgewarden.wire.facts import Event, Reading
+from edgewarden.wire.tpm import TpmQuote
 
 FactSink = Callable[[Event | Reading], None]
 """Takes one fact. Never blocks, never raises, called on the event loop's thread only."""
@@ -70,6 +71,20 @@ class Signer(Protocol):
 
     def public_key(self) -> bytes:
         """The deterministic CBOR encoding of the COSE_Key."""
+
+
+class Quoter(Protocol):
+    """A TPM that vouches for this boot, by an attestation key that signs nothing else.
+
+    Blocks up to a second on a real chip: executors only. Raises HardwareFault when the TPM refuses
+    or is gone. Nothing to close; handles that it opened are flushed before it returns.
+    """
+
+    def quote(self, qualifying: bytes) -> TpmQuote:
+        """A fresh quote over QUOTE_PCRS with these bytes (at most 64) as qualifying data.
+
+        The certification of the TLS key may be from the start of the process.
+        """
 
 
 @dataclass(frozen=True, slots=True)

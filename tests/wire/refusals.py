@@ -14,7 +14,7 @@ from functools import partial
 
 from edgewarden.wire import cbor, cose, enrol, evidence, facts, record, topics
 from edgewarden.wire.cose import ContentType
-from tests.wire import samples
+from tests.wire import refusals_tpm, samples
 from tests.wire.samples import assembled, header
 
 BLOB31, BLOB33 = bytes(31), bytes(33)
@@ -449,6 +449,11 @@ def _enrol() -> Iterator[Refused]:
         yield refused("answer", enrol.parse_answer, data, name, "text", id="server")
 
 
+def _tpm() -> Iterator[Refused]:
+    for label, parse, data, says in refusals_tpm.faults():
+        yield refused("tpm", parse, data, "bad_tpm", says, id=label)
+
+
 REFUSED: list[Refused] = [
-    *_cbor(), *_cose(), *_messages(), *_facts(), *_topics(), *_enrol()
+    *_cbor(), *_cose(), *_messages(), *_facts(), *_topics(), *_enrol(), *_tpm()
 ]  # fmt: skip

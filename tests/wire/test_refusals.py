@@ -21,7 +21,7 @@ import pytest
 from edgewarden.errors import WireRefusal
 from tests.wire.refusals import REFUSED, Refused
 
-MODULES = ("cbor", "cose", "record", "evidence", "facts", "enrol", "topics")
+MODULES = ("cbor", "cose", "record", "evidence", "facts", "enrol", "topics", "tpm")
 Site = tuple[str, int]
 """Module and line of a ``raise`` of a refusal."""
 Weakening = tuple[str, int, int | None]
