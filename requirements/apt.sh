@@ -1,6 +1,6 @@
 # Sourced, never run: Debian packages that are missing, installed by name, without starting what they bring.
 #
-#   apt_need PROGRAM:PACKAGE ...     installs the packages whose program is not on PATH
+#   apt_need PROGRAM:PACKAGE ...     installs the packages whose program is not on PATH; /A/FILE:PACKAGE where there is none
 #
 # Returns 69 when apt cannot; without root it says what is missing and returns 0: the caller finds out by itself.
 
@@ -26,7 +26,10 @@ apt_guard_down() {
 apt_need() {
     local pair packages=() log status=0
     for pair in "$@"; do
-        command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
+        case $pair in
+            /*) [ -e "${pair%%:*}" ] || packages+=("${pair##*:}") ;;
+            *) command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}") ;;
+        esac
     done
     # The venv module is there without what it needs to make one.
     /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)

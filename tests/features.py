@@ -210,6 +210,30 @@ def _mdwe() -> bool:
     return subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+def _tpm_binding() -> bool:
+    """tpm2-pytss in this environment (requirements/tpm.sh), and libraries that it loads."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import tpm2_pytss"], capture_output=True, check=False
+    )
+    return done.returncode == 0
+
+
+def _debian_tpm_binding() -> bool:
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", "import tpm2_pytss"], capture_output=True, check=False
+    )
+    return done.returncode == 0
+
+
+def _tpm_provider() -> bool:
+    """OpenSSL's tpm2 provider, as Debian's openssl loads it."""
+    if shutil.which("openssl") is None:
+        return False
+    line = ["openssl", "list", "-providers", "-provider", "tpm2"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    return "tpm2" in done.stdout
+
+
 def _program(name: str) -> Callable[[], bool]:
     return lambda: shutil.which(name, path=f"{os.defpath}:/usr/sbin:/sbin") is not None
 
@@ -242,4 +266,10 @@ PROBES: dict[str, Callable[[], bool]] = {
     "net-namespaces": _net_namespaces,
     "strace": _program("strace"),
     "piuparts": _program("piuparts"),
+    "swtpm": lambda: all(_program(name)() for name in ("swtpm", "swtpm_setup", "certtool")),
+    "tpm2-abrmd": lambda: all(_program(name)() for name in ("tpm2-abrmd", "dbus-daemon")),
+    "tpm2-tools": _program("tpm2_quote"),
+    "tpm2-pytss": _tpm_binding,
+    "python3-tpm2-pytss": _debian_tpm_binding,
+    "tpm2-openssl": _tpm_provider,
 }

@@ -25,8 +25,15 @@ def parts(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version))
 
 
-def test_there_are_three_locks() -> None:
-    assert [path.stem for path in LOCKS] == ["ceiling", "floor", "peers"]
+def test_there_are_four_locks() -> None:
+    assert [path.stem for path in LOCKS] == ["ceiling", "floor", "peers", "tpm"]
+
+
+def test_the_tpm_layer_moves_nothing_below_it() -> None:
+    ceiling = dict(PINNED.findall((ROOT / "requirements/ceiling.txt").read_text()))
+    layer = dict(PINNED.findall((ROOT / "requirements/tpm.txt").read_text()))
+    assert layer["tpm2-pytss"]
+    assert {n: v for n, v in layer.items() if ceiling.get(n, v) != v} == {}
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda p: p.stem)
