@@ -9,6 +9,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -307,6 +308,20 @@ def test_n2_an_unconfirmed_commit_goes_back_by_itself(world: NetWorld) -> None:
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
     wait_until(lambda: world.network_stats().mode == "learn", 8)
     assert world.connect_says("tcp", PEER, DENIED) == ""
+
+
+def test_n2_a_trial_made_again_after_a_flush_still_ends_in_the_kernel(world: NetWorld) -> None:
+    """Review B, H1: the table that gate made again had no dead man."""
+    world.write(ONE_PEER)
+    world.start_gate()
+    assert world.mode("enforce", confirm_s=12).ok
+    began_mono = time.monotonic()
+    world.nft("flush", "ruleset")
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", 8)
+    world.kill_gate()
+    assert "trial" in world.nft("list", "sets")
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 14)
+    assert time.monotonic() - began_mono < 14
 
 
 def test_n2_a_confirmed_commit_stays(world: NetWorld) -> None:

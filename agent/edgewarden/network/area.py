@@ -10,7 +10,8 @@ What this decides, in order:
 3. It stays in the kernel when gate dies, and when gate is stopped while it enforces; in learn and
    observe a stop takes it away. Enforced on trial, the kernel lifts it by itself
    (modes.py).
-4. Somebody else deleted it: made again, with an alarm, each COUNT_S.
+4. Somebody else deleted it: made again, with an alarm, each COUNT_S, and with what is left of a
+   trial.
 5. A managed unit is its control group, which systemd makes anew at every start: gate sees it come
    into being (inotify) and names it to the kernel before its program has been loaded; a look each
    LOOK_S finds what was missed. A machine without cgroup2 cannot manage units: a named gap.
@@ -27,18 +28,10 @@ from __future__ import annotations
 from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
 from edgewarden.kernel.nftables import Nft
 from edgewarden.network.counters import Counters
+from edgewarden.network.force import Force
 from edgewarden.network.groups import Groups, prefix_of_cgroups
 from edgewarden.network.nflog import NfLog, open_nflog
-from edgewarden.peers.modes import (
-    ADD,
-    REMOVE,
-    TABLE,
-    drop_host_element,
-    host_element,
-    renew_host_element,
-    transaction,
-    unit_element,
-)
+from edgewarden.peers.modes import TABLE, drop_host_element, host_element, renew_host_element
 from edgewarden.wire.local import AreaStats, NetworkVerdict
 from edgewarden.wire.network_table import EMPTY, MAX_TABLE_BYTES, NetworkTable
 
@@ -90,16 +83,12 @@ class Network:
         self._forget = forget
         self._boot_ns = boot_ns
         self._mono_s = mono_s
-        self._nft: Nft | None = None
+        self._force = Force(mono_s)
         self._counters: Counters | None = None
         self._log: NfLog | None = None
-        self._groups: Groups | None = None
         self._table = EMPTY
         self._by_name: dict[str, Counter] = {}
         self._mode = "learn"
-        self._in_force = ""
-        """The mode the kernel's table has, "" when it has none of ours that we know of."""
-        self._trial_end_mono = 0.0
         self._why_not = ""
         self._totals: dict[tuple[str, str], int] = {}
         """(kind, label) -> packets refused, as last counted."""
@@ -125,7 +114,7 @@ class Network:
         try:
             self._use(NetworkTable.load(data))
             self._open()
-            self._run_check()
+            self._force.check(self._table)
         except EdgewardenError as fault:
             self._distrust(fault)
 
@@ -133,15 +122,15 @@ class Network:
         self._why_not = fault.text
         self._alarm("EW-NET-032", 4, f"no network table: {fault.text}")
 
-    def _open(self) -> Nft:
+    def _open(self) -> None:
         """The library, loaded once; where execs wait for us it is too late for that.
 
         Raises:
             HardwareFault: it is not there.
             OperatorFault: field name ``restart``.
         """
-        if self._nft is None:
-            self._nft = self._doors.load(Nft)
+        if self._force.nft is None:
+            self._force.nft = self._doors.load(Nft)
             self._counters = Counters(TABLE.partition(" ")[2])
         if self._log is None:
             try:
@@ -150,17 +139,9 @@ class Network:
             except HardwareFault as fault:
                 text = f"refused connections are counted, not named: {fault.text}"
                 self._alarm("EW-NET-038", 3, text)
-        if self._groups is None and self._table.units:
-            self._groups = Groups()
-            self._watch(self._groups.fd, self._on_made)
-        return self._nft
-
-    def _run_check(self) -> None:
-        """The whole table with every kind of statement, tried and not kept."""
-        if self._nft is not None and self._table.body:
-            units = self._elements()
-            text = transaction(self._table, "enforce", trial_s=60, units=units, answers={})
-            self._nft.check(text)
+        if self._force.groups is None and self._table.units:
+            self._force.groups = Groups()
+            self._watch(self._force.groups.fd, self._on_made)
 
     def _use(self, table: NetworkTable) -> None:
         self._names.move_to(self._table.hosts, table.hosts)
@@ -181,14 +162,14 @@ class Network:
         except OSError:
             return ""
         table = NetworkTable.load(data)
-        if table == self._table and self._in_force:
+        if table == self._table and self._force.mode:
             return f"network: {table.rules} rules, unchanged"
         before = self._table
         self._count()
         self._use(table)
         try:
             self._open()
-            self._put_in_force(self._mode, self._trial_left_s())
+            self._put_again()
         except EdgewardenError:
             self._use(before)
             raise
@@ -225,69 +206,55 @@ class Network:
         try:
             self._put_in_force(mode, 0)
         except EdgewardenError as fault:
-            self._why_not = fault.text
-            self._alarm("EW-NET-031", 4, f"the network table is not in force: {fault.text}")
+            self._not_in_force(fault)
+
+    def _not_in_force(self, fault: EdgewardenError) -> None:
+        self._why_not = fault.text
+        self._alarm("EW-NET-031", 4, f"the network table is not in force: {fault.text}")
 
     def stats(self) -> AreaStats:
         """The picture of this moment."""
         table = self._table
-        armed = self._in_force == "enforce" and bool(table.body)
+        armed = self._force.mode == "enforce" and bool(table.body)
+        left_s = self._force.trial.left_s(self._mono_s())
         return AreaStats(
-            "network", self._mode, armed, self._trial_left_s(), table.rules, table.generation,
+            "network", self._mode, armed, left_s, table.rules, table.generation,
             0, self._denied, self._would_deny, 0 if self._log is None else self._log.lost,
             self._why_not or self._gap(), " ".join(self._limits),
         )  # fmt: skip
 
     def stop(self) -> None:
         """gate ends in order: what does not enforce is taken away."""
-        if self._nft is not None and self._in_force and self._in_force != "enforce":
+        if self._force.mode and self._force.mode != "enforce":
             try:
-                self._nft.run(REMOVE)
+                self._force.remove()
             except HardwareFault as fault:
                 self._alarm("EW-NET-031", 3, f"the network table stays: {fault.text}")
-
-    def _elements(self) -> list[tuple[int, str, str]]:
-        """The managed control groups that are there now."""
-        return [] if self._groups is None else self._groups.all_of(self._table.units)
 
     def _gap(self) -> str:
         missing = bool(self._table.units) and prefix_of_cgroups() is None
         return "units are not managed: no cgroup2 below /sys/fs/cgroup" if missing else ""
 
-    def _trial_left_s(self) -> int:
-        return max(0, int(self._trial_end_mono - self._mono_s()))
-
     def _put_in_force(self, mode: str, trial_s: int) -> None:
-        nft = self._nft
-        if nft is None:  # no table, now or before
-            return
-        units = self._elements()
-        nft.run(
-            transaction(
-                self._table, mode, trial_s=trial_s, units=units, answers=self._names.standing()
-            )
-        )
-        if self._table.body:
-            nft.give_back(ADD)
+        self._force.put(self._table, mode, trial_s, self._names.standing())
         self._counts = {}
-        self._in_force = mode if self._table.body else ""
-        self._trial_end_mono = self._mono_s() + trial_s if trial_s else 0.0
+
+    def _put_again(self) -> None:
+        self._force.again(self._table, self._mode, self._names.standing())
+        self._counts = {}
 
     # --- managed control groups ---------------------------------------------------------------
 
     def _on_made(self, _: int) -> None:
-        if self._groups is not None and self._groups.made():
+        if self._force.groups is not None and self._force.groups.made():
             self._look_at_groups()
 
     def _look_at_groups(self) -> None:
-        if self._nft is None or self._groups is None or not self._in_force:
-            return
-        for unit, element in self._groups.fresh(self._table.units):
-            try:
-                self._nft.run(unit_element(*element))
-            except HardwareFault:
-                continue  # gone again; the next look says so
-            self._groups.known(unit)
+        try:
+            if self._force.look(self._table, self._names.standing()):
+                self._counts = {}
+        except HardwareFault as fault:
+            self._alarm("EW-NET-031", 4, f"a new network table is refused: {fault.text}")
 
     # --- names --------------------------------------------------------------------------------
 
@@ -302,14 +269,15 @@ class Network:
             self._forget(fd)
         if self._names.refused != refused:
             self._alarm("EW-NET-037", 3, f"an answer about a name is refused: {self._names.why}")
-        if self._nft is None or not self._in_force:
+        nft = self._force.nft
+        if nft is None or not self._force.mode:
             return
         for change in changes:
             target = change.host, change.version
             text = host_element if change.fresh else renew_host_element
             drop = drop_host_element(*target, change.dropped) if change.dropped else ""
             try:
-                self._nft.run(drop + text(*target, change.address, change.keep_s))
+                nft.run(drop + text(*target, change.address, change.keep_s))
             except HardwareFault as fault:
                 self._alarm("EW-NET-031", 3, f"an address is not allowed: {fault.text}")
 
@@ -333,17 +301,14 @@ class Network:
 
     def _decision(self) -> str:
         """Of a packet that met a refusal now; a trial that ended in the kernel refuses nothing."""
-        ended = bool(self._trial_end_mono) and self._mono_s() >= self._trial_end_mono
-        return _DECISION[
-            "observe" if ended and self._in_force == "enforce" else self._in_force or "learn"
-        ]
+        return _DECISION[self._force.trial.again(self._force.mode or "learn", self._mono_s())[0]]
 
     def _total(self, counter: Counter) -> int:
         return self._totals.get((counter.kind, counter.label), 0)
 
     def tick(self, now_mono: float) -> None:
         """On a timer of at most a second."""
-        if self._nft is None or not self._in_force:
+        if not self._force.mode:
             return
         if now_mono >= self._next_look_mono:
             self._next_look_mono = now_mono + LOOK_S
@@ -353,11 +318,14 @@ class Network:
             self._next_count_mono = now_mono + COUNT_S
             if not self._count():
                 self._alarm("EW-NET-036", 5, "somebody removed our network table: made again")
-                self.settle(self._mode)
+                try:
+                    self._put_again()
+                except EdgewardenError as fault:
+                    self._not_in_force(fault)
 
     def _count(self) -> bool:
         """Read the counters; False when our table is not there."""
-        if self._counters is None or not self._in_force:
+        if self._counters is None or not self._force.mode:
             return True
         try:
             fresh = self._counters.read()

@@ -6,7 +6,7 @@ program, which takes some milliseconds to be loaded. Nothing is opened: groups a
 stat.
 
     groups = Groups()
-    for unit, element in groups.fresh(table.units): ...; groups.known(unit)
+    for group in groups.fresh(table.units): ...; groups.told(group)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 
 from edgewarden.errors import HardwareFault
 from edgewarden.kernel.libc import check, libc
+from edgewarden.wire.lean import Frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,20 @@ HYBRID = "unified/"
 Element = tuple[int, str, str]
 
 
+class Group(Frozen):
+    """A managed unit's control group that is there.
+
+    Attributes:
+        path, inode: of the group, as it was when it was looked at.
+        element: (level, path as nft finds it, chain).
+    """
+
+    __slots__ = ("element", "inode", "path")
+    path: str
+    inode: int
+    element: Element
+
+
 class Groups:
     """See the module.
 
@@ -42,11 +57,12 @@ class Groups:
         fd: readable when something was made.
     """
 
-    __slots__ = ("_known", "fd")
+    __slots__ = ("_known", "_root", "fd")
 
-    def __init__(self) -> None:
+    def __init__(self, root: str = CGROUP_ROOT) -> None:
         """Raises HardwareFault where the kernel has no inotify."""
         self._known: dict[str, int] = {}
+        self._root = root
         self.fd = check(libc.inotify_init1(IN_NONBLOCK | IN_CLOEXEC), "inotify_init1")
 
     def made(self) -> bool:
@@ -58,53 +74,56 @@ class Groups:
             except OSError:
                 return news
 
-    def all_of(self, units: Iterable[Unit]) -> list[Element]:
-        """The groups that are there, for a table that is made anew."""
-        self._known.clear()
-        found = []
-        for unit, element in self.fresh(units):
-            self.known(unit)
-            found.append(element)
-        return found
-
-    def fresh(self, units: Iterable[Unit]) -> list[tuple[Unit, Element]]:
-        """Groups that the kernel has not been told of; folders they may appear in are watched."""
-        prefix = prefix_of_cgroups()
+    def now(self, units: Iterable[Unit]) -> list[Group]:
+        """The groups that are there; folders they may appear in are watched."""
+        prefix = prefix_of_cgroups(self._root)
         if prefix is None:
             return []
         found = []
         for unit in units:
             self._watch_above(prefix, unit.path)
-            inode = _inode(prefix, unit.path)
-            if inode and inode != self._known.get(unit.path):
-                found.append((unit, (unit.level, f"{prefix}{unit.path}", unit.chain)))
+            inode = self._inode(prefix, unit.path)
+            if inode:
+                element = unit.level, f"{prefix}{unit.path}", unit.chain
+                found.append(Group(unit.path, inode, element))
         return found
 
-    def known(self, unit: Unit) -> None:
-        """The kernel has been told."""
-        self._known[unit.path] = _inode(prefix_of_cgroups() or "", unit.path)
+    def fresh(self, units: Iterable[Unit]) -> list[Group]:
+        """Those of them that the kernel has not been told of."""
+        return [group for group in self.now(units) if group.inode != self._known.get(group.path)]
+
+    def told(self, group: Group) -> None:
+        """The kernel has been told: of this group, if it is still the one that was looked at."""
+        self._known.pop(group.path, None)
+        if self._inode(prefix_of_cgroups(self._root) or "", group.path) == group.inode:
+            self._known[group.path] = group.inode
+
+    def told_all(self, groups: Iterable[Group]) -> None:
+        """The kernel has a new table with these groups and no others."""
+        self._known.clear()
+        for group in groups:
+            self.told(group)
 
     def _watch_above(self, prefix: str, path: str) -> None:
         parts = path.split("/")
         for i in range(len(parts)):
-            above = os.fsencode(f"{CGROUP_ROOT}/{prefix}{'/'.join(parts[:i])}")
+            above = os.fsencode(f"{self._root}/{prefix}{'/'.join(parts[:i])}")
             try:
                 mask = IN_CREATE | IN_MOVED_TO | IN_ONLYDIR
                 check(libc.inotify_add_watch(self.fd, above, mask), "inotify_add_watch")
             except HardwareFault:
                 break
 
+    def _inode(self, prefix: str, path: str) -> int:
+        try:
+            return os.stat(f"{self._root}/{prefix}{path}").st_ino
+        except OSError:
+            return 0
 
-def _inode(prefix: str, path: str) -> int:
-    try:
-        return os.stat(f"{CGROUP_ROOT}/{prefix}{path}").st_ino
-    except OSError:
-        return 0
 
-
-def prefix_of_cgroups() -> str | None:
-    """Where cgroup2 lies below CGROUP_ROOT: "" or "unified/"; None when it is not there."""
+def prefix_of_cgroups(root: str = CGROUP_ROOT) -> str | None:
+    """Where cgroup2 lies below the root: "" or "unified/"; None when it is not there."""
     for prefix in ("", HYBRID):
-        if os.path.exists(f"{CGROUP_ROOT}/{prefix}cgroup.controllers"):
+        if os.path.exists(f"{root}/{prefix}cgroup.controllers"):
             return prefix
     return None
