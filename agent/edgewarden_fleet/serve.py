@@ -26,6 +26,8 @@ from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.ca.settings import FleetSettings
 from edgewarden_fleet.ca.tokens import Office
 from edgewarden_fleet.console import server as console
+from edgewarden_fleet.ingest.access_list import AccessList
+from edgewarden_fleet.ingest.admission import Admission
 from edgewarden_fleet.ingest.session import BrokerSession
 from edgewarden_fleet.ingest.worker import Worker
 from edgewarden_fleet.store.schema import open_store
@@ -77,7 +79,9 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
         console_db = open_store(folder.database, read_only=True)
         stack.callback(console_db.close)
 
-        app = enrolment.application(enrol_db, office, now_utc_s)
+        access = AccessList(folder.path / "broker", settings.tenant, settings.broker_reload)
+        admission = Admission(settings.tenant, access)
+        app = enrolment.application(enrol_db, office, now_utc_s, admission.admits)
         host = listen_address(settings.enroll.host)
         await _listen(stack, app, host, settings.enroll.port, folder)
         page = console.application(console_db, settings, now_utc_s)
@@ -85,8 +89,8 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
 
         verifier = Verifier(ingest_db, office.root, settings.tenant)
         appraiser = Appraiser(verifier, folder.verifier(), settings.attestation)
-        broker = BrokerSession(settings.broker, folder.client_context(), settings.tenant)
-        worker = Worker(ingest_db, verifier, appraiser, broker.send, now_utc_s)
+        broker = BrokerSession(settings.broker, folder.client_context(), settings.tenant, admission)
+        worker = Worker(ingest_db, verifier, appraiser, broker.send, now_utc_s, admission)
         worker.start()
         broker.start(worker)
         stack.push_async_callback(asyncio.to_thread, broker.stop)

@@ -22,7 +22,7 @@ from edgewarden_fleet.ingest.worker import GROUP, Delivery, Worker
 from edgewarden_fleet.verify.pipeline import Incoming
 from tests.bench.place import CannotMeasure, Place
 from tests.bench.rows import HIGHER, Figure, Spec, middle
-from tests.fleet.makers import Board, Desk, Made
+from tests.fleet.makers import Board, Desk, Made, unconnected
 
 RUNS = 5
 RECORDS = 4 * GROUP
@@ -39,7 +39,10 @@ def measure(place: Place) -> Iterator[Figure]:
     desk = Desk(place.folder)
     try:
         board = Board(desk)
-        worker = Worker(desk.db, desk.verifier, desk.appraiser, lambda _: None, lambda: desk.now)
+        worker = Worker(
+            desk.db, desk.verifier, desk.appraiser, lambda _: None, lambda: desk.now,
+            unconnected(place.folder),
+        )  # fmt: skip
         for record_class in (RecordClass.AUDIT, RecordClass.BULK):
             _commit(worker, [board.introduce(record_class)])
         pairs = [_run(desk, worker, board) for _ in range(RUNS)]

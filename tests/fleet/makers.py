@@ -39,6 +39,8 @@ from edgewarden.wire.record import (
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.ca.settings import DEFAULT_REQUIRED, Attestation
+from edgewarden_fleet.ingest.access_list import AccessList
+from edgewarden_fleet.ingest.admission import Admission
 from edgewarden_fleet.store import attestation, records, registry
 from edgewarden_fleet.store.schema import open_store, transaction
 from edgewarden_fleet.verify.attest import Appraiser, Outgoing
@@ -53,6 +55,11 @@ VERSION = "0.1.0"
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def unconnected(folder: Path) -> Admission:
+    """What keeps a broker's list, without a broker: it never asks."""
+    return Admission(TENANT, AccessList(folder, TENANT, ()))
 
 
 def authority(now: float = NOW) -> tuple[Authority, Authority]:

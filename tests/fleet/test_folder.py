@@ -79,7 +79,7 @@ def test_the_broker_gets_what_confines_gateways(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert line in conf
     assert [line for line in broker.acl("main").splitlines() if not line.startswith("#")] == [
-        "pattern write ew/1/main/%u/r/#",
+        "pattern write ew/1/main/%u/r/+",
         "pattern write ew/1/main/%u/e/evidence",
         "pattern write ew/1/main/%u/s/status",
         "pattern read ew/1/main/%u/e/nonce",
@@ -92,6 +92,27 @@ def test_the_broker_gets_what_confines_gateways(tmp_path: Path) -> None:
     ]
 
 
+def test_with_the_plugin_the_broker_has_no_access_file(tmp_path: Path) -> None:
+    conf = broker.mosquitto_conf(tmp_path, WANTED, "mosquitto", "/lib/plugin.so").splitlines()
+    assert "plugin /lib/plugin.so" in conf
+    assert f"plugin_opt_config_file {tmp_path}/data/dynamic-security.json" in conf
+    assert not [line for line in conf if line.startswith("acl_file")]
+
+
+def test_the_plugin_is_found_where_packages_put_it(tmp_path: Path) -> None:
+    assert broker.find_plugin([str(tmp_path / "*-linux-gnu")]) is None
+    (tmp_path / "arm-linux-gnu").mkdir()
+    (tmp_path / "arm-linux-gnu/mosquitto_dynamic_security.so").touch()
+    found = broker.find_plugin([str(tmp_path), str(tmp_path / "*-linux-gnu")])
+    assert found == f"{tmp_path}/arm-linux-gnu/mosquitto_dynamic_security.so"
+
+
+def test_who_is_revoked_is_denied_by_name() -> None:
+    assert broker.acl("main", ["gw-1", "gw-2"]).endswith(
+        "\nuser gw-1\ntopic deny #\n\nuser gw-2\ntopic deny #\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("host", "address"),
     [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("::1", "::1"), ("a.example", None)],
@@ -101,7 +122,12 @@ def test_where_a_listener_listens(host: str, address: str | None) -> None:
 
 
 def test_settings_survive_their_own_text(tmp_path: Path) -> None:
-    odd = replace(WANTED, tenant="site-7", attestation=Attestation(15, 30, ("identity", "boot")))
+    odd = replace(
+        WANTED,
+        tenant="site-7",
+        attestation=Attestation(15, 30, ("identity", "boot")),
+        broker_reload=("sh", "-c", 'kill -HUP "$(pidof mosquitto)"'),
+    )
     path = tmp_path / "fleet.toml"
     path.write_text(settings.text(odd))
     assert settings.read(path) == odd

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from edgewarden_fleet.ingest import worker as module
 from edgewarden_fleet.ingest.worker import Delivery, Worker
 from edgewarden_fleet.verify.attest import Outgoing
 from edgewarden_fleet.verify.pipeline import Incoming, Verifier
-from tests.fleet.makers import Board, Desk, Made
+from tests.fleet.makers import Board, Desk, Made, unconnected
 from tests.waiting import wait_until
 
 AUDIT = RecordClass.AUDIT
@@ -22,13 +23,14 @@ AUDIT = RecordClass.AUDIT
 class Rig:
     """A worker over a desk; remembers what was acknowledged, and what was stored by then."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, folder: Path) -> None:
         self.desk = desk
         self.sent: list[Outgoing] = []
         self.acknowledged: list[tuple[int, bool]] = []
         self.worker = Worker(
-            desk.db, desk.verifier, desk.appraiser, self.sent.append, lambda: desk.now
-        )
+            desk.db, desk.verifier, desk.appraiser, self.sent.append, lambda: desk.now,
+            unconnected(folder),
+        )  # fmt: skip
 
     def offer(self, made: Made) -> None:
         def acknowledge() -> None:
@@ -39,8 +41,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig(desk: Desk) -> Iterator[Rig]:
-    made = Rig(desk)
+def rig(desk: Desk, tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(desk, tmp_path)
     yield made
     made.worker.stop()
 

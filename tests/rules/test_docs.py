@@ -62,7 +62,8 @@ def test_a_named_test_that_is_gone_is_seen() -> None:
 def test_every_threat_names_a_test() -> None:
     rows = list(threats((ROOT / "docs/threat-model.md").read_text()))
     assert len(rows) >= 30
-    assert [i for i, _ in rows] == [f"T{n}" for n in range(1, len(rows) + 1)]
+    names = [i for i, _ in rows]
+    assert len(names) == len(set(names)), "a name stands for one threat; it stays when others go"
     assert [i for i, row in rows if not TEST_ID.search(row) and "**not defended**" not in row] == []
 
 

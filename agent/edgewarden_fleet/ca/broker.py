@@ -5,8 +5,10 @@ What it promises, and the option that keeps it (mosquitto.conf(5), read for 2.0.
 * nobody connects without a certificate under our root           require_certificate, cafile
 * a gateway's name is its certificate's CN, whatever it says     use_identity_as_username
 * a gateway cannot take another's session by its client id       use_username_as_clientid
-* a gateway writes its own reports, evidence and status and      acl_file, patterns with %u
-  reads its own challenges and results, nothing else
+* a gateway writes its own reports, evidence and status and      plugin dynamic-security: a role
+  reads its own challenges and results, nothing else             for each (ADR 28)
+* a revoked gateway's session ends                               the same; ingest/admission.py
+* without that plugin: the first still, the second by a reload   acl_file, patterns with %u
 * messages wait for a verifier that is down                      persistence, max_queued_messages,
    no byte limit
 * nothing larger than a commit of ours is taken                  max_packet_size
@@ -17,7 +19,11 @@ Left to others: believing anything that comes through it. The verifier treats th
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import ipaddress
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgewarden.wire.topics import PREFIX
@@ -37,6 +43,24 @@ AUTOSAVE_S = 30
 fleet is down loses what came in these seconds; the chain shows that as a gap. Shorter costs a whole
 rewrite of the queue each time."""
 
+GATEWAY_WRITES = ("r/+", "e/evidence", "s/status")
+GATEWAY_READS = ("e/nonce", "e/result")
+"""What a gateway may say and hear, below ``ew/1/<tenant>/<device>/``."""
+FLEET_ROLE = "fleet"
+STATE_FILE = "dynamic-security.json"
+"""The plugin's own state, in the broker's data folder: the plugin rewrites it with each change."""
+_PLUGIN = "mosquitto_dynamic_security.so"
+_PLUGIN_FOLDERS = ("/usr/lib/*-linux-gnu*", "/usr/lib", "/usr/lib64", "/usr/local/lib")
+
+
+def find_plugin(folders: Sequence[str] = _PLUGIN_FOLDERS) -> str | None:
+    """The dynamic-security plugin of Mosquitto's package, or None."""
+    for folder in folders:
+        found = sorted(glob.glob(f"{folder}/{_PLUGIN}"))
+        if found:
+            return found[0]
+    return None
+
 
 def listen_address(host: str) -> str | None:
     """Address to bind for a host that gateways use: an address itself, loopback for localhost,
@@ -49,14 +73,20 @@ def listen_address(host: str) -> str | None:
         return None
 
 
-def mosquitto_conf(folder: Path, settings: FleetSettings, user: str) -> str:
+def mosquitto_conf(
+    folder: Path, settings: FleetSettings, user: str, plugin: str | None = None
+) -> str:
     """Return mosquitto.conf.
 
     Args:
         folder: the broker's folder, absolute.
         settings: host, port and tenant.
         user: whom a broker started by root becomes.
+        plugin: the dynamic-security plugin; None: an access list in a file instead.
     """
+    access = f"acl_file {folder / 'acl'}"
+    if plugin is not None:
+        access = f"plugin {plugin}\nplugin_opt_config_file {folder / 'data' / STATE_FILE}"
     address = listen_address(settings.broker.host)
     listener = f"listener {settings.broker.port}" + (f" {address}" if address else "")
     return f"""\
@@ -70,7 +100,7 @@ connection_messages true
 
 per_listener_settings false
 allow_anonymous false
-acl_file {folder / "acl"}
+{access}
 
 persistence true
 persistence_location {folder / "data"}/
@@ -91,20 +121,69 @@ use_username_as_clientid true
 """
 
 
-def acl(tenant: str) -> str:
+def acl(tenant: str, revoked: Sequence[str] = ()) -> str:
     """Return the access list: gateways by pattern (%u is the certificate's CN), the fleet by
-    name."""
+    name. A list for brokers without the plugin; ``revoked`` are denied by name."""
     own = f"{PREFIX}/{tenant}/%u"
-    return f"""\
-# Written by `edgewarden-fleet init`. Whatever is not named here is denied.
-pattern write {own}/r/#
-pattern write {own}/e/evidence
-pattern write {own}/s/status
-pattern read {own}/e/nonce
-pattern read {own}/e/result
+    lines = [
+        "# Written by `edgewarden-fleet`. Whatever is not named here is denied.",
+        *(f"pattern write {own}/{topic}" for topic in GATEWAY_WRITES),
+        *(f"pattern read {own}/{topic}" for topic in GATEWAY_READS),
+        "",
+        f"user {FLEET_CN}",
+        f"topic read {PREFIX}/{tenant}/#",
+        *(f"topic write {PREFIX}/{tenant}/+/{topic}" for topic in GATEWAY_READS),
+    ]
+    for device in revoked:
+        lines += ["", f"user {device}", "topic deny #"]
+    return "\n".join(lines) + "\n"
 
-user {FLEET_CN}
-topic read {PREFIX}/{tenant}/#
-topic write {PREFIX}/{tenant}/+/e/nonce
-topic write {PREFIX}/{tenant}/+/e/result
-"""
+
+def first_state(tenant: str) -> str:
+    """Return the plugin's state of a fleet without gateways: nobody may do anything but the fleet.
+
+    ``publishClientReceive`` is allowed by default because nobody can subscribe to what is not his.
+    """
+    commands = "$CONTROL/dynamic-security/#"
+    writes = [f"{PREFIX}/{tenant}/+/{topic}" for topic in GATEWAY_READS]
+    acls = [
+        _allow("subscribePattern", f"{PREFIX}/{tenant}/#"),
+        _allow("subscribePattern", commands),
+        _allow("publishClientSend", commands),
+        _allow("publishClientReceive", commands),
+        *(_allow("publishClientSend", topic) for topic in writes),
+    ]
+    return json.dumps(
+        {
+            "defaultACLAccess": {
+                "publishClientSend": False,
+                "publishClientReceive": True,
+                "subscribe": False,
+                "unsubscribe": True,
+            },
+            "clients": [{"username": FLEET_CN, "roles": [{"rolename": FLEET_ROLE}]}],
+            "groups": [],
+            "roles": [{"rolename": FLEET_ROLE, "acls": acls}],
+        },
+        indent=1,
+    )
+
+
+def role_of(device: str) -> str:
+    """The name of a gateway's role. It names what it allows, too: a version that allows something
+    else makes another role. The dot is not in a device id's alphabet."""
+    allowed = " ".join((*GATEWAY_WRITES, *GATEWAY_READS)).encode()
+    return f"gateway.{device}.{hashlib.sha256(allowed).hexdigest()[:8]}"
+
+
+def gateway_acls(tenant: str, device: str) -> list[dict[str, object]]:
+    """What a gateway's role allows. By name: Mosquitto 2.0.11's plugin knows no %u (seen)."""
+    own = f"{PREFIX}/{tenant}/{device}"
+    return [
+        *(_allow("publishClientSend", f"{own}/{topic}") for topic in GATEWAY_WRITES),
+        *(_allow("subscribeLiteral", f"{own}/{topic}") for topic in GATEWAY_READS),
+    ]
+
+
+def _allow(kind: str, topic: str) -> dict[str, object]:
+    return {"acltype": kind, "topic": topic, "priority": 0, "allow": True}

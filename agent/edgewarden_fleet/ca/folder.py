@@ -212,12 +212,20 @@ def _fill(at: Path, final: Path, wanted: FleetSettings, now_utc_s: float, user: 
     _put_key(at / "verifier/key.pem", _key())
     _put(at / "broker/ca.pem", root_pem)
     _put(at / "broker/acl", broker.acl(wanted.tenant))
-    _put(at / "broker/mosquitto.conf", broker.mosquitto_conf(final / "broker", wanted, user))
+    plugin = broker.find_plugin()
+    if plugin is not None:
+        _put(at / "broker/data" / broker.STATE_FILE, broker.first_state(wanted.tenant), 0o600)
+    conf = broker.mosquitto_conf(final / "broker", wanted, user, plugin)
+    _put(at / "broker/mosquitto.conf", conf)
     _put(at / "fleet.toml", settings.text(wanted))
     account = pwd.getpwnam(user)
     if account.pw_uid != os.geteuid():
-        for name in ("server-key.pem", "data"):
-            os.chown(at / "broker" / name, account.pw_uid, account.pw_gid)
+        for path in (
+            at / "broker/server-key.pem",
+            at / "broker/data",
+            *(at / "broker/data").iterdir(),
+        ):
+            os.chown(path, account.pw_uid, account.pw_gid)
 
 
 def _key() -> ec.EllipticCurvePrivateKey:

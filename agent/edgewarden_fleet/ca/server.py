@@ -8,6 +8,7 @@ line and a next step; the gateway prints the same name.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections import OrderedDict
@@ -62,10 +63,23 @@ class RateLimit:
         return allowed
 
 
+ADMITTED_S = 2.0
+"""The broker's list is changed within a second; a broker that is down must not hold an answer."""
+LOOK_S = 0.02
+
+
 def application(
-    db: sqlite3.Connection, office: Office, now_utc_s: Callable[[], float]
+    db: sqlite3.Connection,
+    office: Office,
+    now_utc_s: Callable[[], float],
+    admitted: Callable[[str], bool] = lambda _: True,
 ) -> web.Application:
-    """Return the service; db is used by it alone."""
+    """Return the service; db is used by it alone.
+
+    Args:
+        admitted: whether the broker lets a gateway speak by now. The answer waits for it, so that
+            the gateway's first connection is not its first refusal.
+    """
     limit, room, one_writer = RateLimit(), asyncio.Semaphore(AT_ONCE), asyncio.Lock()
     app = web.Application(client_max_size=enrol.MAX_MESSAGE_BYTES)
 
@@ -91,12 +105,20 @@ def application(
             return _refuse(address, WireRefusal("too_slow", "the request took too long"), 408)
         except WireRefusal as refusal:
             return _refuse(address, refusal, 429 if refusal.name == "rate_limited" else 403)
+        await _until(lambda: admitted(wanted.device))
         log.info("enrolled device=%s tenant=%s address=%s", wanted.device, answer.tenant, address)
         return web.Response(body=enrol.encode_answer(answer), content_type="application/json")
 
     app.router.add_get("/v1/ca", get_ca)
     app.router.add_post("/v1/enroll", post_enroll)
     return app
+
+
+async def _until(there: Callable[[], bool]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ADMITTED_S):
+            while not there():
+                await asyncio.sleep(LOOK_S)
 
 
 def _refuse(address: str, refusal: WireRefusal, status: int) -> web.Response:

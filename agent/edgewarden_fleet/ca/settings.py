@@ -8,8 +8,9 @@ starts. Secrets never stand here; they are files beside it (folder.py).
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,8 @@ class FleetSettings:
     enroll: Endpoint
     console: Endpoint
     attestation: Attestation
+    broker_reload: tuple[str, ...] = ()
+    """What makes a broker without the dynamic-security plugin read its access list again."""
 
 
 def text(settings: FleetSettings) -> str:
@@ -66,7 +69,7 @@ tenant = "{s.tenant}"
 [broker]
 host = "{s.broker.host}"
 port = {s.broker.port}
-
+{_reload(s.broker_reload)}
 [enroll]
 host = "{s.enroll.host}"
 port = {s.enroll.port}
@@ -82,6 +85,12 @@ required = [{required}]
 """
 
 
+def _reload(command: tuple[str, ...]) -> str:
+    if not command:
+        return ""
+    return f"reload = {json.dumps(list(command))}\n"
+
+
 def read(path: Path) -> FleetSettings:
     """Read fleet.toml.
 
@@ -92,7 +101,7 @@ def read(path: Path) -> FleetSettings:
         body = tomllib.loads(path.read_text())
     except (OSError, ValueError) as fault:
         raise _no(f"{path}: {fault}") from fault
-    table = _Table(body, "", {"tenant", "broker", "enroll", "console", "attestation"})
+    table = _Table(body, "", {"tenant", "broker", "enroll", "console", "attestation"}, set())
     tenant = table.text("tenant")
     if not is_identifier(tenant):
         raise _no(f"tenant {tenant!r} is not [a-z0-9][a-z0-9-]*, at most 63 characters")
@@ -100,9 +109,16 @@ def read(path: Path) -> FleetSettings:
     required = a.body.get("required")
     if not isinstance(required, list) or not required or not set(required) <= set(FACETS):
         raise _no(f"attestation.required is not a list of {', '.join(FACETS)}")
+    b = table.table("broker", {"host", "port"}, {"reload"})
+    reload = b.body.get("reload", [])
+    if not isinstance(reload, list) or not all(isinstance(w, str) and w for w in reload):
+        raise _no(
+            "broker.reload is not a list of words, such as ['systemctl', 'reload', 'mosquitto']"
+        )
     return FleetSettings(
         tenant=tenant,
-        broker=_endpoint(table, "broker"),
+        broker=Endpoint(b.text("host"), b.number("port", 1, 65535)),
+        broker_reload=tuple(reload),
         enroll=_endpoint(table, "enroll"),
         console=_endpoint(table, "console"),
         attestation=Attestation(
@@ -112,10 +128,13 @@ def read(path: Path) -> FleetSettings:
 
 
 class _Table:
-    def __init__(self, body: Mapping[str, object], path: str, keys: set[str]) -> None:
+    def __init__(
+        self, body: Mapping[str, object], path: str, keys: Set[str], optional: Set[str]
+    ) -> None:
         for key in body:
-            if key not in keys:
-                raise _no(f"{path}{key} is not known; known here: {', '.join(sorted(keys))}")
+            if key not in keys | optional:
+                known = ", ".join(sorted(keys | optional))
+                raise _no(f"{path}{key} is not known; known here: {known}")
         for key in sorted(keys):
             if key not in body:
                 raise _no(f"{path}{key} is missing")
@@ -134,11 +153,11 @@ class _Table:
             raise _no(f"{self.path}{key} is not a whole number from {low} to {high}")
         return value
 
-    def table(self, key: str, keys: set[str]) -> _Table:
+    def table(self, key: str, keys: Set[str], optional: Set[str] = frozenset()) -> _Table:
         value = self.body[key]
         if not isinstance(value, dict):
             raise _no(f"{self.path}{key} is not a table")
-        return _Table(value, f"{key}.", keys)
+        return _Table(value, f"{key}.", keys, optional)
 
 
 def _endpoint(table: _Table, key: str) -> Endpoint:

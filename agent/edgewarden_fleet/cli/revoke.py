@@ -1,7 +1,8 @@
 """`edgewarden-fleet revoke ID`: the registry's flag; the verifier refuses the device from now on.
 
-A flag in the registry and no more: the broker still lets the certificate in until it ends (30
-days), and a session that is up stays up. What comes through it is refused as ``revoked``.
+`edgewarden-fleet serve` follows the registry: the device leaves the broker's list, which ends its
+session (ingest/admission.py). While serve is down its session stays; what it sends waits in the
+broker and is refused as ``revoked``.
 """
 
 from __future__ import annotations
@@ -39,5 +40,5 @@ def run(arguments: argparse.Namespace) -> Exit:
                 next_step="see `edgewarden-fleet gateways`",
             )
     output.say(f"{arguments.device} is revoked: the verifier refuses what it sends")
-    output.tell("its broker session stays up and its certificate works until it ends")
+    output.tell("`edgewarden-fleet serve` ends its broker session within seconds of this")
     return Exit.OK

@@ -24,6 +24,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edgewarden.wire.topics import PREFIX
 from edgewarden_fleet.ca.certificates import FLEET_CN
 from edgewarden_fleet.ca.settings import Endpoint
+from edgewarden_fleet.ingest.admission import RESPONSES, Admission
 from edgewarden_fleet.ingest.worker import Delivery, Worker
 from edgewarden_fleet.verify.attest import Outgoing
 from edgewarden_fleet.verify.pipeline import Incoming
@@ -44,11 +45,15 @@ log = logging.getLogger("edgewarden_fleet.broker")
 class BrokerSession:
     """One durable subscription to every gateway of a tenant."""
 
-    def __init__(self, broker: Endpoint, tls: ssl.SSLContext, tenant: str) -> None:
+    def __init__(
+        self, broker: Endpoint, tls: ssl.SSLContext, tenant: str, admission: Admission
+    ) -> None:
         self._broker = broker
+        self._admission = admission
         self._filter = f"{PREFIX}/{tenant}"
         self._worker: Worker | None = None
         self._connection = 0
+        self._asked: int | None = None
         self.connected = threading.Event()
         self.failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
@@ -107,14 +112,17 @@ class BrokerSession:
             (f"{self._filter}/+/{name}", options) for name in ("s/status", "r/+", "e/evidence")
         ]
         client.subscribe(topics)
+        # By itself: a broker without the plugin refuses it, and that is no reason to complain.
+        self._asked = client.subscribe([(RESPONSES, options)])[1]
         self.connected.set()
+        self._admission.connected()
         log.info("broker connected session_kept=%s", flags.session_present)
 
     def _on_subscribe(
         self, client: mqtt.Client, userdata: object, mid: int, reasons: list[ReasonCode],
         properties: Properties | None,
     ) -> None:  # fmt: skip
-        if any(reason.is_failure for reason in reasons):
+        if mid != self._asked and any(reason.is_failure for reason in reasons):
             log.error("broker refuses a subscription code=EW-NET-021 next=%r", "check broker/acl")
 
     def _on_disconnect(

@@ -10,7 +10,8 @@ A disk that refuses stops everything until it takes again: nothing is acknowledg
 message whose values the store refuses is that message's refusal (``internal_error``), so that one
 captured gateway stops nobody but itself.
 
-    worker = Worker(db, verifier, appraiser, send, clock); worker.start(); ...; worker.stop()
+    worker = Worker(db, verifier, appraiser, send, clock, admission)
+    worker.start(); ...; worker.stop()
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgewarden.errors import EdgewardenError, WireRefusal
+from edgewarden_fleet.ingest.admission import RESPONSES, Admission
 from edgewarden_fleet.store.schema import store_fault, transaction
 from edgewarden_fleet.verify.attest import Appraiser, Outgoing
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
@@ -57,12 +60,14 @@ class Worker:
         appraiser: Appraiser,
         send: Callable[[Outgoing], None],
         now_utc_s: Callable[[], float],
+        admission: Admission,
     ) -> None:
         self._db = db
         self._verifier = verifier
         self._appraiser = appraiser
         self._send = send
         self._now = now_utc_s
+        self._admission = admission
         self._queue: queue.Queue[Delivery] = queue.Queue(QUEUE)
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._stopping = threading.Event()
@@ -101,7 +106,7 @@ class Worker:
                     continue
                 for delivery in group:
                     delivery.acknowledge()
-                for message in out:
+                for message in out + self._admit(group):
                     self._send(message)
                 group = []
         except (
@@ -124,6 +129,8 @@ class Worker:
         out: list[Outgoing] = []
         with transaction(self._db):
             for delivery in group:
+                if delivery.message.topic == RESPONSES:
+                    continue
                 verdict, messages = self._take(delivery.message)
                 out.extend(messages)
                 _tell(delivery.message, verdict)
@@ -131,6 +138,16 @@ class Worker:
             out.extend(self._appraiser.challenge_due(now))
             self._verifier.drop_overdue(now)
         return out
+
+    def _admit(self, group: list[Delivery]) -> list[Outgoing]:
+        """Keep the broker's list equal to the registry; after the commit, which may have changed
+        it."""
+        now_mono_s = time.monotonic()
+        out: list[Outgoing] = []
+        for delivery in group:
+            if delivery.message.topic == RESPONSES:
+                out += self._admission.take(delivery.message.payload, now_mono_s)
+        return out + self._admission.due(self._db, now_mono_s)
 
     def _take(self, message: Incoming) -> tuple[Verdict, list[Outgoing]]:
         """Judge one message, whole or not at all."""
