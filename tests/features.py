@@ -264,6 +264,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "systemd-analyze": _program("systemd-analyze"),
     "nft": _program("nft"),
     "net-namespaces": _net_namespaces,
+    "ssh": _program("ssh-keygen"),
     "strace": _program("strace"),
     "piuparts": _program("piuparts"),
     "swtpm": lambda: all(_program(name)() for name in ("swtpm", "swtpm_setup", "certtool")),

@@ -132,7 +132,7 @@ tier_system() {
 }
 
 tier_boot() {
-    apt_need systemd-nspawn:systemd-container mmdebstrap:mmdebstrap piuparts:piuparts
+    apt_need systemd-nspawn:systemd-container mmdebstrap:mmdebstrap piuparts:piuparts ssh:openssh-client
     bash requirements/venv.sh .venv ceiling
     run boot .venv tests/boot
 }

@@ -52,8 +52,10 @@ MASKED = (
     "fstrim.timer",
     "systemd-timesyncd.service",
     "systemd-networkd-wait-online.service",
+    "ssh.service",
 )
-"""What would reach for a network or the host's clock, or run at its own time."""
+"""What would reach for a network or the host's clock, listen on the host's network, or run at its
+own time."""
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 

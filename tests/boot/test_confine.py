@@ -18,10 +18,11 @@ import pytest
 from edgewarden.wire.gate_files import ExecTier
 from hw.rigs.booted import Booted
 from tests.boot import traces
+from tests.boot.logins import Logins
 from tests.boot.site import VERSIONS, Built, apt
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "loop-mount", "nspawn", "debian-tree")
+pytestmark = pytest.mark.needs("root", "loop-mount", "nspawn", "debian-tree", "ssh")
 
 SETTINGS = """\
 [[confined]]
@@ -77,8 +78,6 @@ FRAGILE = """\
 ExecStart=/usr/bin/python3 -c "import os, time; os.posix_spawn('/usr/bin/true', ['true'], {}); \\
   time.sleep(9999)"
 """
-OTHER_LOGIN = ("systemd-run", "--quiet", "--wait", "--pipe")
-"""Another login than the one that asked (gate/sessions.py): a unit of its own is one."""
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 
 FREE = {
@@ -126,7 +125,13 @@ def guest(built: Built) -> Iterator[Booted]:
 
 
 @pytest.fixture(scope="module")
-def before(guest: Booted) -> dict[str, str]:
+def logins(guest: Booted) -> Iterator[Logins]:
+    with Logins(guest) as logins:
+        yield logins
+
+
+@pytest.fixture(scope="module")
+def before(guest: Booted, logins: Logins) -> dict[str, str]:
     """The gateway's filesystem without us."""
     attacked(guest)  # what the service itself makes is not ours
     guest.run("sync")
@@ -232,13 +237,16 @@ def test_a_service_that_does_not_come_back_takes_everything_back(
     assert configuration(installed) == without
 
 
-def test_confirmed_it_holds_and_is_proved(installed: Booted) -> None:
+def test_confirmed_it_holds_and_is_proved(installed: Booted, logins: Logins) -> None:
     """K3: T1 is claimed in the run in which every managed service refused its canary."""
     installed.run("systemctl", "start", "loop")
-    confine(installed, "apply", "--restart", "--confirm", "10m")
-    said = confine(installed, "confirm", code=65)
-    assert "this login asked for the trial" in said
-    installed.run(*OTHER_LOGIN, "edgewarden", "confine", "confirm")
+    confirm = "edgewarden confine confirm"
+    asked = logins.ssh(f"edgewarden confine apply --restart --confirm 10m && {confirm}")
+    assert asked.returncode == 65, asked.stdout + asked.stderr
+    assert "this login asked for the trial" in asked.stderr
+    assert "this is no login" in confine(installed, "confirm", code=65)
+    confirmed = logins.ssh(confirm)
+    assert confirmed.returncode == 0, confirmed.stderr
     found = verified(installed)
     assert (found["tier"], found["drift"]) == ("T1", [])
     assert found["proved"] == [f"{name}.service" for name in (*ATTACKED, "loop")]

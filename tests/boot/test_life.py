@@ -126,11 +126,8 @@ def test_nothing_listens_on_a_network(installed: Site) -> None:
 def test_enforce_denies_and_the_fleet_verifies_the_verdict(installed: Site) -> None:
     gateway = installed.gateway
     installed.allow(f"{APPS}/known")
-    gateway.run("edgewarden", "policy", "enforce", "--confirm", "10m")
+    gateway.run("edgewarden", "policy", "enforce")  # trials and logins: test_lockout.py
     assert_enforcing(installed)
-    # From another login than the one that asked (gate/sessions.py): a unit of its own is one.
-    other = ("systemd-run", "--quiet", "--wait", "--pipe")
-    gateway.run(*other, "edgewarden", "policy", "confirm")
     digest = hashlib.sha256(gateway.path(f"{APPS}/unknown").read_bytes()).hexdigest()
     installed.await_fleet(lambda f: digest in str(f["exec"]["denied_verdicts"]))
     assert installed.shown()["exec"]["denied"] >= 1

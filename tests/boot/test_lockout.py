@@ -1,8 +1,11 @@
 """Enforcing where people log in, on a booted Debian, and every way back in. One story: each test
 begins where the one before it ended.
 
-refused -> observed over a boot -> trial -> kept -> apt in enforce -> gate killed and stopped ->
-journald stopped -> a policy that denies everything -> two unhealthy boots -> kill switch -> removed
+refused -> observed over a boot -> trial -> kept, from every door -> apt in enforce -> gate killed
+and stopped -> journald stopped -> a policy that denies everything -> two unhealthy boots -> kill
+switch -> removed
+
+Who logs in here really does: OpenSSH, dropbear, a getty (logins.py).
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from pathlib import Path
 import pytest
 
 from hw.rigs.booted import PATH
+from tests.boot import traces
+from tests.boot.logins import TECHNICIAN, Logins
 from tests.boot.site import VERSIONS, Built, Json, Site, booted_site
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "mosquitto", "loop-mount", "nspawn", "debian-tree")
+pytestmark = pytest.mark.needs("root", "mosquitto", "loop-mount", "nspawn", "debian-tree", "ssh")
 
 SETTINGS = '[exec]\nfilesystems = ["/"]\nobserve_h = 0\n'
 EVERY_PACKAGE = '[[program]]\nname = "packages"\npackage = "*"\n'
@@ -30,31 +35,43 @@ UNHEALTHY = 2
 
 
 @pytest.fixture(scope="module")
-def site(built: Built) -> Iterator[Site]:
+def built_site(built: Built) -> Iterator[Site]:
     with booted_site(built) as site:
         assert site.gateway.root.stat().st_dev != Path("/").stat().st_dev
-        site.install(VERSIONS[0])
-        site.enrol()
-        site.gateway.path("/etc/edgewarden/conf.d/60-lockout.toml").write_text(SETTINGS)
-        stranger = site.gateway.path(STRANGER)
-        shutil.copy(site.gateway.path("/usr/bin/true"), stranger)
-        with stranger.open("ab") as file:
-            file.write(b"nobody listed this")
-        policy(site, EVERY_PACKAGE)
-        site.gateway.run("edgewarden", "policy", "learn", limit_s=300)
-        site.gateway.run("systemctl", "restart", "edgewarden-gate")
-        site.await_gate(lambda g: g["mode"] == "learn")
         yield site
+
+
+@pytest.fixture(scope="module")
+def logins(built_site: Site) -> Iterator[Logins]:
+    with Logins(built_site.gateway) as logins:
+        yield logins
+
+
+@pytest.fixture(scope="module")
+def before(built_site: Site, logins: Logins) -> dict[str, str]:
+    """The gateway's filesystem without us, and with the doors and programs of these tests."""
+    stranger = built_site.gateway.path(STRANGER)
+    shutil.copy(built_site.gateway.path("/usr/bin/true"), stranger)
+    with stranger.open("ab") as file:
+        file.write(b"nobody listed this")
+    return traces.look(built_site.gateway.root)
+
+
+@pytest.fixture(scope="module")
+def site(built_site: Site, before: dict[str, str]) -> Site:
+    site = built_site
+    site.install(VERSIONS[0])
+    site.enrol()
+    site.gateway.path("/etc/edgewarden/conf.d/60-lockout.toml").write_text(SETTINGS)
+    policy(site, EVERY_PACKAGE)
+    site.gateway.run("edgewarden", "policy", "learn", limit_s=300)
+    site.gateway.run("systemctl", "restart", "edgewarden-gate")
+    site.await_gate(lambda g: g["mode"] == "learn")
+    return site
 
 
 def policy(site: Site, text: str) -> None:
     site.gateway.path("/etc/edgewarden/policy.toml").write_text(text)
-
-
-def login(site: Site, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as in a login of its own: another unit each time."""
-    run = ("systemd-run", "--quiet", "--wait", "--pipe", "--collect")
-    return site.gateway.attempt(*run, "sh", "-c", script)
 
 
 def bare(site: Site, script: str) -> subprocess.CompletedProcess[str]:
@@ -86,9 +103,11 @@ def test_enforce_is_refused_before_a_boot_was_observed(site: Site) -> None:
     assert not denies(site)
 
 
-def test_l2_a_trial_goes_back_and_its_own_login_cannot_confirm_it(site: Site) -> None:
+def test_l2_a_trial_goes_back_and_its_own_login_cannot_confirm_it(
+    site: Site, logins: Logins
+) -> None:
     both = "edgewarden policy enforce --confirm 8s && edgewarden policy confirm"
-    done = login(site, both)
+    done = logins.ssh(both)
     assert done.returncode != 0
     assert "same_login" in said(done)
     assert denies(site)
@@ -96,24 +115,69 @@ def test_l2_a_trial_goes_back_and_its_own_login_cannot_confirm_it(site: Site) ->
     site.await_gate(lambda g: g["mode"] == "observe")
 
 
-def test_after_an_observed_boot_it_is_kept_and_confirmed_from_another_login(site: Site) -> None:
+def test_after_an_observed_boot_it_is_kept_and_confirmed_from_another_login(
+    site: Site, logins: Logins
+) -> None:
     site.gateway.reboot()
     healthy = ("systemctl", "is-active", "edgewarden-healthy")
     wait_until(lambda: site.gateway.attempt(*healthy).stdout.strip() == "active", 30)
-    trial = login(site, "edgewarden policy enforce --confirm 60s")
+    trial = logins.ssh("edgewarden policy enforce --confirm 60s")
     assert trial.returncode == 0, said(trial)
-    confirmed = login(site, "edgewarden policy confirm")
+    confirmed = logins.ssh("edgewarden policy confirm")
     assert confirmed.returncode == 0, said(confirmed)
     site.await_gate(holds)
     assert denies(site)
 
 
-def test_l5_apt_upgrades_coreutils_without_a_denial(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "systemd-run --quiet --wait --pipe --collect edgewarden policy confirm",
+        "systemd-run --quiet --wait --pipe --collect --slice=user-0.slice sh -c {}",
+        "setsid --wait nsenter --target 1 --all edgewarden policy confirm",
+    ],
+    ids=["systemd-run", "in-a-users-slice", "nsenter-below-the-login"],
+)
+def test_m1_what_is_no_new_login_does_not_confirm(line: str, site: Site, logins: Logins) -> None:
+    confirm = line.format("'edgewarden policy confirm'")
+    done = logins.ssh(f"edgewarden policy enforce --confirm 60s && {confirm}")
+    assert done.returncode != 0
+    assert any(name in said(done) for name in ("no_login", "same_login")), said(done)
+    from_outside = site.gateway.attempt("edgewarden", "policy", "confirm")
+    assert "no_login" in said(from_outside), "nsenter from the host"
+
+
+@pytest.mark.parametrize("door", ["ssh", "ssh-without-logind", "dropbear", "console", "sudo"])
+def test_h1_whoever_comes_in_by_any_door_confirms_a_trial(
+    door: str, site: Site, logins: Logins
+) -> None:
+    trial, confirm = "edgewarden policy enforce --confirm 60s", "edgewarden policy confirm"
+    if door == "sudo":
+        asked = logins.ssh(f"sudo {trial}", user=TECHNICIAN)
+        confirmed = logins.ssh(f"sudo {confirm}", user=TECHNICIAN)
+    elif door == "ssh":
+        asked, confirmed = logins.ssh(trial), logins.ssh(confirm)
+    else:
+        with logins.without_logind():
+            if door == "console":
+                assert logins.console(trial)[0] == 0
+                code, screen = logins.console(confirm)
+                assert code == 0, screen
+                return
+            come_in = logins.over_dropbear if door == "dropbear" else logins.ssh
+            asked, confirmed = come_in(trial), come_in(confirm)
+    assert asked.returncode == 0, said(asked)
+    assert confirmed.returncode == 0, said(confirmed)
+
+
+def test_l5_apt_upgrades_coreutils_without_a_denial(
+    site: Site, logins: Logins, tmp_path: Path
+) -> None:
     deb = coreutils(site, tmp_path)
     site.gateway.copy(deb, "/root/coreutils.deb")
     before = denied(site)
     script = "apt-get -y -o Dpkg::Use-Pty=0 install /root/coreutils.deb && ls / && sleep 0"
-    done = login(site, f"export DEBIAN_FRONTEND=noninteractive; {script}")
+    done = logins.ssh(f"export DEBIAN_FRONTEND=noninteractive; {script}")
     assert done.returncode == 0, said(done)
     assert denied(site) == before
     assert holds(site.gate())
@@ -179,7 +243,9 @@ def test_r4_a_stopped_journal_holds_no_exec(site: Site) -> None:
         bare(site, f"kill -CONT {journal}")
 
 
-def test_l1_under_a_policy_that_denies_everything_people_still_get_in(site: Site) -> None:
+def test_l1_under_a_policy_that_denies_everything_people_still_get_in(
+    site: Site, logins: Logins
+) -> None:
     policy(site, NOTHING)
     compiled = bare(site, "edgewarden policy compile")
     assert compiled.returncode == 0, said(compiled)
@@ -198,19 +264,35 @@ def test_l1_under_a_policy_that_denies_everything_people_still_get_in(site: Site
     ):
         done = bare(site, script)  # /etc/profile misses its helpers; the shell is there
         assert done.returncode == 0, (script, said(done))
-    back = bare(site, "edgewarden policy observe")
+    assert_every_door_is_open(logins)
+    back = logins.ssh("sudo edgewarden policy observe", user=TECHNICIAN)
     assert back.returncode == 0, said(back)
     assert bare(site, "/usr/bin/env").returncode == 0
     policy(site, EVERY_PACKAGE)
     site.gateway.run("edgewarden", "policy", "compile")
 
 
-def test_l3_two_boots_that_nobody_calls_healthy_put_it_into_observe(site: Site) -> None:
+def assert_every_door_is_open(logins: Logins) -> None:
+    """Real logins, with a shell that still denies what it denies."""
+    for come_in in (logins.ssh, logins.over_dropbear):
+        done = come_in("echo in as $USER; /usr/bin/env")
+        assert "in as root" in done.stdout, said(done)
+        assert "denied" in said(done) or "not permitted" in said(done)
+    by_sudo = logins.ssh("sudo -n sh -c 'echo in as $SUDO_USER'", user=TECHNICIAN)
+    assert f"in as {TECHNICIAN}" in by_sudo.stdout, said(by_sudo)
+    code, screen = logins.console("echo in as $USER")
+    assert code == 0, screen
+    assert "in as root" in screen
+
+
+def test_l3_two_boots_that_nobody_calls_healthy_put_it_into_observe(
+    site: Site, logins: Logins
+) -> None:
     gateway = site.gateway
     gateway.reboot()  # observed whole with this policy
     healthy = ("systemctl", "is-active", "edgewarden-healthy")
     wait_until(lambda: gateway.attempt(*healthy).stdout.strip() == "active", 30)
-    kept = login(site, "edgewarden policy enforce")
+    kept = logins.ssh("edgewarden policy enforce")
     assert kept.returncode == 0, said(kept)
     gateway.run("systemctl", "mask", "edgewarden-healthy")
     for _ in range(UNHEALTHY):
@@ -221,18 +303,18 @@ def test_l3_two_boots_that_nobody_calls_healthy_put_it_into_observe(site: Site) 
     site.await_gate(lambda g: g["mode"] == "observe" and not g["armed"])
     assert not denies(site)
     gateway.run("systemctl", "unmask", "edgewarden-healthy")
-    lifted = login(site, "edgewarden policy enforce")
+    lifted = logins.ssh("edgewarden policy enforce")
     assert lifted.returncode == 0, said(lifted)
     assert denies(site)
 
 
-def test_l4_the_kill_switch_has_the_last_word(site: Site) -> None:
+def test_l4_the_kill_switch_has_the_last_word(site: Site, logins: Logins) -> None:
     gateway = site.gateway
     gateway.path("/boot/edgewarden-observe").touch()
     gateway.run("sync")
     gateway.pull_the_plug()
     site.await_gate(lambda g: g["mode"] == "observe" and not g["armed"])
-    refused = login(site, "edgewarden policy enforce")
+    refused = logins.ssh("edgewarden policy enforce")
     assert refused.returncode != 0
     assert "edgewarden-observe" in said(refused)
     gateway.path("/boot/edgewarden-observe").unlink()
@@ -240,9 +322,14 @@ def test_l4_the_kill_switch_has_the_last_word(site: Site) -> None:
     site.await_gate(holds)
 
 
-def test_l6_removed_in_enforce_it_holds_nothing(site: Site) -> None:
+def test_l6_removed_in_enforce_nothing_of_it_is_left(
+    site: Site, logins: Logins, before: dict[str, str]
+) -> None:
     assert denies(site)
-    done = login(site, "DEBIAN_FRONTEND=noninteractive apt-get -y purge edgewarden")
+    done = logins.ssh("DEBIAN_FRONTEND=noninteractive apt-get -y purge edgewarden")
     assert done.returncode == 0, said(done)
     assert bare(site, STRANGER).returncode == 0
     assert bare(site, "ls /var/lib/edgewarden /run/edgewarden").returncode != 0
+    upgraded = "/usr/bin/ls"  # by the test's own coreutils
+    left = traces.since(before, traces.look(site.gateway.root))
+    assert [line for line in left if upgraded not in line] == []

@@ -14,12 +14,13 @@ from edgewarden.change.confinement import Confiner
 from edgewarden.cli.confine import Bench, put_in_place, show_one
 from edgewarden.cli.console import HEIGHT, WIDTH, Console, clip
 from edgewarden.cli.main import main
-from edgewarden.cli.services import is_other_login, this_login
+from edgewarden.cli.services import this_login, why_no_new_login
 from edgewarden.confine.facts import Host, Mount, Plan, Service, Wish
 from edgewarden.confine.plan import plan
 from edgewarden.confine.screen import WIDTH as SCREEN_WIDTH
 from edgewarden.confine.screen import screen
 from edgewarden.errors import EdgewardenError, OperatorFault
+from edgewarden.gate.sessions import Session
 from tests.fakes.systemd import FakeSystemd
 
 PI = Host(
@@ -108,24 +109,24 @@ def test_only_root_changes_or_tries(
     assert "next: run the command again with sudo" in said
 
 
-@pytest.mark.parametrize(
-    ("then", "here", "other"),
-    [
-        (("session-5.scope", "7", "tty 1"), ("session-6.scope", "7", "tty 1"), True),
-        (("session-5.scope", "7", "tty 1"), ("session-5.scope", "8", "tty 2"), False),
-        (("", "7", "tty 1"), ("", "8", "tty 1"), True),
-        (("", "", ""), ("", "", ""), False),
-    ],
-)
-def test_a_trial_is_confirmed_from_another_login(
-    then: tuple[str, ...], here: tuple[str, ...], other: bool
-) -> None:
-    assert is_other_login(then, here) is other
+def login(scope: str, *, began_ticks: int, now_ticks: int) -> tuple[str, ...]:
+    return Session("", str(began_ticks), "", str(now_ticks), scope, "").words()
+
+
+def test_a_trial_is_confirmed_from_a_login_that_began_after_it() -> None:
+    asked = login("session-5.scope", began_ticks=100, now_ticks=200)
+    fresh = login("session-6.scope", began_ticks=300, now_ticks=400)
+    early = login("session-4.scope", began_ticks=150, now_ticks=400)
+    assert why_no_new_login(asked, fresh) == ""
+    assert "older than the trial" in why_no_new_login(asked, early)
+    assert "asked for the trial" in why_no_new_login(asked, asked)
+    assert "cannot be told" in why_no_new_login(
+        ("session-5.scope", "", ""), login("session-6.scope", began_ticks=300, now_ticks=400)
+    ), "words of the version before"
 
 
 def test_a_login_is_known_by_what_the_kernel_says_of_it() -> None:
-    assert len(this_login()) == 3
-    assert any(this_login())
+    assert Session.of(this_login()).now_ticks.isdigit()
 
 
 # --- the clock of a trial ------------------------------------------------------------------------

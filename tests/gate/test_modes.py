@@ -11,7 +11,8 @@ from edgewarden.gate.modes import Modes
 from edgewarden.gate.sessions import Session
 from edgewarden.wire.local_messages import AreaStats
 
-SSH, NEW = Session("session-4.scope", "", ""), Session("session-5.scope", "", "")
+SSH = Session("", "100", "", "200", "session-4.scope", "")
+NEW = Session("", "300", "", "400", "session-5.scope", "")
 
 
 class Fake:

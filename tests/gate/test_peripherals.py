@@ -19,7 +19,7 @@ from edgewarden.gate.peripherals import (
     STOP_S,
     Peripherals,
 )
-from edgewarden.gate.sessions import Session
+from edgewarden.gate.sessions import NOBODY as SOMEBODY
 from edgewarden.judge.peripherals_table import EMPTY, PeripheralTable, compile_table
 from edgewarden.kernel.uevent import Uevents
 from edgewarden.plugs.background import Background, Order
@@ -356,7 +356,7 @@ def test_l2_u4_a_trial_that_nobody_confirms_puts_everything_back(loop: Loop) -> 
     )
     modes.start()
     loop.quiet()
-    words = modes.ask("peripherals", "enforce", 600, Session("session-4.scope", "", ""))
+    words = modes.ask("peripherals", "enforce", 600, SOMEBODY)
     assert "refused now: 1-1.4 (Dell USB Keyboard)" in words
     loop.quiet()
     assert loop.world.tree.authorized()["1-1.4"] == "0"
@@ -375,7 +375,7 @@ def test_l3_a_ceiling_puts_everything_back(loop: Loop) -> None:
     )
     modes.start()
     loop.quiet()
-    modes.ask("peripherals", "enforce", 0, Session("session-4.scope", "", ""))
+    modes.ask("peripherals", "enforce", 0, SOMEBODY)
     loop.quiet()
     modes.hold_down("peripherals", "two boots in a row did not become healthy")
     loop.quiet()

@@ -27,6 +27,7 @@ from edgewarden.judge.exec_table import Content, RuleSpec, compile_table
 from edgewarden.wire import local
 from edgewarden.wire.gate_files import ExecTier, StopConfig, compile_gate_config
 from edgewarden.wire.local import Answer, GateStats, ProcBatch, Request
+from tests.system.came_in import ask_from_a_new_login
 from tests.waiting import wait_until
 
 LIFE_S = 60
@@ -227,18 +228,9 @@ class World:
         return local.parse(self.control.recv(4096), Answer, GateStats)
 
     def confirm(self) -> Answer:
-        """Confirm as somebody who has just logged in: another session, and no terminal."""
-        code = (
-            "import socket, sys\n"
-            "peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
-            "peer.connect(sys.argv[1])\n"
-            "peer.send(bytes.fromhex(sys.argv[2]))\n"
-            "sys.stdout.write(peer.recv(4096).hex())"
-        )
-        request = local.encode(Request("confirm", "learn")).hex()
-        command = [*PYTHON, "-c", code, str(self.run / "gate.sock"), request]
-        done = subprocess.run(command, capture_output=True, check=True, start_new_session=True)
-        return local.parse(bytes.fromhex(done.stdout.decode()), Answer)
+        """Confirm as somebody who has just logged in."""
+        request = local.encode(Request("confirm", "learn"))
+        return local.parse(ask_from_a_new_login(self.run / "gate.sock", request), Answer)
 
     def status(self) -> GateStats:
         answer = self.ask("status")

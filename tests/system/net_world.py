@@ -37,6 +37,7 @@ from edgewarden.wire.local import (
     encode,
     parse,
 )
+from tests.system.came_in import ask_from_a_new_login
 from tests.system.exec_world import DAEMONS, PYTHON, World
 from tests.waiting import wait_until
 
@@ -181,17 +182,8 @@ class NetWorld(World):
 
     def confirm_network(self) -> Answer:
         """From a login of its own, as a person who came in again."""
-        code = (
-            "import socket, sys\n"
-            "peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
-            "peer.connect(sys.argv[1])\n"
-            "peer.send(bytes.fromhex(sys.argv[2]))\n"
-            "sys.stdout.write(peer.recv(4096).hex())"
-        )
-        request = encode(Request("confirm", "learn", 0, "network")).hex()
-        command = [*PYTHON, "-c", code, str(self.run / "gate.sock"), request]
-        done = subprocess.run(command, capture_output=True, check=True, start_new_session=True)
-        return parse(bytes.fromhex(done.stdout.decode()), Answer)
+        request = encode(Request("confirm", "learn", 0, "network"))
+        return parse(ask_from_a_new_login(self.run / "gate.sock", request), Answer)
 
     def wait_for_alarm(self, link: socket.socket, code: str) -> Alarm:
         """The first alarm of a code that comes."""

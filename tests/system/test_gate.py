@@ -626,13 +626,13 @@ def test_a_confirmed_trial_stays_and_survives_a_restart(small: World) -> None:
     assert small.outcome([evil]) == "denied"
 
 
-def test_the_login_that_asked_for_a_trial_cannot_confirm_it(small: World) -> None:
+def test_who_did_not_come_in_anew_cannot_confirm_a_trial(small: World) -> None:
     small.enforcing()
     assert small.set_mode("observe").ok
     small.ask("mode", "enforce", 600)
     refused = small.ask("confirm")
     assert isinstance(refused, Answer)
-    assert (refused.ok, refused.name) == (False, "same_login")
+    assert (refused.ok, refused.name) == (False, "no_login"), "these tests came in by no door"
     assert small.confirm().ok
 
 

@@ -24,10 +24,10 @@ from edgewarden.change.records import forget_proof, record_proof
 from edgewarden.cli.console import WIDTH, Console, Exit, clip
 from edgewarden.cli.policy import duration
 from edgewarden.cli.services import (
-    is_other_login,
     lenient_settings,
     settings_option,
     this_login,
+    why_no_new_login,
 )
 from edgewarden.confine.facts import Plan, Wish
 from edgewarden.confine.plan import files, plan
@@ -261,9 +261,9 @@ def _confirm(args: argparse.Namespace, console: Console) -> int:
     _root_only()
     bench = Bench(args, console)
     asked = bench.applied.login if bench.applied and bench.applied.trial else ()
-    if asked and not is_other_login(asked, this_login()):
+    if asked and (why_not := why_no_new_login(asked, this_login())):
         raise OperatorFault(
-            "this login asked for the trial; that it is still here proves nothing",
+            why_not,
             code="EW-EXEC-026",
             next_step="log in again (a new ssh connection) and confirm from there",
         )

@@ -152,8 +152,8 @@ def compare(settings_path: str, *, full: bool, progress: Progress) -> Difference
     return compare(settings_path, full=full, progress=progress)
 
 
-def this_login() -> tuple[str, str, str]:
-    """The login this command was typed in: unit, audit session, terminal (gate/sessions.py)."""
+def this_login() -> tuple[str, ...]:
+    """The login this command was typed in, as gate/sessions.py tells it."""
     from edgewarden.gate.sessions import session_of
 
     def proc_text(name: str) -> str:
@@ -161,17 +161,15 @@ def this_login() -> tuple[str, str, str]:
             return Path("/proc", name).read_text()
         return ""
 
-    session = session_of(proc_text, os.getpid())
-    return session.unit, session.audit, session.terminal
+    return session_of(proc_text, os.getpid(), system_clock().now().boot_ns).words()
 
 
-def is_other_login(earlier: tuple[str, ...], now: tuple[str, ...]) -> bool:
-    """Whether somebody certainly came in anew; not where neither is known."""
-    from edgewarden.gate.sessions import Session
+def why_no_new_login(earlier: tuple[str, ...], now: tuple[str, ...]) -> str:
+    """Why ``now`` is certainly no login that began after ``earlier`` asked; "" when it is."""
+    from edgewarden.gate.sessions import REFUSALS, Session
 
-    names = ("unit", "audit", "terminal")
-    then, here = (Session(**dict(zip(names, one, strict=True))) for one in (earlier, now))
-    return here.is_other_than(then)
+    here = Session.of(now)
+    return REFUSALS.get(here.why_not(Session.of(earlier)), "")
 
 
 def learned_peripherals() -> str:

@@ -68,7 +68,7 @@ class Applied:
         units: the managed services.
         files: in the order they were made.
         folders: that were made for them, outermost first.
-        login: from which it was asked for on trial (unit, audit session, terminal).
+        login: from which it was asked for on trial (gate/sessions.py).
         restarted: the services were restarted for it, and are restarted when it is taken back.
     """
 

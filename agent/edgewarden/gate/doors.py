@@ -27,7 +27,7 @@ import sys
 from _thread import get_ident
 
 from edgewarden.errors import HardwareFault, OperatorFault, OurFault
-from edgewarden.gate.sessions import session_of
+from edgewarden.gate.sessions import unit_around
 from edgewarden.kernel.mounts import AT_FDCWD, is_beneath
 from edgewarden.kernel.process import lock_memory
 from edgewarden.wire.local import UNKNOWN_UID
@@ -178,7 +178,7 @@ class Doors:
 
     def unit_of(self, pid: int) -> str:
         """The login scope or unit that a process runs in; "" when it has none."""
-        return session_of(self.proc_text, pid).unit
+        return unit_around(self.proc_text, pid)
 
     def proc_link(self, name: str) -> bytes:
         """What a link below /proc says; b"" when it is gone."""

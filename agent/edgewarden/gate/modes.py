@@ -11,8 +11,8 @@ What this decides, in order:
    the last word).
 3. A mode asked for with a time limit is a trial. It is not kept over a restart, and the mode before
    it comes back by itself, with an alarm. Who has locked himself out has only to wait.
-4. A trial is confirmed from another login than the one it was asked for from (gate/sessions.py):
-   that somebody still sits there proves nothing, that he came in again does.
+4. A trial is confirmed from a login that began after it (gate/sessions.py): that somebody still
+   sits there proves nothing, that he came in again does.
 5. An area that refuses a mode keeps the one it has, and nothing is kept.
 
     unspoken --person--> kept <--confirm-- trial --time--> the mode before
@@ -28,6 +28,7 @@ What it leaves to others: bringing a mode about (each area), who may speak (gate
 from __future__ import annotations
 
 from edgewarden.errors import OperatorFault
+from edgewarden.gate.sessions import REFUSALS
 from edgewarden.wire.lean import Frozen, field_names
 from edgewarden.wire.local_messages import AreaStats
 
@@ -211,19 +212,19 @@ class Modes:
         """A person still gets in: the mode on trial stays.
 
         Raises:
-            OperatorFault: field name ``nothing_to_confirm``, ``same_login``, ``no_such_area``.
+            OperatorFault: field name ``nothing_to_confirm``, ``no_such_area``, or of REFUSALS.
         """
         part = self._part(area)
         trial = self._trials.get(area)
         if trial is None:
             text = f"{area}: no mode is on trial; it was confirmed before, or went back by itself"
             raise OperatorFault(text, code="EW-EXEC-025", name="nothing_to_confirm")
-        if not by.is_other_than(trial.by):
+        if refusal := by.why_not(trial.by):
             raise OperatorFault(
-                f"{area}: this login asked for the trial; that it is still here proves nothing",
+                f"{area}: {REFUSALS[refusal]}",
                 code="EW-EXEC-026",
                 next_step="log in again (a new ssh connection) and confirm from there",
-                name="same_login",
+                name=refusal,
             )
         mode = self._modes[area]
         words = part.apply(mode, 0)

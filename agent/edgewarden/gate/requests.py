@@ -90,9 +90,10 @@ class Requests:
             return Answer(True, "", "stopping; every exec is allowed")
         if verb in ("reload", "reload_older"):
             return Answer(True, "", self._reload(older=verb == "reload_older"))
-        by = session_of(self._doors.proc_text, pid)
         if verb in ("packages", "healthy"):
-            return Answer(True, "", self._lockout.hear(verb, request.confirm_s, by.unit))
+            unit = self._doors.unit_of(pid)
+            return Answer(True, "", self._lockout.hear(verb, request.confirm_s, unit))
+        by = session_of(self._doors.proc_text, pid, self._boot_ns())
         if verb == "confirm":
             return Answer(True, "", self._modes.confirm(area, by))
         said = self._modes.ask(area, request.mode, request.confirm_s, by)
