@@ -25,12 +25,22 @@ class Machine:
     def __init__(self) -> None:
         self.files: dict[bytes, os.stat_result] = {}
         self.now_mono = 0.0
+        self.set_by_s = 0.0
         self.packages = Packages(
             self.status_at,
             lambda pid: "session-3.scope" if pid == DPKG else "cron.service",
             lambda: self.now_mono,
-            lambda: NOW_NS,
+            self.wall_ns,
         )
+
+    def wall_ns(self) -> int:
+        """It goes on by itself, and somebody sets it."""
+        return NOW_NS + round((self.now_mono + self.set_by_s) * 1e9)
+
+    def pass_s(self, seconds: float, set_by_s: float = 0.0) -> None:
+        self.now_mono += seconds
+        self.set_by_s += set_by_s
+        self.packages.look()
 
     def status_at(self, path: bytes) -> os.stat_result | None:
         folder = os.stat_result((stat.S_IFDIR | 0o755, 1, 1, 1, 0, 0, 0, 0, 0, 0))
@@ -78,6 +88,40 @@ def test_it_ends_by_a_word_or_by_itself(machine: Machine) -> None:
     machine.now_mono = LONGEST_S
     assert not machine.runs(b"/usr/bin/ls", entry())
     assert not machine.packages.changing
+
+
+@pytest.mark.parametrize("day_s", [86_400.0, -86_400.0])
+@pytest.mark.parametrize("looks", [True, False])
+def test_m2_a_clock_that_is_set_meanwhile_denies_nothing_new(
+    machine: Machine, day_s: float, looks: bool
+) -> None:
+    """A board without a battery: the time service steps the clock while apt works."""
+    machine.pass_s(10)
+    machine.set_by_s += day_s
+    if looks:
+        machine.pass_s(0)
+    unpacked = entry(ctime_ns=machine.wall_ns())
+    machine.now_mono += 0.5
+    assert machine.runs(b"/usr/bin/ls", unpacked)
+
+
+def test_m2_a_clock_set_back_excuses_nothing_that_lay_there(machine: Machine) -> None:
+    before = entry(ctime_ns=NOW_NS - 90_000 * 10**9)
+    machine.pass_s(10, set_by_s=-86_400)
+    assert not machine.runs(b"/usr/bin/stranger", before)
+    machine.pass_s(5, set_by_s=86_400)
+    assert machine.runs(b"/usr/bin/new", entry(ino=9, ctime_ns=machine.wall_ns()))
+    machine.packages.end()
+    machine.packages.begin(600, "session-3.scope")
+    between = entry(ino=8, ctime_ns=NOW_NS - 86_000 * 10**9)
+    assert not machine.runs(b"/usr/bin/other", between), "the next change begins at its own time"
+
+
+def test_m2_what_passed_between_two_looks_is_no_step(machine: Machine) -> None:
+    for _ in range(60):
+        machine.pass_s(1)
+    old = entry(ctime_ns=NOW_NS - 10_000_000_000)
+    assert not machine.runs(b"/usr/bin/old", old)
 
 
 @pytest.mark.parametrize(

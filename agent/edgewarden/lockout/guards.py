@@ -85,6 +85,7 @@ class Guards:
 
     def look(self, *, link: bool, trips: int) -> None:
         """On a timer."""
+        self.packages.look()
         if self.boots.look(link=link, trips=trips):
             self.coverage.healthy()
 

@@ -8,6 +8,8 @@ What this decides, for a program that would be denied while packages are changin
 
 1. It is a regular file of root's that nobody else may write, and so is each folder above it.
 2. It was changed (ctime) since the change began: what lay there unlisted before gets no excuse.
+   Where the clock is set back meanwhile that is the lowest time it has shown since: what was
+   unpacked after the step must not look old, and between step and beginning the two are one.
 3. The path that came with it leads to that very file, in gate's own mount namespace, on local
    filesystems: a name from a mount namespace of the user's own counts for nothing.
 4. It lies where packages put programs (FOR_ALL, never /usr/local), and then it is everybody's; or
@@ -67,6 +69,7 @@ class Packages:
         self._wall_ns = wall_ns
         self._until_mono: float | None = None
         self._since_ns = 0
+        self._looked_mono = mono_s()
         self._unit = ""
 
     @property
@@ -85,8 +88,17 @@ class Packages:
         """
         if not self.changing:
             self._since_ns = self._wall_ns() - CTIME_SLACK_NS
+            self._looked_mono = self._mono_s()
         self._unit = unit
         self._until_mono = self._mono_s() + min(for_s, LONGEST_S)
+
+    def look(self) -> None:
+        """On a timer: has somebody set the clock back? ctime is of that clock."""
+        wall_ns, mono_s = self._wall_ns(), self._mono_s()
+        if self._until_mono is not None:
+            passed_ns = round((mono_s - self._looked_mono) * 1e9)
+            self._since_ns = min(self._since_ns, wall_ns - passed_ns - CTIME_SLACK_NS)
+        self._looked_mono = mono_s
 
     def end(self) -> None:
         """The baseline knows what they brought."""
@@ -103,7 +115,10 @@ class Packages:
             pid: who wants to execute it.
             slow: mount points that a stat may not go through.
         """
-        if not self.changing or status.st_ctime_ns < self._since_ns:
+        if not self.changing:
+            return False
+        self.look()
+        if status.st_ctime_ns < self._since_ns:
             return False
         if not S_ISREG(status.st_mode) or not _is_roots_alone(status):
             return False
