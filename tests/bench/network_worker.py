@@ -12,6 +12,7 @@ from statistics import median
 from edgewarden.kernel.nftables import Nft
 from edgewarden.peers.modes import REMOVE, host_element, transaction
 from edgewarden.peers.rules import compile_network
+from edgewarden.peers.users import Users
 from edgewarden.settings.policy import load_policy
 from edgewarden.settings.schema import Network
 from edgewarden.settings.source import SourceFile
@@ -33,7 +34,7 @@ def main() -> None:
         f'[[egress]]\nname = "named"\nuid = {UID}\nhost = "a.example.org"\n'
     )
     policy = load_policy(SourceFile("p", text))
-    table = compile_network(policy, Network(), number_of=lambda _: UID, generation=1)
+    table = compile_network(policy, Network(), users=Users(lambda _: None), generation=1)
     whole = transaction(table, "enforce", trial_s=0, units=[], answers={})
     # The wire's two ends are one machine, and the rules let what leaves by lo through: for this
     # measurement only, lo is no exception.

@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 from edgewarden.errors import OperatorFault
 from edgewarden.peers.modes import REMOVE, transaction
 from edgewarden.peers.numbers import merged, segments
-from edgewarden.peers.rules import MAX_LINES, compile_network, unit_path
+from edgewarden.peers.places import control_group, unit_path
+from edgewarden.peers.rules import MAX_LINES, compile_network
 from edgewarden.peers.table import next_table
+from edgewarden.peers.users import Users
+from edgewarden.settings.peers import NEVER_MANAGED_USERS
 from edgewarden.settings.policy import Policy, load_policy
 from edgewarden.settings.schema import Network
 from edgewarden.settings.source import SourceFile
 from edgewarden.wire.network_table import Counter, NetworkTable, Unit
+
+USERS = Users({"plant": 500, "toor": 0, "systemd-resolve": 991, "edgewarden": 992}.get)
 
 
 def policy(text: str) -> Policy:
@@ -25,7 +30,7 @@ def policy(text: str) -> Policy:
 
 def table(text: str, **network: object) -> NetworkTable:
     made = Network(**network)  # type: ignore[arg-type]  # names of its fields
-    return compile_network(policy(text), made, number_of=lambda _: 500, generation=1)
+    return compile_network(policy(text), made, users=USERS, generation=1)
 
 
 def rule(name: str, *lines: str, section: str = "egress") -> str:
@@ -73,10 +78,28 @@ def test_a_unit_is_a_control_group_and_the_closest_comes_first() -> None:
         ("plant.slice", "plant.slice"),
         ("plant-line1.slice", "plant.slice/plant-line1.slice"),
         ("/x.slice/y.service", "x.slice/y.service"),
+        # review B, H2: a dash in a template's name is escaped
+        (
+            "openvpn-client@a.service",
+            r"system.slice/system-openvpn\x2dclient.slice/openvpn-client@a.service",
+        ),
+        (r"a\x2db@i-j.service", r"system.slice/system-a\x5cx2db.slice/a\x2db@i-j.service"),
+        # names that the kernel could take for a file of the group's
+        ("memory.service", "system.slice/_memory.service"),
+        ("_odd.service", "system.slice/__odd.service"),
+        ("cgroup.slice", "_cgroup.slice"),
     ],
 )
 def test_where_systemd_puts_a_unit(unit: str, path: str) -> None:
     assert unit_path(unit) == path
+
+
+def test_a_slice_of_its_own() -> None:
+    assert control_group("a.service", "plant-line1.slice") == (
+        "plant.slice/plant-line1.slice/a.service"
+    )
+    assert control_group("a@b.service", "plant.slice") == "plant.slice/a@b.service"
+    assert control_group("a.service", "-.slice") == "a.service"
 
 
 def test_the_order_of_the_file_is_kept_around_a_deny() -> None:
@@ -135,7 +158,33 @@ def test_overlapping_ranges_of_users_are_each_judged_by_all_their_rules() -> Non
 def test_root_is_refused_under_any_name() -> None:
     text = rule("a", 'uid = "toor"', 'address = "10.0.0.1"')
     with pytest.raises(OperatorFault, match="root"):
-        compile_network(policy(text), Network(), number_of=lambda _: 0, generation=1)
+        table(text)
+
+
+@pytest.mark.parametrize("uids", ['"900-1000"', '["plant", "991"]', '"992"', '"edgewarden"'])
+def test_a_range_never_covers_whom_the_uplink_needs(uids: str) -> None:
+    """Review B, H3: a range could cover link or the resolver."""
+    with pytest.raises(OperatorFault, match=r"rule a: uid .* covers .*(991|992)"):
+        table(rule("a", f"uid = {uids}", 'address = "10.0.0.1"'))
+
+
+@pytest.mark.parametrize("name", [*NEVER_MANAGED_USERS, "link-is-called-so"])
+def test_each_of_them_is_spared_and_link_by_the_name_it_has(name: str) -> None:
+    users = Users({name: 1234}.get, link_user="link-is-called-so")
+    with pytest.raises(OperatorFault, match=name):
+        users.spans("a", ("1000-2000",))
+    assert users.spans("a", ("1000-1233", "1235-2000")) == [(1000, 1233), (1235, 2000)]
+
+
+def test_a_user_is_managed_with_the_numbers_he_may_take() -> None:
+    """Review B, M3: a program in a user namespace of his own went out as somebody else."""
+    users = Users({"plant": 500}.get, [(500, 100000, 65536), (501, 200000, 65536), (0, 1, 9)])
+    assert users.spans("a", ("plant",)) == [(500, 500), (100000, 165535)]
+    assert users.spans("a", ("501-600",)) == [(501, 600), (200000, 265535)]
+    made = compile_network(policy(rule("a", 'uid = "plant"', 'address = "10.0.0.1"')), Network(),
+                           users=users, generation=1)  # fmt: skip
+    goto = [line for line in chain(made.body, "out") if "skuid" in line]
+    assert goto == ["meta skuid 500 goto s0", "meta skuid 100000-165535 goto s1"]
 
 
 def test_names_have_sets_of_their_own_and_are_labelled() -> None:
@@ -241,7 +290,7 @@ def test_the_generation_rises_only_with_a_change() -> None:
     two = policy(rule("a", "uid = 7", 'address = "10.0.0.2"'))
 
     def after(p: Policy, last: bytes | None) -> bytes | None:
-        return next_table(p, Network(), last=last, number_of=lambda _: 1)
+        return next_table(p, Network(), last=last, users=USERS)
 
     assert after(Policy(), None) is None
     first = after(one, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgewarden.settings.faults import SettingsFaults
+from edgewarden.settings.peers import NEVER_MANAGED_USERS
 from edgewarden.settings.policy import load_policy
 from edgewarden.settings.policy_peers import Egress, Ingress
 from edgewarden.settings.source import SourceFile
@@ -100,13 +101,36 @@ def test_root_is_never_managed(uid: str) -> None:
     "unit",
     ["ssh.service", "sshd@1.service", "init.scope", "system.slice", "user.slice",
      "/user.slice/user-0.slice/session-1.scope", "systemd-networkd.service", "dbus.service",
-     "edgewarden-link.service", "getty@tty1.service", "user@0.service"],
+     "edgewarden-link.service", "getty@tty1.service", "user@0.service",
+     # review B, H3
+     "dropbear.service", "dropbear@a.service", "networking.service",
+     "wpa_supplicant.service", "wpa_supplicant@wlan0.service", "tailscaled.service", "iwd.service",
+     "ifup@eth0.service", "wg-quick@wg0.service", "ModemManager.service", "chrony.service",
+     "ntpsec.service", "dnsmasq.service", "unbound.service", "/user.slice/user-1000.slice",
+     "/system.slice/system-getty.slice", r"/system.slice/system-serial\x2dgetty.slice",
+     "system-sshd.slice", "/system.slice/system-wpa_supplicant.slice"],
 )  # fmt: skip
 def test_units_that_let_people_in_are_never_managed(unit: str) -> None:
-    text = rule(f'unit = "{unit}"', 'address = "10.0.0.1"')
+    text = rule(f"unit = '{unit}'", 'address = "10.0.0.1"')
     assert faults_of(text) == [(3, "egress[0].unit", "EW-SET-010")]
     with pytest.raises(SettingsFaults, match="never managed"):
-        load_settings([SourceFile("s", f'[network]\nmanaged_units = "{unit}"\n')])
+        load_settings([SourceFile("s", f"[network]\nmanaged_units = '{unit}'\n")])
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["cron.service", "openvpn-client@a.service", r"system-openvpn\x2dclient.slice",
+     "namedpipe.service", "ntp-report.service", "/plant.slice/a.service", "machine.slice",
+     "sshguard.service"],
+)  # fmt: skip
+def test_others_may_be_managed(unit: str) -> None:
+    assert load_policy(SourceFile("p", rule(f"unit = '{unit}'", 'address = "10.0.0.1"'))).egress
+
+
+@pytest.mark.parametrize("name", NEVER_MANAGED_USERS)
+def test_users_of_name_and_address_services_are_never_managed(name: str) -> None:
+    text = rule(f'uid = "{name}"', 'address = "10.0.0.1"')
+    assert faults_of(text) == [(3, "egress[0].uid", "EW-SET-010")]
 
 
 def test_the_settings_of_the_network_are_checked() -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from edgewarden.exec.policy_files import write_policy
 from edgewarden.judge.exec_table import compile_list
 from edgewarden.peers.rules import compile_network
+from edgewarden.peers.users import Users
 from edgewarden.settings.policy import load_policy
 from edgewarden.settings.schema import Network
 from edgewarden.settings.source import SourceFile
@@ -146,7 +147,7 @@ class NetWorld(World):
         self.generation += 1
         policy = load_policy(SourceFile("policy.toml", text))
         table = compile_network(
-            policy, network or Network(), number_of=lambda _: UID, generation=self.generation
+            policy, network or Network(), users=Users(lambda _: None), generation=self.generation
         )
         config = compile_gate_config([], "learn", link_uid=0)
         write_policy(str(self.state), compile_list([]), config)

@@ -88,16 +88,16 @@ def test_n1_a_storm_of_denied_connects_never_waits(world: NetWorld) -> None:
     assert statistics.quantiles([ms for _, ms in tries], n=100)[97] < DENY_MS
 
 
-@pytest.fixture
-def group() -> Iterator[tuple[str, Path]]:
+@pytest.fixture(params=["app.service", r"system-open\x2dvpn.slice"])
+def group(request: pytest.FixtureRequest) -> Iterator[tuple[str, Path]]:
     """A control group for a unit, below a slice of its own; (path for the policy, folder)."""
     root = Path("/sys/fs/cgroup/unified")
     root = root if (root / "cgroup.controllers").exists() else Path("/sys/fs/cgroup")
     slice_ = root / f"ewtest{os.getpid()}.slice"
-    made = slice_ / "app.service"
+    made = slice_ / str(request.param)
     made.mkdir(parents=True)
     try:
-        yield f"/{slice_.name}/app.service", made
+        yield f"/{slice_.name}/{made.name}", made
     finally:
         for folder in (made, slice_):
             if folder.exists():
@@ -106,7 +106,7 @@ def group() -> Iterator[tuple[str, Path]]:
 
 def connect_in(world: NetWorld, folder: Path, port: int) -> str:
     """As root, but inside a control group."""
-    join = f'echo $$ > {folder}/cgroup.procs && exec "$@"'
+    join = f"echo $$ > '{folder}/cgroup.procs' && exec \"$@\""
     tool = world.tool(world.gateway, "connect", "tcp", PEER, port, 1)
     done = subprocess.run(
         ["sh", "-c", join, "sh", *tool], check=True, capture_output=True, text=True
@@ -119,7 +119,7 @@ def test_n1_a_unit_is_managed_whoever_it_runs_as_and_again_after_a_restart(
     world: NetWorld, group: tuple[str, Path]
 ) -> None:
     unit, folder = group
-    enforced(world, ONE_PEER.replace(f"uid = {UID}", f'unit = "{unit}"'))
+    enforced(world, ONE_PEER.replace(f"uid = {UID}", f"unit = '{unit}'"))
     assert connect_in(world, folder, ALLOWED) == ""
     assert connect_in(world, folder, DENIED) == "EHOSTUNREACH"
     for _ in range(5):  # systemd makes the group anew at every start of the unit

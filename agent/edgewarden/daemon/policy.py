@@ -30,6 +30,7 @@ from pathlib import Path
 
 from edgewarden.baseline.images import images
 from edgewarden.baseline.learn import Machine, kept, kept_stamps, some
+from edgewarden.daemon.managed import Places, subordinates
 from edgewarden.errors import OperatorFault, PeerUnavailable, WireRefusal
 from edgewarden.exec.digest import PACK_KEY
 from edgewarden.exec.policy_files import (
@@ -44,12 +45,14 @@ from edgewarden.judge.critical import Critical, critical_set, names, with_critic
 from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table
 from edgewarden.judge.programs import Selected, select
 from edgewarden.peers.table import next_table
+from edgewarden.peers.users import Users
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
+from edgewarden.probe.units import UnitFiles
 from edgewarden.settings.files import read_policy, read_settings
 from edgewarden.settings.policy import Policy
 from edgewarden.settings.policy_programs import Program
-from edgewarden.settings.schema import Network, Settings
+from edgewarden.settings.schema import Settings
 from edgewarden.settings.schema_exec import Exec
 from edgewarden.wire.baseline import Baseline
 from edgewarden.wire.gate_files import StopConfig, compile_gate_config
@@ -152,7 +155,8 @@ def compile_policy(
     baseline = baseline or kept(str(folder))
     built = build(policy, baseline, settings.exec.link_user)
     peripherals = _peripherals(policy, folder)
-    network = _network(policy, settings.network, folder)
+    units = Places(UnitFiles())
+    network = _network(policy, settings, folder, units)
     old = 0 if last is None else Table.load(last).generation
     changed = last is None or built.table(old) != last
     generation = max(old, _generation(folder)) + 1 if changed else old
@@ -170,7 +174,7 @@ def compile_policy(
         generation,
         changed,
         _reload(settings.paths.run, older),
-        built.notes(),
+        (*built.notes(), *units.notes()),
     )
 
 
@@ -199,14 +203,15 @@ def _peripherals(policy: Policy, folder: Path) -> bytes | None:
     return peripherals_table.renewed(devices, [rule.compiled() for rule in policy.port], last)
 
 
-def _network(policy: Policy, network: Network, folder: Path) -> bytes | None:
+def _network(policy: Policy, settings: Settings, folder: Path, units: Places) -> bytes | None:
     """The table of [[egress]], [[ingress]] and [network]; None where there never was a rule."""
     try:
         with (folder / NETWORK_TABLE).open("rb") as file:
             last: bytes | None = file.read(MAX_NETWORK_BYTES + 1)
     except FileNotFoundError:
         last = None
-    return next_table(policy, network, last=last, number_of=user_number)
+    users = Users(user_number, subordinates(Path("/etc/subuid")), settings.exec.link_user)
+    return next_table(policy, settings.network, last=last, users=users, place=units.place)
 
 
 def gate_config(settings: Settings) -> bytes:

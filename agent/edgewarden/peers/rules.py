@@ -1,6 +1,6 @@
 """The policy's rules about peers, as the text of one nftables table of our own.
 
-    compile_network(policy, settings.network, number_of=..., generation=7).dump()
+    compile_network(policy, settings.network, users=..., generation=7).dump()
 
 What a packet meets, in order. Going out: loopback; what belongs to a connection that was let
 through before; then, if its socket is in a managed control group or of a managed user, that
@@ -24,8 +24,8 @@ libnftables open /etc/passwd, services or protocols, and gate must open nothing.
 Exact allows (address, tcp or udp, port) of one subject that follow each other become one set,
 looked up at once however many they are; networks, ranges and names become a rule each.
 
-What it leaves to others: users' numbers (a parameter), today's addresses of a name and today's
-control groups (gate fills ``h<i>v4`` and ``units<level>``), floods (limits.py).
+What it leaves to others: users' numbers (users.py), units' places (places.py), today's addresses of
+a name and today's control groups (gate fills ``h<i>v4`` and ``units<level>``), floods (limits.py).
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from dataclasses import dataclass, field
 from edgewarden.errors import OperatorFault
 from edgewarden.peers.limits import Limited, limit_body
 from edgewarden.peers.numbers import Span, choice, merged, ports, segments, span
+from edgewarden.peers.places import unit_path
+from edgewarden.peers.users import Users
 from edgewarden.settings.policy import Policy
 from edgewarden.settings.policy_peers import Egress, Peer
 from edgewarden.settings.schema import Network
@@ -73,25 +75,31 @@ V4, V6 = "ip", "ip6"
 
 
 def compile_network(
-    policy: Policy, network: Network, *, number_of: Callable[[str], int | None], generation: int
+    policy: Policy,
+    network: Network,
+    *,
+    users: Users,
+    generation: int,
+    place: Callable[[str], str] = unit_path,
 ) -> NetworkTable:
     """The table of a policy and the settings.
 
     Args:
         policy, network: checked.
-        number_of: of a user's name; None for one that is not there.
+        users: this gateway's.
         generation: rises with every change.
+        place: the control group of a unit.
 
     Raises:
-        OperatorFault: more names, units, users or addresses than there is room for; root again,
-            by another name.
+        OperatorFault: more names, units, users or addresses than there is room for; a user who is
+            never managed.
     """
     if not (policy.egress or policy.ingress or network.managed_units or network.limits == "on"):
         return NetworkTable(
             generation, 0, network.dns_keep_s, network.dns_refresh_s, (), (), (), ""
         )
     body = _Body(_hosts(policy))
-    units = _egress(body, policy.egress, network.managed_units, number_of)
+    units = _egress(body, policy.egress, network.managed_units, users, place)
     _input(body, policy, network)
     if len(body.counters) > MAX_COUNTERS:
         raise _fault(f"{len(body.counters)} ways to be refused; {MAX_COUNTERS} are the most")
@@ -105,24 +113,6 @@ def compile_network(
         tuple(body.counters),
         body.text(),
     )
-
-
-def unit_path(unit: str) -> str:
-    """The control group of a unit where systemd puts it unless told otherwise.
-
-    systemd.slice(5) and systemd.unit(5): ``a-b.slice`` lies in ``a.slice``; an instance ``n@i`` in
-    ``system-n.slice``; the rest in ``system.slice``. A path that begins with / is taken as it is.
-    """
-    if unit.startswith("/"):
-        return unit[1:]
-    name, _, kind = unit.rpartition(".")
-    if kind == "slice":
-        parts = name.split("-")
-        return "/".join("-".join(parts[: i + 1]) + ".slice" for i in range(len(parts)))
-    template, at, _ = name.partition("@")
-    if at:
-        return f"system.slice/system-{template}.slice/{unit}"
-    return f"system.slice/{unit}"
 
 
 def _hosts(policy: Policy) -> dict[str, int]:
@@ -187,13 +177,13 @@ def _egress(
     body: _Body,
     rules: Sequence[Egress],
     managed_units: Sequence[str],
-    number_of: Callable[[str], int | None],
+    users: Users,
+    place: Callable[[str], str],
 ) -> list[Unit]:
     """The chains of all subjects; returns the managed control groups."""
-    uids = [[_uids(value, number_of) for value in rule.uid] for rule in rules]
-    paths: dict[str, None] = {unit_path(unit): None for unit in managed_units}
-    for rule in rules:
-        paths.update((unit_path(unit), None) for unit in rule.unit)
+    uids = [users.spans(rule.name, rule.uid) for rule in rules]
+    named = [tuple(map(place, rule.unit)) for rule in rules]
+    paths = dict.fromkeys((*map(place, managed_units), *(one for found in named for one in found)))
     alone = [spans for rule, spans in zip(rules, uids, strict=True) if not rule.unit]
     spoken_of = segments([one for spans in alone for one in spans])
     if len(paths) > MAX_UNITS or len(spoken_of) > MAX_SUBJECTS:
@@ -209,9 +199,7 @@ def _egress(
         chain = f"s{len(units)}"
         units.append(Unit(path.count("/") + 1, chain, path))
         mine = [
-            (i, r, _skuid(uids[i]))
-            for i, r in enumerate(rules)
-            if not r.unit or path in map(unit_path, r.unit)
+            (i, r, _skuid(uids[i])) for i, r in enumerate(rules) if not r.unit or path in named[i]
         ]
         _subject(body, chain, path.rpartition("/")[2], mine, refusals)
     verdicts: list[tuple[str, str]] = []
@@ -371,16 +359,6 @@ def _input(body: _Body, policy: Policy, network: Network) -> None:
         + "".join(lines)
         + "}\n"
     )
-
-
-def _uids(value: str, number_of: Callable[[str], int | None]) -> Span:
-    low, _, high = value.partition("-") if value[0].isdigit() else (value, "", "")
-    first = int(low) if low.isdecimal() else number_of(value)
-    if first is None:
-        raise _fault(f"uid: no user {value} on this gateway")
-    if first == 0:
-        raise _fault(f"{value} is root, which is never managed")
-    return first, int(high) if high else first
 
 
 def _skuid(spans: Sequence[Span]) -> str:

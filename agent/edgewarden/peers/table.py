@@ -5,7 +5,7 @@ nothing speaks of the network and nothing ever did there is no table at all, and
 library. An empty table takes the place of one that had rules: gate then removes ours from the
 kernel.
 
-    next_table(policy, settings.network, last=None, number_of=number_of)
+    next_table(policy, settings.network, last=None, users=users)
 """
 
 from __future__ import annotations
@@ -13,31 +13,38 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgewarden.errors import OperatorFault, WireRefusal
+from edgewarden.peers.places import unit_path
 from edgewarden.peers.rules import compile_network
+from edgewarden.peers.users import Users
 from edgewarden.settings.policy import Policy
 from edgewarden.settings.schema import Network
 from edgewarden.wire.network_table import MAX_TABLE_BYTES, NetworkTable
 
 
 def next_table(
-    policy: Policy, network: Network, *, last: bytes | None, number_of: Callable[[str], int | None]
+    policy: Policy,
+    network: Network,
+    *,
+    last: bytes | None,
+    users: Users,
+    place: Callable[[str], str] = unit_path,
 ) -> bytes | None:
     """The bytes of the table; None where there is nothing to say and never was.
 
     Args:
         last: the table in place, None without one; a damaged one is replaced.
-        number_of: of a user's name; None for one that is not there.
+        users, place: as ``compile_network`` has them.
 
     Raises:
         OperatorFault: a user that is not there, or more than there is room for.
     """
     before = None if last is None else _loaded(last)
     old = 0 if before is None else before.generation
-    table = compile_network(policy, network, number_of=number_of, generation=old)
+    table = compile_network(policy, network, users=users, place=place, generation=old)
     if last is None and not table.body:
         return None
     if table != before:
-        table = compile_network(policy, network, number_of=number_of, generation=old + 1)
+        table = compile_network(policy, network, users=users, place=place, generation=old + 1)
     data = table.dump()
     if len(data) > MAX_TABLE_BYTES:
         raise OperatorFault(

@@ -11,9 +11,9 @@ import re
 
 ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:/[0-9]{1,3})?")
 ADDRESS_RULE = "an IPv4 or IPv6 address, or a network such as 10.0.0.0/8"
-# systemd.unit(5), without escapes: the name is part of a cgroup's path, too.
+# systemd.unit(5); the name is part of a cgroup's path, too.
 UNIT = re.compile(
-    r"(?=.{1,255}$)(?:/(?:[A-Za-z0-9:_.@-]+/){0,6})?[A-Za-z0-9:_@-][A-Za-z0-9:_.@-]*"
+    r"(?=.{1,255}$)(?:/(?:[A-Za-z0-9:_.@\\-]+/){0,6})?[A-Za-z0-9:_@-][A-Za-z0-9:_.@\\-]*"
     r"\.(?:service|scope|slice)"
 )
 UNIT_RULE = (
@@ -21,11 +21,19 @@ UNIT_RULE = (
     "(/custom.slice/cron.service)"
 )
 NEVER_MANAGED = re.compile(
-    r"(?:-|system|user)\.slice|init\.scope|user@.*|session-.*|(?:ssh|sshd)(?:@.*)?\.service"
-    r"|(?:systemd-|dbus|getty|serial-getty|console-getty|NetworkManager|dhcpcd|edgewarden).*"
+    r"(?:-|system|user)\.slice|init\.scope|user@.*|user-.*\.slice|session-.*"
+    r"|(?:ssh|sshd|dropbear)(?:@.*)?\.service|(?:ifup|ppp|wg-quick)@.*"
+    r"|(?:systemd-|dbus|getty|serial-getty|console-getty|NetworkManager|ModemManager|dhcpcd|dhclient"
+    r"|edgewarden|networking|wpa_supplicant|iwd|connman|tailscaled|netplan).*"
+    r"|(?:dnsmasq|unbound|named|bind9|chrony|chronyd|ntp|ntpd|ntpsec|openntpd)(?:@.*)?\.service"
 )
-"""Units without which nobody gets in to correct a mistake: log-ins, name and address services, and
-this agent."""
+"""Units without which nobody gets in to correct a mistake: log-ins, what makes the network, name,
+address and time services, and this agent."""
+NEVER_MANAGED_USERS = (
+    "systemd-network", "systemd-resolve", "systemd-timesync", "messagebus", "dhcpcd", "dnsmasq",
+    "unbound", "bind", "_chrony", "ntp", "ntpsec", "openntpd", "sshd",
+)  # fmt: skip
+"""Users of these services, as Debian calls them. link's own is a setting."""
 
 
 def address_fault(value: str) -> str:
@@ -43,6 +51,10 @@ def address_fault(value: str) -> str:
 
 def unit_fault(value: str) -> str:
     """Why this unit cannot be managed, or ""."""
-    if NEVER_MANAGED.fullmatch(value.rpartition("/")[2]):
+    name = value.rpartition("/")[2]
+    template = re.fullmatch(r"system-(.+)\.slice", name)  # where a template's instances lie
+    if template is not None:
+        name = template[1].replace("\\x2d", "-") + "@.service"
+    if NEVER_MANAGED.fullmatch(name):
         return f"{value} is never managed: without it nobody gets in to correct a mistake"
     return ""

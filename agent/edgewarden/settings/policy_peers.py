@@ -24,8 +24,8 @@ What a rule says (peers/rules.py compiles it):
 - The first rule of the section whose conditions all hold decides.
 
 Rules in order: each key has its form; a port needs tcp or udp; an ``allow`` that names no other
-side and no port allows everything, which is no allowlist, and is refused; root and the units that
-let people in are never managed.
+side and no port allows everything, which is no allowlist, and is refused; root, the units
+that let people in and the users of name, address and time services are never managed.
 
 What it leaves to others: whether a user exists here (the policy one-shot), what a name means today
 (link asks, gate bounds).
@@ -42,6 +42,7 @@ from edgewarden.settings.fields import choice, text, texts
 from edgewarden.settings.peers import (
     ADDRESS,
     ADDRESS_RULE,
+    NEVER_MANAGED_USERS,
     UNIT,
     UNIT_RULE,
     address_fault,
@@ -168,6 +169,9 @@ def egress_rules(rule: Egress) -> Iterator[Broken]:
         low, _, high = value.partition("-")
         if value == "root" or (low.isdecimal() and int(low) == 0):
             text = "root is never managed: it would be locked out of repairing this; name the unit"
+            yield ("uid",), text, CONTRADICTION
+        elif value in NEVER_MANAGED_USERS:
+            text = f"{value} is never managed: without it this gateway is cut off; name the unit"
             yield ("uid",), text, CONTRADICTION
         elif low.isdecimal() and not int(low) <= int(high or low) <= MAX_UID:
             yield ("uid",), f"{value} is no user id or range of them", OUT_OF_RANGE
