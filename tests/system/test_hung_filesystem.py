@@ -1,12 +1,15 @@
 """R4: a filesystem whose server never answers stalls nobody's exec but that of who waits for it.
 
 The server is a descriptor of /dev/fuse that nobody reads: what a network filesystem looks like when
-its network is gone. It is mounted where gate sees it, and processes hang on it.
+its network is gone. It is mounted where gate sees it, and processes hang on it. Or it is a small
+one that serves a shell and then no more questions about it: the shell goes on, and asks gate.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,6 +59,71 @@ def hung() -> Iterator[Path]:
             for one in stuck:
                 one.wait(10)
             subprocess.run(["umount", "-l", where], check=False, capture_output=True)
+
+
+IMAGE_SERVER = Path(__file__).with_name("fuse_image.py")
+
+
+@contextlib.contextmanager
+def shell_on_fuse(code: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A shell whose image lies on a filesystem in user space, about to run ``code`` when it is sent
+    a line; and the server, which answers no more questions about the image after SIGUSR1."""
+    with tempfile.TemporaryDirectory(prefix="ew-hung-") as where:
+        server = subprocess.Popen(
+            [sys.executable, IMAGE_SERVER, where, os.path.realpath("/bin/dash")],
+            stdout=subprocess.PIPE,
+        )
+        shell = None
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"mounted\n"
+            shell = subprocess.Popen(
+                [f"{where}/dash", "-c", f"echo up; read x; {code}; echo done"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
+            assert shell.stdout is not None
+            assert shell.stdout.readline() == b"up\n"
+            assert os.readlink(f"/proc/{shell.pid}/exe") == f"{where}/dash"
+            server.send_signal(signal.SIGUSR1)
+            assert server.stdout.readline() == b"silent\n"
+            yield shell, server.pid
+            assert server.poll() is None
+        finally:
+            server.kill()
+            server.communicate()
+            if shell is not None:
+                shell.kill()
+                shell.communicate()
+            subprocess.run(["umount", "-l", where], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("asks", ["anybody", "parent", "strict", "opening"])
+def test_r4_who_asks_lies_on_a_hung_filesystem(asks: str) -> None:
+    """What gate wants to know of him the kernel knows; his server is not asked."""
+    with loop_ext4() as where, world(where) as here:
+        good, evil = here.program("good", allow=True), here.program("evil", allow=False)
+        notes = here.filesystem / "notes"
+        notes.write_text("notes\n")
+        here.strict = asks in ("strict", "opening")
+        if asks == "parent":
+            here.only_for("good", parents=(b"x" * 32,))
+        here.enforcing()
+        code = f'"{good}" "{here.markers}/theirs"' if asks != "opening" else f': < "{notes}"'
+        with shell_on_fuse(code) as (shell, _):
+            assert shell.stdin is not None
+            assert shell.stdout is not None
+            shell.stdin.write(b"\n")
+            shell.stdin.flush()
+            for _ in range(5):
+                began = time.monotonic()
+                assert here.outcome([evil]) == "denied"
+                assert time.monotonic() - began < ANSWER_S
+            assert not here.gate_is_gone()
+            assert here.status().armed
+            assert here.status().trips == 0
+            if asks != "opening":  # dash is an interpreter by its name, and notes are not listed
+                assert shell.stdout.readline() == b"done\n"
+        assert (here.markers / "theirs").exists() is (asks in ("anybody", "strict"))
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["default", "strict"])

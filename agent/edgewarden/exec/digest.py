@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from edgewarden.judge.exec_rules import Rule
     from edgewarden.kernel.lease import ReadLease
+    from edgewarden.kernel.mounts import Status
 
 MAX_HASH_BYTES = 128 << 20
 """Above the programs seen on gateways (a node or container runtime is 50 to 110 MB); at 325 MB/s
@@ -146,7 +147,7 @@ class Digests:
         """What is known of a file that is as it was when it was hashed."""
         return self._cache.get(key_of(status))
 
-    def digest_of(self, status: os.stat_result) -> bytes:
+    def digest_of(self, status: os.stat_result | Status) -> bytes:
         """The digest of a running image that is as it was when it was hashed; b"" when it is not
         known. Never for a verdict: ``images`` were read by another process, under no lease."""
         key = key_of(status)
@@ -193,7 +194,7 @@ class Digests:
         return quiet, known
 
 
-def key_of(status: os.stat_result) -> bytes:
+def key_of(status: os.stat_result | Status) -> bytes:
     """What names a content: device, inode, ctime, mtime, size."""
     return PACK_KEY(
         status.st_dev, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from edgewarden.exec.judged import Judged
     from edgewarden.judge.exec_rules import Rule
     from edgewarden.kernel.fanotify import ExecEvent
+    from edgewarden.kernel.mounts import Status
 
 ELF = b"\x7fELF"
 HEAD_BYTES = 4
@@ -99,7 +100,7 @@ class Opened:
         self,
         digests: Digests,
         class_of: Callable[[bytes], str],
-        image_status: Callable[[int], os.stat_result | None],
+        image_status: Callable[[int], os.stat_result | Status | None],
         proc_link: Callable[[str], bytes],
         is_below: Callable[[bytes, tuple[int, int]], bool],
     ) -> None:

@@ -28,7 +28,7 @@ from _thread import get_ident
 
 from edgewarden.errors import HardwareFault, OperatorFault, OurFault
 from edgewarden.gate.sessions import unit_around
-from edgewarden.kernel.mounts import AT_FDCWD, is_beneath
+from edgewarden.kernel.mounts import AT_FDCWD, is_beneath, known_status
 from edgewarden.kernel.process import lock_memory
 from edgewarden.wire.local import UNKNOWN_UID
 
@@ -36,6 +36,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
+
+    from edgewarden.kernel.mounts import Status
 
     T = TypeVar("T")
 
@@ -205,12 +207,10 @@ class Doors:
         status = self.program_status(pid)
         return None if status is None else (status.st_dev, status.st_ino)
 
-    def program_status(self, pid: int) -> os.stat_result | None:
-        """The program a process runs, asked by stat: nothing is opened; None when it is gone."""
-        try:
-            return os.stat(f"{pid}/exe", dir_fd=self.proc_fd)
-        except OSError:
-            return None
+    def program_status(self, pid: int) -> Status | None:
+        """The program a process runs, as the kernel knows it: nothing is opened, and no server of a
+        filesystem is asked; None when it is gone."""
+        return known_status(self.proc_fd, b"%d/exe" % pid)
 
     def is_below(self, directories: Sequence[str], path: bytes, inode: tuple[int, int]) -> bool:
         """Whether ``path`` lies below one of our configuration's directories, and leads from there

@@ -6,7 +6,7 @@ them all, so comparing st_dev would let enforce be armed on the filesystem that 
 leaves to others: which may be marked.
 
 Paths are looked at through O_PATH descriptors: those raise no fanotify event and are closed before
-return.
+return. And what the kernel knows of a file without asking the filesystem (``known_status``).
 
     where = Mounts(proc_fd).at("/mnt/x")     # Filesystem(device="0:53", kind="tmpfs", ...)
 """
@@ -48,15 +48,27 @@ _mount.argtypes = [
 _umount2 = libc.umount2
 _umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 
-
 # <linux/stat.h>, <linux/fcntl.h>
+STATX_BASIC_STATS = 0x7FF
+"""Without STATX_BTIME: FUSE asks its server for that, whatever the flags say."""
 STATX_MNT_ID_UNIQUE = 0x4000
 AT_STATX_DONT_SYNC = 0x4000
 STATX_BYTES = 256
 STX_MNT_ID_AT = 144
 """offsetof(struct statx, stx_mnt_id); stx_mask is at 0."""
+_OWNER_AT = 20
+_OWNER = struct.Struct("=IIH2xQQ")
+"""From stx_uid on: uid, gid, mode, ino, size."""
+_CHANGED_AT = 96
+_CHANGED = struct.Struct("=qI4xqI4x8xII")
+"""From stx_ctime on: ctime and mtime (seconds, nanoseconds), rdev (8 bytes), device (major,
+minor)."""
+
 _statx = libc.statx
 _statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
+_SECOND_NS = 1_000_000_000
+_buffer = ctypes.create_string_buffer(STATX_BYTES)
+"""One for all who come through here, gate's loop: nothing of it is kept between two calls."""
 
 
 class Filesystem:
@@ -235,3 +247,34 @@ def is_beneath(directory_fd: int, name: bytes, inode: tuple[int, int]) -> bool:
         return (status.st_dev, status.st_ino) == inode
     finally:
         os.close(fd)
+
+
+class Status:
+    """The fields of os.stat_result that name a content and its owner."""
+
+    __slots__ = (
+        "st_ctime_ns", "st_dev", "st_gid", "st_ino", "st_mode", "st_mtime_ns", "st_size", "st_uid",
+    )  # fmt: skip
+
+    def __init__(self, data: ctypes.Array[ctypes.c_char]) -> None:
+        self.st_uid, self.st_gid, self.st_mode, self.st_ino, self.st_size = _OWNER.unpack_from(
+            data, _OWNER_AT
+        )
+        ctime_s, ctime_ns, mtime_s, mtime_ns, major, minor = _CHANGED.unpack_from(data, _CHANGED_AT)
+        self.st_ctime_ns: int = ctime_s * _SECOND_NS + ctime_ns
+        self.st_mtime_ns: int = mtime_s * _SECOND_NS + mtime_ns
+        self.st_dev = os.makedev(major, minor)
+
+
+def known_status(dir_fd: int, name: bytes) -> Status | None:
+    """What is known of the file that ``name`` leads to, from ``dir_fd`` on; None when it leads
+    nowhere.
+
+    stat(2) of a file on a FUSE filesystem is a question to a server that any user may run, and
+    SIGKILL does not end the wait for its answer. AT_STATX_DONT_SYNC takes what the kernel has in
+    memory: of a running program's file device, inode and the times that were last told. It does not
+    help where the way to the file waits (NFS and 9p ask at the end of a link of /proc, too).
+    """
+    if _statx(dir_fd, name, AT_STATX_DONT_SYNC, STATX_BASIC_STATS, _buffer) != 0:
+        return None
+    return Status(_buffer)
