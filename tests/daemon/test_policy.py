@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.daemon import policy as one_shot
 from edgewarden.daemon.policy import compile_policy
-from edgewarden.errors import OperatorFault
+from edgewarden.errors import HardwareFault, OperatorFault
 from edgewarden.judge.exec_table import Table
 from edgewarden.judge.peripherals_table import PeripheralTable, load_table
 from edgewarden.settings.faults import SettingsFaults
+from edgewarden.wire.baseline import Baseline
 from edgewarden.wire.gate_files import GateConfig
 from edgewarden.wire.local import Answer
 from tests.fakes.agent import running_gate
@@ -91,6 +93,44 @@ def test_a_running_gate_is_told(tmp_path: Path, settings: str) -> None:
     (tmp_path / "policy.toml").write_text(ONE)
     with running_gate(tmp_path / "run", lambda request: Answer(True, "", "")) as asked:
         assert compile_policy(settings).reloaded
+    assert [request.verb for request in asked] == ["reload"]
+
+
+def test_m3_gate_is_told_whether_the_rules_are_the_last_ones(tmp_path: Path, settings: str) -> None:
+    """Only then may what observe has seen with the last table count for the new one."""
+    policy, other = tmp_path / "policy.toml", Baseline((), {"/bin": "/usr/bin"})
+    policy.write_text(ONE)
+    with running_gate(tmp_path / "run", lambda request: Answer(True, "", "")) as asked:
+        compile_policy(settings)
+        policy.write_text("# a remark\n" + ONE)
+        compile_policy(settings, other)
+        policy.write_text(ONE.replace("1" * 64, "3" * 64))
+        compile_policy(settings, other)
+        (tmp_path / "state/policy/exec.rules").unlink()
+        compile_policy(settings, other)
+    assert [request.verb for request in asked] == [
+        "reload", "reload_contents", "reload", "reload",
+    ]  # fmt: skip
+
+
+def test_m3_a_compilation_that_broke_off_vouches_for_no_rules(
+    tmp_path: Path, settings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rules are remembered after their table: a power cut between leaves the older word."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(ONE)
+    compile_policy(settings)
+    policy.write_text(TWO)
+
+    def cut(*_: object) -> None:
+        raise HardwareFault("power", code="EW-EXEC-013", next_step="wait")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one_shot, "write_policy", cut)
+        with pytest.raises(HardwareFault):
+            compile_policy(settings)
+    with running_gate(tmp_path / "run", lambda request: Answer(True, "", "")) as asked:
+        compile_policy(settings)
     assert [request.verb for request in asked] == ["reload"]
 
 

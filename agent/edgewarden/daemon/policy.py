@@ -17,14 +17,19 @@ Rules in order:
 5. The generation rises when what the table says has changed, and stays when it has not. It is kept
    beside the table too, so that a table that was lost does not begin again at 1, which gate would
    refuse (gate/policy.py).
-6. A gate that runs is told to reload; one that does not run reads the files at its start.
+6. A gate that runs is told to reload, and whether the rules are those of the last table: only
+   then does what observe has seen go on counting while packages change (lockout/coverage.py).
+   Which rules a table has is remembered after it is in place, so a power cut vouches for none. A
+   gate that does not run reads the files at its start.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +69,8 @@ NETWORK_TABLE = "network.table"
 
 GENERATION_NAME = "exec.generation"
 MAX_GENERATION_BYTES = 21
+RULES_NAME = "exec.rules"
+"""The digest of the rules that the table in place was compiled from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +168,12 @@ def compile_policy(
     changed = last is None or built.table(old) != last
     generation = max(old, _generation(folder)) + 1 if changed else old
     table = built.table(generation)
+    rules = _digest_of(policy.program)
+    same_rules = rules == _rules(folder)
     write_generation(settings.paths.state, GENERATION_NAME, generation)
     write_policy(settings.paths.state, table, gate_config(settings))
     write_whole(str(folder), IMAGES_NAME, _images(built, baseline, folder))
+    write_whole(str(folder), RULES_NAME, rules)  # after its table: see the module
     if peripherals is not None:
         write_whole(str(folder), peripherals_table.TABLE_NAME, peripherals)
     if network is not None:
@@ -173,7 +183,7 @@ def compile_policy(
         Table.load(table).count,
         generation,
         changed,
-        _reload(settings.paths.run, older),
+        _reload(settings.paths.run, older=older, same_rules=same_rules),
         (*built.notes(), *units.notes()),
     )
 
@@ -274,6 +284,19 @@ def _generation(folder: Path) -> int:
     return int(number) if number.isdigit() else 0
 
 
+def _digest_of(rules: Sequence[Program]) -> bytes:
+    return hashlib.sha256("\n".join(map(repr, rules)).encode()).hexdigest().encode() + b"\n"
+
+
+def _rules(folder: Path) -> bytes:
+    """The digest of the rules in the table in place; b"" when nobody remembers."""
+    try:
+        with (folder / RULES_NAME).open("rb") as file:
+            return file.read(2 * hashlib.sha256().digest_size + 2)
+    except FileNotFoundError:
+        return b""
+
+
 def user_number(name: str) -> int | None:
     """A user's number on this machine."""
     try:
@@ -288,9 +311,10 @@ def _uid(user: str) -> int:
     return os.geteuid() if found is None else found
 
 
-def _reload(run_dir: str, older: bool) -> bool:
+def _reload(run_dir: str, *, older: bool, same_rules: bool) -> bool:
+    verb = "reload_older" if older else "reload_contents" if same_rules else "reload"
     try:
-        answer = ask_gate(run_dir, Request("reload_older" if older else "reload", "learn"))
+        answer = ask_gate(run_dir, Request(verb, "learn"))
     except PeerUnavailable:
         return False
     if isinstance(answer, Answer) and not answer.ok:

@@ -88,8 +88,9 @@ class Requests:
         if verb == "quit":
             self._quit()
             return Answer(True, "", "stopping; every exec is allowed")
-        if verb in ("reload", "reload_older"):
-            return Answer(True, "", self._reload(older=verb == "reload_older"))
+        if verb in ("reload", "reload_older", "reload_contents"):
+            older, same_rules = verb == "reload_older", verb == "reload_contents"
+            return Answer(True, "", self._reload(older=older, same_rules=same_rules))
         if verb in ("packages", "healthy"):
             unit = self._doors.unit_of(pid)
             return Answer(True, "", self._lockout.hear(verb, request.confirm_s, unit))
@@ -101,7 +102,7 @@ class Requests:
             self._lockout.boots.lifted()
         return Answer(True, "", said)
 
-    def _reload(self, older: bool) -> str:
+    def _reload(self, *, older: bool, same_rules: bool) -> str:
         """Take the policy files anew; raises as Policy.reload does."""
         before = self._policy.config
         try:
@@ -110,7 +111,7 @@ class Requests:
             self._responder.digests.images = self._policy.images
             self._responder.new_policy()
             self._pass_on_alarms()
-        self._lockout.on_reload()
+        self._lockout.on_reload(same_rules=same_rules)
         if self._policy.config.filesystems != before.filesystems:
             self._arming.renew()
         return "; ".join(part for part in (text, *(reload() for reload in self._reloads)) if part)

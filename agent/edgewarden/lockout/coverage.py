@@ -7,8 +7,8 @@ What this decides, in order:
 2. A program of the critical set with other content (lockout/excuses.py) counts against it: the next
    one like it could be the one that nobody has thought of.
 3. Another policy begins anew: what the last one would have denied says nothing of this one. Not
-   so a policy that was compiled while packages were changing (lockout/packages.py): that brought
-   contents, not rules.
+   so a table that was compiled from the same rules while packages were changing
+   (lockout/packages.py): that brought contents, not rules.
 4. Enforce on the filesystem that holds ``/`` is kept when observe_h hours and BOOTS_NEEDED boots
    are covered and nothing counts against it. Until then it may be tried, for a time.
 

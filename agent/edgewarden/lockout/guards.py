@@ -89,9 +89,14 @@ class Guards:
         if self.boots.look(link=link, trips=trips):
             self.coverage.healthy()
 
-    def on_reload(self) -> None:
-        """A table was loaded."""
-        self.coverage.begin(self._policy.table.generation, keep=self.packages.changing)
+    def on_reload(self, *, same_rules: bool) -> None:
+        """A table was loaded.
+
+        Args:
+            same_rules: it was compiled from the rules of the last one (daemon/policy.py).
+        """
+        keep = same_rules and self.packages.changing
+        self.coverage.begin(self._policy.table.generation, keep=keep)
 
     def hear(self, verb: str, for_s: int, unit: str) -> str:
         """``healthy`` and ``packages``, from root; returns what was done, in words.

@@ -32,6 +32,7 @@ VERBS = (
     "reload_older",
     "packages",
     "healthy",
+    "reload_contents",
 )
 AREAS = ("exec", "peripherals", "network")
 
@@ -275,8 +276,9 @@ class Request(Frozen):
 
     Attributes:
         verb: of VERBS; "area" asks for AreaStats; "reload_older" takes a table of a lower
-            generation as well; "packages" is dpkg's: packages change from now on for at most
-            confirm_s seconds, 0 when they have been changed; "healthy": this boot is.
+            generation as well, "reload_contents" says that the rules are those of the last one;
+            "packages" is dpkg's: packages change from now on for at most confirm_s seconds, 0 when
+            they have been changed; "healthy": this boot is.
         mode: of MODES where the verb is "mode", else "learn" (not looked at).
         confirm_s: with "mode": go back by itself unless "confirm" comes within so many seconds; 0
             for no such limit.
