@@ -18,6 +18,9 @@ run on A: a gate that answers without judging measures nothing.
     gate.exec-cached-p10    p10 B - p10 A: what it costs when nothing else happens
     gate.exec-fapolicyd     p50 B / p50 P, P an ext2 that Debian's fapolicyd watches (fapolicyd.py)
     gate.exec-subject       p50 S / p50 A, S an ext4 of B's gate where the rule asks for the user
+    gate.exec-hogs          p50 B / p50 A while HOGS processes do nothing but compute
+
+The start of a Python program in strict mode, and gate's memory: strict.py.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
 
@@ -40,13 +44,17 @@ from edgewarden.probe.control import ask_gate
 from edgewarden.wire.gate_files import compile_gate_config
 from edgewarden.wire.local import Answer, GateStats, Request
 from tests.bench import fapolicyd
-from tests.bench.place import ROOT, CannotMeasure, Place, await_
+from tests.bench.place import ROOT, CannotMeasure, Place, await_, stop
+from tests.bench.private import Interpreter, environment
 from tests.bench.rows import Figure, Spec, middle
 
 RUNS = 5
 ROUNDS = 600
 WARM_UP = 50
 """Rounds, before anything counts."""
+HOGS, HOG_ROUNDS = 2, 150
+"""Row P1 of issue 4. A round waits for its turn behind the hogs, so fewer do."""
+HOG = "import signal; signal.alarm(100)\nwhile True: pass"
 PROGRAM = "/sbin/ldconfig"
 """Static in Debian's libc-bin, 0.9 MB: the exec itself, no loader and no libraries after it."""
 SPECS = (
@@ -54,9 +62,11 @@ SPECS = (
          " cached verdict, enforcing", "x", 1.05),
     Spec("gate.exec-floor", "the same p50, gate / a responder that allows everything at once", "x",
          1.1),
-    Spec("gate.exec-cached-p10", "difference of the p10s of the same execs", "us", 40.0),
+    Spec("gate.exec-cached-p10", "difference of the p10s of the same execs", "us", 60.0),
     Spec("gate.exec-subject", "the same ratio where the rule asks for the user", "x", 1.1),
     Spec("gate.exec-fapolicyd", "the same p50, gate / fapolicyd", "x", 1.0),
+    Spec("gate.exec-hogs", f"the ratio of gate.exec-cached beside {HOGS} processes that only"
+         " compute", "x", 1.2),
 )  # fmt: skip
 
 _SINK = """
@@ -81,7 +91,7 @@ def measure(place: Place) -> Iterator[Figure]:
             program.write(b"another program")
     with (subject / "listed").open("ab") as program:
         program.write(b"a content of its own")
-    run = stand_up(place, watched, subject)
+    run = stand_up(place, watched, subject).run
     check_judges(plain, watched)
     check_judges(plain, subject)
     bare_responder(place, floor)
@@ -117,6 +127,28 @@ def measure(place: Place) -> Iterator[Figure]:
         yield Figure("gate.exec-fapolicyd", middle(one[1] / one[4] for one in p50), against, RUNS)
         beside += f", fapolicyd {middle(one[4] - one[0] for one in p10):.0f} us"
     yield Figure("gate.exec-cached-p10", middle(one[1] - one[0] for one in p10), beside, RUNS)
+    yield beside_hogs(place, programs if not no_peer else programs[:4])
+
+
+def beside_hogs(place: Place, programs: list[Path]) -> Figure:
+    """The same turns while others want the processors; the hogs are ours and end here."""
+    hogs = [
+        place.start(sys.executable, "-I", "-S", "-c", HOG, name=f"hog-{i}") for i in range(HOGS)
+    ]
+    try:
+        taken = [rounds(programs, HOG_ROUNDS) for _ in range(RUNS)]
+    finally:
+        for hog in hogs:
+            stop(hog)
+    p50 = [[middle(each) * 1e6 for each in one] for one in taken]
+    ratios = [one[1] / one[0] for one in p50]
+    names = ("bare responder", "rule with a user", "fapolicyd")
+    others = [middle(one[i] / one[0] for one in p50) for i in range(2, len(programs))]
+    beside = "; ".join(f"{n} {x:.3f}" for n, x in zip(names, others, strict=False))
+    return Figure(
+        "gate.exec-hogs", middle(ratios), f"{middle(o[0] for o in p50):.0f} us unwatched; {beside}",
+        RUNS, f"runs {min(ratios):.3f} to {max(ratios):.3f}",
+    )  # fmt: skip
 
 
 def bare_responder(place: Place, floor: Path) -> None:
@@ -129,24 +161,48 @@ def bare_responder(place: Place, floor: Path) -> None:
         raise CannotMeasure(f"the bare responder ended: {place.log('floor')}")
 
 
-def stand_up(place: Place, watched: Path, subject: Path) -> Path:
-    """Policy, tier proof, guard, gate, somebody who reads the facts; returns the run folder."""
-    state, run = place.folder / "state", place.folder / "run"
-    for folder in (state, run):
-        folder.mkdir()
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """gate and guard, enforcing: the run folder and their processes."""
+
+    run: Path
+    gate_pid: int
+    guard_pid: int
+
+
+def stand_up(place: Place, watched: Path, subject: Path) -> Standing:
+    """One rule for anybody and one that asks for the user, and gate enforcing them."""
     contents, rules = {}, []
     for i, (folder, uids) in enumerate(((watched, ()), (subject, ((0, 0),)))):
         digest = hashlib.sha256((folder / "listed").read_bytes()).digest()
         contents[digest] = Content((i,), "program", False)
         rules.append(RuleSpec(Rule(folder.name, True, uids, (), ()), False))
     config = compile_gate_config([str(watched), str(subject)], "observe", link_uid=0)
-    write_policy(str(state), compile_table(rules, contents), config)
-    lean = [sys.executable, "-I", "-S"]
+    return enforcing(place, compile_table(rules, contents), config)
+
+
+def enforcing(
+    place: Place, table: bytes, config: bytes, interpreter: Interpreter | None = None
+) -> Standing:
+    """Policy, tier proof, guard, gate, somebody who reads the facts.
+
+    Args:
+        place: theirs.
+        table: the compiled rules.
+        config: gate's configuration.
+        interpreter: of gate and guard; None: the one that runs this.
+    """
+    state, run = place.folder / "state", place.folder / "run"
+    for folder in (state, run):
+        folder.mkdir()
+    write_policy(str(state), table, config)
+    lean = [str(interpreter.python) if interpreter else sys.executable, "-I", "-S"]
+    env = environment(interpreter)
     agent = ROOT / "agent" / "edgewarden"
     canary = place.start(*lean, agent / "exec" / "canary.py", run, name="canary")
     await_("proof of the tier", lambda: canary.poll() is not None, 30)
-    _guard(place, run, lean, agent)
-    gate = place.start(*lean, agent / "daemon" / "gate.py", state, run, name="gate")
+    guard_pid = _guard(place, run, lean, agent, env)
+    gate = place.start(*lean, agent / "daemon" / "gate.py", state, run, name="gate", env=env)
     facts = run / "gate-facts.sock"
     await_("gate", lambda: facts.exists() or gate.poll() is not None, 10)
     if gate.poll() is not None:
@@ -157,16 +213,19 @@ def stand_up(place: Place, watched: Path, subject: Path) -> Path:
         raise CannotMeasure(f"gate does not enforce: {answer}")
     if not stats(run).armed:
         raise CannotMeasure(f"this kernel arms nothing: {place.log('canary')}")
-    return run
+    return Standing(run, gate.pid, guard_pid)
 
 
-def _guard(place: Place, run: Path, lean: list[str], agent: Path) -> None:
+def _guard(
+    place: Place, run: Path, lean: list[str], agent: Path, env: dict[str, str] | None = None
+) -> int:
     """guard with its listening socket as descriptor 3, as a service manager hands it over."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(run / "guard.sock"))
         listener.listen(4)
         fd = listener.fileno()
-        place.start(*lean, agent / "daemon" / "guard.py", str(fd), name="guard", pass_fds=(fd,))
+        command = (*lean, agent / "daemon" / "guard.py", str(fd))
+        return place.start(*command, name="guard", env=env, pass_fds=(fd,)).pid
 
 
 def stats(run: Path) -> GateStats:

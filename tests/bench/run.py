@@ -23,7 +23,7 @@ from tests.bench import proc
 from tests.bench.place import Place
 from tests.bench.rows import SCHEMA, Figure, Spec, rows, table
 
-AREAS = ("footprint", "gate", "tiers", "policy", "watch", "network", "data", "fleet")
+AREAS = ("footprint", "gate", "strict", "tiers", "policy", "watch", "network", "data", "fleet")
 """Files beside this one, each with SPECS and measure(place)."""
 
 
