@@ -1,0 +1,147 @@
+"""A TPM key inside the OpenSSL that Python's ssl uses: tpm2-openssl loaded into this process.
+
+Decides which recipe works with which provider; leaves to trust/ whether it did work (a real
+handshake says so, not a version number).
+
+    >= 1.2   no property query: private keys are marked as not to be exported
+    1.1.1    ``?tpm2.signature=yes`` (Debian 12): OpenSSL prefers the TPM for signatures; the peer's
+             are then checked by the TPM, too, so its chain may hold P-256 and RSA-2048 alone
+    else     none: a TPM key cannot be used for TLS, the ladder ends one grade lower
+
+Without a property query 1.1.1 fails every handshake ("EVP lib"); with ``?provider=tpm2`` TLS 1.2
+does. Both versions need a resource manager: /dev/tpmrm0 or tpm2-abrmd.
+
+Never by OPENSSL_CONF: it would change tpm2-tss's own use of OpenSSL, and every child's. The
+provider's ``tcti`` option is ignored (tpm2-openssl #107), so its environment variable is set in the
+C library's environment: Python's own copy and what it would hand to children stay as they are.
+
+Loading is for the life of the process, like any library; a second load is a no-op. Does not block
+on the TPM; raises HardwareFault EW-ID-032.
+
+    recipe = load_tpm_provider("device:/dev/tpmrm0")
+    context.load_cert_chain(cert, "key.pem")     # PEM "TSS2 PRIVATE KEY"
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+
+from edgewarden.errors import HardwareFault
+
+_CRYPTO = "libcrypto.so.3"
+_PROVIDER = b"tpm2"
+_TCTI_NAME = b"TPM2OPENSSL_TCTI"
+_PREFER_SIGNATURE = "?tpm2.signature=yes"
+_UTF8_POINTER = 6  # OSSL_PARAM_UTF8_PTR of <openssl/core.h>
+_NOT_EXPORTED_SINCE = (1, 2)
+_WITH_QUERY = (1, 1)
+
+
+class _Param(ctypes.Structure):
+    """OSSL_PARAM of <openssl/core.h>."""
+
+    _fields_ = (
+        ("key", ctypes.c_char_p),
+        ("data_type", ctypes.c_uint),
+        ("data", ctypes.c_void_p),
+        ("data_size", ctypes.c_size_t),
+        ("return_size", ctypes.c_size_t),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a TPM key comes into OpenSSL here.
+
+    Attributes:
+        version: the provider's own word.
+        query: property query set for the process, "" for none.
+    """
+
+    version: str
+    query: str
+
+    def __str__(self) -> str:
+        query = f"property query {self.query}" if self.query else "no property query"
+        return f"tpm2-openssl {self.version}, {query}"
+
+
+_loaded: dict[str, Recipe] = {}
+"""tcti -> recipe of what this process has loaded: OpenSSL keeps it for the process, so do we."""
+
+
+def load_tpm_provider(tcti: str) -> Recipe:
+    """Make keys of the TPM at tcti usable by ssl in this process.
+
+    Raises:
+        HardwareFault: EW-ID-032; no provider, one that no recipe fits, or another TPM was loaded.
+    """
+    if tcti in _loaded:
+        return _loaded[tcti]
+    if _loaded:
+        raise _no("this process has loaded another TPM")
+    crypto = _libcrypto()
+    ctypes.CDLL(None).setenv(_TCTI_NAME, tcti.encode(), 1)
+    # Naming one provider ends OpenSSL's silent use of the default one.
+    if not crypto.OSSL_PROVIDER_load(None, b"default"):
+        raise _no("OpenSSL does not load its own provider")
+    provider = crypto.OSSL_PROVIDER_load(None, _PROVIDER)
+    if not provider:
+        crypto.ERR_clear_error()
+        raise _no("OpenSSL has no provider tpm2, or it does not reach the TPM")
+    recipe = recipe_for(_version(crypto, provider))
+    if recipe is None:
+        crypto.OSSL_PROVIDER_unload(provider)
+        raise _no(f"no recipe for tpm2-openssl {_version(crypto, provider)}")
+    if recipe.query and not crypto.EVP_set_default_properties(None, recipe.query.encode()):
+        raise _no(f"OpenSSL refuses the property query {recipe.query}")
+    _loaded[tcti] = recipe
+    return recipe
+
+
+def recipe_for(version: str) -> Recipe | None:
+    """What a provider of this version needs; None when nothing is known to work."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None:
+        return None
+    number = (int(found[1]), int(found[2]))
+    if number >= _NOT_EXPORTED_SINCE:
+        return Recipe(version, "")
+    return Recipe(version, _PREFER_SIGNATURE) if number == _WITH_QUERY else None
+
+
+def _libcrypto() -> ctypes.CDLL:
+    """The library that ssl has loaded already: another copy would be another OpenSSL."""
+    import ssl  # not above: who only asks for a recipe needs no OpenSSL
+
+    try:
+        crypto = ctypes.CDLL(_CRYPTO, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError as fault:
+        raise _no(f"this Python's ssl ({ssl.OPENSSL_VERSION}) does not use {_CRYPTO}") from fault
+    crypto.OSSL_PROVIDER_load.restype = ctypes.c_void_p
+    crypto.OSSL_PROVIDER_load.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+    crypto.OSSL_PROVIDER_unload.argtypes = (ctypes.c_void_p,)
+    crypto.OSSL_PROVIDER_get_params.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+    crypto.EVP_set_default_properties.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+    return crypto
+
+
+def _version(crypto: ctypes.CDLL, provider: int) -> str:
+    text = ctypes.c_char_p()
+    asked = (_Param * 2)(
+        _Param(b"version", _UTF8_POINTER, ctypes.addressof(text), 0, 0), _Param(None, 0, None, 0, 0)
+    )
+    if not crypto.OSSL_PROVIDER_get_params(provider, asked) or text.value is None:
+        return "unknown"
+    return text.value.decode("ascii", "replace")
+
+
+def _no(why: str) -> HardwareFault:
+    return HardwareFault(
+        f"the TPM key cannot be used for TLS: {why}",
+        code="EW-ID-032",
+        next_step="install the package tpm2-openssl (Debian 12 and later have it)",
+    )
