@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from edgewarden.exec.policy_files import write_policy
 from edgewarden.judge.exec_table import compile_list
@@ -208,10 +209,13 @@ class NetWorld(World):
         wait_until(lambda: not Path(f"/proc/{self.gate_pid}").exists())
 
 
+W = TypeVar("W", bound=NetWorld)
+
+
 @contextlib.contextmanager
-def net_world(folder: Path) -> Iterator[NetWorld]:
+def net_world(folder: Path, kind: type[W] = NetWorld) -> Iterator[W]:  # type: ignore[assignment]
     """A wire with two ends, nothing on it yet."""
-    made = NetWorld(folder)
+    made = kind(folder)
     try:
         made.make()
         yield made

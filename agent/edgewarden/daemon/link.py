@@ -59,6 +59,7 @@ from edgewarden.wire import cose, evidence
 from edgewarden.wire.control import Command, Request
 from edgewarden.wire.evidence import Status
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
+from edgewarden.wire.network_table import NAMES_NAME
 from edgewarden.wire.record import RecordClass
 
 HOUSEKEEPING_S = 1.0
@@ -114,7 +115,7 @@ class Link:
             self.watcher.alert,
         )
         self.names = NameRefresh(
-            TableFile(Path(settings.paths.state, "policy", "network.table")).read,
+            TableFile(Path(settings.paths.run, NAMES_NAME)).read,
             resolve,
             f"{settings.paths.run}/gate-names.sock",
             self.take,

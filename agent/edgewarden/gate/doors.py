@@ -284,21 +284,28 @@ class Doors:
         """
         self._replace(self.policy_fd, name, data, durable=durable)
 
-    def write_run(self, name: str, data: bytes) -> None:
+    def write_run(self, name: str, data: bytes, *, for_all: bool = False) -> None:
         """Replace a file of the run directory; for one that lies in memory.
+
+        Args:
+            for_all: link may read it.
 
         Raises:
             OSError: there is no room.
         """
-        self._replace(self.run_fd, name, data, durable=False)
+        self._replace(self.run_fd, name, data, durable=False, for_all=for_all)
 
-    def _replace(self, dir_fd: int, name: str, data: bytes, *, durable: bool) -> None:
+    def _replace(
+        self, dir_fd: int, name: str, data: bytes, *, durable: bool, for_all: bool = False
+    ) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         fd = self.open(dir_fd, f".{name}.new", flags)
         try:
             left = memoryview(data)
             while left:
                 left = left[os.write(fd, left) :]
+            if for_all:
+                os.fchmod(fd, 0o644)  # gate runs with UMask=0077
             if durable:
                 os.fsync(fd)
         finally:

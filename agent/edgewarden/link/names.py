@@ -2,7 +2,8 @@
 
 What this decides: when a name is asked for (every ``dns_refresh_s`` of the network table, AT_ONCE
 at a time, ANSWER_S each), and that gate hears everything anew when it was started again. Only names
-that stand in the compiled policy are asked for; gate checks that, and bounds what it is told.
+that gate uses now are asked for (run/network.names): a policy that gate refused lets no name lapse.
+gate checks that, and bounds what it is told.
 libc's resolver tells no TTL, so an answer is kept for ``dns_keep_s``: names that change faster need
 a shorter one.
 
@@ -46,7 +47,7 @@ async def resolve(name: str, family: int) -> list[str]:
 
 
 class TableFile:
-    """The network table as it is on the disk; read again when it was replaced."""
+    """The names that gate says it uses; read again when it was replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -70,7 +71,7 @@ class NameRefresh:
     """See the module. Every method on the loop's thread.
 
     Args:
-        table: the compiled table as it is now.
+        table: gate's names as they are now.
         resolve: asks for a name.
         path: run/gate-names.sock.
         sink: told when a name has no answer, once.

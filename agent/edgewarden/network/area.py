@@ -33,7 +33,7 @@ from edgewarden.network.groups import Groups, prefix_of_cgroups
 from edgewarden.network.nflog import NfLog, open_nflog
 from edgewarden.peers.modes import TABLE, drop_host_element, host_element, renew_host_element
 from edgewarden.wire.local import AreaStats, NetworkVerdict
-from edgewarden.wire.network_table import EMPTY, MAX_TABLE_BYTES, NetworkTable
+from edgewarden.wire.network_table import EMPTY, MAX_TABLE_BYTES, NAMES_NAME, NetworkTable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class Network:
             self._use(NetworkTable.load(data))
             self._open()
             self._force.check(self._table)
+            self._say_names()
         except EdgewardenError as fault:
             self._distrust(fault)
 
@@ -148,6 +149,15 @@ class Network:
         self._table = table
         self._by_name = {counter.name: counter for counter in table.counters}
 
+    def _say_names(self) -> None:
+        """Tell link which names are in use: it reads no table that we may have refused."""
+        try:
+            names = self._table.names_alone()
+            self._doors.write_run(NAMES_NAME, names.dump(), for_all=True)
+        except OSError as fault:
+            text = f"link does not hear which names to ask for: {fault.strerror}"
+            self._alarm("EW-NET-031", 3, text)
+
     def reload(self) -> str:
         """Take the policy's table anew, at once and whole.
 
@@ -174,6 +184,7 @@ class Network:
             self._use(before)
             raise
         self._why_not = ""
+        self._say_names()
         return f"network: {table.rules} rules, generation {table.generation}"
 
     # --- an area (gate/modes.py) --------------------------------------------------------------

@@ -18,6 +18,9 @@ What it leaves to others: that the file belongs to root (gate asks fstat), what 
 (peers/modes.py).
 
     NetworkTable.load(table.dump()) == table
+
+``run/network.names`` is the same file with names alone: what gate uses now, for link to ask DNS
+about. link does not read the policy's table, which gate may have refused.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from edgewarden.errors import WireRefusal
 from edgewarden.wire.lean import Frozen, seal, unseal
 
 MAGIC = b"EWNETTB1"
+NAMES_NAME = "network.names"
 MAX_TABLE_BYTES = 4 << 20
 """4096 rules with 8192 addresses are 1 MB."""
 KINDS = ("egress", "egress-name", "ingress", "ingress-name", "limit")
@@ -93,6 +97,12 @@ class NetworkTable(Frozen):
             "body",
         ]
         return seal(MAGIC, ("\n".join(lines) + "\n" + self.body).encode("utf-8"))
+
+    def names_alone(self) -> NetworkTable:
+        """What link is told of it."""
+        return NetworkTable(
+            self.generation, self.rules, self.dns_keep_s, self.dns_refresh_s, self.hosts, (), (), ""
+        )
 
     @staticmethod
     def load(data: bytes) -> NetworkTable:
