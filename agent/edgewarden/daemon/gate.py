@@ -26,6 +26,7 @@ if __name__ == "__main__":  # started by path: this file's package is not on the
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from edgewarden.errors import EdgewardenError, HardwareFault
+from edgewarden.exec.quick import READY_AT_ONCE
 from edgewarden.exec.responder import ExecGate
 from edgewarden.exec.subject import Subjects
 from edgewarden.gate.arming import Arming
@@ -75,7 +76,7 @@ class Gate:
         Raises:
             EdgewardenError: directories or files that are not as they must be.
         """
-        self._waiting = Waiting(time.monotonic)
+        self._waiting = Waiting()
         self.watch, self.forget = self._waiting.watch, self._waiting.forget
         self._next_beat_mono = 0.0
         self._next_stats_mono = 0.0
@@ -202,11 +203,15 @@ class Gate:
         for other in (self.responder.due_mono, self.processes.due_mono, self.facts.due_mono):
             if other is not None:
                 due_mono = min(due_mono, other)
-        execs = -1 if self.arming.armed is None else self.arming.armed.group.fd
+        group = None if self.arming.armed is None else self.arming.armed.group
+        execs = -1 if group is None else group.fd
+        poll = self._waiting.poll
         if self.responder.busy:
-            ready = self._waiting.now()
+            ready = poll(0.0, READY_AT_ONCE)
+        elif group is not None and self.responder.in_passing(group):
+            ready = self.responder.quick.serve_until(poll, group, due_mono)
         else:
-            ready = self._waiting.until(due_mono, execs, self._in_passing)
+            ready = poll(max(0.0, due_mono - time.monotonic()), READY_AT_ONCE)
         if len(ready) > 1:
             ready.sort(key=lambda pair: pair[0] != execs)
         for fd, events in ready:
@@ -232,12 +237,6 @@ class Gate:
     def _on_mounts(self, _: int) -> None:
         self.lockout.excuses.on_mounts()
         self.arming.on_mounts()
-
-    def _in_passing(self) -> float | None:
-        armed = self.arming.armed
-        if armed is None or not self.responder.serve_quickly(armed.group):
-            return None
-        return self.responder.due_mono
 
     def _on_facts_listener(self, _: int) -> None:
         if self.facts.accept():

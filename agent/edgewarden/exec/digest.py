@@ -100,7 +100,7 @@ class Known:
     Attributes:
         digest: SHA-256, 32 bytes.
         rule: what the policy of ``epoch`` says of it, whoever asks.
-        epoch: whose word ``rule`` is; None where the subject counts.
+        epoch: whose word ``rule`` is, or whose word it is that the subject counts.
         lease_fd: a descriptor whose read lease was taken before the file was last compared; -1:
             there is none, or somebody has asked to write.
         checked_mono: when the lease was last seen to be held.

@@ -18,11 +18,12 @@ cores, 6.18; p10 above an unwatched exec, 28 us for a responder that judges noth
 each exec took a lease and objects of its own, 60 us made of the usual small parts. sched_yield
 after the answer instead of going to sleep at once: 25 us more, not less. An ignore mark while the
 lease is held: 2 us, and a start that nobody records. fcntl is not called: under the audit hook of
-gate (gate/doors.py) each call of it is one of the hook, too.
+gate (gate/doors.py) each call of it is one of the hook, too. Nor is anything that only passes
+on to the next: gate sleeps here (``serve_until``).
 
 So events that were answered here are only numbers until ``take`` makes reports of them.
 
-    if quick.serve(group): ...     # everything that waited has its answer
+    ready = quick.serve_until(poll, group, due_mono)    # what is not answered here
     for one in quick.take(): ...   # later
 """
 
@@ -34,6 +35,7 @@ from os import close, fstat, write
 from edgewarden.errors import HardwareFault
 from edgewarden.exec.digest import PACK_KEY, key_of, only_root
 from edgewarden.exec.judged import Judged
+from edgewarden.exec.reports import REPORT_AFTER_S, REPORTS_AT_MOST
 from edgewarden.exec.subject import Anybody, SubjectCounts
 from edgewarden.judge.exec_table import CRITICAL
 from edgewarden.kernel.fanotify import (
@@ -62,10 +64,13 @@ if TYPE_CHECKING:
     from edgewarden.kernel.fanotify import Group
 
     Judge = Callable[[bytes, Subject], Rule | None]
+    Poll = Callable[[float, int], list[tuple[int, int]]]
     Done = tuple[int, int, int, Known, Rule, int, stat_result, float]
     """fd, pid and pidfd of the event, content, rule, uid, file, when (mono)."""
 
 ANYBODY = Anybody()
+READY_AT_ONCE = 64
+"""Descriptors of one round; there are seldom more than ten."""
 TRUSTED_S = 1.0
 """``look`` asks every 5 ms; longer than this gate has been kept from running."""
 
@@ -90,6 +95,7 @@ class Quick:
 
     __slots__ = (
         "_answer",
+        "_asks",
         "_boot_ns",
         "_counters",
         "_done",
@@ -123,7 +129,7 @@ class Quick:
         self._counters = counters
         self._mono_s = mono_s
         self._boot_ns = boot_ns
-        self._epoch = object()
+        self._epoch, self._asks = object(), object()
         self._done: list[Done] = []
         self.be_strict(False)
 
@@ -133,7 +139,32 @@ class Quick:
 
     def forget(self) -> None:
         """The policy is another: what was remembered of its word is void."""
-        self._epoch = object()
+        self._epoch, self._asks = object(), object()
+
+    def serve_until(self, poll: Poll, group: Group, due_mono: float) -> list[tuple[int, int]]:
+        """Sleep, and answer in passing what can be, until there is something else to do.
+
+        Args:
+            poll: seconds and how many at most -> (descriptor, events) of what is ready.
+            group: enforcing; its mode changes with nothing that happens here.
+            due_mono: when somebody has something to do anyway.
+
+        Returns:
+            What is ready; [] when something is due.
+        """
+        fd, mono_s, done = group.fd, self._mono_s, self._done
+        now_mono = mono_s()
+        while now_mono < due_mono:
+            ready = poll(due_mono - now_mono, READY_AT_ONCE)
+            if len(ready) != 1 or ready[0][0] != fd or len(done) >= REPORTS_AT_MOST:
+                return ready
+            if not self.serve(group):
+                return ready
+            since_mono = self.since_mono
+            if since_mono is not None and since_mono + REPORT_AFTER_S < due_mono:
+                due_mono = since_mono + REPORT_AFTER_S
+            now_mono = mono_s()
+        return []
 
     def serve(self, group: Group) -> bool:
         """Read once, and answer what can be answered at once.
@@ -203,9 +234,10 @@ class Quick:
             now_mono = self._mono_s()
             if now_mono - known.checked_mono > TRUSTED_S:
                 return False
-            rule = known.rule
+            rule, who = known.rule, None
             if known.epoch is not self._epoch:
-                rule = self.ask(known, ExecEvent(FAN_OPEN_EXEC_PERM, fd, pid, pidfd))
+                who = self._subjects.of(ExecEvent(FAN_OPEN_EXEC_PERM, fd, pid, pidfd))
+                rule = self._ask(known, who)
             if rule is None or not rule.allow:
                 return False
         except Exception:
@@ -223,7 +255,7 @@ class Quick:
         counters.cached += 1
         counters.allowed += 1
         try:
-            uid = uid_of(pidfd)
+            uid = uid_of(pidfd) if who is None else who.uid
         except OSError:  # it was killed meanwhile, or the kernel is older
             uid = self._subjects.uid_of(ExecEvent(FAN_OPEN_EXEC_PERM, fd, pid, pidfd))
         self._done.append((fd, pid, pidfd, known, rule, uid, status, now_mono))
@@ -235,12 +267,17 @@ class Quick:
         """The rule for a content and who asks; remembered where it is the same for all."""
         if known.epoch is self._epoch:
             return known.rule
-        try:
-            known.rule = self.judge(known.digest, ANYBODY)
-            known.epoch = self._epoch
-            return known.rule
-        except SubjectCounts:
-            return self.judge(known.digest, self._subjects.of(event))
+        return self._ask(known, self._subjects.of(event))
+
+    def _ask(self, known: Known, who: Subject) -> Rule | None:
+        if known.epoch is not self._asks:
+            try:
+                known.rule = self.judge(known.digest, ANYBODY)
+                known.epoch = self._epoch
+                return known.rule
+            except SubjectCounts:
+                known.epoch = self._asks
+        return self.judge(known.digest, who)
 
     def rule_for(self, known: Known | None, digest: bytes, event: ExecEvent) -> Rule | None:
         """As ``ask``, also for a content that is not kept."""

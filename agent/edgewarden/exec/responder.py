@@ -133,7 +133,7 @@ class ExecGate:
             HardwareFault: the kernel refuses to be read or answered. The caller must close the
                 group: that allows whatever still waits.
         """
-        if self._in_passing(group):
+        if self.in_passing(group):
             if not self.quick.left and self.quick.broken is None:
                 self.quick.serve(group)
             events, self.quick.left = self.quick.left, []
@@ -151,14 +151,8 @@ class ExecGate:
             raise broken
         return len(events)
 
-    def serve_quickly(self, group: Group) -> bool:
-        """Whether everything that waits could be answered in passing; else call ``serve``."""
-        quick = self.quick
-        if len(quick) >= REPORTS_AT_MOST or not self._in_passing(group):
-            return False
-        return quick.serve(group)
-
-    def _in_passing(self, group: Group) -> bool:
+    def in_passing(self, group: Group) -> bool:
+        """Whether ``quick`` may answer what waits there; the rest is for ``serve``."""
         return group.in_passing and group.permission and self.mode == "enforce"
 
     @property

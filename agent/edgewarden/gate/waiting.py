@@ -6,9 +6,9 @@ leaves to others: what happens then (daemon/gate.py).
 
 epoll, not poll: poll asks every descriptor each time, on the way into sleep and out of it.
 
-    waiting = Waiting(time.monotonic)
+    waiting = Waiting()
     waiting.watch(fd, handler)
-    waiting.until(due_mono, execs_fd, answer)     # [(fd, events), ...]
+    waiting.poll(due_mono - now_mono, 64)     # [(fd, events), ...]
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-READY_AT_ONCE = 64
-"""Descriptors of one round; there are seldom more than ten."""
-
 
 class Waiting:
-    """See the module. Args: ``mono_s``, CLOCK_MONOTONIC in seconds."""
+    """See the module.
 
-    __slots__ = ("_handlers", "_mono_s", "_poll")
+    Attributes:
+        poll: seconds and how many at most -> what is ready; as epoll's own, with nothing between.
+    """
 
-    def __init__(self, mono_s: Callable[[], float]) -> None:
-        self._mono_s = mono_s
+    __slots__ = ("_handlers", "_poll", "poll")
+
+    def __init__(self) -> None:
         self._poll = epoll()
+        self.poll: Callable[[float, int], list[tuple[int, int]]] = self._poll.poll
         self._handlers: dict[int, Callable[[int], None]] = {}
 
     def watch(self, fd: int, handler: Callable[[int], None], events: int = EPOLLIN) -> None:
@@ -54,31 +55,3 @@ class Waiting:
         handler = self._handlers.get(fd)
         if handler is not None:
             handler(events)
-
-    def now(self) -> list[tuple[int, int]]:
-        """What is ready already."""
-        return self._poll.poll(0, READY_AT_ONCE)
-
-    def until(
-        self, due_mono: float, execs: int, in_passing: Callable[[], float | None]
-    ) -> list[tuple[int, int]]:
-        """What is ready, at ``due_mono`` at the latest.
-
-        Args:
-            due_mono: when somebody has something to do anyway.
-            execs: the descriptor of exec events, -1 for none.
-            in_passing: answers what waits there; None: that is for the long way, else when there is
-                something to do because of it.
-        """
-        now_mono = self._mono_s()
-        while now_mono < due_mono:
-            ready = self._poll.poll(due_mono - now_mono, READY_AT_ONCE)
-            if len(ready) != 1 or ready[0][0] != execs:
-                return ready
-            also_due_mono = in_passing()
-            if also_due_mono is None:
-                return ready
-            if also_due_mono < due_mono:
-                due_mono = also_due_mono
-            now_mono = self._mono_s()
-        return []
