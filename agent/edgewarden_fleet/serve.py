@@ -87,7 +87,7 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
         page = console.application(console_db, settings, now_utc_s)
         await _listen(stack, page, settings.console.host, settings.console.port, None)
 
-        verifier = Verifier(ingest_db, office.root, settings.tenant)
+        verifier = Verifier(ingest_db, office.roots, settings.tenant)
         appraiser = Appraiser(verifier, folder.verifier(), settings.attestation)
         broker = BrokerSession(settings.broker, folder.client_context(), settings.tenant, admission)
         worker = Worker(ingest_db, verifier, appraiser, broker.send, now_utc_s, admission)

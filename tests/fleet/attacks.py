@@ -140,12 +140,6 @@ def introduction_of_a_stranger(desk: Desk, board: Board) -> Verdict:
     return desk.record(other.introduce(AUDIT))
 
 
-def superseded_certificate(desk: Desk, board: Board) -> Verdict:
-    old = board.x5chain
-    desk.enrol(board.device, board.key)
-    return desk.record(introduction(board, old))
-
-
 def device_on_anothers_topic(desk: Desk, board: Board) -> Verdict:
     other = Board(desk, "gw-other")
     made = introduction(other, other.x5chain)
@@ -304,6 +298,12 @@ def two_devices(desk: Desk, board: Board) -> Verdict:
 def expired_certificate(desk: Desk, board: Board) -> Verdict:
     desk.now += 31 * 86400
     return desk.record(introduction(board, board.x5chain))
+
+
+def expired_issuer(desk: Desk, board: Board) -> Verdict:
+    long = desk.enrol(board.device, board.key, days=11 * 365)
+    desk.now += certificates.ISSUING_DAYS * 86400 + 60
+    return desk.record(introduction(board, long))
 
 
 def certificate_of_tomorrow(desk: Desk, board: Board) -> Verdict:
@@ -554,7 +554,6 @@ ATTACKS: dict[str, list[Attack]] = {
     "bad_header": [kid_of_another_key],
     "unregistered": [records_of_a_stranger, introduction_of_a_stranger, unregistered_key],
     "revoked": [revoked, revoked_introduction],
-    "superseded": [superseded_certificate],
     "bad_chain": [
         foreign_ca, leaf_of_another_issuer, gateway_as_issuer, issuer_that_may_not_sign,
         leaf_that_is_a_ca, leaf_that_may_not_sign, chain_of_three, leaf_alone,
@@ -563,7 +562,7 @@ ATTACKS: dict[str, list[Attack]] = {
     ],
     "wrong_purpose": [server_certificate, client_and_server_certificate],
     "bad_name": [fleets_own_certificate, san_of_another, two_names, two_tenants, two_devices],
-    "cert_expired": [expired_certificate],
+    "cert_expired": [expired_certificate, expired_issuer],
     "cert_not_yet_valid": [certificate_of_tomorrow],
     "wrong_topic": [
         device_on_anothers_topic, record_of_another_device, class_on_anothers_topic,

@@ -84,7 +84,7 @@ class Desk:
             self.db.execute("PRAGMA synchronous = OFF")
         self.verifier_key = FileSigner.generate()
         self.settings = Attestation(300, 120, DEFAULT_REQUIRED)
-        self.verifier = Verifier(self.db, self.root.certificate, TENANT)
+        self.verifier = Verifier(self.db, [self.root.certificate], TENANT)
         self.appraiser = Appraiser(self.verifier, self.verifier_key, self.settings)
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ def test_an_altered_certificate_is_refused_or_names_the_same_gateway(
     desk: Desk, which: int
 ) -> None:
     chain = desk.enrol(f"gw-{which}", new_key())
-    honest = check_chain(chain, desk.root.certificate, desk.now)
+    honest = check_chain(chain, [desk.root.certificate], desk.now)
     refused = accepted = 0
     for data in altered(chain[which]):
         with warnings.catch_warnings():
@@ -47,7 +47,7 @@ def test_an_altered_certificate_is_refused_or_names_the_same_gateway(
             try:
                 found = check_chain(
                     [data if n == which else c for n, c in enumerate(chain)],
-                    desk.root.certificate,
+                    [desk.root.certificate],
                     desk.now,
                 )
             except WireRefusal:

@@ -25,7 +25,8 @@ from tests.fleet.attacks import CASES, prepare
 from tests.fleet.makers import Desk
 
 FUNCTIONS: list[Callable[..., object]] = [
-    chain.check_chain,
+    chain.read_chain,
+    chain.check_issuing,
     chain._check_roles,
     chain._name,
     appraisal.admit,
@@ -42,8 +43,9 @@ FUNCTIONS: list[Callable[..., object]] = [
 ]
 
 CHECKS = {
-    "check_chain", "_check_roles", "check_signature", "verifier_for", "_check_in_force",
-    "_check_names", "_check_newer", "identity_of", "admit", "verify_directly_issued_by",
+    "read_chain", "check_issuing", "_check_roles", "check_signature", "verifier_for",
+    "_check_in_force", "_check_names", "_check_newer", "identity_of", "admit",
+    "verify_directly_issued_by",
 }  # fmt: skip
 """Functions whose whole effect is to refuse."""
 

@@ -23,7 +23,7 @@ def story(board: Board) -> list[Made]:
 
 
 def outcomes(desk: Desk, *data: bytes) -> list[str]:
-    lines = check_file(b"".join(data), desk.root.certificate, NOW)
+    lines = check_file(b"".join(data), [desk.root.certificate], NOW)
     return [line.outcome for line in lines]
 
 
@@ -53,14 +53,14 @@ def test_what_is_wrong_is_named_and_the_rest_still_judged(desk: Desk, board: Boa
 @pytest.mark.parametrize("rest", [b"\0 not a message", b"\xd2\x84\x41", b"\xd2\x84\x41\0\xa1"])
 def test_the_offset_is_that_of_the_message_at_fault(desk: Desk, board: Board, rest: bytes) -> None:
     whole = b"".join(m.data for m in story(board))
-    lines = list(check_file(whole + rest, desk.root.certificate, NOW))
+    lines = list(check_file(whole + rest, [desk.root.certificate], NOW))
     assert (lines[-1].accepted, lines[-1].offset) == (False, len(whole))
 
 
 def test_another_ca_believes_nothing(desk: Desk, board: Board) -> None:
     data = b"".join(m.data for m in story(board))
     stranger, _ = authority()
-    lines = list(check_file(data, stranger.certificate, NOW))
+    lines = list(check_file(data, [stranger.certificate], NOW))
     assert [line.outcome for line in lines] == ["bad_chain", *["unknown_key"] * 4]
     assert not any(line.accepted for line in lines)
 
@@ -90,7 +90,7 @@ def test_a_forked_introduction_introduces_nothing(desk: Desk, board: Board) -> N
 def test_certificates_are_judged_at_the_time_the_caller_names(desk: Desk, board: Board) -> None:
     data = story(board)[0].data
     later = NOW + 40 * 86400
-    lines = list(check_file(data, desk.root.certificate, later))
+    lines = list(check_file(data, [desk.root.certificate], later))
     assert [line.outcome for line in lines] == ["cert_expired"]
 
 

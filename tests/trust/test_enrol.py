@@ -333,7 +333,7 @@ def fleet_service(folder: FleetFolder) -> Iterator[tuple[str, Callable[..., str]
 
     def token(device: str = DEVICE, ttl_s: int = 60, made_utc_s: float | None = None) -> str:
         made = time.time() if made_utc_s is None else made_utc_s
-        return str(new_token(db, office.root, device, made, ttl_s))
+        return str(new_token(db, office.roots[0], device, made, ttl_s))
 
     thread = threading.Thread(target=run)
     thread.start()

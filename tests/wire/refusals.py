@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from edgewarden.wire import cbor, cose, enrol, evidence, facts, record, topics
+from edgewarden.wire import bodies, cbor, cose, enrol, evidence, facts, record, topics
 from edgewarden.wire.cose import ContentType
 from tests.wire import refusals_tpm, samples
 from tests.wire.samples import assembled, header
@@ -441,7 +441,7 @@ def _enrol() -> Iterator[Refused]:
                             ("not-utf-8", b"\xff\xfe\x00"), ("cut", good[:-1]),
                             ("nested", b"[" * 30_000)):  # fmt: skip
             yield refused(where, parse, junk, "bad_request", id=label)
-        long = good[:-1] + b" " * enrol.MAX_MESSAGE_BYTES + b"}"
+        long = good[:-1] + b" " * bodies.MAX_MESSAGE_BYTES + b"}"
         yield refused(where, parse, long, "too_long", id="32-kB-and-more")
     for name in ("token_unknown", "token_used", "token_expired", "token_foreign_device",
                  "csr_invalid", "device_exists", "rate_limited"):  # fmt: skip

@@ -34,7 +34,7 @@ from edgewarden.trust import identity as store
 from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import FileSigner, verifier_for
 from edgewarden.trust.tls import pinned_context
-from edgewarden.wire import enrol
+from edgewarden.wire import bodies, enrol
 
 TIMEOUT_S = 15.0
 """A CA answers in milliseconds; a cellular link with a slow start needs a few seconds."""
@@ -203,7 +203,7 @@ def _ask(
     connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"})
-        return connection.getresponse().read(enrol.MAX_MESSAGE_BYTES + 1)
+        return connection.getresponse().read(bodies.MAX_MESSAGE_BYTES + 1)
     except ssl.SSLCertVerificationError as fault:
         raise TrustFault(
             f"the service's certificate does not hold: {fault.verify_message}",

@@ -24,11 +24,10 @@ import json
 from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.wire.bodies import MAX_MESSAGE_BYTES, dump, load, text_of
 from edgewarden.wire.record import is_identifier
 
 SECRET_BYTES = 32
-MAX_MESSAGE_BYTES = 32 * 1024
-"""A CSR is 0.5 kB, a chain of two certificates 1.5 kB; 32 kB leaves room for foreign CA chains."""
 REQUEST_SCHEMA = "edgewarden.enroll/1"
 ANSWER_SCHEMA = "edgewarden.enrolled/1"
 REFUSAL_SCHEMA = "edgewarden.refusal/1"
@@ -97,7 +96,7 @@ def _malformed(text: str) -> WireRefusal:
 
 def encode_request(request: EnrolRequest) -> bytes:
     """The body of POST /v1/enroll."""
-    return _dump(
+    return dump(
         {
             "schema": REQUEST_SCHEMA,
             "token": request.token,
@@ -109,16 +108,16 @@ def encode_request(request: EnrolRequest) -> bytes:
 
 def parse_request(data: bytes) -> EnrolRequest:
     """Read a request; raises WireRefusal("bad_request")."""
-    body = _load(data, REQUEST_SCHEMA, {"token", "device", "csr"})
-    device = _text(body, "device")
+    body = load(data, REQUEST_SCHEMA, {"token", "device", "csr"})
+    device = text_of(body, "device")
     if not is_identifier(device):
         raise WireRefusal("bad_request", "device is not a device id")
-    return EnrolRequest(_text(body, "token"), device, _text(body, "csr"))
+    return EnrolRequest(text_of(body, "token"), device, text_of(body, "csr"))
 
 
 def encode_answer(answer: EnrolAnswer) -> bytes:
     """The body of a successful answer."""
-    return _dump(
+    return dump(
         {
             "schema": ANSWER_SCHEMA,
             "tenant": answer.tenant,
@@ -141,7 +140,7 @@ def parse_answer(data: bytes) -> EnrolAnswer:
     if refusal is not None:
         raise refusal
     keys = {"tenant", "certificate", "ca", "verifier_key", "broker"}
-    body = _load(data, ANSWER_SCHEMA, keys)
+    body = load(data, ANSWER_SCHEMA, keys)
     broker = body["broker"]
     if not isinstance(broker, dict) or set(broker) != {"host", "port"}:
         raise WireRefusal("bad_request", "broker is not host and port")
@@ -149,19 +148,19 @@ def parse_answer(data: bytes) -> EnrolAnswer:
     if not isinstance(host, str) or type(port) is not int or not 0 < port < 65536:
         raise WireRefusal("bad_request", "broker is not host and port")
     try:
-        key = bytes.fromhex(_text(body, "verifier_key"))
+        key = bytes.fromhex(text_of(body, "verifier_key"))
     except ValueError:
         raise WireRefusal("bad_request", "verifier_key is not hex") from None
-    tenant = _text(body, "tenant")
+    tenant = text_of(body, "tenant")
     if not is_identifier(tenant):
         raise WireRefusal("bad_request", "tenant is not an identifier")
-    return EnrolAnswer(tenant, _text(body, "certificate"), _text(body, "ca"), key, host, port)
+    return EnrolAnswer(tenant, text_of(body, "certificate"), text_of(body, "ca"), key, host, port)
 
 
 def encode_refusal(name: str, text: str, next_step: str) -> bytes:
     """The body of a refusal; its text does not begin with the name, which stands beside it."""
     bare = text.removeprefix(f"{name}: ")
-    return _dump({"schema": REFUSAL_SCHEMA, "error": name, "text": bare, "next": next_step})
+    return dump({"schema": REFUSAL_SCHEMA, "error": name, "text": bare, "next": next_step})
 
 
 def _refusal(data: bytes) -> WireRefusal | None:
@@ -180,35 +179,3 @@ def _refusal(data: bytes) -> WireRefusal | None:
 def _line(body: dict[str, object], key: str, limit: int) -> str:
     """A peer's text, cut and without what a terminal would obey."""
     return "".join(c for c in str(body.get(key, ""))[:limit] if c.isprintable())
-
-
-def _dump(body: dict[str, object]) -> bytes:
-    return json.dumps(body, separators=(",", ":")).encode()
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    body = dict(pairs)
-    if len(body) != len(pairs):
-        raise WireRefusal("bad_request", "a key stands twice")
-    return body
-
-
-def _load(data: bytes, schema: str, keys: set[str]) -> dict[str, object]:
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise WireRefusal("too_long", f"{len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
-    try:
-        body = json.loads(data, object_pairs_hook=_once)
-    except (ValueError, RecursionError):
-        raise WireRefusal("bad_request", "not JSON") from None
-    if not isinstance(body, dict) or body.get("schema") != schema:
-        raise WireRefusal("bad_request", f"schema is not {schema}")
-    if set(body) != keys | {"schema"}:
-        raise WireRefusal("bad_request", "not exactly the fields of this message")
-    return body
-
-
-def _text(body: dict[str, object], key: str) -> str:
-    value = body[key]
-    if not isinstance(value, str):
-        raise WireRefusal("bad_request", f"{key} is not text")
-    return value

@@ -35,6 +35,8 @@ from edgewarden_fleet.ca import broker, certificates, settings
 from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.ca.settings import FleetSettings
 
+ALSO = "ca/also.pem"
+"""Further roots, while one takes the place of another (ca/rollover.py)."""
 MOSQUITTO = "mosquitto"
 """The account Debian's package makes."""
 
@@ -64,6 +66,12 @@ class FleetFolder:
         """The root certificate."""
         return x509.load_pem_x509_certificate(self._read("ca/root.pem"))
 
+    def roots(self) -> list[x509.Certificate]:
+        """Every root that gateways and verifier believe; the first is what tokens name."""
+        also = self.path / ALSO
+        more = x509.load_pem_x509_certificates(also.read_bytes()) if also.exists() else []
+        return [self.root(), *more]
+
     def issuing(self) -> Authority:
         """Issuing certificate and key."""
         certificate = x509.load_pem_x509_certificate(self._read("ca/issuing.pem"))
@@ -80,7 +88,7 @@ class FleetFolder:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.verify_flags |= ssl.VERIFY_X509_STRICT
-        context.load_verify_locations(self.path / "ca/root.pem")
+        context.load_verify_locations(cadata="".join(map(certificates.pem, self.roots())))
         context.load_cert_chain(
             self.path / "verifier/client.pem", self.path / "verifier/client-key.pem"
         )

@@ -17,8 +17,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from edgewarden.errors import WireRefusal
-from edgewarden.wire import enrol
-from edgewarden_fleet.ca import certificates
+from edgewarden.wire import bodies, enrol
 from edgewarden_fleet.ca.tokens import Office, enrol_device
 
 REQUEST_S = 10.0
@@ -81,12 +80,10 @@ def application(
             the gateway's first connection is not its first refusal.
     """
     limit, room, one_writer = RateLimit(), asyncio.Semaphore(AT_ONCE), asyncio.Lock()
-    app = web.Application(client_max_size=enrol.MAX_MESSAGE_BYTES)
+    app = web.Application(client_max_size=bodies.MAX_MESSAGE_BYTES)
 
     async def get_ca(_: web.Request) -> web.Response:
-        return web.Response(
-            text=certificates.pem(office.root), content_type="application/x-pem-file"
-        )
+        return web.Response(text=office.roots_pem(), content_type="application/x-pem-file")
 
     async def post_enroll(request: web.Request) -> web.Response:
         address = request.remote or ""

@@ -38,7 +38,7 @@ class Office:
     """What enrolment needs of the fleet folder, read once."""
 
     settings: FleetSettings
-    root: x509.Certificate
+    roots: tuple[x509.Certificate, ...]
     issuing: Authority
     verifier_key: bytes
 
@@ -46,12 +46,19 @@ class Office:
     def open(cls, folder: FleetFolder) -> Office:
         """Read settings, certificates and keys; raises OperatorFault."""
         return cls(
-            folder.settings(), folder.root(), folder.issuing(), folder.verifier().public_key()
+            folder.settings(),
+            tuple(folder.roots()),
+            folder.issuing(),
+            folder.verifier().public_key(),
         )
+
+    def roots_pem(self) -> str:
+        """What a gateway is to believe."""
+        return "".join(map(certificates.pem, self.roots))
 
     def root_sha256(self) -> bytes:
         """The fingerprint a token carries."""
-        return hashlib.sha256(certificates.der(self.root)).digest()
+        return hashlib.sha256(certificates.der(self.roots[0])).digest()
 
 
 def new_token(
@@ -105,7 +112,7 @@ def enrol_device(
     return enrol.EnrolAnswer(
         tenant=tenant,
         certificate_pem=leaf_pem + certificates.pem(office.issuing.certificate),
-        ca_pem=certificates.pem(office.root),
+        ca_pem=office.roots_pem(),
         verifier_key=office.verifier_key,
         broker_host=office.settings.broker.host,
         broker_port=office.settings.broker.port,

@@ -38,9 +38,9 @@ def configure(noun: str, command: argparse.ArgumentParser) -> None:
 
 def verify(arguments: argparse.Namespace) -> Exit:
     """Check every message; 0 when all are accepted without a gap, 1 with gaps, 2 otherwise."""
-    root = _root(arguments)
+    roots = _roots(arguments)
     at = time.time() if arguments.at is None else arguments.at
-    lines = list(check_file(_read(arguments.file), root, at))
+    lines = list(check_file(_read(arguments.file), roots, at))
     counts = Counter(line.outcome for line in lines)
     accepted = sum(line.accepted for line in lines)
     if arguments.json:
@@ -127,11 +127,11 @@ def _plain(value: object) -> object:
     return value
 
 
-def _root(arguments: argparse.Namespace) -> x509.Certificate:
+def _roots(arguments: argparse.Namespace) -> list[x509.Certificate]:
     if arguments.ca is None:
-        return FleetFolder(arguments.dir.absolute()).root()
+        return FleetFolder(arguments.dir.absolute()).roots()
     try:
-        return x509.load_pem_x509_certificate(arguments.ca.read_bytes())
+        return x509.load_pem_x509_certificates(arguments.ca.read_bytes())
     except (OSError, ValueError) as fault:
         raise OperatorFault(
             f"{arguments.ca}: {fault}", code="EW-SET-028", next_step="give the fleet's ca/root.pem"

@@ -11,17 +11,19 @@ which rule failed. The rules, in order, each with its refusal:
 6. both valid at the time of receipt                                ``cert_expired`` /
    ``cert_not_yet_valid``
 
-Time is the verifier's own clock at receipt: a gateway's clock is what is to be judged. A record
-whose introduction was signed by a certificate that expired on the way is refused and must be
-introduced again by the renewed one.
+Time is the verifier's own clock at receipt: a gateway's clock is what is to be judged. Rules 1 to
+5 are ``read_chain``, 6 is ``check_dates``: a gateway that was off line for longer than its
+certificate lived has renewed it by the time its backlog comes, and the caller, who knows the
+registry, holds that to be enough (pipeline.py).
 
-Left to others: registered, revoked, replaced (store/registry.py).
+Left to others: registered, revoked, renewed (store/registry.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -38,16 +40,58 @@ MAX_CERTIFICATE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a believed chain says."""
+    """What a believed chain says.
+
+    Attributes:
+        serial: of the leaf, hex.
+        begins_utc_s: when the later of the two certificates begins to be valid.
+        ends_utc_s: when the leaf ends.
+        issuing_ends_utc_s: when the issuing certificate ends.
+    """
 
     tenant: str
     device: str
     public_key: bytes
     serial: str
+    begins_utc_s: float
+    ends_utc_s: float
+    issuing_ends_utc_s: float
 
 
-def check_chain(x5chain: Sequence[bytes], root: x509.Certificate, now_utc_s: float) -> Identity:
-    """Return the gateway a chain names.
+def check_chain(
+    x5chain: Sequence[bytes], roots: Sequence[x509.Certificate], now_utc_s: float
+) -> Identity:
+    """Return the gateway a chain names, valid now.
+
+    Raises:
+        WireRefusal: by the names in this module's docstring.
+    """
+    identity = read_chain(x5chain, roots)
+    check_dates(identity, now_utc_s)
+    return identity
+
+
+def check_dates(identity: Identity, now_utc_s: float) -> None:
+    """Rule 6; raises WireRefusal."""
+    check_issuing(identity, now_utc_s)
+    if now_utc_s > identity.ends_utc_s:
+        raise WireRefusal("cert_expired", f"ended {_day(identity.ends_utc_s)}")
+
+
+def check_issuing(identity: Identity, now_utc_s: float) -> None:
+    """Rule 6 without the leaf's end; raises WireRefusal."""
+    if now_utc_s > identity.issuing_ends_utc_s:
+        raise WireRefusal("cert_expired", f"its issuer ended {_day(identity.issuing_ends_utc_s)}")
+    if now_utc_s < identity.begins_utc_s:
+        raise WireRefusal("cert_not_yet_valid", f"begins {_day(identity.begins_utc_s)}")
+
+
+def read_chain(x5chain: Sequence[bytes], roots: Sequence[x509.Certificate]) -> Identity:
+    """Return the gateway a chain names, whenever it was or will be valid.
+
+    Args:
+        x5chain: DER, leaf first.
+        roots: any of these may have signed the issuing certificate.
 
     Raises:
         WireRefusal: by the names in this module's docstring.
@@ -56,7 +100,7 @@ def check_chain(x5chain: Sequence[bytes], root: x509.Certificate, now_utc_s: flo
         raise WireRefusal("bad_chain", "not a leaf and its issuing certificate")
     try:
         leaf, issuing = (x509.load_der_x509_certificate(c) for c in x5chain)
-        issuing.verify_directly_issued_by(root)
+        issuing.verify_directly_issued_by(_above(issuing, roots))
         leaf.verify_directly_issued_by(issuing)
         keys = [c.public_key() for c in (leaf, issuing)]
         extensions = leaf.extensions, issuing.extensions
@@ -78,16 +122,22 @@ def check_chain(x5chain: Sequence[bytes], root: x509.Certificate, now_utc_s: flo
     assert isinstance(key, ec.EllipticCurvePublicKey)
     _check_roles(*extensions)
     tenant, device = _name(leaf, extensions[0])
-    for certificate in (leaf, issuing):
-        if now_utc_s > certificate.not_valid_after_utc.timestamp():
-            raise WireRefusal(
-                "cert_expired", f"ended {certificate.not_valid_after_utc:%Y-%m-%dT%H:%MZ}"
-            )
-        if now_utc_s < certificate.not_valid_before_utc.timestamp():
-            raise WireRefusal(
-                "cert_not_yet_valid", f"begins {certificate.not_valid_before_utc:%Y-%m-%dT%H:%MZ}"
-            )
-    return Identity(tenant, device, public_cose_key(key), f"{leaf.serial_number:x}")
+    both = (leaf, issuing)
+    return Identity(
+        tenant, device, public_key=public_cose_key(key), serial=f"{leaf.serial_number:x}",
+        begins_utc_s=max(c.not_valid_before_utc.timestamp() for c in both),
+        ends_utc_s=leaf.not_valid_after_utc.timestamp(),
+        issuing_ends_utc_s=issuing.not_valid_after_utc.timestamp(),
+    )  # fmt: skip
+
+
+def _above(issuing: x509.Certificate, roots: Sequence[x509.Certificate]) -> x509.Certificate:
+    """The root that an issuing certificate names, or any: its signature is what is checked."""
+    return next((root for root in roots if root.subject == issuing.issuer), roots[0])
+
+
+def _day(utc_s: float) -> str:
+    return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
 def _check_roles(leaf: x509.Extensions, issuing: x509.Extensions) -> None:

@@ -6,12 +6,12 @@ writes them one by one. Checked as in pipeline.py, with two differences that a f
 revocation is not known, and certificates are judged at a time the caller names. Records stand in
 the order of their arrival; an introduction must come before what it introduces.
 
-    for line in check_file(data, root, at_utc_s): ...
+    for line in check_file(data, roots, at_utc_s): ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -90,14 +90,14 @@ def _string(data: bytes, at: int) -> int:
     return at + width + length
 
 
-def check_file(data: bytes, root: x509.Certificate, at_utc_s: float) -> Iterator[Line]:
+def check_file(data: bytes, roots: Sequence[x509.Certificate], at_utc_s: float) -> Iterator[Line]:
     """Verify every message of a file, in order; what cannot be cut ends it, at its own offset."""
     state, end = _State(), 0
     try:
         for offset, message in split(data):
             end = offset + len(message)
             try:
-                record = _believe(message, root, at_utc_s, state)
+                record = _believe(message, roots, at_utc_s, state)
             except WireRefusal as fault:
                 yield Line(offset, False, fault.name, _why(fault))
                 continue
@@ -113,10 +113,12 @@ def _why(fault: WireRefusal) -> str:
     return fault.text.removeprefix(fault.name).removeprefix(": ")
 
 
-def _believe(message: bytes, root: x509.Certificate, at_utc_s: float, state: _State) -> Record:
+def _believe(
+    message: bytes, roots: Sequence[x509.Certificate], at_utc_s: float, state: _State
+) -> Record:
     envelope = cose.open_envelope(message, ContentType.RECORD, MAX_RECORD_BYTES)
     if envelope.x5chain:
-        identity = check_chain(envelope.x5chain, root, at_utc_s)
+        identity = check_chain(envelope.x5chain, roots, at_utc_s)
         if key_id(identity.public_key) != envelope.kid:
             raise WireRefusal("bad_header", "kid is not that of the certificate's key")
         cose.check_signature(envelope, verifier_for(identity.public_key))

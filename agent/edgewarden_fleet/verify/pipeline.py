@@ -5,10 +5,10 @@ of. In order, for records:
 
  1. topic                          ``bad_topic``; another tenant ``wrong_tenant``
  2. envelope (wire/cose.py)        ``too_long`` ... ``bad_header``
- 3. key: an introduction carries its certificate chain (chain.py), the registry must hold exactly
-    that
-    certificate and not have revoked it (``unregistered``, ``superseded``, ``revoked``); anything
-    else is signed by an introduced report key, waits for it a while (``pending``), or is
+ 3. key: an introduction carries its certificate chain (chain.py), the registry must hold its key
+    and not have revoked the device (``unregistered``, ``revoked``); it may have ended only if the
+    same key has a newer one that has not (``cert_expired``): a backlog outlives certificates.
+    Anything else is signed by an introduced report key, waits for it a while (``pending``), or is
     ``unknown_key``
  4. signature                      ``bad_signature``
  5. payload (wire/record.py)       ``bad_record``; device or class other than the topic's:
@@ -25,13 +25,14 @@ Only after 8 are the facts inside looked at (facts.py). Every refusal is counted
 reason. Runs inside the caller's transaction; a message is acknowledged to the broker after that
 has been committed, refused ones too.
 
-    verdict = Verifier(db, root, tenant).take(Incoming(topic, payload), now_utc_s)
+    verdict = Verifier(db, roots, tenant).take(Incoming(topic, payload), now_utc_s)
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cryptography import x509
@@ -54,7 +55,7 @@ from edgewarden.wire.record import (
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.store import records, registry
 from edgewarden_fleet.verify import facts
-from edgewarden_fleet.verify.chain import Identity, check_chain
+from edgewarden_fleet.verify.chain import Identity, check_issuing, read_chain
 
 PENDING_S = 600.0
 """How long a message waits for the introduction of its key; a gateway's window is sent in
@@ -92,12 +93,24 @@ class Verdict:
 
 
 class Verifier:
-    """Verifies records against one root and one store. Used by one thread."""
+    """Verifies records against the fleet's roots and one store. Used by one thread.
 
-    def __init__(self, db: sqlite3.Connection, root: x509.Certificate, tenant: str) -> None:
+    Args:
+        grace_s: how long after its registered certificate has ended a gateway is still believed.
+            Only renewal gives any (ca/renewal.py).
+    """
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        roots: Sequence[x509.Certificate],
+        tenant: str,
+        grace_s: float = 0.0,
+    ) -> None:
         self.db = db
-        self.root = root
+        self.roots = tuple(roots)
         self.tenant = tenant
+        self._grace_s = grace_s
         self._keys: OrderedDict[bytes, cose.Verify] = OrderedDict()
 
     def take(self, message: Incoming, now_utc_s: float) -> Verdict:
@@ -136,7 +149,8 @@ class Verifier:
         Raises:
             WireRefusal: see the module's docstring.
         """
-        identity = check_chain(envelope.x5chain, self.root, now_utc_s)
+        identity = read_chain(envelope.x5chain, self.roots)
+        check_issuing(identity, now_utc_s)
         if (identity.tenant, identity.device) != (topic.tenant, topic.device):
             raise WireRefusal("wrong_topic", f"{identity.device} speaks on {topic.device}'s topic")
         if key_id(identity.public_key) != envelope.kid:
@@ -144,8 +158,8 @@ class Verifier:
         known = registry.find(self.db, topic.device)
         if known is None or known.public_key != identity.public_key:
             raise WireRefusal("unregistered", "the certificate's key is not in the registry")
-        if known.serial != identity.serial:
-            raise WireRefusal("superseded", "a newer certificate was issued to this device")
+        if now_utc_s > max(identity.ends_utc_s, known.not_after_utc_s + self._grace_s):
+            raise WireRefusal("cert_expired", "it has ended, and this key has no newer one")
         if known.revoked and not revoked_too:
             raise WireRefusal("revoked", "the device is revoked")
         cose.check_signature(envelope, self._verify_with(identity.public_key))
