@@ -50,6 +50,7 @@ def judge(path: Path, program: bytes, rule: Rule | None = None, below: bool = Fa
         lambda name: program if name.endswith("/exe") else os.fsencode(path),
         lambda found, inode: below,
     )  # fmt: skip
+    opened.elsewhere = frozenset([os.stat("/").st_dev])
     one = Judged(ExecEvent(FAN_OPEN_PERM, os.open(path, os.O_RDONLY), 7, UNTOLD), "enforce", 0)
     try:
         done = opened.judge(one, 1 << 20, lambda known, digest, event: rule)
@@ -75,6 +76,75 @@ def test_who_opens_what(tmp_path: Path) -> None:
     assert judge(elf, python, below=True) == "unlisted"
     assert judge(text, python, RULE) == ""
     assert judge(text, python, Rule("no", False, (), (), ())) == "ruled_out"
+
+
+class Process:
+    """One process whose image and name a test exchanges."""
+
+    def __init__(self, image: Path) -> None:
+        self.image = image
+        self.name = "cat"
+        self.digests = Digests(lambda: 1 << 62)
+        kinds = {b"s" * 32: "shell", b"c" * 32: "program"}
+        self.opened = Opened(
+            self.digests, lambda digest: kinds.get(digest, "data"), lambda pid: os.stat(self.image),
+            lambda name: self.name.encode(), lambda found, inode: False,
+        )  # fmt: skip
+
+    def hands_on(self) -> bool:
+        return self.opened.hands_on(7)
+
+
+def test_what_a_process_runs_is_what_was_judged_when_it_started(tmp_path: Path) -> None:
+    one = Process(made(tmp_path / "one", b"1"))
+    assert one.hands_on(), "nobody saw it start"
+    one.opened.runs(b"c" * 32, os.stat(one.image))
+    assert not one.hands_on()
+    one.image.chmod(0o755)  # moves ctime
+    assert not one.hands_on()
+    one.opened.runs(b"s" * 32, os.stat(one.image))
+    assert one.hands_on(), "another content started from the same file"
+    one.opened.forget()
+    assert one.hands_on()
+
+
+def test_what_one_calls_a_program_counts_for_him_alone(tmp_path: Path) -> None:
+    """Neither does a harmless name make an interpreter harmless, nor the reverse."""
+    one = Process(made(tmp_path / "one", b"1"))
+    one.opened.runs(b"c" * 32, os.stat(one.image))
+    one.name = "python3.11"
+    assert one.hands_on()
+    one.name = "cat"
+    assert not one.hands_on()
+
+
+def test_the_same_file_seen_through_an_overlay(tmp_path: Path) -> None:
+    """Other numbers, the same times and size; two of one look are not told apart."""
+    one, seen = Process(made(tmp_path / "one", b"1")), made(tmp_path / "seen", b"2")
+    one.opened.runs(b"c" * 32, os.stat(seen))
+    look = os.stat(seen)
+    elsewhere = os.stat_result(
+        (*look[:1], 77, 88, *look[3:10]),
+        {f"st_{kind}time_ns": getattr(look, f"st_{kind}time_ns") for kind in "amc"},
+    )
+    one.opened = Opened(
+        one.digests, lambda digest: {b"s" * 32: "shell"}.get(digest, "program"),
+        lambda pid: elsewhere, lambda name: b"cat", lambda found, inode: False,
+    )  # fmt: skip
+    assert one.hands_on()
+    one.opened.runs(b"c" * 32, look)
+    assert not one.hands_on()
+    one.opened.runs(b"s" * 32, look)
+    assert one.hands_on()
+    one.opened.runs(b"c" * 32, look)
+    assert one.hands_on()
+
+
+def test_of_what_is_not_known_it_counts_where_it_lies(tmp_path: Path) -> None:
+    one = Process(made(tmp_path / "one", b"1"))
+    assert one.hands_on()
+    one.opened.elsewhere = frozenset([os.stat(one.image).st_dev])
+    assert not one.hands_on()
 
 
 @pytest.mark.needs("root")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,9 @@ class Machine(Mounts):
 
     def at(self, path: str) -> Filesystem:
         return Filesystem("8:2" if path == "/srv" else "8:1", "ext4", ())
+
+    def devices(self) -> dict[int, str]:
+        return {os.makedev(8, 1): "ext4", os.makedev(8, 2): "ext4", os.makedev(0, 9): "overlay"}
 
 
 class Bench:
@@ -47,7 +51,7 @@ class Bench:
             policy=self,  # type: ignore[arg-type]
             responder=SimpleNamespace(  # type: ignore[arg-type]
                 counters=Counters(),
-                digests=SimpleNamespace(),
+                digests=SimpleNamespace(images={}),
                 finish=lambda: None,
                 mode="",
                 reports=SimpleNamespace(),
@@ -79,6 +83,7 @@ class Bench:
             raise against_root
         group = SimpleNamespace(fd=-1, permission=enforce)
         return SimpleNamespace(
+            devices={os.makedev(8, 1)},
             group=group,
             cacheable=set(),
             refused=[],

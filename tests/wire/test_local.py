@@ -345,7 +345,11 @@ def test_a_cgroup_that_is_none_is_refused(cgroup: str) -> None:
 
 
 def test_strict_mode_closes_the_gap_of_scripts() -> None:
-    assert said(ExecTier("T3", "none", "", "b"), None, True).gaps == ("namespace", "inline")
+    assert said(ExecTier("T3", "none", "", "b"), None, True).gaps == (
+        "namespace",
+        "inline",
+        "classes",
+    )
 
 
 def test_strict_mode_and_its_data_paths_reach_gate() -> None:

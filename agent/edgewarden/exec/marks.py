@@ -69,9 +69,12 @@ class Armed:
         mask: what is asked of each mark; 0 where there are none (tier T2).
         opens: openings wait as well, gate's own among them.
         cacheable: st_dev of the marked filesystems of CACHEABLE types.
+        devices: st_dev of all of them.
     """
 
-    __slots__ = ("cacheable", "filesystems", "group", "mask", "opens", "refused", "superblocks")
+    __slots__ = (
+        "cacheable", "devices", "filesystems", "group", "mask", "opens", "refused", "superblocks",
+    )  # fmt: skip
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -81,6 +84,7 @@ class Armed:
         self.refused: list[tuple[str, EdgewardenError]] = []
         self.superblocks: set[str] = set()
         self.cacheable: set[int] = set()
+        self.devices: set[int] = set()
 
     def mark_again(self, opener: Opener, mounts: Mounts) -> None:
         """Put each mark where it should be, once more: a filesystem that was unmounted and mounted
@@ -199,8 +203,10 @@ def _mark(
         # between.
         if mask:
             armed.group.mark(".", mask, dir_fd=fd)
+        device = os.fstat(fd).st_dev
+        armed.devices.add(device)
         if where.kind in CACHEABLE:
-            armed.cacheable.add(os.fstat(fd).st_dev)
+            armed.cacheable.add(device)
     finally:
         os.close(fd)
     armed.filesystems.append(path)
@@ -219,6 +225,20 @@ def check_watchable(path: str, where: Filesystem) -> None:
     """
     if where.kind not in WATCHABLE:
         raise _refusal("not_watchable", path, f"{where.kind} is not a local filesystem of programs")
+
+
+def unwatched(armed: Armed, mounts: Mounts) -> frozenset[int]:
+    """st_dev of this host's filesystems whose starts are not seen. Not of an overlay: what it shows
+    may lie on one that is watched.
+
+    Raises:
+        HardwareFault: /proc does not say.
+    """
+    return frozenset(
+        device
+        for device, kind in mounts.devices().items()
+        if kind != "overlay" and device not in armed.devices
+    )
 
 
 def holds_root(paths: Sequence[str], mounts: Mounts) -> bool:

@@ -16,8 +16,15 @@ among them. What opens files for writing is asked like what opens them for readi
 kernel does not say for what it is: an interpreter writes below a data path.
 
 Names are the last resort and never let anything through that the content forbids: below a data path
-a file that is named like code is judged like code; a program that is named like an interpreter is
-one, whatever the policy says of its class.
+a file that is named like code is judged like code; a process whose program is named like an
+interpreter is one, whatever the policy says of its class (that process: a user gives any file any
+name in a namespace of his own, and what he says must not count for others).
+
+What a process runs is known by what was judged when it started, in order: by device and inode (a
+running program cannot be written to, and chmod changes nothing); by the times and the size of what
+was judged (an overlay shows the file under numbers of its own); by the cache and what the one-shot
+wrote down. What is in none of these is taken for an interpreter, unless it lies on a filesystem of
+this host that is not watched (``elsewhere``): there nobody's start is seen, and names are all.
 
 A data path is believed if the path of the descriptor, looked up in gate's own namespace from the
 data path down without crossing a mount, leads to the same file: a user who mounts something over
@@ -41,12 +48,16 @@ from edgewarden.judge.exec_table import CRITICAL
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from edgewarden.exec.digest import Digests, Known
     from edgewarden.exec.judged import Judged
     from edgewarden.judge.exec_rules import Rule
     from edgewarden.kernel.fanotify import ExecEvent
     from edgewarden.kernel.mounts import Status
+
+    K = TypeVar("K")
+    V = TypeVar("V")
 
 ELF = b"\x7fELF"
 HEAD_BYTES = 4
@@ -70,8 +81,9 @@ _EXACTLY = frozenset(
 )  # fmt: skip
 STARTED = 64
 """Starts whose opening is still to come: it follows at once."""
-IMAGES = 256
-"""Programs whose class is remembered."""
+IMAGES = 1024
+"""Programs of which gate remembers what they are, about 250 bytes each; a gateway runs some hundred
+different ones. Who starts more to have one forgotten makes it an interpreter."""
 
 
 class Opened:
@@ -83,17 +95,23 @@ class Opened:
         image_status: pid -> stat of its program, None when it is gone.
         proc_link: name below /proc -> what the link says.
         is_below: (path, (st_dev, st_ino)) -> whether that file lies there, below a data path.
+
+    Attributes:
+        elsewhere: st_dev of this host's filesystems whose starts are not seen.
     """
 
     __slots__ = (
         "_class_of",
         "_digests",
+        "_hands_on",
         "_image_status",
         "_images",
         "_is_below",
+        "_looks",
         "_proc_link",
         "_self",
         "_started",
+        "elsewhere",
     )  # fmt: skip
 
     def __init__(
@@ -111,11 +129,21 @@ class Opened:
         self._is_below = is_below
         self._self = os.getpid()
         self._started: dict[int, tuple[int, int]] = {}
-        self._images: dict[tuple[int, int, int], bool] = {}
+        self._images: dict[tuple[int, int], bytes] = {}
+        self._looks: dict[tuple[int, int, int], bytes] = {}
+        self._hands_on: dict[bytes, bool] = {}
+        self.elsewhere: frozenset[int] = frozenset()
 
     def forget(self) -> None:
-        """The policy is another."""
-        self._images.clear()
+        """The policy is another: contents are what they were, their classes need not be."""
+        self._hands_on.clear()
+
+    def runs(self, digest: bytes, status: os.stat_result) -> None:
+        """A content was judged that is about to run, or does."""
+        _remember(self._images, (status.st_dev, status.st_ino), digest)
+        look = _look_of(status)
+        same = self._looks.get(look, digest) == digest  # times have ticks: two may look alike
+        _remember(self._looks, look, digest if same else b"")
 
     def started(self, one: Judged, status: os.stat_result) -> None:
         """A start was allowed: the kernel asks about the same opening once more."""
@@ -198,16 +226,32 @@ class Opened:
         status = self._image_status(pid)
         if status is None:
             return True
-        key = status.st_dev, status.st_ino, status.st_ctime_ns
-        found = self._images.get(key)
+        name = os.path.basename(self._proc_link(f"{pid}/exe")).decode("utf-8", "replace")
+        if named_like_interpreter(name):
+            return True
+        digest = (
+            self._images.get((status.st_dev, status.st_ino))
+            or self._looks.get(_look_of(status))
+            or self._digests.digest_of(status)
+        )
+        if not digest:
+            return status.st_dev not in self.elsewhere
+        found = self._hands_on.get(digest)
         if found is None:
-            digest = self._digests.digest_of(status)
-            name = os.path.basename(self._proc_link(f"{pid}/exe")).decode("utf-8", "replace")
-            found = named_like_interpreter(name) or self._class_of(digest) in HANDS_ON
-            if len(self._images) >= IMAGES:
-                del self._images[next(iter(self._images))]
-            self._images[key] = found
+            found = self._class_of(digest) in HANDS_ON
+            _remember(self._hands_on, digest, found)
         return found
+
+
+def _look_of(status: os.stat_result | Status) -> tuple[int, int, int]:
+    return status.st_ctime_ns, status.st_mtime_ns, status.st_size
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    """What was said last is forgotten last."""
+    if known.pop(key, None) is None and len(known) >= IMAGES:
+        del known[next(iter(known))]
+    known[key] = value
 
 
 def looks_like_code(head: bytes, name: str) -> bool:

@@ -374,19 +374,20 @@ class ExecGate:
     ) -> bool:
         one.digest = digest
         one.rule = None if rule is None else rule.name
+        if self.opened:
+            self.opened.runs(digest, status)
         if rule is None or not rule.allow:
             one.reason = "unlisted" if rule is None else "ruled_out"
             return False
         one.reason = "critical" if rule is CRITICAL else "listed"
-        if self.opened is not None and self.strict:
+        if self.opened and self.strict:
             self.opened.started(one, status)
         if one.event.wants_answer and one.lease.granted:
             one.inode = status.st_dev, status.st_ino
         return True
 
     def _attribute(self, one: Judged) -> None:
-        """Whose process it is: for a denial and for the queue while it waits for us, for the rest
-        right after its answer."""
+        """Whose process it is: of who is denied or queued before the answer, else right after."""
         try:
             one.uid = self._subjects.uid_of(one.event)
         except Exception:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import time
 
 from edgewarden.errors import EdgewardenError, OperatorFault
-from edgewarden.exec.marks import Armed, arm, holds_root
+from edgewarden.exec.marks import Armed, arm, holds_root, unwatched
 from edgewarden.exec.opened import Opened
 from edgewarden.gate.kept import Kept
 from edgewarden.wire.local_messages import AreaStats
@@ -98,7 +98,7 @@ class Arming:
         self._fallback = fallback
         self.mode = "learn"
         responder.digests.images = policy.images
-        responder.opened = Opened(
+        self._opened = responder.opened = Opened(
             responder.digests, lambda digest: policy.table.class_of(digest),
             lambda pid: doors.program_status(pid), lambda name: doors.proc_link(name),
             lambda path, inode: doors.is_below(policy.config.data, path, inode),
@@ -247,9 +247,16 @@ class Arming:
         self._responder.reports.tier = self._policy.tier.tier
         self._responder.digests.cacheable = new.cacheable
         self._responder.strict = new.opens
+        self._look_elsewhere(new)
         self._watch(new.group.fd)
         for _, fault in new.refused:
             self._alarm("EW-EXEC-010", 3, f"not watched: {fault.text}")
+
+    def _look_elsewhere(self, armed: Armed) -> None:
+        try:
+            self._opened.elsewhere = unwatched(armed, self._mounts)
+        except EdgewardenError:
+            self._opened.elsewhere = frozenset()  # then what is not known counts as interpreter
 
     def _spare_own_files(self, new: Armed) -> None:
         """gate reads and writes in state/policy and run, which are root's alone; it would wait for
@@ -296,6 +303,8 @@ class Arming:
             except EdgewardenError as fault:
                 self._alarm("EW-EXEC-019", 4, f"marks renewed: {fault.text}")
                 self.renew()
+        if self.armed is not None:
+            self._look_elsewhere(self.armed)
         # Another filesystem under the same number may hold another content under the same times.
         self._responder.digests.forget()
 

@@ -32,6 +32,9 @@ from edgewarden.wire.baseline import Baseline, Entry
 PEOPLE = ((0, 0), (1000, 59999))
 """root, and what Debian Policy 9.2.2 gives to user accounts."""
 
+UNSEEN = "interpreter"
+"""The class of a content that a rule names by its SHA-256 and that the baseline lacks: nobody saw
+what it is called, so strict mode looks at what it opens."""
 EVERYONE = (
     "/sbin/init",
     "/usr/lib/systemd/systemd*",
@@ -127,7 +130,7 @@ def with_critical(
     contents = {
         digest: Content(
             tuple(sorted(numbers.get(digest, ()))),
-            found.kinds.get(digest, "program"),
+            found.kinds.get(digest, UNSEEN),
             digest in flagged,
         )
         for digest in {*numbers, *flagged}

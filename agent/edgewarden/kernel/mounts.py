@@ -162,6 +162,25 @@ class Mounts:
                 found[_unescaped(line.split(" ")[4])] = parsed[1].kind
         return found
 
+    def devices(self) -> dict[int, str]:
+        """st_dev -> type of each filesystem in this process's mount namespace.
+
+        Raises:
+            HardwareFault: /proc does not say.
+        """
+        found = {}
+        for line in self._text("self/mountinfo").splitlines():
+            parsed = parse_mountinfo(line)
+            if parsed is None:
+                continue
+            major, _, minor = parsed[1].device.partition(":")
+            found[os.makedev(int(major), int(minor))] = parsed[1].kind
+            if parsed[1].kind == "btrfs":  # each subvolume has a number of its own
+                status = known_status(AT_FDCWD, _unescaped(line.split(" ")[4]))
+                if status is not None:
+                    found[status.st_dev] = "btrfs"
+        return found
+
     def _text(self, name: str) -> str:
         try:
             fd = self._open(self._proc_fd, name, os.O_RDONLY | os.O_CLOEXEC)

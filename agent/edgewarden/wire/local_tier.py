@@ -11,6 +11,8 @@ those that the canary saw (docs/policy.md says each with its mechanism):
     resume       a process of the same user may let a stopped program go
     confined     only the services that are managed are held
     after-start  what is not allowed runs until it is noticed
+    classes      (strict) a program that runs what it reads, and that neither the policy's class nor
+                 its name calls an interpreter
 
     TierSaid("T2", "no permission events", ("inline", "scripts", "sessions", "resume"))
 """
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 
 # Order is the wire value; a new word goes to the end.
 TIERS = ("T0", "T1", "T2", "T3", "T4")
-GAPS = ("memfd", "namespace", "inline", "scripts", "sessions", "resume", "after-start", "confined")
+GAPS = (
+    "memfd", "namespace", "inline", "scripts", "sessions", "resume", "after-start", "confined",
+    "classes",
+)  # fmt: skip
 MAX_REASON_BYTES = 240
 _LAYOUT = struct.Struct("<BHH")  # tier, gaps as bits, reason length
 
@@ -52,7 +57,7 @@ def said(tier: ExecTier, stop: StopConfig | None, strict: bool = False) -> TierS
     """What gate tells of the tier it goes by."""
     found = set(tier.gaps)
     if tier.tier == "T3":
-        found |= {"namespace", "inline"} if strict else {"namespace", "inline", "scripts"}
+        found |= {"namespace", "inline", "classes" if strict else "scripts"}
     elif tier.tier == "T2":
         found |= {"inline", "scripts"}
         if stop is not None and stop.cgroup != "/":
