@@ -16,6 +16,8 @@ from edgewarden.settings.faults import SettingsFaults
 from edgewarden.wire.baseline import Baseline
 from edgewarden.wire.gate_files import GateConfig
 from edgewarden.wire.local import Answer
+from edgewarden.wire.network_table import NetworkTable
+from edgewarden.wire.used import dump_used
 from tests.fakes.agent import running_gate
 from tests.fakes.subject import NOBODY
 
@@ -89,6 +91,35 @@ def test_a_damaged_table_is_replaced(tmp_path: Path, settings: str) -> None:
     assert table(tmp_path).generation == 2, "gate would not go back to 1"
 
 
+def test_m5_what_was_in_use_is_the_floor_of_every_table(tmp_path: Path, settings: str) -> None:
+    """An older folder brought back, or a lost table: what is compiled now is the next one."""
+    folder = tmp_path / "state/policy"
+    (tmp_path / "policy.toml").write_text(ONE + DEVICE + EGRESS)
+    compile_policy(settings)
+    (folder / "used").write_bytes(dump_used({"exec": 9, "peripherals": 8, "network": 7}))
+    assert compile_policy(settings).generation == 10
+    found = load_table((folder / "peripherals.table").read_bytes())
+    network = NetworkTable.load((folder / "network.table").read_bytes())
+    assert (found.generation, network.generation) == (9, 8)
+    (folder / "used").write_bytes(dump_used({"exec": 10, "peripherals": 9, "network": 8}))
+    assert compile_policy(settings).generation == 10, "and it stays where nothing changes"
+    (folder / "network.table").unlink()
+    compile_policy(settings)
+    network = NetworkTable.load((folder / "network.table").read_bytes())
+    assert network.generation == 9
+
+
+def test_m5_the_ones_shot_own_count_is_never_lowered_unasked(tmp_path: Path, settings: str) -> None:
+    """A table and a policy of last month, copied back beside the count of today."""
+    (tmp_path / "policy.toml").write_text(ONE)
+    compile_policy(settings)
+    (tmp_path / "state/policy/exec.generation").write_text("5\n")
+    assert compile_policy(settings).generation == 6
+    assert (tmp_path / "state/policy/exec.generation").read_text() == "6\n"
+    (tmp_path / "state/policy/used").write_bytes(dump_used({"exec": 9}))
+    assert compile_policy(settings, older=True).generation == 6, "a person said that it is meant"
+
+
 def test_a_running_gate_is_told(tmp_path: Path, settings: str) -> None:
     (tmp_path / "policy.toml").write_text(ONE)
     with running_gate(tmp_path / "run", lambda request: Answer(True, "", "")) as asked:
@@ -144,6 +175,7 @@ def test_a_gate_that_will_not_is_a_fault(tmp_path: Path, settings: str) -> None:
         compile_policy(settings)
 
 
+EGRESS = '[[egress]]\nname = "all"\nuid = 1000\naddress = "10.0.0.1"\n'
 DEVICE = '[[device]]\nname = "gps"\nid = "1546:01a7"\n'
 
 

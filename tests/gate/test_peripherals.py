@@ -22,6 +22,7 @@ from edgewarden.gate.peripherals import (
 from edgewarden.gate.sessions import NOBODY as SOMEBODY
 from edgewarden.judge.peripherals_table import EMPTY, PeripheralTable, compile_table
 from edgewarden.kernel.uevent import Uevents
+from edgewarden.lockout.forward import Forward
 from edgewarden.plugs.background import Background, Order
 from edgewarden.plugs.look import Sight
 from edgewarden.wire import local
@@ -84,6 +85,7 @@ class Loop:
             runner=self.runner,
             listen=self._deaf if deaf else lambda: Uevents(self.kernel),
             read_table=self._read,
+            forward=Forward(lambda name: None, lambda name, data: ""),
             watch=lambda fd, handler: self.watched.update({fd: handler}),
             forget=lambda fd: self.watched.pop(fd, None),
             put=self.put.append,
@@ -298,6 +300,18 @@ def test_new_rules_are_taken_and_bad_ones_refused(loop: Loop) -> None:
         loop.area.reload()
     assert caught.value.code == "EW-USB-006"
     assert loop.area.stats().generation == 2
+
+
+def test_m5_rules_of_a_lower_generation_are_refused_by_name(loop: Loop) -> None:
+    loop.rules = compile_table((), (), generation=2)
+    loop.area.reload()
+    loop.rules = compile_table(loop.world.table.devices, (), generation=1)
+    with pytest.raises(OperatorFault) as caught:
+        loop.area.reload()
+    assert (caught.value.code, caught.value.fields["name"]) == ("EW-EXEC-017", "older")
+    assert loop.area.stats().generation == 2
+    loop.area.reload(older=True)
+    assert loop.area.stats().generation == 1
 
 
 def test_without_a_table_nothing_is_allowed_and_nothing_said(loop: Loop) -> None:

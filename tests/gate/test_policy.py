@@ -11,7 +11,7 @@ import pytest
 from edgewarden.errors import OperatorFault
 from edgewarden.gate.doors import Doors
 from edgewarden.gate.policy import Policy
-from edgewarden.judge.exec_table import compile_list
+from edgewarden.judge.exec_table import EMPTY, compile_list
 from edgewarden.wire.gate_files import ExecTier, compile_gate_config
 
 pytestmark = pytest.mark.needs("root")
@@ -27,7 +27,13 @@ class Files:
         (self.folder / "gate.conf").write_bytes(compile_gate_config([], "learn", link_uid=0))
         self.put("a", 7)
         self.doors = Doors(str(folder))
-        self.policy = Policy(self.doors, str(folder / "run"))
+        self.policy = self.start()
+
+    def start(self) -> Policy:
+        """As gate does."""
+        if self.doors.run_fd >= 0:
+            os.close(self.doors.run_fd)
+        return Policy(self.doors, str(self.folder.parent / "run"))
 
     def tier(self, tier: str, reason: str = "EINVAL") -> None:
         """The canary's word, written as it writes it."""
@@ -72,6 +78,29 @@ def test_a_person_may_go_back(files: Files) -> None:
     files.put("b", 6)
     files.policy.reload(older=True)
     assert files.policy.table.generation == 6
+
+
+def test_m5_a_start_goes_forward_only_too(files: Files) -> None:
+    """An older table copied back, or brought along by a restored folder, while gate was away."""
+    files.put("b", 6)
+    again = files.start()
+    assert again.table is EMPTY, "nothing is on the list rather than what was withdrawn"
+    assert [(code, severity) for code, severity, _ in again.alarms] == [("EW-EXEC-017", 4)]
+    assert "generation 6, and 7 was in use" in again.alarms[0][2]
+    with pytest.raises(OperatorFault) as caught:
+        again.reload()
+    assert caught.value.fields["name"] == "older"
+    again.reload(older=True)
+    assert (again.table.generation, files.start().table.generation) == (6, 6)
+    files.put("c", 8)
+    assert files.start().table.generation == 8
+
+
+def test_m5_a_mark_that_is_damaged_or_not_roots_locks_nobody_out(files: Files) -> None:
+    mark = files.folder / "used"
+    mark.write_bytes(mark.read_bytes()[:-1])
+    files.put("b", 6)
+    assert files.start().table.generation == 6
 
 
 def test_a_better_tier_is_worth_a_try_and_a_worse_one_an_alarm(files: Files) -> None:

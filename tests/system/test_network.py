@@ -17,7 +17,7 @@ import pytest
 
 from edgewarden.settings.schema import Network
 from edgewarden.wire.lean import seal
-from edgewarden.wire.local import NameAnswer, NetworkVerdict, Request, encode
+from edgewarden.wire.local import Answer, NameAnswer, NetworkVerdict, Request, encode
 from edgewarden.wire.network_table import MAGIC, NetworkTable
 from tests.system.exec_world import AGENT
 from tests.system.net_world import (
@@ -490,6 +490,28 @@ def test_n5_a_broken_transaction_changes_nothing(
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
     assert world.mode("enforce").ok, "the last table is still the one in use"
     assert world.nft("-s", "list", "ruleset") == before
+
+
+def test_m5_a_table_of_a_lower_generation_changes_nothing(world: NetWorld) -> None:
+    """Copied back, and tried at a reload and at a start."""
+    world.write(ONE_PEER)
+    enforced(world)
+    before = world.nft("-s", "list", "ruleset")
+    path = world.state / "policy" / "network.table"
+    good = NetworkTable.load(path.read_bytes())
+    values = [getattr(good, name) for name in NetworkTable.fields]  # type: ignore[attr-defined]
+    path.write_bytes(NetworkTable(good.generation - 1, *values[1:]).dump())
+    answer = world.reload()
+    assert (answer.ok, answer.name) == (False, "older")
+    assert world.nft("-s", "list", "ruleset") == before
+    world.kill_gate()
+    world.start_gate()
+    assert "was in use" in world.network_stats().why_not
+    assert world.nft("-s", "list", "ruleset") == before, "the kernel's stays as it is"
+    accepted = world.request(Request("reload_older", "learn"))
+    assert isinstance(accepted, Answer)
+    assert accepted.ok, accepted
+    assert world.network_stats().generation == good.generation - 1
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ class Gate:
             runner=background(self.doors, boot_ns),
             listen=open_uevents,
             read_table=self.doors.read_policy,
+            forward=self.policy.forward,
             watch=self.watch,
             forget=self.forget,
             put=self.facts.put,

@@ -15,8 +15,9 @@ Rules in order:
 4. The critical set (judge/critical.py) stands before every rule; without a baseline its files are
    looked at here.
 5. The generation rises when what the table says has changed, and stays when it has not. It is kept
-   beside the table too, so that a table that was lost does not begin again at 1, which gate would
-   refuse (gate/policy.py).
+   beside the table too, and gate keeps what it used (wire/used.py): a table that was lost, or an
+   older one that was put back, does not begin again below that, which gate would refuse
+   (lockout/forward.py), but becomes the next one. Not so where a person accepts an older one.
 6. A gate that runs is told to reload, and whether the rules are those of the last table: only
    then does what observe has seen go on counting while packages change (lockout/coverage.py).
    Which rules a table has is remembered after it is in place, so a power cut vouches for none. A
@@ -64,6 +65,7 @@ from edgewarden.wire.gate_files import StopConfig, compile_gate_config
 from edgewarden.wire.images import IMAGES_NAME, compile_images
 from edgewarden.wire.local import Answer, Request
 from edgewarden.wire.network_table import MAX_TABLE_BYTES as MAX_NETWORK_BYTES
+from edgewarden.wire.used import MAX_USED_BYTES, USED_NAME, load_used
 
 NETWORK_TABLE = "network.table"
 
@@ -161,12 +163,15 @@ def compile_policy(
         policy = read_policy(settings.exec.policy, Disk())
     baseline = baseline or kept(str(folder))
     built = build(policy, baseline, settings.exec.link_user)
-    peripherals = _peripherals(policy, folder)
+    used = {} if older else _used(folder)
+    peripherals = _peripherals(policy, folder, used.get("peripherals", 0))
     units = Places(UnitFiles())
-    network = _network(policy, settings, folder, units)
+    network = _network(policy, settings, folder, units, used.get("network", 0))
     old = 0 if last is None else Table.load(last).generation
     changed = last is None or built.table(old) != last
-    generation = max(old, _generation(folder)) + 1 if changed else old
+    highest = max(_generation(folder), used.get("exec", 0))
+    behind = not older and old < highest
+    generation = max(old, highest) + 1 if changed or behind else old
     table = built.table(generation)
     rules = _digest_of(policy.program)
     same_rules = rules == _rules(folder)
@@ -202,26 +207,37 @@ def _images(built: Built, baseline: Baseline | None, folder: Path) -> bytes:
     )
 
 
-def _peripherals(policy: Policy, folder: Path) -> bytes | None:
+def _peripherals(policy: Policy, folder: Path, used: int) -> bytes | None:
     """The table of [[device]] and [[port]]; None where there never was a rule."""
-    try:
-        with (folder / peripherals_table.TABLE_NAME).open("rb") as file:
-            last: bytes | None = file.read(peripherals_table.MAX_TABLE_BYTES + 1)
-    except FileNotFoundError:
-        last = None
+    last = _bytes_of(folder / peripherals_table.TABLE_NAME, peripherals_table.MAX_TABLE_BYTES)
     devices = [rule.compiled() for rule in policy.device]
-    return peripherals_table.renewed(devices, [rule.compiled() for rule in policy.port], last)
+    ports = [rule.compiled() for rule in policy.port]
+    return peripherals_table.renewed(devices, ports, last, used=used)
 
 
-def _network(policy: Policy, settings: Settings, folder: Path, units: Places) -> bytes | None:
+def _network(
+    policy: Policy, settings: Settings, folder: Path, units: Places, used: int
+) -> bytes | None:
     """The table of [[egress]], [[ingress]] and [network]; None where there never was a rule."""
-    try:
-        with (folder / NETWORK_TABLE).open("rb") as file:
-            last: bytes | None = file.read(MAX_NETWORK_BYTES + 1)
-    except FileNotFoundError:
-        last = None
+    last = _bytes_of(folder / NETWORK_TABLE, MAX_NETWORK_BYTES)
     users = Users(user_number, subordinates(Path("/etc/subuid")), settings.exec.link_user)
-    return next_table(policy, settings.network, last=last, users=users, place=units.place)
+    return next_table(
+        policy, settings.network, last=last, users=users, place=units.place, used=used
+    )
+
+
+def _used(folder: Path) -> dict[str, int]:
+    """The highest generation of each area's table that gate has used."""
+    return load_used(_bytes_of(folder / USED_NAME, MAX_USED_BYTES))
+
+
+def _bytes_of(path: Path, most: int) -> bytes | None:
+    """A file's bytes, one more than ``most`` at the most; None when there is none."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except FileNotFoundError:
+        return None
 
 
 def gate_config(settings: Settings) -> bytes:
@@ -275,12 +291,7 @@ def _needs_baseline(rule: Program) -> bool:
 
 def _generation(folder: Path) -> int:
     """The highest generation that was written here; 0 when nobody remembers."""
-    try:
-        with (folder / GENERATION_NAME).open("rb") as file:
-            text = file.read(MAX_GENERATION_BYTES)
-    except FileNotFoundError:
-        return 0
-    number = text.strip()
+    number = (_bytes_of(folder / GENERATION_NAME, MAX_GENERATION_BYTES) or b"").strip()
     return int(number) if number.isdigit() else 0
 
 
@@ -288,13 +299,9 @@ def _digest_of(rules: Sequence[Program]) -> bytes:
     return hashlib.sha256("\n".join(map(repr, rules)).encode()).hexdigest().encode() + b"\n"
 
 
-def _rules(folder: Path) -> bytes:
-    """The digest of the rules in the table in place; b"" when nobody remembers."""
-    try:
-        with (folder / RULES_NAME).open("rb") as file:
-            return file.read(2 * hashlib.sha256().digest_size + 2)
-    except FileNotFoundError:
-        return b""
+def _rules(folder: Path) -> bytes | None:
+    """The digest of the rules in the table in place; None when nobody remembers."""
+    return _bytes_of(folder / RULES_NAME, 2 * hashlib.sha256().digest_size + 1)
 
 
 def user_number(name: str) -> int | None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from edgewarden.gate.doors import Doors
     from edgewarden.kernel.uevent import Uevents
+    from edgewarden.lockout.forward import Forward
     from edgewarden.plugs.look import Sight
     from edgewarden.wire.local import AnyMessage
 
@@ -105,6 +106,7 @@ class Peripherals:
         listen: subscribes to the kernel's messages; raises HardwareFault where there are none.
         read_table: the bytes of state/policy/peripherals.table, at most so many; raises OSError or
             OperatorFault.
+        forward: no table goes back.
         watch, forget: tell the loop of a descriptor, and of its end.
         put: a fact on its way to link.
         boot_ns, mono_s: CLOCK_BOOTTIME in nanoseconds, CLOCK_MONOTONIC in seconds.
@@ -121,6 +123,7 @@ class Peripherals:
         runner: Runner,
         listen: Callable[[], Uevents],
         read_table: Callable[[str, int], bytes],
+        forward: Forward,
         watch: Callable[[int, Callable[[int], None]], None],
         forget: Callable[[int], None],
         put: Callable[[AnyMessage], None],
@@ -130,6 +133,7 @@ class Peripherals:
         self.runner = runner
         self.uevents: Uevents | None = None
         self._read_table = read_table
+        self._forward = forward
         self._forget = forget
         self._put = put
         self._boot_ns = boot_ns
@@ -243,15 +247,18 @@ class Peripherals:
 
     # --- a person -----------------------------------------------------------------------------
 
-    def reload(self) -> str:
+    def reload(self, older: bool = False) -> str:
         """Take the rules anew; returns what is in use, in words.
+
+        Args:
+            older: also where they are of a lower generation: a person said so.
 
         Raises:
             EdgewardenError: they are refused; the last ones stay.
         """
         try:
             data = self._read_table(TABLE_NAME, MAX_TABLE_BYTES)
-            self._table = load_table(data)
+            table = load_table(data)
         except FileNotFoundError:
             return "no rules about peripherals"
         except OSError as fault:
@@ -266,6 +273,8 @@ class Peripherals:
                 code="EW-USB-006",
                 next_step="run the policy one-shot (edgewarden-policy.service)",
             ) from fault
+        self._forward.take("peripherals", table.generation, older=older)
+        self._table = table
         self._want()
         devices, ports = len(self._table.devices), len(self._table.ports)
         return f"{devices} rules about devices, {ports} about ports"

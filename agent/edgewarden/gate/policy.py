@@ -2,10 +2,10 @@
 of root's.
 
 What this decides: which of them is believed. A file that is not root's, torn, or of another boot
-(the tier) is refused by name; so is a table of a lower generation than the one in use, unless a
-person asks for it: a policy goes forward only. The last good table stays in use, and without one
-nothing is on the list. What it leaves to others: what is armed (daemon/gate.py), the bytes
-(wire/gate_files.py, judge/exec_table.py).
+(the tier) is refused by name; so is a table of a lower generation than was in use, also before this
+start, unless a person asks for it: a policy goes forward only (lockout/forward.py). The last good
+table stays in use, and without one nothing is on the list. What it leaves to others: what is armed
+(daemon/gate.py), the bytes (wire/gate_files.py, judge/exec_table.py).
 
     policy = Policy(doors, run_dir)
     policy.table.decide(digest, subject); policy.asked("exec"); policy.tier.tier
@@ -18,6 +18,7 @@ import os
 from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.gate.doors import Doors, check_owned_by_root, read_whole
 from edgewarden.judge.exec_table import EMPTY, MAX_TABLE_BYTES, Table
+from edgewarden.lockout.forward import Forward
 from edgewarden.wire.gate_files import CONFINED_NAME, MAX_FILE_BYTES, ExecTier, GateConfig, climb
 from edgewarden.wire.images import IMAGES_NAME, MAX_IMAGES_BYTES, load_images
 from edgewarden.wire.local import MODES
@@ -38,6 +39,7 @@ class Policy:
         images: contents of images that were not seen to start, by key.
         tier: what the canary proved on this boot, or below it what confinement did.
         proved: the best tier that the canary proved since gate's start.
+        forward: which generation of each area's table was in use.
         alarms: (code, severity, text) that the owner has not yet passed on.
     """
 
@@ -52,8 +54,11 @@ class Policy:
         self.alarms: list[tuple[str, int, str]] = []
         self.config = self._read_config()
         self.table = EMPTY
+        self.forward = Forward(self.recall, self.remember)
         try:
-            self.table = self._read_table()
+            table = self._read_table()
+            self.forward.take("exec", table.generation)
+            self.table = table
         except EdgewardenError as fault:
             self._alarm("EW-EXEC-017", 4, f"no policy table, nothing is on the list: {fault.text}")
         self.images = self._read_images()
@@ -105,13 +110,7 @@ class Policy:
         """
         try:
             table, config = self._read_table(), self._read_config()
-            if table.generation < self.table.generation and not older:
-                raise OperatorFault(
-                    f"generation {table.generation}, and {self.table.generation} is in use",
-                    code="EW-EXEC-017",
-                    next_step="if it is meant: `edgewarden policy compile --accept-older`",
-                    name="older",
-                )
+            self.forward.take("exec", table.generation, older=older)
         except EdgewardenError as fault:
             self._alarm("EW-EXEC-017", 4, f"new policy refused, the last one stays: {fault.text}")
             raise

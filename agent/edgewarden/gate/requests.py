@@ -34,7 +34,8 @@ class Requests:
 
     Args:
         pass_on_alarms: tells what the policy has to say.
-        reloads: each area's own: takes its table anew, says what is in use, raises what is refused.
+        reloads: each area's own: takes its table anew, an older one too where it is told so; says
+            what is in use, raises what is refused.
         quit: ends gate after this round.
         boot_ns: CLOCK_BOOTTIME.
     """
@@ -51,7 +52,7 @@ class Requests:
         processes: Processes,
         doors: Doors,
         pass_on_alarms: Callable[[], None],
-        reloads: Sequence[Callable[[], str]],
+        reloads: Sequence[Callable[[bool], str]],
         lockout: Guards,
         quit: Callable[[], None],
         boot_ns: Callable[[], int],
@@ -114,7 +115,9 @@ class Requests:
         self._lockout.on_reload(same_rules=same_rules)
         if self._policy.config.filesystems != before.filesystems:
             self._arming.renew()
-        return "; ".join(part for part in (text, *(reload() for reload in self._reloads)) if part)
+        return "; ".join(
+            part for part in (text, *(reload(older) for reload in self._reloads)) if part
+        )
 
     def pictures(self) -> list[AnyMessage]:
         """What link is told on a timer, and first of all."""

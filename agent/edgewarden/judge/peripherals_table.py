@@ -88,12 +88,17 @@ def compile_table(
 
 
 def renewed(
-    devices: Sequence[DeviceRule], ports: Sequence[PortRule], last: bytes | None
+    devices: Sequence[DeviceRule],
+    ports: Sequence[PortRule],
+    last: bytes | None,
+    *,
+    used: int = 0,
 ) -> bytes | None:
     """The table to put in place of the last one: its generation rises when the rules changed.
 
     Args:
         last: the file in place; None, or damaged, when there is none to go by.
+        used: the highest generation that was in use; a table is never behind it.
 
     Returns:
         The bytes; None where there are no rules and never were.
@@ -109,7 +114,9 @@ def renewed(
         return None
     before = EMPTY if old is None else old
     same = old is not None and (before.devices, before.ports) == (tuple(devices), tuple(ports))
-    return compile_table(devices, ports, generation=before.generation + (not same))
+    if same and before.generation >= used:
+        return compile_table(devices, ports, generation=before.generation)
+    return compile_table(devices, ports, generation=max(before.generation, used) + 1)
 
 
 def load_table(data: bytes) -> PeripheralTable:

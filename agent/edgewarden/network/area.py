@@ -38,10 +38,19 @@ from edgewarden.wire.network_table import EMPTY, MAX_TABLE_BYTES, NAMES_NAME, Ne
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from edgewarden.gate.doors import Doors
     from edgewarden.network.names import Names
     from edgewarden.wire.network_table import Counter
+
+    class Forward(Protocol):
+        """Tables go forward only (lockout/forward.py); both raise OperatorFault ``older``."""
+
+        def check(self, area: str, generation: int, *, older: bool = False) -> None: ...
+
+        def take(self, area: str, generation: int, *, older: bool = False) -> None: ...
+
 
 TABLE_NAME = "network.table"
 LOG_GROUP = 17751
@@ -57,6 +66,7 @@ class Network:
 
     Args:
         names: answers about the policy's DNS names.
+        forward: no table goes back.
         put: takes facts.
         alarm: (code, severity, text).
         watch, forget: tell the loop of a descriptor and its end.
@@ -68,6 +78,7 @@ class Network:
         *,
         doors: Doors,
         names: Names,
+        forward: Forward,
         put: Callable[[NetworkVerdict], None],
         alarm: Callable[[str, int, str], None],
         watch: Callable[[int, Callable[[int], None]], None],
@@ -78,6 +89,7 @@ class Network:
         self._doors = doors
         self._names = names
         self._put = put
+        self._forward = forward
         self._alarm = alarm
         self._watch = watch
         self._forget = forget
@@ -112,7 +124,9 @@ class Network:
             self._distrust(fault)
             return
         try:
-            self._use(NetworkTable.load(data))
+            table = NetworkTable.load(data)
+            self._forward.take("network", table.generation)
+            self._use(table)
             self._open()
             self._force.check(self._table)
             self._say_names()
@@ -158,8 +172,11 @@ class Network:
             text = f"link does not hear which names to ask for: {fault.strerror}"
             self._alarm("EW-NET-031", 3, text)
 
-    def reload(self) -> str:
+    def reload(self, older: bool = False) -> str:
         """Take the policy's table anew, at once and whole.
+
+        Args:
+            older: also where it is of a lower generation: a person said so.
 
         Returns:
             What is in use now, in words; "" where there is nothing about the network.
@@ -174,6 +191,7 @@ class Network:
         table = NetworkTable.load(data)
         if table == self._table and self._force.mode:
             return f"network: {table.rules} rules, unchanged"
+        self._forward.check("network", table.generation, older=older)
         before = self._table
         self._count()
         self._use(table)
@@ -183,6 +201,7 @@ class Network:
         except EdgewardenError:
             self._use(before)
             raise
+        self._forward.take("network", table.generation, older=older)
         self._why_not = ""
         self._say_names()
         return f"network: {table.rules} rules, generation {table.generation}"

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
     from edgewarden.gate.doors import Doors
     from edgewarden.gate.facts import FactsOut
+    from edgewarden.gate.policy import Policy
 
     class Loop(Protocol):
         """What the area needs of the process it is part of (daemon/gate.py)."""
 
         doors: Doors
         facts: FactsOut
+        policy: Policy
 
         def alarm(self, code: str, severity: int, text: str) -> None: ...
 
@@ -44,6 +46,7 @@ def network_area(
     listener = listen(os.path.join(run_dir, "gate-names.sock"), owner_uid=link_uid)
     return Network(
         doors=gate.doors,
+        forward=gate.policy.forward,
         names=Names(listener, {0, link_uid}, mono_s),
         put=gate.facts.put,
         alarm=gate.alarm,

@@ -28,12 +28,14 @@ def next_table(
     last: bytes | None,
     users: Users,
     place: Callable[[str], str] = unit_path,
+    used: int = 0,
 ) -> bytes | None:
     """The bytes of the table; None where there is nothing to say and never was.
 
     Args:
         last: the table in place, None without one; a damaged one is replaced.
         users, place: as ``compile_network`` has them.
+        used: the highest generation that was in use; a table is never behind it.
 
     Raises:
         OperatorFault: a user that is not there, or more than there is room for.
@@ -43,8 +45,9 @@ def next_table(
     table = compile_network(policy, network, users=users, place=place, generation=old)
     if last is None and not table.body:
         return None
-    if table != before:
-        table = compile_network(policy, network, users=users, place=place, generation=old + 1)
+    if table != before or old < used:
+        fresh = max(old, used) + 1
+        table = compile_network(policy, network, users=users, place=place, generation=fresh)
     data = table.dump()
     if len(data) > MAX_TABLE_BYTES:
         raise OperatorFault(
