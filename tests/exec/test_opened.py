@@ -43,12 +43,14 @@ def test_what_does_not(name: str) -> None:
     assert not named_like_interpreter(name)
 
 
-def judge(path: Path, program: bytes, rule: Rule | None = None, below: bool = False) -> str:
+def judge(
+    path: Path, program: bytes, rule: Rule | None = None, below: bool = False, loads: bool = False
+) -> str:
     """ "" when it may be opened, else the reason."""
     opened = Opened(
         Digests(lambda: 1 << 62), lambda digest: "data", lambda pid: os.stat("/"),
         lambda name: program if name.endswith("/exe") else os.fsencode(path),
-        lambda found, inode: below,
+        lambda found, inode: below, lambda pid: loads,
     )  # fmt: skip
     opened.elsewhere = frozenset([os.stat("/").st_dev])
     one = Judged(ExecEvent(FAN_OPEN_PERM, os.open(path, os.O_RDONLY), 7, UNTOLD), "enforce", 0)
@@ -88,7 +90,7 @@ class Process:
         kinds = {b"s" * 32: "shell", b"c" * 32: "program"}
         self.opened = Opened(
             self.digests, lambda digest: kinds.get(digest, "data"), lambda pid: os.stat(self.image),
-            lambda name: self.name.encode(), lambda found, inode: False,
+            lambda name: self.name.encode(), lambda found, inode: False, lambda pid: False,
         )  # fmt: skip
 
     def hands_on(self) -> bool:
@@ -129,7 +131,7 @@ def test_the_same_file_seen_through_an_overlay(tmp_path: Path) -> None:
     )
     one.opened = Opened(
         one.digests, lambda digest: {b"s" * 32: "shell"}.get(digest, "program"),
-        lambda pid: elsewhere, lambda name: b"cat", lambda found, inode: False,
+        lambda pid: elsewhere, lambda name: b"cat", lambda found, inode: False, lambda pid: False,
     )  # fmt: skip
     assert one.hands_on()
     one.opened.runs(b"c" * 32, look)
@@ -145,6 +147,21 @@ def test_of_what_is_not_known_it_counts_where_it_lies(tmp_path: Path) -> None:
     assert one.hands_on()
     one.opened.elsewhere = frozenset([os.stat(one.image).st_dev])
     assert not one.hands_on()
+
+
+@pytest.mark.needs("root")
+def test_what_the_loader_opens_is_a_library_whatever_it_holds(tmp_path: Path) -> None:
+    notes, cat = made(tmp_path / "notes", b"\0ELF"), b"/usr/bin/cat"
+    assert judge(notes, cat) == ""
+    assert judge(notes, cat, loads=True) == "unlisted"
+    assert judge(notes, cat, loads=True, below=True) == "unlisted"
+    assert judge(notes, cat, RULE, loads=True) == ""
+    (tmp_path / "etc").mkdir()
+    for name in ("ld.so.cache", "ld.so.preload"):
+        own = made(tmp_path / "etc" / name, b"glibc-ld.so.cache1.1")
+        assert judge(own, cat, loads=True) == ""
+        own.chmod(0o666)
+        assert judge(own, cat, loads=True) == "unlisted"
 
 
 @pytest.mark.needs("root")

@@ -28,6 +28,7 @@ HEAD = """
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 static void bound(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); alarm(600); }
@@ -39,6 +40,21 @@ static void leave(void) {
 """``bound``: whatever becomes of the test, nothing spins on."""
 PROGRAM = HEAD + "int main(void) { leave(); return 0; }"
 LIBRARY = HEAD + "__attribute__((constructor)) static void run(void) { leave(); }"
+TOGGLE = (
+    HEAD
+    + """
+int main(int count, char **word) {
+    int fd = open(word[1], O_RDWR);
+    bound();
+    if (fd < 0) return 1;
+    if (count > 2) {
+        volatile char *at = mmap(0, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        for (;;) { *at = 0x7f; *at = 0; }
+    }
+    for (;;) { pwrite(fd, "\\x7f", 1, 0); pwrite(fd, "\\0", 1, 0); }
+}
+"""
+)
 
 
 @pytest.fixture
@@ -78,6 +94,39 @@ def gets_through(
             capture_output=True, timeout=20,
         )  # fmt: skip
     return marker.exists()
+
+
+@UIDS
+@pytest.mark.parametrize("below", ["", "a data path"])
+@pytest.mark.parametrize("by", ["write", "mapping"])
+def test_data_that_becomes_a_library_after_it_was_opened(
+    disk: World, by: str, below: str, uid: int, runs: int
+) -> None:
+    """Who opens is no interpreter and what he opens is no ELF: data. A moment later it is one."""
+    folder = own_folder(disk, uid)
+    library = compiled(disk, "library", LIBRARY, "-shared", "-fPIC").read_bytes()
+    toggle = compiled(disk, "toggle", TOGGLE)
+    (folder / "steady").write_bytes(library)
+    (folder / "notes").write_bytes(b"\0" + library[1:])
+    os.chown(folder / "notes", uid, uid)
+    disk.data = [str(folder)] if below else []
+    good = [disk.filesystem / "good", "/dev/null"]
+    assert gets_through(disk, good, uid, {"LD_PRELOAD": str(folder / "steady")}), "without marks"
+    disk.enforcing()
+    assert not gets_through(disk, good, uid, {"LD_PRELOAD": str(folder / "steady")})
+    shown = subprocess.run(["cat", folder / "notes"], capture_output=True).stdout
+    assert shown[1:] == library[1:], "it is data for everybody but a loader"
+    command = [toggle, folder / "notes", *(["mapping"] if by == "mapping" else [])]
+    with subprocess.Popen(command, user=uid, group=uid, extra_groups=[]) as one:
+        try:
+            through = sum(
+                gets_through(disk, good, uid, {"LD_PRELOAD": str(folder / "notes")})
+                for _ in range(10 * runs)
+            )
+            assert one.poll() is None
+        finally:
+            one.kill()
+    assert through == 0, f"{through} of {10 * runs}"
 
 
 @UIDS

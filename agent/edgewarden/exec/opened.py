@@ -5,8 +5,10 @@ What this decides, for each file that is opened on a marked filesystem, in order
 1. By gate itself, or not a regular file: yes.
 2. The opening that belongs to a start which was allowed a moment ago: yes.
 3. A content that a rule allows, in a file that only root can write to: yes.
-4. Neither ELF nor opened by an interpreter, shell or loader (``hands_on``): yes, it is data.
+4. Neither ELF nor opened by an interpreter, a shell (``hands_on``) or the loader: yes, it is data.
 5. Opened by one of those below a data path, and not looking like code (``looks_like_code``): yes.
+   Not for the loader of a program (``loads``): what it opens is a library, whatever it holds at
+   this moment. Its cache and ld.so.preload are its data, where root alone can write to them.
 6. No: the content is not listed (``unlisted``, ``ruled_out``), or somebody else than root can write
    to the file (``changeable``): he could exchange the content after the verdict, as nothing keeps
    the opener from reading it later.
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
 
 ELF = b"\x7fELF"
 HEAD_BYTES = 4
+LOADERS_OWN = (b"/etc/ld.so.cache", b"/etc/ld.so.preload")
+"""ld.so(8); of a container's as well."""
 CODE_SUFFIXES = (
     ".py", ".pyc", ".pyo", ".pyw", ".pyz", ".pth", ".so", ".pl", ".pm", ".t", ".rb", ".sh", ".bash",
     ".zsh", ".ksh", ".lua", ".js", ".mjs", ".cjs", ".node", ".php", ".phar", ".tcl", ".awk", ".r",
@@ -95,6 +99,7 @@ class Opened:
         image_status: pid -> stat of its program, None when it is gone.
         proc_link: name below /proc -> what the link says.
         is_below: (path, (st_dev, st_ino)) -> whether that file lies there, below a data path.
+        loads: pid -> whether it may be that process's loader which waits.
 
     Attributes:
         elsewhere: st_dev of this host's filesystems whose starts are not seen.
@@ -107,6 +112,7 @@ class Opened:
         "_image_status",
         "_images",
         "_is_below",
+        "_loads",
         "_looks",
         "_proc_link",
         "_self",
@@ -121,12 +127,14 @@ class Opened:
         image_status: Callable[[int], os.stat_result | Status | None],
         proc_link: Callable[[str], bytes],
         is_below: Callable[[bytes, tuple[int, int]], bool],
+        loads: Callable[[int], bool],
     ) -> None:
         self._digests = digests
         self._class_of = class_of
         self._image_status = image_status
         self._proc_link = proc_link
         self._is_below = is_below
+        self._loads = loads
         self._self = os.getpid()
         self._started: dict[int, tuple[int, int]] = {}
         self._images: dict[tuple[int, int], bytes] = {}
@@ -198,10 +206,14 @@ class Opened:
         return self._is_data(one, status)
 
     def _is_data(self, one: Judged, status: os.stat_result) -> bool | None:
-        head = os.pread(one.event.fd, HEAD_BYTES, 0)
-        hands_on = self.hands_on(one.event.pid)
-        if not hands_on:
-            return None if head == ELF else True
+        head, pid = os.pread(one.event.fd, HEAD_BYTES, 0), one.event.pid
+        if not self.hands_on(pid):
+            if head == ELF:
+                return None
+            if not self._loads(pid):
+                return True
+            path = self._proc_link(f"self/fd/{one.event.fd}")
+            return True if path.endswith(LOADERS_OWN) and only_root(status) else None
         path = self._proc_link(f"self/fd/{one.event.fd}")
         name = os.path.basename(path).decode("utf-8", "replace")
         if not looks_like_code(head, name) and self._is_below(path, (status.st_dev, status.st_ino)):

@@ -102,6 +102,7 @@ class Arming:
             responder.digests, lambda digest: policy.table.class_of(digest),
             lambda pid: doors.program_status(pid), lambda name: doors.proc_link(name),
             lambda path, inode: doors.is_below(policy.config.data, path, inode),
+            lambda pid: doors.loads(pid),
         )  # fmt: skip
         self.armed: Armed | None = None
         self.source = "none"

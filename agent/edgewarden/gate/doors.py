@@ -29,7 +29,7 @@ from _thread import get_ident
 from edgewarden.errors import HardwareFault, OperatorFault, OurFault
 from edgewarden.gate.sessions import unit_around
 from edgewarden.kernel.mounts import AT_FDCWD, is_beneath, known_status
-from edgewarden.kernel.process import lock_memory
+from edgewarden.kernel.process import loader_waits, lock_memory
 from edgewarden.wire.local import UNKNOWN_UID
 
 TYPE_CHECKING = False
@@ -167,14 +167,34 @@ class Doors:
 
     def proc_text(self, name: str) -> str:
         """The first PROC_TEXT_BYTES of a file below /proc; "" when it is gone."""
+        return self.proc_data(name).decode("utf-8", "replace")
+
+    def proc_data(self, name: str) -> bytes:
+        """As ``proc_text``, undecoded."""
         try:
             fd = self.open(self.proc_fd, name, os.O_RDONLY)
         except OSError:
-            return ""
+            return b""
         try:
-            return os.read(fd, PROC_TEXT_BYTES).decode("utf-8", "replace")
+            return os.read(fd, PROC_TEXT_BYTES)
         except OSError:
-            return ""
+            return b""
+        finally:
+            os.close(fd)
+
+    def loads(self, pid: int) -> bool:
+        """Whether it may be the dynamic loader of a process that waits for us."""
+        return loader_waits(pid, self.proc_data, self._proc_names)
+
+    def _proc_names(self, name: str) -> list[str]:
+        try:
+            fd = self.open(self.proc_fd, name, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return []
+        try:
+            return os.listdir(fd)
+        except OSError:
+            return []
         finally:
             os.close(fd)
 

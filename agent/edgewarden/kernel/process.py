@@ -5,6 +5,7 @@ others: whether a refusal matters (gate and guard treat memory locks and priorit
 
     lock_memory()
     peer = peer_of(connection)      # Peer(pid, uid)
+    loader_waits(pid, proc_data, proc_names)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edgewarden.kernel.signals import pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # <asm-generic/mman.h>, <linux/prctl.h>
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
@@ -42,6 +43,18 @@ _ioctl = libc.ioctl
 """Not fcntl.ioctl: of each call of that Python tells the audit hook that gate has (gate/doors.py),
 with cold caches 8 us at p10 of somebody's exec."""
 _ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
+
+# <linux/auxvec.h>
+AT_NULL, AT_BASE, AT_SYSINFO_EHDR = 0, 7, 33
+AT_KEYS = 256
+"""Above every key there is: a pair that begins with more is one of a 32-bit process."""
+LOADER_BYTES = 256 << 10
+"""From AT_BASE on: the code of glibc's loader ends at 152 kB (2.36, x86-64). What is mapped later
+lies below it, or with the old layout (ulimit -s unlimited) above: a larger bound would take libc
+for the loader there."""
+VDSO_BYTES = 16 << 10
+THREADS_AT_MOST = 256
+"""Looked at, 5 us each."""
 
 _UCRED = struct.Struct("=iII")
 """struct ucred: pid, uid, gid."""
@@ -168,3 +181,51 @@ def accept_connection(listener: socket) -> tuple[socket, Peer] | None:
     except HardwareFault:
         client.close()
         return None
+
+
+def loader_waits(
+    pid: int, data: Callable[[str], bytes], names: Callable[[str], Sequence[str]]
+) -> bool:
+    """Whether it may be the dynamic loader of a process that waits in a system call.
+
+    The loader makes its calls itself, so a thread that waits for a verdict of ours in one of them
+    has its program counter there (proc(5), /proc/PID/task/TID/syscall). Neither that file nor auxv
+    takes the lock of the process's memory, which a hung filesystem can hold.
+
+    Args:
+        data: name below /proc -> its bytes, b"" when it is gone.
+        names: directory below /proc -> its names, () when it is gone.
+
+    Returns:
+        True also where it cannot be told. False for a program without a loader.
+    """
+    words = _auxv_of(data(f"{pid}/auxv"))
+    base, vdso = words.get(AT_BASE, -1), words.get(AT_SYSINFO_EHDR, 0)
+    threads = names(f"{pid}/task") if base > 0 else ()
+    if base == 0:
+        return False
+    if not 0 < len(threads) <= THREADS_AT_MOST:
+        return True
+    told = False
+    for thread in threads:
+        fields = data(f"{pid}/task/{thread}/syscall").split()
+        if len(fields) < 3:
+            continue  # it runs: not the one that waits
+        told = True
+        counter = int(fields[-1], 16)
+        if 0 <= counter - base < LOADER_BYTES or 0 <= counter - vdso < VDSO_BYTES:
+            return True  # the vdso makes the calls of 32-bit x86, whoever wants them
+    return not told
+
+
+def _auxv_of(data: bytes) -> dict[int, int]:
+    pair = struct.Struct("=QQ")
+    if len(data) >= pair.size and pair.unpack_from(data)[0] >= AT_KEYS:
+        pair = struct.Struct("=II")
+    found: dict[int, int] = {}
+    for at in range(0, len(data) - pair.size + 1, pair.size):
+        key, value = pair.unpack_from(data, at)
+        if key == AT_NULL:
+            return found
+        found[key] = value
+    return {}
