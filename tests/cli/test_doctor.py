@@ -109,7 +109,7 @@ def test_identity_selftest_finds_a_certificate_of_another_key(
     world.gateway()
     path = settings(tmp_path, 1)
     assert main(["identity", "selftest", "--settings", path]) == 0
-    assert capsys.readouterr().out.count("ok: ") == 3
+    assert capsys.readouterr().out.count("ok: ") == 4
     other = world.authority.client()
     (tmp_path / "state/identity/identity-1/cert.pem").write_bytes(other.cert_pem)
     assert main(["identity", "selftest", "--settings", path]) == 2

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
-from edgewarden.errors import HardwareFault
+from edgewarden.errors import EdgewardenError
 from edgewarden.kernel.tpm import Tpm
 from edgewarden.wire import tpm as forms
 from edgewarden.wire.tpm import Attribute
@@ -109,30 +109,31 @@ def test_counts_are_not_obfuscated_and_keys_come_back_after_a_reboot(
     tmp_path: Path, tpm_bus: Bus
 ) -> None:
     with SoftTpm(tmp_path, tpm_bus) as own, Tpm(own.tcti) as tpm:
-        key = tpm.make_key()
-        tpm.use_key(*key)
+        key, second = tpm.make_key(), tpm.make_key()
         ak = tpm.ak_public()
         before = forms.parse_quote(tpm.quote(QUALIFYING, range(11))[0]).clock
         assert before.reset_count < 10, "G6: under the owner hierarchy this is a large number"
         own.reboot()
         # The same object goes on: its connection, its AK and its TLS key are made anew.
-        assert holds(key[0][2:], tpm.sign(DIGEST), DIGEST)
+        assert holds(key[0][2:], tpm.sign(key, DIGEST), DIGEST)
         after = forms.parse_quote(tpm.quote(QUALIFYING, range(11))[0]).clock
         assert after.reset_count == before.reset_count + 1
+        assert holds(second[0][2:], tpm.sign(second, DIGEST), DIGEST)
+        assert not holds(second[0][2:], tpm.sign(key, DIGEST), DIGEST), "each signs with its own"
         assert tpm.ak_public() == ak, "the attestation key is the TPM's, whatever the card"
         own.restart_manager()
-        assert holds(key[0][2:], tpm.sign(DIGEST), DIGEST)
+        assert holds(key[0][2:], tpm.sign(key, DIGEST), DIGEST)
         assert tpm.transients() <= 2
 
 
 @pytest.mark.needs("tpm2-pytss")
 def test_a_hundred_failures_leave_no_handle(tpm: SoftTpm) -> None:
     with Tpm(tpm.tcti) as opened:
-        opened.use_key(*opened.make_key())
+        opened.check_key(opened.make_key())
         opened.ak_public()
         loaded = opened.transients()
         for _ in range(100):
-            with pytest.raises(HardwareFault) as caught:
+            with pytest.raises(EdgewardenError) as caught:
                 opened.activate("ecc", b"\x00\x24" + bytes(36), b"\x00\x00")
             assert caught.value.code in ("EW-ID-030", "EW-ID-031")
         assert opened.transients() <= 2

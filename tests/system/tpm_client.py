@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 
-from edgewarden.errors import HardwareFault
+from edgewarden.errors import EdgewardenError
 from edgewarden.kernel.tpm import Tpm
 
 QUALIFYING = bytes(range(32))
@@ -22,12 +22,12 @@ ROUNDS = 50
 
 
 def ask(tpm: Tpm, key: tuple[bytes, bytes] | None) -> dict[str, object]:
-    public, private = key or tpm.make_key()
-    tpm.use_key(public, private)
+    key = key or tpm.make_key()
+    tpm.check_key(key)
     attest, signature, pcrs = tpm.quote(QUALIFYING, range(11))
-    certified, certify_signature = tpm.certify(QUALIFYING)
+    certified, certify_signature = tpm.certify(key, QUALIFYING)
     said: dict[str, object] = {
-        "public": public, "private": private, "sign": tpm.sign(DIGEST),
+        "public": key[0], "private": key[1], "sign": tpm.sign(key, DIGEST),
         "ak": tpm.ak_public(), "quote": attest, "quote_signature": signature,
         "certify": certified, "certify_signature": certify_signature,
         "ek_rsa": tpm.ek_public("rsa"), "ek_ecc": tpm.ek_public("ecc"),
@@ -50,7 +50,7 @@ def main() -> None:
                 print(json.dumps(ask(tpm, (blobs[0], blobs[1]) if blobs else None)))
             else:
                 print(json.dumps({"secret": tpm.activate("rsa", *blobs).hex()}))
-    except HardwareFault as fault:
+    except EdgewardenError as fault:
         print(json.dumps({"code": fault.code, "text": fault.text}))
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from edgewarden.errors import HardwareFault, TrustFault
 from edgewarden.trust import identity
-from edgewarden.trust.identity import load, pem_to_der, pending_signer, store
+from edgewarden.trust.identity import keep_pending, load, pem_to_der, pending, store
 from edgewarden.trust.keys import FileSigner
+from edgewarden.trust.ladder import Keys, OwnKey
 
 CERT = "-----BEGIN CERTIFICATE-----\nAQIDBA==\n-----END CERTIFICATE-----\n"
 STEPS = ("open", "write", "fsync", "rename", "symlink", "mkdir", "unlink")
@@ -29,7 +30,17 @@ def fields(serial: str = "1") -> dict[str, object]:
     }  # fmt: skip
 
 
-def put(state: Path, serial: str = "1") -> FileSigner:
+def pending_signer(state: Path) -> OwnKey:
+    """The key of an enrolment under way: kept from a try without an answer, or a new one."""
+    kept = pending(state, Keys())
+    if kept is not None:
+        return kept
+    fresh = FileSigner.generate()
+    keep_pending(state, fresh)
+    return fresh
+
+
+def put(state: Path, serial: str = "1") -> OwnKey:
     signer = pending_signer(state)
     store(state, signer, fields(serial), CERT * 2, CERT)
     return signer

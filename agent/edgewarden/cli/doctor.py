@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewarden.cli.console import WIDTH, Console, Exit, clip
-from edgewarden.cli.services import settings_option, system_clock
+from edgewarden.cli.services import own_keys, settings_option, system_clock
 from edgewarden.errors import EdgewardenError, PeerUnavailable
 from edgewarden.judge import doctor as judge
 from edgewarden.judge import doctor_net as judge_net
@@ -195,7 +195,8 @@ def _identity(settings: Settings, ladder: Ladder) -> Identity | None:
     from edgewarden.trust import identity as store
 
     try:
-        identity = store.load(Path(settings.paths.state))
+        keys = own_keys(settings.identity.tcti)
+        identity = store.load(Path(settings.paths.state), keys)
         identity.signer()
     except EdgewardenError as fault:
         ladder.step(judge.broken("identity", "identity", fault.text, fault.code, fault.next_step))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgewarden.cli.console import Console, Exit
-from edgewarden.cli.services import lenient_settings, settings_option, system_clock
+from edgewarden.cli.services import lenient_settings, own_keys, settings_option, system_clock
 from edgewarden.errors import HardwareFault, OperatorFault
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_settings
+
+if TYPE_CHECKING:
+    from edgewarden.trust.identity import Identity
+    from edgewarden.trust.ladder import Choice
 
 MAX_TOKEN_BYTES = 4096
 """A token is one line of about 200 characters."""
@@ -19,13 +24,22 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     """enroll has options, identity has verbs."""
     if noun == "enroll":
         _token_options(parser)
+        parser.add_argument(
+            "--accept-lower",
+            metavar="GRADE",
+            choices=("G0", "G0+", "G1"),
+            default="",
+            help="go on with a key of this grade although a higher one was enrolled here before",
+        )
         settings_option(parser)
         parser.set_defaults(run=_enroll)
         return
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    show = verbs.add_parser("show", help="device, tenant, grade, certificate")
+    show = verbs.add_parser("show", help="device, tenant, grade, key, certificate")
     show.add_argument("--json", action="store_true", help="print JSON (edgewarden.identity/1)")
-    selftest = verbs.add_parser("selftest", help="sign with the key and check it all fits")
+    selftest = verbs.add_parser(
+        "selftest", help="a real handshake with the key, and does it all fit"
+    )
     renew = verbs.add_parser("renew", help="a new certificate for the key that is there")
     _token_options(renew)
     for verb, run in ((show, _show), (selftest, _selftest), (renew, _renew)):
@@ -41,11 +55,20 @@ def _token_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _enroll(args: argparse.Namespace, console: Console) -> int:
-    from edgewarden.trust.enrol import enroll, host_and_port
+    from edgewarden.trust.enrol import Wish, enroll, host_and_port
 
     host_and_port(args.ca)  # a wrong URL is named before the token is looked at
-    state = read_settings(args.settings, Disk()).paths.state
-    identity = enroll(Path(state), args.ca, _token(args.token_file))
+    settings = read_settings(args.settings, Disk())
+    token = _token(args.token_file)
+
+    def chosen(choice: Choice) -> None:
+        for grade, why in choice.passed_over.items():
+            console.note(f"edgewarden: not {grade}: {why}")
+        console.note(f"edgewarden: {choice.key.grade}: {choice.key.about()}")
+
+    keys, grade = own_keys(settings.identity.tcti), settings.identity.grade
+    wish = Wish(keys, grade, args.accept_lower, chosen)
+    identity = enroll(Path(settings.paths.state), args.ca, token, wish)
     console.line(f"enrolled {identity.device} of tenant {identity.tenant}, grade {identity.grade}")
     console.line(f"certificate {identity.serial} until {identity.not_after_utc}")
     console.line(f"broker {identity.broker_host}:{identity.broker_port}")
@@ -56,8 +79,9 @@ def _renew(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.trust.enrol import host_and_port, renew
 
     host_and_port(args.ca)
-    state = lenient_settings(args, console).settings.paths.state
-    identity = renew(Path(state), args.ca, _token(args.token_file))
+    settings = lenient_settings(args, console).settings
+    keys = own_keys(settings.identity.tcti)
+    identity = renew(Path(settings.paths.state), args.ca, _token(args.token_file), keys)
     console.line(f"renewed {identity.device}: certificate {identity.serial}")
     console.line(f"valid until {identity.not_after_utc}; a running link takes it at once")
     return Exit.OK
@@ -83,7 +107,9 @@ def _token(path: str) -> str:
 def _show(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.trust import identity as store
 
-    identity = store.load(Path(lenient_settings(args, console).settings.paths.state))
+    settings = lenient_settings(args, console).settings
+    identity = store.load(Path(settings.paths.state), own_keys(settings.identity.tcti))
+    kept = _kept(identity)
     if args.json:
         console.json(
             "edgewarden.identity/1",
@@ -91,6 +117,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
                 "device": identity.device,
                 "tenant": identity.tenant,
                 "grade": identity.grade,
+                "key": kept,
                 "certificate": {
                     "serial": identity.serial,
                     "not_after_utc": identity.not_after_utc,
@@ -102,30 +129,36 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     console.line(f"device       {identity.device}")
     console.line(f"tenant       {identity.tenant}")
     console.line(f"grade        {identity.grade}")
+    console.line(f"key          {kept}")
     console.line(f"certificate  {identity.serial}")
     console.line(f"valid until  {identity.not_after_utc}")
     console.line(f"broker       {identity.broker_host}:{identity.broker_port}")
     return Exit.OK
 
 
+def _kept(identity: Identity) -> str:
+    """Where the key is, or why it cannot be had now."""
+    from edgewarden.errors import EdgewardenError
+
+    try:
+        return identity.signer().about()
+    except EdgewardenError as fault:
+        return f"not to be had: {fault.text} ({fault.code})"
+
+
 def _selftest(args: argparse.Namespace, console: Console) -> int:
-    """Load everything, sign, verify, and hold the certificate to key and clock."""
+    """Load everything, prove the key, and hold the certificate to key and clock."""
     from edgewarden.judge.doctor import State, judge_identity
     from edgewarden.trust import identity as store
-    from edgewarden.trust.keys import verifier_for
+    from edgewarden.trust.selftest import prove
     from edgewarden.trust.tls import client_context
 
     settings = lenient_settings(args, console).settings
-    identity = store.load(Path(settings.paths.state))
-    signer = identity.signer()
-    message = b"edgewarden identity selftest"
-    if not verifier_for(signer.public_key())(message, signer.sign(message)):
-        raise OperatorFault(
-            "the key's own signature does not verify",
-            code="EW-ID-003",
-            next_step="restore state/identity from a backup of this very device, or enrol again",
-        )
-    console.line("ok: the key signs and its signature verifies")
+    identity = store.load(Path(settings.paths.state), own_keys(settings.identity.tcti))
+    key = identity.signer()
+    console.line(f"ok: grade {key.grade}, {key.about()}")
+    prove(key, identity.key_path)
+    console.line("ok: the key signs, and carries a mutual handshake of TLS 1.3 and 1.2")
     client_context(identity)  # OpenSSL refuses a certificate that is not the key's
     console.line("ok: certificate, chain and root load and belong to the key")
     rung = judge_identity(identity, settings.device, system_clock().now())

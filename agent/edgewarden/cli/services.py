@@ -2,7 +2,7 @@
 
 gate and guard do not run in this interpreter: it becomes a lean one (``_become``). The others are
 imported when they are asked for, so that no command pays for another's libraries.
-``system_clock`` and ``compile_policy`` are the two things other nouns need from daemon/.
+``system_clock``, ``own_keys`` and ``compile_policy`` are what other nouns need from daemon/.
 
 Broken settings keep neither gate nor the supervisor down: both need [paths] alone, and a machine
 that was guarded yesterday must be guarded after a reboot. ``lenient_settings`` is for every command
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from edgewarden.daemon.baseline import Taken as Taken
     from edgewarden.daemon.policy import Compiled
     from edgewarden.ports import Clock
+    from edgewarden.trust.ladder import Keys
     from edgewarden.wire.peripherals import DeviceRule
 
 
@@ -120,6 +121,14 @@ def system_clock() -> Clock:
     from edgewarden.daemon.clock import SystemClock
 
     return SystemClock()
+
+
+def own_keys(tcti: str) -> Keys:
+    """The places where this machine may keep the identity's key."""
+    from edgewarden.daemon.clock import credentials_folder
+    from edgewarden.trust.ladder import Keys
+
+    return Keys(tcti, credentials_folder())
 
 
 def compile_policy(settings_path: str, *, older: bool = False) -> Compiled:

@@ -1,5 +1,5 @@
 """The real clock and the real entropy: the only place of the link process that asks the system for
-either.
+either; and where systemd puts this process's credentials, which only its environment says.
 
 Wall time is believed as far as the kernel vouches for it (adjtimex): synchronised means ``ntp``
 with the kernel's own bound, anything else means ``unsynced`` with no bound at all. Everything
@@ -39,6 +39,12 @@ class SystemClock:
     def boot_id(self) -> bytes:
         """16 bytes, new at every boot."""
         return self._boot_id
+
+
+def credentials_folder() -> Path | None:
+    """What LoadCredential= gave this process; None outside a service that has any."""
+    where = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return Path(where) if where.startswith("/") else None
 
 
 class SystemRandomness:

@@ -26,7 +26,7 @@ from edgewarden import __version__
 from edgewarden.act.indicator import condition_of, open_indicator
 from edgewarden.daemon import config
 from edgewarden.daemon.attester import Attester, Who
-from edgewarden.daemon.clock import SystemClock, SystemRandomness
+from edgewarden.daemon.clock import SystemClock, SystemRandomness, credentials_folder
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.control import serve_control
 from edgewarden.daemon.findings import Findings
@@ -53,6 +53,7 @@ from edgewarden.settings.faults import SettingsFaults
 from edgewarden.trust import identity as identities
 from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import FileSigner
+from edgewarden.trust.ladder import Keys
 from edgewarden.trust.measure import Measurer
 from edgewarden.trust.tls import client_context
 from edgewarden.wire import cose, evidence
@@ -360,7 +361,8 @@ def main(settings_path: str) -> int:
     memory.one_arena()
     try:
         running = config.choose(settings_path)
-        identity = identities.load(Path(running.settings.paths.state))
+        keys = Keys(running.settings.identity.tcti, credentials_folder())
+        identity = identities.load(Path(running.settings.paths.state), keys)
         return asyncio.run(_run(settings_path, running, identity))
     except TrustFault as fault:
         _say(fault)

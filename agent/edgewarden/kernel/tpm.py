@@ -22,12 +22,11 @@ the call that made them. When the resource manager or the TPM went away, the cal
 on a new connection.
 
 Every method blocks (up to seconds on a chip: RSA keys), is safe from any thread and raises
-HardwareFault EW-ID-030 (EW-ID-031 for a key that is not this TPM's). Never on the event loop.
+HardwareFault EW-ID-030, or TrustFault EW-ID-031 for what is another TPM's. Never on the event loop.
 
     with Tpm("device:/dev/tpmrm0") as tpm:
-        public, private = tpm.make_key()
-        tpm.use_key(public, private)
-        signature = tpm.sign(digest)
+        key = tpm.make_key()
+        signature = tpm.sign(key, digest)
 """
 
 from __future__ import annotations
@@ -39,11 +38,13 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from edgewarden.errors import HardwareFault
+from edgewarden.errors import EdgewardenError, HardwareFault, TrustFault
 from edgewarden.kernel import tpm_forms as forms
 from edgewarden.kernel.tpm_forms import sized, unsized
 
 T = TypeVar("T")
+Key = tuple[bytes, bytes]
+"""A TLS key at rest: (TPM2B_PUBLIC, TPM2B_PRIVATE); the second is wrapped by its TPM."""
 
 # TPM 2.0 Part 2: TPM_HT 0x01 (NV) and 0x80 (transient), TPM_CAP_HANDLES, TPM_SE_POLICY.
 _NV_FIRST, _TRANSIENT_FIRST, _CAP_HANDLES, _SE_POLICY = 0x01000000, 0x80000000, 1, 1
@@ -88,7 +89,7 @@ class Tpm:
         self._esys: Any = None
         self._ak: Any = None
         self._tls: Any = None
-        self._key: tuple[bytes, bytes] | None = None
+        self._key: Key | None = None
         self._do("open", lambda: None)
 
     def __enter__(self) -> Tpm:
@@ -106,22 +107,13 @@ class Tpm:
 
     # --- keys ---------------------------------------------------------------------------------
 
-    def make_key(self) -> tuple[bytes, bytes]:
-        """A new TLS key that never leaves this TPM: (TPM2B_PUBLIC, TPM2B_PRIVATE, wrapped)."""
+    def make_key(self) -> Key:
+        """A new TLS key that never leaves this TPM."""
         return self._do("make a key", self._make_key)
 
-    def use_key(self, public: bytes, private: bytes) -> None:
-        """Load the TLS key that sign() and certify() speak of.
-
-        Args:
-            public, private: TPM2B_PUBLIC and TPM2B_PRIVATE as make_key() gave them.
-        """
-        with self._lock:
-            if self._tls is not None:
-                self._flush(self._tls)
-                self._tls = None
-            self._key = (public, private)
-            self._do("load the key", self._loaded_tls)
+    def check_key(self, key: Key) -> None:
+        """Load a TLS key; TrustFault EW-ID-031 when it is another TPM's."""
+        self._do("load the key", lambda: self._loaded_tls(key))
 
     def ak_public(self) -> bytes:
         """TPMT_PUBLIC of the attestation key."""
@@ -143,14 +135,14 @@ class Tpm:
 
     # --- what they do -------------------------------------------------------------------------
 
-    def sign(self, digest: bytes) -> bytes:
-        """ECDSA by the TLS key over a SHA-256 digest: TPMT_SIGNATURE."""
+    def sign(self, key: Key, digest: bytes) -> bytes:
+        """ECDSA by a TLS key over a SHA-256 digest: TPMT_SIGNATURE."""
 
         def work() -> bytes:
             scheme = self._in("TPMT_SIG_SCHEME", forms.ECDSA_SHA256)
             ticket = self._in("TPMT_TK_HASHCHECK", forms.HASH_TICKET)
             value = self._in("TPM2B_DIGEST", sized(digest))
-            return _out(self._esys.sign(self._loaded_tls(), value, scheme, ticket))
+            return _out(self._esys.sign(self._loaded_tls(key), value, scheme, ticket))
 
         return self._do("sign", work)
 
@@ -178,13 +170,13 @@ class Tpm:
 
         return self._do("quote", work)
 
-    def certify(self, qualifying: bytes) -> tuple[bytes, bytes]:
-        """The attestation key's word that the TLS key is in this TPM: TPMS_ATTEST and signature."""
+    def certify(self, key: Key, qualifying: bytes) -> tuple[bytes, bytes]:
+        """The attestation key's word that a TLS key is in this TPM: TPMS_ATTEST and signature."""
 
         def work() -> tuple[bytes, bytes]:
             scheme = self._in("TPMT_SIG_SCHEME", forms.NONE)
             data = self._in("TPM2B_DATA", sized(qualifying))
-            tls, ak = self._loaded_tls(), self._loaded_ak()
+            tls, ak = self._loaded_tls(key), self._loaded_ak()
             attest, signature = self._esys.certify(tls, ak, data, scheme)
             return unsized(_out(attest)), _out(signature)
 
@@ -199,7 +191,7 @@ class Tpm:
             secret: TPM2B_ENCRYPTED_SECRET.
 
         Raises:
-            HardwareFault: also when it was made for another TPM or another key's name.
+            TrustFault: EW-ID-031, it was made for another TPM or another key's name.
         """
 
         def with_ek(ek: Any) -> bytes:
@@ -288,22 +280,25 @@ class Tpm:
             self._ak = self._primary("ENDORSEMENT", forms.AK)
         return self._ak
 
-    def _loaded_tls(self) -> Any:
-        if self._key is None:
-            raise _fault("use the key", "no key was loaded")
+    def _loaded_tls(self, key: Key) -> Any:
+        """One TLS key at a time: who asks for another one waits for its loading."""
+        if self._tls is not None and self._key != key:
+            self._flush(self._tls)
+            self._tls = None
         if self._tls is None:
-            public = self._in("TPM2B_PUBLIC", self._key[0])
-            private = self._in("TPM2B_PRIVATE", self._key[1])
+            public = self._in("TPM2B_PUBLIC", key[0])
+            private = self._in("TPM2B_PRIVATE", key[1])
             self._tls = self._with_primary(
                 "OWNER", forms.STORAGE, lambda parent: self._esys.load(parent, private, public)
             )
+            self._key = key
         return self._tls
 
-    def _make_key(self) -> tuple[bytes, bytes]:
+    def _make_key(self) -> Key:
         sensitive = self._in("TPM2B_SENSITIVE_CREATE", forms.EMPTY_SENSITIVE)
         template = self._in("TPM2B_PUBLIC", sized(forms.TLS))
 
-        def below(parent: Any) -> tuple[bytes, bytes]:
+        def below(parent: Any) -> Key:
             private, public, *_ = self._esys.create(parent, sensitive, template)
             return _out(public), _out(private)
 
@@ -377,14 +372,14 @@ def _banked(pcrs: list[int]) -> str:
     return "sha256:" + ",".join(str(number) for number in pcrs)
 
 
-def _renamed(what: str, fault: Exception) -> HardwareFault:
-    if isinstance(fault, HardwareFault):
+def _renamed(what: str, fault: Exception) -> EdgewardenError:
+    if isinstance(fault, EdgewardenError):
         return fault
     code = getattr(fault, "rc", 0)
     foreign = isinstance(code, int) and not code & _LAYER and code & _FORMAT_ONE
     if foreign and code & 0x3F in (_RC_INTEGRITY, _RC_BINDING):
-        return HardwareFault(
-            f"the TPM refuses to {what}: it was made by another TPM ({fault})",
+        return TrustFault(
+            f"the TPM refuses to {what}: it belongs to another TPM ({fault})",
             code="EW-ID-031",
             next_step="put the card back into its own board, or enrol this board as a new gateway",
         )

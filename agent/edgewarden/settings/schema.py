@@ -38,6 +38,9 @@ _UNIT_FORM = re.compile(r"[A-Za-z0-9%/().*-]{0,16}")
 # systemd.unit(5): letters, digits and :-_.\\ with one @ for an instance; 255 characters in all.
 _SERVICE_FORM = re.compile(r"[A-Za-z0-9:_.\\-]{1,200}(?:@[A-Za-z0-9:_.\\-]{1,40})?\.service")
 
+# tss2-tctildr(7): NAME:CONFIGURATION.
+_TCTI_FORM = re.compile(r"[a-z0-9-]{1,32}(?::[A-Za-z0-9_./:,=-]{0,400})?")
+
 # Modbus Application Protocol V1.1b3 §6.3: function 3 reads at most 125 registers.
 _MODBUS_MAX_REGISTERS = 125
 # Modbus over Serial Line V1.02 §2.2: slave addresses 1 to 247.
@@ -54,6 +57,24 @@ class Device:
         example='"gw-demo"',
     )
     tenant: str = text("main", help="The operator's part of the fleet; the certificate's O.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityKey:
+    """Where the identity's key is kept."""
+
+    grade: str = choice(
+        "auto",
+        of=("auto", "G0", "G0+", "G1", "G2"),
+        help="What `edgewarden enroll` makes: the highest grade whose key passes a handshake, or "
+        "this one and no other. docs/attestation.md says what each proves.",
+    )
+    tcti: str = text(
+        "device:/dev/tpmrm0",
+        form=_TCTI_FORM,
+        rule="a TCTI as tpm2-tss names it, device:/dev/tpmrm0 or tabrmd:...",
+        help="The TPM of grade G2. It needs a resource manager: the kernel's, or tpm2-abrmd.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,3 +364,4 @@ class Settings:
         Confined, most=64, help="One table for each managed service, merged by its name."
     )
     network: Network = section(Network, help="Who may speak with whom, and how much.")
+    identity: IdentityKey = section(IdentityKey, help="Where the identity's key is kept.")

@@ -1,7 +1,8 @@
 """Enrolment, the gateway's side: a key made here, a certificate from the token's CA alone.
 
 1. read the token; it names the device and the root certificate's SHA-256
-2. GET /v1/ca over TLS that proves nothing yet; it counts only when its SHA-256 is the token's
+2. GET /v1/ca over TLS that proves nothing yet; it counts only when its SHA-256 is the token's; then
+   make the key: of the highest grade that this board carries a handshake with (ladder.py)
 3. POST the signing request over TLS that trusts that root alone and checks the host name
 4. believe the answer only when the certificate holds our key, names our device and was issued under
    the root
@@ -21,6 +22,8 @@ import http.client
 import itertools
 import ssl
 import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 
@@ -32,14 +35,15 @@ from cryptography.x509.oid import NameOID
 from edgewarden.errors import OperatorFault, PeerUnavailable, TrustFault, WireRefusal
 from edgewarden.trust import identity as store
 from edgewarden.trust.identity import Identity
-from edgewarden.trust.keys import FileSigner, verifier_for
+from edgewarden.trust.keys import verifier_for
+from edgewarden.trust.ladder import AUTO, Choice, Keys, OwnKey, check_lower, choose
+from edgewarden.trust.selftest import prove
 from edgewarden.trust.tls import pinned_context
 from edgewarden.wire import bodies, enrol
 
 TIMEOUT_S = 15.0
 """A CA answers in milliseconds; a cellular link with a slow start needs a few seconds."""
 MAX_CA_BYTES = 16 * 1024
-GRADE = "G0"
 _UNREADABLE = (
     ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, WireRefusal, x509.InvalidVersion,
     x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
@@ -47,18 +51,37 @@ _UNREADABLE = (
 """What reading and checking a foreign certificate can raise."""
 
 
-def enroll(state_dir: Path, url: str, token_text: str) -> Identity:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What key the operator wants.
+
+    Attributes:
+        keys: the places where this machine may keep one.
+        grade: a grade, or ``auto`` for the highest that works.
+        accept_lower: a grade that may be had although a higher one was recorded here, "" for none.
+        chosen: hears how it was chosen, before anything is sent.
+    """
+
+    keys: Keys = field(default_factory=Keys)
+    grade: str = AUTO
+    accept_lower: str = ""
+    chosen: Callable[[Choice], None] = lambda _: None
+
+
+def enroll(state_dir: Path, url: str, token_text: str, wish: Wish | None = None) -> Identity:
     """Get this gateway its first identity.
 
     Args:
         state_dir: the agent's state folder.
         url: ``https://host:port`` of the fleet's enrolment service.
         token_text: one line as printed by ``edgewarden-fleet token new``.
+        wish: which key; None for the best one in the usual places.
 
     Raises:
         OperatorFault: already enrolled, or the URL cannot be used.
         WireRefusal: token or answer refused; ``name`` is the same on both sides.
-        TrustFault: the service is not the one the token was made for.
+        TrustFault: the service is not the one the token was made for; EW-ID-033, the key would be
+            of a lower grade than the last; EW-ID-034, the grade that is wanted cannot be had.
         PeerUnavailable: no answer; the same command may be run again with the same token.
     """
     host, port = host_and_port(url)
@@ -72,12 +95,25 @@ def enroll(state_dir: Path, url: str, token_text: str) -> Identity:
             ),
         )
     ca_pem = _fetch_root(host, port, token.ca_sha256)
-    signer = store.pending_signer(state_dir)
-    answer, leaf = _certify(host, port, signer, token, ca_pem)
-    return _keep(state_dir, signer, token, answer, leaf, ca_pem)
+    wish = wish or Wish()
+    choice = _choose(state_dir, wish)
+    wish.chosen(choice)
+    check_lower(choice.key.grade, store.recorded_grade(state_dir), wish.accept_lower)
+    answer, leaf = _certify(host, port, choice.key, token, ca_pem)
+    return _keep(state_dir, choice.key, token, answer, leaf, ca_pem, wish.keys)
 
 
-def renew(state_dir: Path, url: str, token_text: str) -> Identity:
+def _choose(state_dir: Path, wish: Wish) -> Choice:
+    """The key of this enrolment, proven from the file that it will be kept in."""
+    kept = store.pending(state_dir, wish.keys)
+
+    def prove_kept(key: OwnKey) -> None:
+        prove(key, store.keep_pending(state_dir, key))
+
+    return choose(wish.keys, wish.grade, prove_kept, kept)
+
+
+def renew(state_dir: Path, url: str, token_text: str, keys: Keys | None = None) -> Identity:
     """Get the present key a new certificate, before the old one has ended or after.
 
     The root of the present identity is the only one believed, from the first byte on: a token of
@@ -87,6 +123,7 @@ def renew(state_dir: Path, url: str, token_text: str) -> Identity:
         state_dir: the agent's state folder, with an identity.
         url: as for ``enroll``.
         token_text: a new token for this very device.
+        keys: the places where this machine keeps its key; None for the usual ones.
 
     Raises:
         as ``enroll``, and TrustFault EW-ID-004 when there is no identity to renew. The present
@@ -94,7 +131,7 @@ def renew(state_dir: Path, url: str, token_text: str) -> Identity:
     """
     host, port = host_and_port(url)
     token = enrol.parse_token(token_text)
-    identity = store.load(state_dir)
+    identity = store.load(state_dir, keys)
     ca_pem = identity.root_pem()
     if [hashlib.sha256(root).digest() for root in store.pem_to_der(ca_pem)] != [token.ca_sha256]:
         raise TrustFault(
@@ -112,11 +149,11 @@ def renew(state_dir: Path, url: str, token_text: str) -> Identity:
     answer, leaf = _certify(host, port, signer, token, ca_pem)
     if answer.tenant != identity.tenant:
         raise _bad_answer("it is of another tenant")
-    return _keep(state_dir, signer, token, answer, leaf, ca_pem)
+    return _keep(state_dir, signer, token, answer, leaf, ca_pem, identity.keys)
 
 
 def _certify(
-    host: str, port: int, signer: FileSigner, token: enrol.Token, ca_pem: str
+    host: str, port: int, signer: OwnKey, token: enrol.Token, ca_pem: str
 ) -> tuple[enrol.EnrolAnswer, x509.Certificate]:
     """Steps 3 and 4: the answer, and the leaf in it that was found to be ours."""
     request = enrol.EnrolRequest(str(token), token.device, _signing_request(signer, token))
@@ -124,8 +161,8 @@ def _certify(
     return answer, _check_answer(answer, signer, token, ca_pem)
 
 
-def _keep(state_dir: Path, signer: FileSigner, token: enrol.Token, answer: enrol.EnrolAnswer,
-          leaf: x509.Certificate, ca_pem: str) -> Identity:  # fmt: skip
+def _keep(state_dir: Path, signer: OwnKey, token: enrol.Token, answer: enrol.EnrolAnswer,
+          leaf: x509.Certificate, ca_pem: str, keys: Keys) -> Identity:  # fmt: skip
     """Step 5."""
     not_after = leaf.not_valid_after_utc.astimezone(UTC)
     return store.store(
@@ -134,7 +171,7 @@ def _keep(state_dir: Path, signer: FileSigner, token: enrol.Token, answer: enrol
         {
             "device": token.device,
             "tenant": answer.tenant,
-            "grade": GRADE,
+            "grade": signer.grade,
             "serial": f"{leaf.serial_number:x}",
             "not_after_utc": not_after.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "broker": {"host": answer.broker_host, "port": answer.broker_port},
@@ -142,6 +179,7 @@ def _keep(state_dir: Path, signer: FileSigner, token: enrol.Token, answer: enrol
         },
         answer.certificate_pem,
         ca_pem,
+        keys,
     )
 
 
@@ -185,7 +223,7 @@ def _fetch_root(host: str, port: int, fingerprint: bytes) -> str:
     return ssl.DER_cert_to_PEM_cert(certificates[0])
 
 
-def _signing_request(signer: FileSigner, token: enrol.Token) -> str:
+def _signing_request(signer: OwnKey, token: enrol.Token) -> str:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, token.device)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(name)
     request = builder.sign(signer.private_key(), hashes.SHA256())
@@ -223,7 +261,7 @@ def _ask(
 
 
 def _check_answer(
-    answer: enrol.EnrolAnswer, signer: FileSigner, token: enrol.Token, ca_pem: str
+    answer: enrol.EnrolAnswer, signer: OwnKey, token: enrol.Token, ca_pem: str
 ) -> x509.Certificate:
     """Return the leaf if it is ours under the pinned root; raises TrustFault otherwise."""
     try:

@@ -1,7 +1,8 @@
 """The gateway's identity on disk: one folder, swapped whole.
 
+    state/identity/grade   of the last enrolment's key: a lower one is refused (ladder.py)
     state/identity/current -> identity-3/
-        key.pem        PKCS#8, 0600, made here, never leaves
+        key.pem        0600, made here, never leaves: PKCS#8, sealed, or wrapped by a TPM
         cert.pem       leaf, then issuing CA
         ca.pem         the root, pinned at enrolment
         identity.json  device, tenant, grade, serial, end of validity, broker, verifier's key
@@ -22,15 +23,16 @@ import json
 import os
 import shutil
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewarden.errors import HardwareFault, TrustFault
-from edgewarden.trust.keys import FileSigner
+from edgewarden.trust.ladder import GRADES, Keys, OwnKey
 
 FOLDER = "identity"
 CURRENT = "current"
 PENDING = "pending.pem"
+RECORDED = "grade"
 SCHEMA = "edgewarden.identity/1"
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
@@ -44,6 +46,7 @@ class Identity:
         pairs).
         not_after_utc: RFC 3339, seconds, ``Z``.
         verifier_key: COSE_Key of the fleet's verifier.
+        keys: how this process reaches what holds the key.
     """
 
     folder: Path
@@ -55,6 +58,7 @@ class Identity:
     broker_host: str
     broker_port: int
     verifier_key: bytes
+    keys: Keys = field(default_factory=Keys, compare=False, repr=False)
 
     @property
     def key_path(self) -> Path:
@@ -71,9 +75,9 @@ class Identity:
         """The pinned root."""
         return self.folder / "ca.pem"
 
-    def signer(self) -> FileSigner:
-        """Load the private key; raises TrustFault."""
-        return FileSigner.from_pem(_read(self.key_path))
+    def signer(self) -> OwnKey:
+        """The key, from whatever holds it; blocks, raises TrustFault or HardwareFault."""
+        return self.keys.open(_read(self.key_path), self.grade)
 
     def root_pem(self) -> str:
         """The pinned root; raises TrustFault."""
@@ -87,8 +91,11 @@ class Identity:
         return tuple(chain)
 
 
-def load(state_dir: Path) -> Identity:
+def load(state_dir: Path, keys: Keys | None = None) -> Identity:
     """Read the current identity.
+
+    Args:
+        keys: how this process reaches what holds its key; None for the usual places.
 
     Raises:
         TrustFault: EW-ID-004 when the gateway is not enrolled, EW-ID-005 when the folder is
@@ -127,6 +134,7 @@ def load(state_dir: Path) -> Identity:
             broker_host=str(body["broker"]["host"]),
             broker_port=int(body["broker"]["port"]),
             verifier_key=bytes.fromhex(body["verifier_key"]),
+            keys=keys or Keys(),
         )
     except (KeyError, TypeError, ValueError) as fault:
         raise _damaged(f"identity.json: {fault!r}") from fault
@@ -143,32 +151,48 @@ def replaced(state_dir: Path, identity: Identity) -> bool:
         return False
 
 
-def pending_signer(state_dir: Path) -> FileSigner:
-    """The key of an enrolment under way: the one kept from a try without an answer, or a new one.
+def pending(state_dir: Path, keys: Keys) -> OwnKey | None:
+    """The key of an enrolment that got no answer; None when there is none.
+
+    Raises:
+        TrustFault: EW-ID-003 when the kept key cannot be read, or as Keys.open.
+        HardwareFault: its holder is gone.
+    """
+    path = state_dir / FOLDER / PENDING
+    return keys.open(_read(path), None) if path.exists() else None
+
+
+def keep_pending(state_dir: Path, key: OwnKey) -> Path:
+    """Keep a new key until its certificate has come; returns its file.
 
     Raises:
         HardwareFault: EW-ID-006 when the disk refuses.
-        TrustFault: EW-ID-003 when the kept key cannot be read.
     """
     folder = state_dir / FOLDER
     path, building = folder / PENDING, folder / f".{PENDING}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists():
-            return FileSigner.from_pem(_read(path))
-        signer = FileSigner.generate()
         building.unlink(missing_ok=True)
-        _write(building, signer.to_pem(), 0o600)
+        _write(building, key.to_pem(), 0o600)
         building.rename(path)
         _sync_folder(folder)
         _sync_folder(state_dir)
     except OSError as fault:
         raise _not_stored(fault) from fault
-    return signer
+    return path
 
 
-def store(state_dir: Path, signer: FileSigner, identity_json: dict[str, object],
-          cert_pem: str, ca_pem: str) -> Identity:  # fmt: skip
+def recorded_grade(state_dir: Path) -> str:
+    """The grade of the last key that was enrolled here; "" when none was or it was forgotten."""
+    try:
+        grade = (state_dir / FOLDER / RECORDED).read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+    return grade if grade in GRADES else ""
+
+
+def store(state_dir: Path, signer: OwnKey, identity_json: dict[str, object],
+          cert_pem: str, ca_pem: str, keys: Keys | None = None) -> Identity:  # fmt: skip
     """Write a new identity folder and make it current, whole or not at all.
 
     Raises:
@@ -199,10 +223,18 @@ def store(state_dir: Path, signer: FileSigner, identity_json: dict[str, object],
         _sync_folder(parent)
         # Only now: without the new identity on the disk this key is all that the certificate has.
         (parent / PENDING).unlink(missing_ok=True)
+        _record_grade(parent, signer.grade)
         _sync_folder(parent)
     except OSError as fault:
         raise _not_stored(fault) from fault
-    return load(state_dir)
+    return load(state_dir, keys)
+
+
+def _record_grade(parent: Path, grade: str) -> None:
+    building = parent / f".{RECORDED}"
+    building.unlink(missing_ok=True)
+    _write(building, grade.encode(), 0o644)
+    building.rename(parent / RECORDED)
 
 
 def pem_to_der(text: str) -> list[bytes]:

@@ -1,7 +1,8 @@
 """P-256 keys on the gateway: make, keep, sign, check.
 
 Grade G0: the private key is a PKCS#8 file that only the agent's user can read. Everything else
-speaks the ``Signer`` port, so a key in a TPM (a later grade) changes nothing above this file.
+speaks the ``Signer`` port, so a sealed key (sealed.py) or one in a TPM (tpmkey.py) changes nothing
+above this file.
 
 COSE carries ECDSA as raw r || s (RFC 9053 §2.1), X.509 and ``cryptography`` as DER: the
 conversion stands here once, in both directions, with its length check.
@@ -17,6 +18,8 @@ Imports of ``cryptography`` are limited to the elliptic-curve part: ``x509`` cos
 from __future__ import annotations
 
 import hashlib
+import ssl
+from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -27,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 
 from edgewarden.errors import TrustFault, WireRefusal
+from edgewarden.ports import Quoter
 from edgewarden.wire import cose
 
 _COORDINATE_BYTES = 32
@@ -36,7 +40,9 @@ _ECDSA = ec.ECDSA(hashes.SHA256())
 
 
 class FileSigner:
-    """A P-256 private key in this process's memory; implements ports.Signer. Never blocks."""
+    """A P-256 private key in this process's memory; implements ladder.OwnKey. Never blocks."""
+
+    grade = "G0"
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
@@ -92,8 +98,28 @@ class FileSigner:
     def sign(self, message: bytes) -> bytes:
         """ES256: 64 bytes, r || s."""
         r, s = decode_dss_signature(self._key.sign(message, _ECDSA))
-        s = min(s, _ORDER - s)
-        return r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
+        return low_s(r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big"))
+
+    def present(self, context: ssl.SSLContext, cert_path: Path, key_path: Path) -> None:
+        """Make this the context's own key; raises OSError when the files do not fit."""
+        context.load_cert_chain(cert_path, key_path)
+
+    def quoter(self) -> Quoter | None:
+        """Nobody vouches for a file."""
+        return None
+
+    def about(self) -> str:
+        """One line for a person."""
+        return "a file that only the agent's user can read"
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def low_s(signature: bytes) -> bytes:
+    """The one of a signature's two forms that is ours: s in the lower half."""
+    s = int.from_bytes(signature[_COORDINATE_BYTES:], "big")
+    return signature[:_COORDINATE_BYTES] + min(s, _ORDER - s).to_bytes(_COORDINATE_BYTES, "big")
 
 
 def public_cose_key(key: ec.EllipticCurvePublicKey) -> bytes:

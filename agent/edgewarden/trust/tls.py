@@ -36,12 +36,15 @@ def pinned_context(ca_pem: str) -> ssl.SSLContext:
 def client_context(identity: Identity) -> ssl.SSLContext:
     """The context of the uplink: pinned root, host name checked, our certificate shown.
 
+    Blocks while the key's holder is asked (a TPM).
+
     Raises:
         TrustFault: EW-ID-005 when a file of the identity does not fit the others.
+        HardwareFault: the key's holder refuses or is gone.
     """
     try:
         context = pinned_context(identity.ca_path.read_text("ascii"))
-        context.load_cert_chain(identity.cert_path, identity.key_path)
+        identity.signer().present(context, identity.cert_path, identity.key_path)
     except (OSError, ValueError) as fault:  # ssl.SSLError is an OSError
         raise TrustFault(
             f"key and certificate do not load: {fault}",
