@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgewarden.daemon.attester import MIN_INTERVAL_S, Attester, Who
+from edgewarden.appraise import quotes
+from edgewarden.appraise.quotes import Bound, Enrolled, Vouched
+from edgewarden.daemon.attester import MIN_INTERVAL_S, QUOTES_FOR_IMA, Attester, Who
+from edgewarden.trust.boot import BootFacts
 from edgewarden.trust.keys import FileSigner, verifier_for
 from edgewarden.trust.measure import Measurer
-from edgewarden.wire import cose, evidence
+from edgewarden.wire import cose, evidence, quoted
 from edgewarden.wire.evidence import Challenge, Heads, Result, Tier
+from edgewarden.wire.quoted import Quoted
 from edgewarden.wire.record import RecordClass
+from edgewarden_fleet.ca import certificates
+from edgewarden_fleet.verify.tpm import verify
 from tests.fakes.clock import FakeClock
+from tests.fakes.tpm import PCRS, SoftTpm
+from tests.fleet.makers import authority
 
 VERIFIER = FileSigner.generate()
 HEAD = (7, b"h" * 32)
@@ -23,9 +32,13 @@ HEAD = (7, b"h" * 32)
 class Rig:
     """An attester with everything around it recorded."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, tpm: bool = False, chain: tuple[bytes, ...] = (),
+        boot: BootFacts | None = None,
+    ) -> None:  # fmt: skip
         self.clock = FakeClock(wall_ns=1_800_000_000 * 10**9, uncertainty_ms=50, state="ntp")
         self.identity, self.report = FileSigner.generate(), FileSigner.generate()
+        self.tpm = SoftTpm(self.identity.private_key()) if tpm else None
         self.kept: list[tuple[bytes, Heads]] = []
         self.published: list[bytes] = []
         settings = folder / "edgewarden.toml"
@@ -34,10 +47,10 @@ class Rig:
             Who(
                 "main",
                 "gw-demo",
-                "G0",
+                "G2" if tpm else "G0",
                 "0.1.0",
                 self.report.public_key(),
-                (),
+                chain,
                 VERIFIER.public_key(),
             ),
             self.identity,
@@ -47,6 +60,8 @@ class Rig:
             control=lambda: ("T3", "enforce"),
             keep=self.keep,
             publish=self.publish,
+            quoter=self.tpm,
+            boot=boot or BootFacts(folder),
         )
 
     async def keep(self, message: bytes, heads: Heads) -> None:
@@ -76,7 +91,9 @@ def test_answers_with_signed_evidence_after_it_is_durable(rig: Rig) -> None:
     [message] = rig.published
     envelope = cose.open_envelope(message, cose.ContentType.EVIDENCE)
     cose.check_signature(envelope, verifier_for(rig.identity.public_key()))
-    claims = evidence.decode_evidence(envelope.payload)
+    encoded, word = quoted.decode_payload(envelope.payload)
+    assert word is None
+    claims = evidence.decode_evidence(encoded)
     assert claims.nonce == b"n" * 32
     assert claims.report_key == rig.report.public_key()
     assert claims.heads == {RecordClass.AUDIT: HEAD}
@@ -150,6 +167,8 @@ def verdict(
         {"identity": Tier.AFFIRMING},
         {},
         b"p" * 32,
+        "edgewarden-appraisal-2",
+        b"e" * 32,
     )
     return cose.seal(
         evidence.encode_result(result), cose.ContentType.RESULT, signer.kid, signer.sign
@@ -186,3 +205,110 @@ def test_a_nonce_is_never_read_as_a_verdict(rig: Rig) -> None:
     message = cose.seal(payload, cose.ContentType.NONCE, VERIFIER.kid, VERIFIER.sign)
     rig.attester.on_result(message)
     assert rig.attester.refused == {"wrong_type": 1}
+
+
+# --- with a TPM -------------------------------------------------------------------------------
+
+
+def chain_for(key: FileSigner) -> tuple[bytes, bytes]:
+    """A chain as enrolment gives it: leaf and issuing certificate."""
+    _, issuing = authority()
+    public = key.private_key().public_key()
+    leaf = certificates.make_gateway(issuing, public, "main", "gw-demo", 1_900_000_000.0)
+    return certificates.der(leaf), certificates.der(issuing.certificate)
+
+
+def parts(message: bytes) -> tuple[bytes, Quoted]:
+    """Claims and TPM's part of a message."""
+    payload = cose.open_envelope(message, cose.ContentType.EVIDENCE).payload
+    claims, word = quoted.decode_payload(payload)
+    assert word is not None
+    return claims, word
+
+
+def judged(rig: Rig, message: bytes, enrolled: Enrolled) -> Vouched | None:
+    claims, word = parts(message)
+    said = evidence.decode_evidence(claims)
+    bound = Bound(said.nonce, claims, said.boot_id, rig.identity.public_key())
+    return quotes.judge(word, bound, enrolled, verify)
+
+
+def test_a_tpm_vouches_for_the_claims(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, tpm=True)
+    assert rig.tpm is not None
+    rig.ask(rig.fresh())
+    vouched = judged(rig, rig.published[0], Enrolled(rig.tpm.ak_public))
+    assert vouched is not None
+    assert vouched.pcrs == PCRS
+
+
+def test_the_first_evidence_is_whole_and_the_rest_short(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, tpm=True, chain=chain_for(FileSigner.generate()))
+    for i in range(3):
+        rig.ask(replace(rig.fresh(bytes([i]) * 32), whole=i == 2))
+        rig.clock.advance(MIN_INTERVAL_S + 1)
+    words = [parts(message)[1] for message in rig.published]
+    assert [word.keys is not None for word in words] == [True, False, True]
+    assert [word.pcrs is not None for word in words] == [True, False, True]
+
+
+def test_pcr_values_that_moved_are_told_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, tpm=True)
+    assert rig.tpm is not None
+    rig.ask(rig.fresh(b"1" * 32))
+    rig.clock.advance(MIN_INTERVAL_S + 1)
+    rig.tpm.pcrs = {**PCRS, 10: b"i" * 32}
+    rig.ask(rig.fresh(b"2" * 32))
+    word = parts(rig.published[1])[1]
+    assert word.pcrs == rig.tpm.pcrs
+    assert word.keys is None
+
+
+def test_sizes(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """Digest form with a real chain of two certificates: at most 2 kB at every grade."""
+    plain, rig = Rig(tmp_path), Rig(tmp_path, tpm=True, chain=chain_for(FileSigner.generate()))
+    plain_chain = Rig(tmp_path, chain=chain_for(FileSigner.generate()))
+    for one in (plain, plain_chain, rig):
+        one.ask(one.fresh(b"1" * 32))
+        one.clock.advance(MIN_INTERVAL_S + 1)
+        one.ask(one.fresh(b"2" * 32))
+    sizes = {
+        "G0 without chain": len(plain.published[1]),
+        "G0": len(plain_chain.published[1]),
+        "G2 whole": len(rig.published[0]),
+        "G2 digest form": len(rig.published[1]),
+    }
+    record_property("sizes", sizes)
+    print(sizes)
+    assert max(sizes["G0"], sizes["G2 digest form"]) <= 2048
+    assert sizes["G2 whole"] <= 3072
+
+
+class MovingBoot(BootFacts):
+    """An IMA log that grows between reading it and quoting, so many times."""
+
+    def __init__(self, rig: Callable[[], SoftTpm], times: int) -> None:
+        super().__init__()
+        self.rig, self.times, self.reads = rig, times, 0
+
+    def take(self) -> tuple[dict[str, str], bytes, bytes]:
+        self.reads += 1
+        value = bytes([self.reads]) * 32
+        if self.reads > self.times:
+            self.rig().pcrs = {**PCRS, 10: value}
+        return {"secure_boot": "off", "ima": "tpm"}, b"l" * 32, value
+
+
+@pytest.mark.parametrize("moves", [0, 1, QUOTES_FOR_IMA - 1, QUOTES_FOR_IMA, 9])
+def test_log_and_quote_are_of_one_moment(tmp_path: Path, moves: int) -> None:
+    made: list[SoftTpm] = []
+    boot = MovingBoot(lambda: made[0], moves)
+    rig = Rig(tmp_path, tpm=True, boot=boot)
+    assert rig.tpm is not None
+    made.append(rig.tpm)
+    rig.ask(rig.fresh())
+    claims, word = parts(rig.published[0])
+    assert word.pcrs is not None
+    said = evidence.decode_evidence(claims).measurements["ima_pcr"]
+    assert (said == word.pcrs[10]) is (moves < QUOTES_FOR_IMA)
+    assert judged(rig, rig.published[0], Enrolled(rig.tpm.ak_public)) is not None

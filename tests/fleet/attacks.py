@@ -21,6 +21,7 @@ from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.evidence import encode_evidence, encode_status
+from edgewarden.wire.quoted import encode_payload
 from edgewarden.wire.record import Kind, Record, RecordClass, encode_record
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.store import registry
@@ -523,7 +524,8 @@ def forged_evidence(desk: Desk, board: Board) -> Verdict:
     nonce = desk.challenge(board.device).nonce
     stranger = FileSigner.generate()
     data = cose.seal(
-        encode_evidence(board.claims(nonce)), ContentType.EVIDENCE, board.identity.kid,
+        encode_payload(encode_evidence(board.claims(nonce)), None), ContentType.EVIDENCE,
+        board.identity.kid,
         stranger.sign, board.x5chain,
     )  # fmt: skip
     return _evidence(desk, board, data)
@@ -536,7 +538,7 @@ def evidence_with_impossible_head(desk: Desk, board: Board) -> Verdict:
 
 def evidence_by_report_key(desk: Desk, board: Board) -> Verdict:
     nonce = desk.challenge(board.device).nonce
-    payload = encode_evidence(board.claims(nonce))
+    payload = encode_payload(encode_evidence(board.claims(nonce)), None)
     data = cose.seal(payload, ContentType.EVIDENCE, board.report.kid, board.report.sign)
     return _evidence(desk, board, data)
 

@@ -27,6 +27,7 @@ from edgewarden.wire.evidence import (
 )
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity, event_to_map, readings_to_senml
 from edgewarden.wire.manifest import manifest_digest
+from edgewarden.wire.quoted import encode_payload
 from edgewarden.wire.record import (
     NO_PREDECESSOR,
     Kind,
@@ -281,11 +282,16 @@ class Board:
             exec_tier="T2",
             exec_mode="enforce",
             clock_state="ntp",
+            uncertainty_ms=20,
+            boot={"secure_boot": "absent", "ima": "absent"},
         )
         return replace(evidence, **changes)  # type: ignore[arg-type]
 
     def evidence(self, nonce: bytes, **changes: object) -> bytes:
+        payload = encode_payload(encode_evidence(self.claims(nonce, **changes)), None)
+        return self.seal_evidence(payload)
+
+    def seal_evidence(self, payload: bytes) -> bytes:
         return cose.seal(
-            encode_evidence(self.claims(nonce, **changes)), ContentType.EVIDENCE,
-            self.identity.kid, self.identity.sign, self.x5chain,
-        )  # fmt: skip
+            payload, ContentType.EVIDENCE, self.identity.kid, self.identity.sign, self.x5chain
+        )

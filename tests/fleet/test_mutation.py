@@ -19,7 +19,7 @@ from typing import TypeGuard
 
 import pytest
 
-from edgewarden.judge import appraisal
+from edgewarden.appraise import appraisal
 from edgewarden_fleet.verify import attest, chain, pipeline
 from tests.fleet.attacks import CASES, prepare
 from tests.fleet.makers import Desk

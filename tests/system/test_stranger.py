@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.spool import DiskSpool
 from edgewarden.trust.keys import FileSigner
-from edgewarden.wire import cbor, cose, evidence
+from edgewarden.wire import cbor, cose, evidence, quoted
 from edgewarden.wire.record import RecordClass, encode_record, record_hash
 from edgewarden.wire.topics import record_topic
 from edgewarden_fleet.ca import certificates
@@ -92,7 +92,7 @@ def published(
         spool.close()
     for kind, place, payload in (
         (cose.ContentType.STATUS, "s/status", evidence.encode_status(samples.STATUS)),
-        (cose.ContentType.EVIDENCE, "e/evidence", evidence.encode_evidence(samples.EVIDENCE)),
+        (cose.ContentType.EVIDENCE, "e/evidence", quoted.encode_payload(samples.CLAIMS, None)),
     ):
         data = cose.seal(payload, kind, identity.kid, identity.sign, x5chain)
         messages.append((f"ew/1/main/{DEVICE}/{place}", data))

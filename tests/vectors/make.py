@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgewarden.trust.keys import FileSigner
-from edgewarden.wire import cbor, cose, evidence, record
+from edgewarden.wire import cbor, cose, evidence, quoted, record
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.record import Kind, RecordClass
 from tests.vectors.fixed import DEVICE, ORDER, TENANT, ca_pem, chain, fixed_sign
-from tests.wire import samples
+from tests.wire import samples, tpm_vectors
 
 HERE = Path(__file__).parent
 RECORDS, AUDIT = ContentType.RECORD, f"ew/1/{TENANT}/{DEVICE}/r/audit"
@@ -97,7 +97,8 @@ def record_vectors() -> list[Vector]:
 
 def other_vectors() -> list[Vector]:
     """Challenge, evidence, result, status."""
-    evidences = evidence.encode_evidence(samples.EVIDENCE)
+    evidences = quoted.encode_payload(samples.CLAIMS, None)
+    by_tpm = quoted.encode_payload(samples.CLAIMS, quoted.whole(tpm_vectors.QUOTE))
     online = evidence.encode_status(samples.STATUS)
     will = evidence.encode_status(replace(samples.STATUS, online=False))
     nonce = evidence.encode_challenge(samples.CHALLENGE)
@@ -109,6 +110,8 @@ def other_vectors() -> list[Vector]:
         ("result", "the verdict on it", "e/result", ContentType.RESULT, samples.VERIFIER, result),
         ("status", "a session begins", "s/status", ContentType.STATUS, samples.IDENTITY, online),
         ("will", "the last will", "s/status", ContentType.STATUS, samples.IDENTITY, will),
+        ("evidence-tpm", "evidence beside which a TPM's word stands", "e/evidence",
+         ContentType.EVIDENCE, samples.IDENTITY, by_tpm),
     ]  # fmt: skip
     made = []
     for number, (name, why, place, kind, signer, payload) in enumerate(rows, start=1):
@@ -255,7 +258,7 @@ def bad_messages() -> list[Vector]:
         ("bad_challenge", "e/nonce", ContentType.NONCE, samples.VERIFIER, 3, bytes(31),
          "nonce of 31 bytes", evidence.encode_challenge(samples.CHALLENGE)),
         ("bad_evidence", "e/evidence", ContentType.EVIDENCE, samples.IDENTITY, -70001, "G9",
-         "a grade that does not exist", evidence.encode_evidence(samples.EVIDENCE)),
+         "a grade that does not exist", samples.CLAIMS),
         ("bad_result", "e/result", ContentType.RESULT, samples.VERIFIER, 7, 3,
          "a tier that does not exist", evidence.encode_result(samples.RESULT)),
         ("bad_status", "s/status", ContentType.STATUS, samples.IDENTITY, 5, 1,
@@ -266,6 +269,8 @@ def bad_messages() -> list[Vector]:
         body = cbor.decode(good)
         assert isinstance(body, dict)
         payload = cbor.encode({**body, field: value})
+        if kind is ContentType.EVIDENCE:
+            payload = quoted.encode_payload(payload, None)
         data = sealed(payload, kind, signer, chain() if signer is samples.IDENTITY else ())
         topic = f"ew/1/{TENANT}/{DEVICE}/{place}"
         name, key = f"bad-{refusal}", signer.public_key()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from edgewarden.wire import bodies, cbor, cose, enrol, evidence, facts, record, topics
+from edgewarden.wire import bodies, cbor, cose, enrol, evidence, facts, quoted, record, topics
 from edgewarden.wire.cose import ContentType
 from tests.wire import refusals_tpm, samples
 from tests.wire.samples import assembled, header
@@ -243,6 +243,7 @@ RECORD_FIELDS: dict[int, tuple[object, ...]] = {
 }  # fmt: skip
 CHALLENGE_FIELDS: dict[int, tuple[object, ...]] = {
     0: (0, 2, True, 1.0, "1"), 1: NOT_ID, 2: NOT_ID, 3: NOT_BLOB32, 4: NOT_UINT, 5: NOT_UINT,
+    6: (0, 1, "true", None),
 }  # fmt: skip
 STATUS_FIELDS: dict[int, tuple[object, ...]] = {
     0: (0, 2, True, 1.0), 1: NOT_ID, 2: NOT_ID, 3: (bytes(15), bytes(17), "x" * 16), 4: NOT_UINT,
@@ -253,10 +254,11 @@ RESULT_FIELDS: dict[int, tuple[object, ...]] = {
     6: ("G9", "", "g0", *NOT_TEXT), 7: (1, 3, True, False, 2.0, "affirming", None),
     8: ([], {"taste": 2}, {1: 2}, {"boot": 3}, {"boot": True}, {"boot": 2.0}),
     9: ([], {"taste": "x"}, {1: "x"}, {"boot": 2}, {"boot": b"x"}), 10: NOT_BLOB32,
+    12: ("p" * 129, *NOT_TEXT), 13: NOT_BLOB32,
 }  # fmt: skip
 EVIDENCE_FIELDS: dict[int, tuple[object, ...]] = {
     2: NOT_ID, 6: NOT_UINT, 8: ("text", 1, None), 10: NOT_BLOB32, 261: NOT_UINT,
-    265: ("urn:edgewarden:evidence:2", 1), 268: (bytes(15), bytes(17), "x" * 16),
+    265: ("urn:edgewarden:evidence:1", 1), 268: (bytes(15), bytes(17), "x" * 16),
     270: ("other", 1), 271: ("v" * 129, *NOT_TEXT),
     -70001: ("G9", "", *NOT_TEXT),
     -70002: ([], {"kernel": bytes(32)}, {1: bytes(32)}, {"code": BLOB31}, {"code": "x" * 32},
@@ -265,6 +267,10 @@ EVIDENCE_FIELDS: dict[int, tuple[object, ...]] = {
     -70004: ([], {"tier": "T1"}, {"mode": "learn"}, {"tier": 1, "mode": "learn"},
              {"tier": "T1", "mode": None}, {"tier": "T1", "mode": "learn", "why": "x"}),
     -70005: ("c" * 129, *NOT_TEXT), -70006: ("d" * 513, *NOT_TEXT), -70007: NOT_ID,
+    -70009: ([], {}, {"secure_boot": "on"}, {"ima": "tpm"}, {"secure_boot": "on", "ima": "good"},
+             {"secure_boot": True, "ima": "tpm"}, {"secure_boot": "on", "ima": "tpm", "x": "y"},
+             {"secure_boot": "on", "ima": None}),
+    -70010: (-1, True, 1.0, "1", b"1"),
 }  # fmt: skip
 
 Decode = Callable[[bytes], object]
@@ -272,7 +278,7 @@ MESSAGES: list[tuple[str, bytes, Decode, dict[int, tuple[object, ...]]]] = [
     ("bad_record", record.encode_record(samples.record()), record.decode_record, RECORD_FIELDS),
     ("bad_challenge", evidence.encode_challenge(samples.CHALLENGE), evidence.decode_challenge,
      CHALLENGE_FIELDS),
-    ("bad_evidence", evidence.encode_evidence(samples.EVIDENCE), evidence.decode_evidence,
+    ("bad_evidence", samples.CLAIMS, evidence.decode_evidence,
      EVIDENCE_FIELDS),
     ("bad_result", evidence.encode_result(samples.RESULT), evidence.decode_result, RESULT_FIELDS),
     ("bad_status", evidence.encode_status(samples.STATUS), evidence.decode_status, STATUS_FIELDS),
@@ -343,6 +349,37 @@ READING_FAULTS: dict[str, object] = {
     "time-nan": {-2: "gps/", 0: "lat", 2: 1.0, 6: float("nan")},
     "time-infinite": {-2: "gps/", 0: "lat", 2: 1.0, 6: float("-inf")},
 }
+
+
+TPM_WORD = [b"quote", b"signature", {n: bytes(32) for n in range(11)}, [b"k"] * 4]
+PAYLOADS: dict[str, tuple[object, str]] = {
+    "claims-alone": ({2: "gw-test"}, "claims and a"),
+    "one": ([b"c"], "claims and a"),
+    "three": ([b"c", None, None], "claims and a"),
+    "map-of-two": ({0: b"c", 1: None}, "claims and a"),
+    "claims-text": (["c", None], "claims are not"),
+    "tpm-text": ([b"c", "quote"], "array of four"),
+    "tpm-of-three": ([b"c", TPM_WORD[:3]], "array of four"),
+    "quote-text": ([b"c", ["q", *TPM_WORD[1:]]], "TPM structure"),
+    "quote-null": ([b"c", [None, *TPM_WORD[1:]]], "TPM structure"),
+    "signature-long": ([b"c", [b"q", bytes(1025), *TPM_WORD[2:]]], "TPM structure"),
+    "pcrs-list": ([b"c", [b"q", b"s", [bytes(32)] * 11, None]], "PCR 0 to 10"),
+    "pcrs-as-list-of-numbers": ([b"c", [b"q", b"s", list(range(11)), None]], "PCR 0 to 10"),
+    "pcrs-ten": ([b"c", [b"q", b"s", {n: bytes(32) for n in range(10)}, None]], "PCR 0 to 10"),
+    "pcrs-twelve": ([b"c", [b"q", b"s", {n: bytes(32) for n in range(12)}, None]], "PCR 0 to 10"),
+    "pcr-of-20": ([b"c", [b"q", b"s", {n: bytes(20) for n in range(11)}, None]], "32 bytes"),
+    "pcr-text": ([b"c", [b"q", b"s", dict.fromkeys(range(11), "x" * 32), None]], "32 bytes"),
+    "keys-of-three": ([b"c", [b"q", b"s", None, [b"k"] * 3]], "array of four"),
+    "keys-text": ([b"c", [b"q", b"s", None, "kkkk"]], "array of four"),
+    "tpm-text-of-four": ([b"c", "quot"], "array of four"),
+    "key-number": ([b"c", [b"q", b"s", None, [b"k", b"k", b"k", 4]]], "TPM structure"),
+}
+
+
+def _payloads() -> Iterator[Refused]:
+    for label, (value, says) in PAYLOADS.items():
+        data = cbor.encode(value)  # type: ignore[arg-type]
+        yield refused("payload", quoted.decode_payload, data, "bad_evidence", says, id=label)
 
 
 def _facts() -> Iterator[Refused]:
@@ -455,5 +492,5 @@ def _tpm() -> Iterator[Refused]:
 
 
 REFUSED: list[Refused] = [
-    *_cbor(), *_cose(), *_messages(), *_facts(), *_topics(), *_enrol(), *_tpm()
+    *_cbor(), *_cose(), *_messages(), *_payloads(), *_facts(), *_topics(), *_enrol(), *_tpm()
 ]  # fmt: skip

@@ -11,7 +11,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cbor, cose
-from edgewarden.wire.evidence import Challenge, Evidence, Result, Status, Tier
+from edgewarden.wire.evidence import (
+    Challenge,
+    Evidence,
+    Result,
+    Status,
+    Tier,
+    encode_evidence,
+)
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity, event_to_map, readings_to_senml
 from edgewarden.wire.record import NO_PREDECESSOR, Kind, Record, RecordClass, RecordTime
 
@@ -72,13 +79,19 @@ EVIDENCE = Evidence(
         "settings": hashlib.sha256(b"settings").digest(),
         "policy": b"",
         "cmdline": hashlib.sha256(b"cmdline").digest(),
+        "programs": hashlib.sha256(b"programs").digest(),
+        "ima": b"",
+        "ima_pcr": b"",
     },
     bytecode="match",
     heads={RecordClass.ALARM: (1, bytes(range(32))), RecordClass.BULK: (7, bytes(range(1, 33)))},
     exec_tier="T1",
     exec_mode="learn",
     clock_state="ntp",
+    uncertainty_ms=40,
+    boot={"secure_boot": "absent", "ima": "absent"},
 )
+CLAIMS = encode_evidence(EVIDENCE)
 RESULT = Result(
     tenant="main",
     device="gw-test",
@@ -90,6 +103,8 @@ RESULT = Result(
     facets={"identity": Tier.AFFIRMING, "policy": Tier.WARNING},
     reasons={"policy": "no policy file"},
     policy_hash=hashlib.sha256(b"appraisal policy").digest(),
+    policy_id="edgewarden-appraisal-2",
+    evidence=hashlib.sha256(b"evidence").digest(),
 )
 STATUS = Status(
     tenant="main",

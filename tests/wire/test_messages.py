@@ -44,7 +44,7 @@ def test_each_message_comes_back_the_same() -> None:
     assert record.decode_record(record.encode_record(samples.record())) == samples.record()
     challenge = evidence.encode_challenge(samples.CHALLENGE)
     assert evidence.decode_challenge(challenge) == samples.CHALLENGE
-    assert evidence.decode_evidence(evidence.encode_evidence(samples.EVIDENCE)) == samples.EVIDENCE
+    assert evidence.decode_evidence(samples.CLAIMS) == samples.EVIDENCE
     assert evidence.decode_result(evidence.encode_result(samples.RESULT)) == samples.RESULT
     assert evidence.decode_status(evidence.encode_status(samples.STATUS)) == samples.STATUS
 

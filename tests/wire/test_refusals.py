@@ -21,7 +21,18 @@ import pytest
 from edgewarden.errors import WireRefusal
 from tests.wire.refusals import REFUSED, Refused
 
-MODULES = ("cbor", "cose", "record", "evidence", "facts", "enrol", "topics", "tpm")
+MODULES = (
+    "cbor",
+    "cose",
+    "record",
+    "evidence",
+    "facts",
+    "enrol",
+    "topics",
+    "tpm",
+    "fields",
+    "quoted",
+)
 Site = tuple[str, int]
 """Module and line of a ``raise`` of a refusal."""
 Weakening = tuple[str, int, int | None]
@@ -67,8 +78,8 @@ def sites() -> list[Site]:
 
 
 NARROWING = {
-    ("evidence", "not isinstance(name, str)"),
-    ("evidence", "not isinstance(number, int)"),
+    ("fields", "not isinstance(name, str)"),
+    ("fields", "not isinstance(number, int)"),
 }
 """Operands that tell mypy a type which the one beside them has already settled."""
 

@@ -9,16 +9,22 @@ import pytest
 
 from edgewarden.errors import WireRefusal
 from edgewarden.trust.keys import key_id, verifier_for
-from edgewarden.wire import cbor, cose, evidence, facts, record, topics
+from edgewarden.wire import cbor, cose, evidence, facts, quoted, record, topics
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.record import NO_PREDECESSOR, Kind, record_hash
 from tests.vectors import make
 
 FOLDER = Path(make.__file__).parent
 NAMES = sorted(p.stem for p in FOLDER.glob("*.vec"))
+
+
+def decode_evidence(payload: bytes) -> evidence.Evidence:
+    return evidence.decode_evidence(quoted.decode_payload(payload)[0])
+
+
 DECODERS = {
     ContentType.RECORD: record.decode_record,
-    ContentType.EVIDENCE: evidence.decode_evidence,
+    ContentType.EVIDENCE: decode_evidence,
     ContentType.NONCE: evidence.decode_challenge,
     ContentType.RESULT: evidence.decode_result,
     ContentType.STATUS: evidence.decode_status,

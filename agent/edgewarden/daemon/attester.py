@@ -7,7 +7,8 @@ Rules in order, for a nonce:
 tenant
 2. not answered before, and at most one answer each MIN_INTERVAL_S: a flood of nonces costs a board
 its CPU
-3. measured in an executor (trust/measure.py), signed by the identity key
+3. measured in an executor (trust/measure.py, trust/boot.py), vouched for by the TPM where there is
+   one, signed by the identity key
 4. an audit record with the evidence's SHA-256 and the heads of all classes is durable before the
 evidence leaves
 
@@ -18,22 +19,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgewarden.errors import WireRefusal
-from edgewarden.ports import Clock, Signer
+from edgewarden.ports import Clock, Quoter, Signer
+from edgewarden.trust.boot import BootFacts
 from edgewarden.trust.keys import key_id, verifier_for
 from edgewarden.trust.measure import Measurer
-from edgewarden.wire import cose, evidence
-from edgewarden.wire.evidence import Evidence, Heads, Result
+from edgewarden.wire import cose, evidence, quoted
+from edgewarden.wire.evidence import Challenge, Evidence, Heads, Result
+from edgewarden.wire.quoted import Quoted
 
 MIN_INTERVAL_S = 2.0
 """The verifier asks every few minutes; two seconds still let a person ask twice in a row."""
 
 Control = Callable[[], tuple[str, str]]
 """(tier, mode) of exec control as gate last reported it."""
+Programs = Callable[[], bytes]
+"""Digest of what was started, as far as gate told; b"" unknown."""
 Keep = Callable[[bytes, Heads], Awaitable[object]]
 """Make the attestation record durable: (evidence message, the heads it names)."""
+
+
+QUOTES_FOR_IMA = 3
+"""IMA extends PCR 10 whenever a new file runs, also between reading its log and quoting: so often
+is it tried to get both from one moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,8 @@ class Attester:
         heads: class -> (sequence, hash) of everything durable.
         keep: makes the attestation record durable.
         publish: hands the evidence message to the uplink.
+        programs: what was started.
+        quoter: the TPM; None below grade G2.
     """
 
     def __init__(
@@ -71,6 +83,9 @@ class Attester:
         control: Control,
         keep: Keep,
         publish: Callable[[bytes], object],
+        programs: Programs = bytes,
+        quoter: Quoter | None = None,
+        boot: BootFacts | None = None,
     ) -> None:
         self._who = who
         self._signer = signer
@@ -80,6 +95,11 @@ class Attester:
         self._control = control
         self._keep = keep
         self._publish = publish
+        self._programs = programs
+        self._quoter = quoter
+        self._boot = boot or BootFacts()
+        self._sent: Quoted | None = None
+        self._one_at_a_time = asyncio.Lock()
         self._verify = verifier_for(who.verifier_key)
         self._verifier_kid = key_id(who.verifier_key)
         self._answered = b""
@@ -91,17 +111,34 @@ class Attester:
     async def on_nonce(self, message: bytes) -> None:
         """Answer one message of e/nonce; a refused one is counted by name and not answered."""
         try:
-            nonce = self._open_challenge(message)
+            challenge = self._open_challenge(message)
         except WireRefusal as refusal:
             self._count(refusal)
             return
-        measured, bytecode = await asyncio.get_running_loop().run_in_executor(
-            None, self._measurer.take
-        )
+        sealed, heads = await self.make(challenge.nonce, whole=challenge.whole)
+        await self._keep(sealed, heads)
+        self._publish(sealed)
+
+    async def make(self, nonce: bytes, *, whole: bool = False) -> tuple[bytes, Heads]:
+        """Signed evidence about now, and the heads it names."""
+        async with self._one_at_a_time:
+            run = asyncio.get_running_loop().run_in_executor
+            measured, bytecode = await run(None, self._measurer.take)
+            measured["programs"] = self._programs()
+            facts, log, pcr10 = await run(None, self._boot.take)
+            claims = self._claims(
+                nonce, {**measured, "ima": log, "ima_pcr": pcr10}, bytecode, facts
+            )
+            if self._quoter is None:
+                return await run(None, self._seal, claims, None), claims.heads
+            return await run(None, self._quoted, claims, whole), claims.heads
+
+    def _claims(
+        self, nonce: bytes, measured: dict[str, bytes], bytecode: str, facts: dict[str, str]
+    ) -> Evidence:
         now = self._clock.now()
         tier, mode = self._control()
-        heads = self._heads()
-        claims = Evidence(
+        return Evidence(
             tenant=self._who.tenant,
             device=self._who.device,
             nonce=nonce,
@@ -113,20 +150,39 @@ class Attester:
             grade=self._who.grade,
             measurements=measured,
             bytecode=bytecode,
-            heads=heads,
+            heads=self._heads(),
             exec_tier=tier,
             exec_mode=mode,
             clock_state=now.state,
+            uncertainty_ms=now.uncertainty_ms,
+            boot=facts,
         )
-        sealed = cose.seal(
-            evidence.encode_evidence(claims),
+
+    def _quoted(self, claims: Evidence, whole: bool) -> bytes:
+        """The TPM's word on the claims; blocks."""
+        assert self._quoter is not None
+        for left in reversed(range(QUOTES_FOR_IMA)):
+            data = evidence.encode_evidence(claims)
+            full = quoted.whole(self._quoter.quote(quoted.qualifying(claims.nonce, data)))
+            assert full.pcrs is not None
+            if claims.boot["ima"] != "tpm" or full.pcrs[10] == claims.measurements["ima_pcr"]:
+                break
+            if left:
+                _, log, pcr10 = self._boot.take()
+                measured = {**claims.measurements, "ima": log, "ima_pcr": pcr10}
+                claims = replace(claims, measurements=measured)
+        told = full if whole or self._sent is None else quoted.shortened(full, self._sent)
+        self._sent = full
+        return self._seal(claims, told)
+
+    def _seal(self, claims: Evidence, tpm: Quoted | None) -> bytes:
+        return cose.seal(
+            quoted.encode_payload(evidence.encode_evidence(claims), tpm),
             cose.ContentType.EVIDENCE,
             self._signer.kid,
             self._signer.sign,
             self._who.x5chain,
         )
-        await self._keep(sealed, heads)
-        self._publish(sealed)
 
     def on_result(self, message: bytes) -> None:
         """Take one message of e/result; a refused one is counted by name."""
@@ -145,7 +201,7 @@ class Attester:
             return
         self.result, self.result_ns = result, self._clock.now().boot_ns
 
-    def _open_challenge(self, message: bytes) -> bytes:
+    def _open_challenge(self, message: bytes) -> Challenge:
         envelope = cose.open_envelope(message, cose.ContentType.NONCE, evidence.MAX_EVIDENCE_BYTES)
         self._check_verifier(envelope)
         challenge = evidence.decode_challenge(envelope.payload)
@@ -162,7 +218,7 @@ class Attester:
             if now.wall_ns / 1e9 > latest_s:
                 raise WireRefusal("stale_nonce", "this nonce is expired")
         self._answered, self._answered_ns = challenge.nonce, now.boot_ns
-        return challenge.nonce
+        return challenge
 
     def _check_verifier(self, envelope: cose.Envelope) -> None:
         if envelope.kid != self._verifier_kid:

@@ -24,6 +24,7 @@ import socket
 from collections.abc import Callable
 
 from edgewarden.daemon.observed import Observed
+from edgewarden.daemon.programs import Programs
 from edgewarden.errors import WireRefusal
 from edgewarden.inventory.watcher import alert_event
 from edgewarden.peers.events import network_event
@@ -84,6 +85,7 @@ class GateFacts:
         self.tier: local.TierSaid | None = None
         self.areas: dict[str, local.AreaStats] = {}
         self.observed = Observed()
+        self.programs = Programs()
         self.connected = False
         self.denied_ns = 0
 
@@ -132,6 +134,7 @@ class GateFacts:
             if message.decision == "deny":
                 self.denied_ns = self._clock.now().boot_ns
             self.observed.see(message)
+            self.programs.see(message)
             self._sink(verdict_event(message))
         elif isinstance(message, local.NetworkVerdict):
             self._sink(network_event(message))

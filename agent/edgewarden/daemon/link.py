@@ -188,6 +188,7 @@ class Link:
             control=self._control,
             keep=keep,
             publish=self.uplink.publish_evidence,
+            programs=self.gate.programs.digest,
         )  # fmt: skip
 
     def _control(self) -> tuple[str, str]:

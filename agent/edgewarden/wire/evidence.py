@@ -1,7 +1,8 @@
 """Challenge, evidence, result, status: the four messages around appraisal (RFC 9334).
 
     verifier -> gateway  nonce     Challenge  signed by the verifier's key, pinned at enrolment
-    gateway -> verifier  evidence  Evidence   EAT claims (RFC 9711), signed by the identity key
+    gateway -> verifier  evidence  Evidence   EAT claims (RFC 9711), signed by the identity key;
+                                              wire/quoted.py sets a TPM's word beside them
     verifier -> gateway  result    Result     signed; a tier per facet (AR4SI), policy hash, expiry
     gateway -> verifier  status    Status     signed by the identity key at connect; a hint,
                                               never evidence
@@ -18,19 +19,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from edgewarden.errors import WireRefusal
 from edgewarden.wire import cbor
-from edgewarden.wire.record import RecordClass, is_identifier
+from edgewarden.wire.fields import MAX_FIELDS_BYTES, Fields
+from edgewarden.wire.record import RecordClass
 
 FORMAT = 1
 NONCE_BYTES = 32
-MAX_EVIDENCE_BYTES = 8 * 1024
-"""Digest form is about 1.5 kB with a two-certificate chain; the budget of the whole is 2 kB at
-G0."""
-EAT_PROFILE = "urn:edgewarden:evidence:1"
-FACETS = ("identity", "freshness", "executables", "settings", "policy", "boot")
-MEASUREMENTS = ("code", "interpreter", "settings", "policy", "cmdline")
-GRADES = ("G0", "G0+", "G1", "G2", "G3")
+MAX_EVIDENCE_BYTES = MAX_FIELDS_BYTES
+"""Digest form with a two-certificate chain is under 2 kB at every grade (tests/daemon), the whole
+with PCR values and keys 2.7 kB."""
+EAT_PROFILE = "urn:edgewarden:evidence:2"
+FACETS = (
+    "identity", "freshness", "hardware", "clock", "executables", "programs", "settings", "policy",
+    "boot", "ima",
+)  # fmt: skip
+MEASUREMENTS = (
+    "code", "interpreter", "settings", "policy", "cmdline", "programs", "ima", "ima_pcr",
+)  # fmt: skip
+BOOT_FACTS: dict[str, tuple[str, ...]] = {
+    "secure_boot": ("on", "off", "absent"),
+    "ima": ("absent", "unreadable", "bypass", "tpm"),
+}
+"""What the kernel says of this boot. ima: bypass = the kernel found no TPM, so nothing outside it
+holds its log; tpm = its log begins with the firmware's PCRs."""
 
 Heads = dict[RecordClass, tuple[int, bytes]]
 """class -> (highest sequence, SHA-256 of that record)."""
@@ -52,13 +63,18 @@ class Tier(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """A nonce for one gateway; valid until expires_utc_s, once."""
+    """A nonce for one gateway; valid until expires_utc_s, once.
+
+    Attributes:
+        whole: asks for PCR values and keys, not the digest form.
+    """
 
     tenant: str
     device: str
     nonce: bytes
     issued_utc_s: int
     expires_utc_s: int
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +85,8 @@ class Evidence:
         measurements: name (MEASUREMENTS) -> SHA-256, or b"" when it could not be taken.
         bytecode: "match" when every cached .pyc is what its source compiles to, else what differs.
         report_key: COSE_Key of the key that signs this start's records.
+        boot: BOOT_FACTS, each with one of its values.
+        uncertainty_ms: how far issued_utc_s may be off; None when nothing vouches for it.
     """
 
     tenant: str
@@ -86,6 +104,8 @@ class Evidence:
     exec_tier: str
     exec_mode: str
     clock_state: str
+    uncertainty_ms: int | None
+    boot: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +117,8 @@ class Result:
         facets: facet -> tier.
         reasons: facet -> one line, only where there is something to say.
         policy_hash: SHA-256 of the appraisal policy and reference set used.
+        policy_id: its name; the hash says which version of it.
+        evidence: SHA-256 of the evidence message that was judged.
     """
 
     tenant: str
@@ -109,6 +131,8 @@ class Result:
     facets: Mapping[str, Tier]
     reasons: Mapping[str, str]
     policy_hash: bytes
+    policy_id: str
+    evidence: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,102 +155,23 @@ class Status:
     acked: Mapping[RecordClass, int]
 
 
-class _Fields:
-    """The typed gate: takes one decoded map apart and names the field that does not fit."""
-
-    def __init__(self, payload: bytes, refusal: str, keys: set[int]) -> None:
-        self.refusal = refusal
-        body = cbor.decode(payload, MAX_EVIDENCE_BYTES)
-        if not isinstance(body, dict) or set(body) != keys:
-            raise WireRefusal(refusal, "not exactly the fields of this message")
-        self.body = body
-
-    def no(self, key: int, why: str) -> WireRefusal:
-        return WireRefusal(self.refusal, f"field {key} {why}")
-
-    def uint(self, key: int) -> int:
-        value = self.body[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.no(key, "is not an unsigned integer")
-        return value
-
-    def text(self, key: int, limit: int = 128) -> str:
-        value = self.body[key]
-        if not isinstance(value, str) or len(value) > limit:
-            raise self.no(key, f"is not text of at most {limit} characters")
-        return value
-
-    def identifier(self, key: int) -> str:
-        value = self.text(key)
-        if not is_identifier(value):
-            raise self.no(key, "is not an identifier")
-        return value
-
-    def blob(self, key: int, *lengths: int) -> bytes:
-        value = self.body[key]
-        if not isinstance(value, bytes) or (lengths and len(value) not in lengths):
-            raise self.no(key, f"is not a byte string of {lengths}")
-        return value
-
-    def grade(self, key: int) -> str:
-        value = self.text(key)
-        if value not in GRADES:
-            raise self.no(key, "is not a grade")
-        return value
-
-    def truth(self, key: int) -> bool:
-        value = self.body[key]
-        if not isinstance(value, bool):
-            raise self.no(key, "is not true or false")
-        return value
-
-    def items(self, key: int) -> list[tuple[object, object]]:
-        value = self.body[key]
-        if not isinstance(value, dict) or len(value) > 16:
-            raise self.no(key, "is not a map of at most 16 entries")
-        return list(value.items())
-
-    def names(self, key: int, allowed: tuple[str, ...]) -> dict[str, object]:
-        out: dict[str, object] = {}
-        for name, value in self.items(key):
-            if not isinstance(name, str) or name not in allowed:
-                raise self.no(key, "has an unknown name")
-            out[name] = value
-        return out
-
-    def classes(self, key: int) -> dict[RecordClass, object]:
-        out: dict[RecordClass, object] = {}
-        for number, value in self.items(key):
-            if number not in (1, 2, 3) or not isinstance(number, int):
-                raise self.no(key, "has an unknown class")
-            out[RecordClass(number)] = value
-        return out
-
-    def sequences(self, key: int) -> dict[RecordClass, int]:
-        out: dict[RecordClass, int] = {}
-        for record_class, value in self.classes(key).items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise self.no(key, "has a sequence that is not an unsigned integer")
-            out[record_class] = value
-        return out
-
-    def constant(self, key: int, value: int | str) -> None:
-        if type(self.body[key]) is not type(value) or self.body[key] != value:
-            raise self.no(key, f"is not {value}")
-
-
 def encode_challenge(c: Challenge) -> bytes:
     """Payload of e/nonce."""
     return cbor.encode(
-        {0: FORMAT, 1: c.tenant, 2: c.device, 3: c.nonce, 4: c.issued_utc_s, 5: c.expires_utc_s}
-    )
+        {
+            0: FORMAT, 1: c.tenant, 2: c.device, 3: c.nonce, 4: c.issued_utc_s, 5: c.expires_utc_s,
+            6: c.whole,
+        }
+    )  # fmt: skip
 
 
 def decode_challenge(payload: bytes) -> Challenge:
     """Read a verified e/nonce payload; raises WireRefusal("bad_challenge")."""
-    f = _Fields(payload, "bad_challenge", set(range(6)))
+    f = Fields(payload, "bad_challenge", set(range(7)))
     f.constant(0, FORMAT)
-    return Challenge(f.identifier(1), f.identifier(2), f.blob(3, NONCE_BYTES), f.uint(4), f.uint(5))
+    return Challenge(
+        f.identifier(1), f.identifier(2), f.blob(3, NONCE_BYTES), f.uint(4), f.uint(5), f.truth(6)
+    )
 
 
 # RFC 8392 §4 (sub, iat), RFC 8747 §3 (cnf), RFC 9711 §4 (the rest). Ours are below -65536 (private
@@ -234,11 +179,12 @@ def decode_challenge(payload: bytes) -> Challenge:
 _SUB, _IAT, _CNF, _NONCE = 2, 6, 8, 10
 _UPTIME, _PROFILE, _BOOTSEED, _SWNAME, _SWVERSION = 261, 265, 268, 270, 271
 _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT = range(-70001, -70008, -1)
+_BOOT, _UNCERTAINTY = -70009, -70010
 _SOFTWARE = "edgewarden"
 
 
 def encode_evidence(e: Evidence) -> bytes:
-    """Payload of e/evidence: EAT claims."""
+    """The claims of e/evidence (wire/quoted.py makes the payload)."""
     return cbor.encode(
         {
             _SUB: e.device,
@@ -257,19 +203,21 @@ def encode_evidence(e: Evidence) -> bytes:
             _CLOCK: e.clock_state,
             _BYTECODE: e.bytecode,
             _TENANT: e.tenant,
+            _BOOT: e.boot,
+            _UNCERTAINTY: e.uncertainty_ms,
         }
     )
 
 
 _EVIDENCE_KEYS = {
     _SUB, _IAT, _CNF, _NONCE, _UPTIME, _PROFILE, _BOOTSEED, _SWNAME, _SWVERSION,
-    _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT,
+    _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT, _BOOT, _UNCERTAINTY,
 }  # fmt: skip
 
 
 def decode_evidence(payload: bytes) -> Evidence:
-    """Read a verified e/evidence payload; raises WireRefusal("bad_evidence")."""
-    f = _Fields(payload, "bad_evidence", _EVIDENCE_KEYS)
+    """Read the claims of verified evidence; raises WireRefusal("bad_evidence")."""
+    f = Fields(payload, "bad_evidence", _EVIDENCE_KEYS)
     f.constant(_PROFILE, EAT_PROFILE)
     f.constant(_SWNAME, _SOFTWARE)
     measurements: dict[str, bytes] = {}
@@ -310,7 +258,19 @@ def decode_evidence(payload: bytes) -> Evidence:
         exec_tier=tier,
         exec_mode=mode,
         clock_state=f.text(_CLOCK),
+        uncertainty_ms=None if f.body[_UNCERTAINTY] is None else f.uint(_UNCERTAINTY),
+        boot=_boot(f),
     )
+
+
+def _boot(f: Fields) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    for name, allowed in BOOT_FACTS.items():
+        value = f.names(_BOOT, tuple(BOOT_FACTS)).get(name)
+        if value not in allowed:
+            raise f.no(_BOOT, f"{name} is none of its values")
+        facts[name] = str(value)
+    return facts
 
 
 def encode_result(r: Result) -> bytes:
@@ -319,14 +279,14 @@ def encode_result(r: Result) -> bytes:
         {
             0: FORMAT, 1: r.tenant, 2: r.device, 3: r.nonce, 4: r.issued_utc_s, 5: r.expires_utc_s,
             6: r.grade, 7: int(r.overall), 8: {k: int(v) for k, v in r.facets.items()},
-            9: r.reasons, 10: r.policy_hash,
+            9: r.reasons, 10: r.policy_hash, 12: r.policy_id, 13: r.evidence,
         }
     )  # fmt: skip
 
 
 def decode_result(payload: bytes) -> Result:
     """Read a verified e/result payload; raises WireRefusal("bad_result")."""
-    f = _Fields(payload, "bad_result", set(range(11)))
+    f = Fields(payload, "bad_result", {*range(11), 12, 13})
     f.constant(0, FORMAT)
     facets: dict[str, Tier] = {}
     for name, tier in f.names(8, FACETS).items():
@@ -339,10 +299,11 @@ def decode_result(payload: bytes) -> Result:
     return Result(
         f.identifier(1), f.identifier(2), f.blob(3, NONCE_BYTES), f.uint(4), f.uint(5),
         f.grade(6), _tier(f, 7, f.body[7]), facets, reasons, f.blob(10, 32),
+        f.text(12), f.blob(13, 32),
     )  # fmt: skip
 
 
-def _tier(f: _Fields, key: int, value: object) -> Tier:
+def _tier(f: Fields, key: int, value: object) -> Tier:
     if not isinstance(value, int) or isinstance(value, bool) or value not in set(Tier):
         raise f.no(key, "is not a trustworthiness tier")
     return Tier(value)
@@ -360,7 +321,7 @@ def encode_status(s: Status) -> bytes:
 
 def decode_status(payload: bytes) -> Status:
     """Read a verified s/status payload; raises WireRefusal("bad_status")."""
-    f = _Fields(payload, "bad_status", set(range(8)))
+    f = Fields(payload, "bad_status", set(range(8)))
     f.constant(0, FORMAT)
     return Status(
         f.identifier(1), f.identifier(2), f.blob(3, 16), f.uint(4), f.truth(5),

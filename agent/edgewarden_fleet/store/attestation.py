@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgewarden.judge.appraisal import IssuedNonce
+from edgewarden.appraise.appraisal import IssuedNonce
 from edgewarden.judge.continuity import Claim, Gap, withheld
 from edgewarden.wire.evidence import Evidence, Heads, Result, Status
 from edgewarden.wire.record import RecordClass
@@ -34,6 +34,14 @@ class Session:
     boot_id: bytes
     session_ns: int
     online: bool
+    heads: Mapping[RecordClass, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A challenge: when it was issued, and the highest sequence stored of each class then."""
+
+    at_utc_s: float
     heads: Mapping[RecordClass, int]
 
 
@@ -110,14 +118,15 @@ def last_challenge(db: sqlite3.Connection, device: str) -> float:
 
 def consume_nonce(
     db: sqlite3.Connection, nonce: bytes, now_utc_s: float
-) -> tuple[IssuedNonce | None, dict[RecordClass, int]]:
-    """Mark a nonce as answered; returns how it stood before, and the heads stored with it."""
+) -> tuple[IssuedNonce | None, Asked]:
+    """Mark a nonce as answered; returns how it stood before, and what was kept with it."""
     row = db.execute("SELECT * FROM nonce WHERE nonce = ?", (nonce,)).fetchone()
     if row is None:
-        return None, {}
+        return None, Asked(0.0, {})
     db.execute("UPDATE nonce SET used_utc_s = ? WHERE nonce = ?", (now_utc_s, nonce))
     heads = {RecordClass(int(c)): int(seq) for c, seq in json.loads(row["heads"]).items()}
-    return IssuedNonce(row["device"], row["expires_utc_s"], row["used_utc_s"] is not None), heads
+    issued = IssuedNonce(row["device"], row["expires_utc_s"], row["used_utc_s"] is not None)
+    return issued, Asked(row["issued_utc_s"], heads)
 
 
 def due(db: sqlite3.Connection, before_utc_s: float) -> list[str]:

@@ -126,6 +126,12 @@ def find(db: sqlite3.Connection, device: str) -> Registered | None:
     )
 
 
+def ak_public(db: sqlite3.Connection, device: str) -> bytes | None:
+    """TPMT_PUBLIC of the attestation key that enrolment bound to a device; None without a TPM."""
+    row = db.execute("SELECT ak_public FROM enrolled_tpm WHERE device = ?", (device,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
 def revoke(db: sqlite3.Connection, device: str, why: str, now_utc_s: float) -> bool:
     """Mark a device: nothing it sends is accepted from now on. False when it is not known."""
     with transaction(db):

@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgewarden.errors import HardwareFault, OperatorFault
+from edgewarden_fleet.store.migrations import BASE, VERSION, statements
 
-VERSION = 2
-"""user_version of the file. A newer file is refused, never guessed at."""
 BUSY_MS = 10_000
 """How long a writer waits for the other one; a group commit takes milliseconds."""
 
@@ -184,10 +183,7 @@ def open_store(path: Path, read_only: bool = False) -> sqlite3.Connection:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             with transaction(db):
-                if _version(db) == 0:
-                    for statement in DDL.split(";\n"):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA user_version = {VERSION}")
+                _bring_up(db)
         found = _version(db)
     except sqlite3.Error as fault:
         raise store_fault(fault) from fault
@@ -232,6 +228,19 @@ def store_fault(fault: sqlite3.Error) -> HardwareFault:
         code="EW-SPL-020",
         next_step="check free space and the disk; messages wait in the broker meanwhile",
     )
+
+
+def _bring_up(db: sqlite3.Connection) -> None:
+    """Make the tables of a new store, add what an older one lacks."""
+    found = _version(db)
+    if found == 0:
+        for statement in DDL.split(";\n"):
+            db.execute(statement)
+        found = BASE
+    if BASE <= found < VERSION:
+        for statement in statements(found):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _version(db: sqlite3.Connection) -> int:

@@ -1,4 +1,4 @@
-"""Challenge and appraisal: the verifier's half of attestation, around the pure judge/appraisal.py.
+"""Challenge and appraisal: the verifier's half of attestation, around the pure room appraise/.
 
 * A session status (s/status) is believed when chain, registry and signature hold and it is newer
   than every one before: a later connect of the current boot, or another boot whose heads reach
@@ -7,8 +7,10 @@
 * A challenge is 32 random bytes, kept with the heads stored at that moment, signed, answerable once
   and for a while. Also sent when a new report key is introduced, on a timer, and to whoever is on
   line when the fleet starts.
-* Evidence is believed as a status is; then its nonce is consumed, whatever comes after; then
-  judged; the signed result goes back to the gateway and is kept with the evidence.
+* Evidence is believed as a status is; then its nonce is consumed, whatever comes after; then a
+  TPM's part is held to the enrolled key (appraise/quotes.py) and all of it judged; a signed result
+  goes back to the gateway and is kept with the evidence. Where the digest form was not enough, the
+  next challenge asks for the whole, and comes soon.
 * The heads it names are kept, due after one nonce lifetime: a record that was named and does not
   come is withheld, and another one with its number is a fork (judge/continuity.py).
 
@@ -23,11 +25,14 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from edgewarden.appraise import appraisal
+from edgewarden.appraise import quotes as tpm_quotes
+from edgewarden.appraise.appraisal import HARDWARE_GRADES, Appraisal, Hardware, Known, References
+from edgewarden.appraise.quotes import Bound, Contradiction
 from edgewarden.errors import WireRefusal
-from edgewarden.judge import appraisal, continuity
-from edgewarden.judge.appraisal import Appraisal, Known, References
+from edgewarden.judge import continuity
 from edgewarden.ports import Signer
-from edgewarden.wire import cbor, cose
+from edgewarden.wire import cbor, cose, quoted
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.evidence import (
     MAX_EVIDENCE_BYTES,
@@ -43,11 +48,13 @@ from edgewarden.wire.evidence import (
     encode_result,
 )
 from edgewarden.wire.facts import Severity
+from edgewarden.wire.quoted import Quoted
 from edgewarden.wire.record import MAX_SEQ, RecordClass
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.ca.settings import Attestation
 from edgewarden_fleet.store import attestation as kept
-from edgewarden_fleet.store import records, registry
+from edgewarden_fleet.store import quotes, records, registry
+from edgewarden_fleet.verify import tpm
 from edgewarden_fleet.verify.chain import Identity
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
 
@@ -57,6 +64,28 @@ are."""
 HURRY_S = 3.0
 """Least time between two challenges of one device that are not on the timer: connect and
 introduction come together."""
+
+
+POLICY_ID = "edgewarden-appraisal-2"
+"""Names the rules of appraise/; a change of what they say is another
+one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Evidence that was believed and not yet judged.
+
+    Attributes:
+        message: as it came.
+        encoded: the claims' exact bytes.
+        peer_key: COSE_Key of the certificate that signed it.
+    """
+
+    message: bytes
+    claims: Evidence
+    encoded: bytes
+    tpm: Quoted | None
+    peer_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +124,15 @@ class Appraiser:
         try:
             topic = self._verifier.parse_topic(message.topic)
             device = topic.device
-            evidence = self._evidence(topic, message, now_utc_s)
-            issued, heads = kept.consume_nonce(self._db, evidence.nonce, now_utc_s)
+            given = self._evidence(topic, message, now_utc_s)
+            evidence = given.claims
+            issued, asked = kept.consume_nonce(self._db, evidence.nonce, now_utc_s)
             appraisal.admit(evidence, issued, now_utc_s)
         except WireRefusal as refusal:
             return self._verifier.refuse(device, message, refusal, now_utc_s), []
-        judged, policy_hash = self._judge(evidence, heads, now_utc_s)
+        judged, policy_hash = self._judge(given, asked, now_utc_s)
         self._keep_heads(evidence, judged, message.payload, now_utc_s)
-        result = self._result(evidence, judged, policy_hash, now_utc_s)
+        result = self._result(given, judged, policy_hash, now_utc_s)
         data = self._seal(encode_result(result), ContentType.RESULT)
         kept.add_result(self._db, evidence, message.payload, result, data, now_utc_s)
         registry.seen(self._db, device, now_utc_s)
@@ -115,7 +145,8 @@ class Appraiser:
         expires = now_utc_s + self._settings.nonce_ttl_s
         kept.add_nonce(self._db, nonce, device, now_utc_s, expires)
         tenant = self._verifier.tenant
-        challenge = Challenge(tenant, device, nonce, int(now_utc_s), int(expires))
+        whole = quotes.asked_whole(self._db, device)
+        challenge = Challenge(tenant, device, nonce, int(now_utc_s), int(expires), whole)
         data = self._seal(encode_challenge(challenge), ContentType.NONCE)
         return Outgoing(str(Topic(tenant, device, "e", "nonce")), data)
 
@@ -131,7 +162,10 @@ class Appraiser:
     def challenge_due(self, now_utc_s: float) -> list[Outgoing]:
         """Challenge everybody on line whose time has come."""
         devices = kept.due(self._db, now_utc_s - self._settings.period_s)
-        return [self.challenge(device, now_utc_s) for device in devices]
+        sent = [self.challenge(device, now_utc_s) for device in devices]
+        for device in quotes.waiting(self._db):
+            sent += self.challenge_soon(device, now_utc_s)
+        return sent
 
     def _status(self, topic: Topic, message: Incoming, now_utc_s: float) -> Status:
         envelope = cose.open_envelope(message.payload, ContentType.STATUS, MAX_EVIDENCE_BYTES)
@@ -184,14 +218,15 @@ class Appraiser:
         if before is not None and heads == others:
             raise WireRefusal("stale_session", "a status of a boot that is over")
 
-    def _evidence(self, topic: Topic, message: Incoming, now_utc_s: float) -> Evidence:
+    def _evidence(self, topic: Topic, message: Incoming, now_utc_s: float) -> Given:
         envelope = cose.open_envelope(message.payload, ContentType.EVIDENCE, MAX_EVIDENCE_BYTES)
         identity = self._verifier.identity_of(envelope, topic, now_utc_s, revoked_too=True)
-        evidence = decode_evidence(envelope.payload)
+        encoded, word = quoted.decode_payload(envelope.payload)
+        evidence = decode_evidence(encoded)
         _check_names(identity, evidence.tenant, evidence.device)
         if max((seq for seq, _ in evidence.heads.values()), default=0) > MAX_SEQ:
             raise WireRefusal("bad_evidence", "a sequence is out of range")
-        return evidence
+        return Given(message.payload, evidence, encoded, word, identity.public_key)
 
     def _keep_heads(
         self, evidence: Evidence, judged: Appraisal, data: bytes, now_utc_s: float
@@ -219,10 +254,8 @@ class Appraiser:
             due = now_utc_s + self._settings.nonce_ttl_s
             kept.add_claims(self._db, device, evidence.heads, due)
 
-    def _judge(
-        self, evidence: Evidence, heads: dict[RecordClass, int], now_utc_s: float
-    ) -> tuple[Appraisal, bytes]:
-        device = evidence.device
+    def _judge(self, given: Given, asked: kept.Asked, now_utc_s: float) -> tuple[Appraisal, bytes]:
+        evidence, device = given.claims, given.claims.device
         registered = registry.find(self._db, device)
         if registered is None:
             raise WireRefusal("unregistered", "the device is not in the registry")
@@ -230,7 +263,10 @@ class Appraiser:
             grade=registered.grade,
             revoked=registered.revoked,
             key_boot=kept.key_boot(self._db, device, evidence.report_key),
-            heads=heads,
+            asked_utc_s=asked.at_utc_s,
+            now_utc_s=now_utc_s,
+            hardware=self._hardware(given, registered.grade, now_utc_s),
+            heads=asked.heads,
             hashes={
                 c: records.hash_at(self._db, device, c, seq)
                 for c, (seq, _) in evidence.heads.items()
@@ -245,13 +281,31 @@ class Appraiser:
         judged = appraisal.appraise(evidence, known, _sort(rows), self._settings.required)
         return judged, _policy_hash(self._settings.required, rows)
 
+    def _hardware(self, given: Given, grade: str, now_utc_s: float) -> Hardware | None:
+        """What becomes of the TPM's part; a quote that holds is remembered."""
+        device = given.claims.device
+        ak_public = registry.ak_public(self._db, device)
+        if given.tpm is None or ak_public is None or grade not in HARDWARE_GRADES:
+            return None
+        bound = Bound(given.claims.nonce, given.encoded, given.claims.boot_id, given.peer_key)
+        try:
+            enrolled = quotes.enrolled(self._db, device, ak_public)
+            vouched = tpm_quotes.judge(given.tpm, bound, enrolled, tpm.verify)
+        except Contradiction as contradiction:
+            return Hardware(None, str(contradiction))
+        if vouched is None or vouched.pcrs is None:
+            quotes.ask_whole(self._db, device)
+        if vouched is not None:
+            quotes.remember(self._db, device, vouched, now_utc_s)
+        return Hardware(vouched)
+
     def _result(
-        self, evidence: Evidence, judged: Appraisal, policy_hash: bytes, now_utc_s: float
+        self, given: Given, judged: Appraisal, policy_hash: bytes, now_utc_s: float
     ) -> Result:
         return Result(
-            tenant=evidence.tenant,
-            device=evidence.device,
-            nonce=evidence.nonce,
+            tenant=given.claims.tenant,
+            device=given.claims.device,
+            nonce=given.claims.nonce,
             issued_utc_s=int(now_utc_s),
             expires_utc_s=int(now_utc_s) + RESULT_PERIODS * self._settings.period_s,
             grade=judged.grade,
@@ -259,6 +313,8 @@ class Appraiser:
             facets=judged.facets,
             reasons=judged.reasons,
             policy_hash=policy_hash,
+            policy_id=POLICY_ID,
+            evidence=hashlib.sha256(given.message).digest(),
         )
 
     def _seal(self, payload: bytes, kind: ContentType) -> bytes:
@@ -274,11 +330,13 @@ def _sort(rows: Sequence[tuple[str, bytes]]) -> References:
     def of(kind: str) -> frozenset[bytes]:
         return frozenset(digest for k, digest in rows if k == kind)
 
-    return References(of("code"), of("settings"), of("policy"), of("cmdline"))
+    return References(
+        of("code"), of("settings"), of("policy"), of("cmdline"), of("programs"), of("pcrs")
+    )
 
 
 def _policy_hash(required: Sequence[str], rows: Sequence[tuple[str, bytes]]) -> bytes:
     """What a result was judged by: required facets and the references that applied."""
     return hashlib.sha256(
-        cbor.encode([list(required), [[kind, digest] for kind, digest in rows]])
+        cbor.encode([POLICY_ID, list(required), [[kind, digest] for kind, digest in rows]])
     ).digest()

@@ -79,25 +79,44 @@ def time_of(value: object) -> bool:
 
 CLASS, TIER = one_of(1, 2, 3), one_of(0, 2, 32, 96)
 GRADE = one_of("G0", "G0+", "G1", "G2", "G3")
-FACET = one_of("identity", "freshness", "executables", "settings", "policy", "boot")
-MEASURED = one_of("code", "interpreter", "settings", "policy", "cmdline")
+FACET = one_of(
+    "identity", "freshness", "hardware", "clock", "executables", "programs", "settings", "policy",
+    "boot", "ima",
+)  # fmt: skip
+MEASURED = one_of(
+    "code", "interpreter", "settings", "policy", "cmdline", "programs", "ima", "ima_pcr"
+)
+BOOT = {
+    "secure_boot": one_of("on", "off", "absent"),
+    "ima": one_of("absent", "unreadable", "bypass", "tpm"),
+}
+
+
+def boot_facts(value: object) -> bool:
+    return isinstance(value, dict) and set(value) == set(BOOT) and all(
+        BOOT[k](v) for k, v in value.items())  # fmt: skip
+
+
 FIELDS = {
     "record": {
         0: one_of(1), 1: name, 2: blob(16), 3: CLASS, 4: lambda v: uint(v, 1, 2**53 - 1),
         5: blob(32), 6: time_of, 7: lambda v: text(v) and 1 <= len(v) <= 32,
         8: lambda v: isinstance(v, dict) and all(map(text, v)),
     },
-    "nonce": {0: one_of(1), 1: name, 2: name, 3: blob(32), 4: uint, 5: uint},
+    "nonce": {
+        0: one_of(1), 1: name, 2: name, 3: blob(32), 4: uint, 5: uint, 6: one_of(True, False),
+    },
     "evidence": {
         2: name, 6: uint, 8: blob(75), 10: blob(32), 261: uint,
-        265: one_of("urn:edgewarden:evidence:1"), 268: blob(16), 270: one_of("edgewarden"),
+        265: one_of("urn:edgewarden:evidence:2"), 268: blob(16), 270: one_of("edgewarden"),
         271: text, -70001: GRADE, -70002: each(MEASURED, blob(0, 32)),
         -70003: each(CLASS, head_of), -70004: each(one_of("tier", "mode"), text), -70005: text,
-        -70006: text, -70007: name,
+        -70006: text, -70007: name, -70009: boot_facts, -70010: lambda v: v is None or uint(v),
     },
     "result": {
         0: one_of(1), 1: name, 2: name, 3: blob(32), 4: uint, 5: uint, 6: GRADE, 7: TIER,
-        8: each(FACET, TIER), 9: each(FACET, text), 10: blob(32),
+        8: each(FACET, TIER), 9: each(FACET, text), 10: blob(32), 12: text,
+        13: blob(32),
     },
     "status": {
         0: one_of(1), 1: name, 2: name, 3: blob(16), 4: uint, 5: one_of(True, False),
@@ -115,6 +134,15 @@ def check_fields(kind: str, body: object) -> dict:
     if not all(fits(body[key]) for key, fits in fields.items()):
         raise Refused(BAD.get(kind, f"bad_{kind}"))
     return body
+
+
+def claims_of(body: object) -> bytes:
+    """§5: claims, and a TPM's word beside them, which needs the enrolled key to be judged."""
+    if not isinstance(body, list) or len(body) != 2 or not isinstance(body[0], bytes):
+        raise Refused("bad_evidence")
+    if body[1] is not None and not isinstance(body[1], list):
+        raise Refused("bad_evidence")
+    return body[0]
 
 
 # --- §6, deterministic CBOR: decode, spell again by the rules, compare ---------------------------
@@ -261,7 +289,10 @@ class Verifier:
         if len(data) > most:
             raise Refused("too_long")
         payload, header = self.open(tenant, device, name, data)
-        body = check_fields(name, decode(payload))
+        body = decode(payload)
+        if name == "evidence":
+            body = decode(claims_of(body))
+        check_fields(name, body)
         if name == "record":
             return self.record(tenant, device, parts[5], body, header, data)
         claimed = (body.get(-70007), body.get(2)) if name == "evidence" else (
