@@ -142,6 +142,34 @@ def test_after_a_restart_what_was_accepted_is_armed_again_and_nothing_else(bench
     assert bench.arming.permission
 
 
+def test_what_opens_files_is_done_while_nobody_waits(bench: Bench) -> None:
+    bench.arming.apply("enforce", 0)
+    seen: list[tuple[bool, bool]] = []
+
+    def action() -> None:
+        seen.append((bench.arming.permission, bench.arming._doors.permission_marks))
+
+    bench.arming.unhindered(action)
+    assert seen == [(False, False)]
+    assert bench.arming.permission
+    assert [code for code, _ in bench.alarms] == ["EW-EXEC-068"]
+
+
+def test_marks_come_back_when_that_fails_and_nobody_is_told_where_there_were_none(
+    bench: Bench,
+) -> None:
+    def fails() -> None:
+        raise OperatorFault("no library", code="EW-NET-031", name="x")
+
+    with pytest.raises(OperatorFault):
+        bench.arming.unhindered(fails)
+    assert bench.alarms == []
+    bench.arming.apply("enforce", 0)
+    with pytest.raises(OperatorFault):
+        bench.arming.unhindered(fails)
+    assert bench.arming.permission
+
+
 def test_a_trial_of_what_was_accepted_takes_nothing_away(bench: Bench) -> None:
     bench.arming.apply("enforce", 0)
     bench.observed = "observed 0 min of 24 h"

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.errors import OperatorFault
-from edgewarden.peers.modes import REMOVE, transaction
+from edgewarden.network.tools import EVERY_KIND
+from edgewarden.peers.modes import REMOVE, login_port, transaction
 from edgewarden.peers.numbers import merged, segments
 from edgewarden.peers.places import control_group, unit_path
 from edgewarden.peers.rules import MAX_LINES, compile_network
@@ -230,8 +231,40 @@ def test_ssh_and_what_stands_are_let_in_before_anything_is_asked(where: str) -> 
     made = table(rule("ok", 'protocol = "tcp"', "port = 8883", section="ingress"), limits="on",
                  ssh_port=2222)  # fmt: skip
     lines = chain(made.body, where)
-    assert lines.index("tcp dport 2222 accept") < lines.index("goto listed")
     assert "ct state established,related accept" in lines
+    assert lines.index("tcp dport @ssh accept") < lines.index("goto listed")
+    assert "set ssh { type inet_service; elements = { 2222 }; }" in made.body
+    assert login_port(made) == 2222
+    text = transaction(made, "enforce", trial_s=0, units=[], answers={}, logins=[22, 22022])
+    assert text.splitlines()[-2:] == [
+        "add element inet edgewarden ssh { 22 }",
+        "add element inet edgewarden ssh { 22022 }",
+    ]
+
+
+def test_where_nothing_from_outside_is_refused_no_port_is_named() -> None:
+    made = table(rule("a", "uid = 7", 'address = "10.0.0.1"'))
+    assert login_port(made) == 0
+    assert "ssh" not in transaction(made, "enforce", trial_s=0, units=[], answers={}, logins=[2222])
+
+
+def test_every_kind_of_statement_is_tried_before_execs_wait() -> None:
+    """The first use of a kind has the kernel start modprobe, whose exec would wait for gate."""
+    many = table(
+        rule("a", 'unit = "x.service"', 'host = "a.example.org"', 'protocol = ["tcp", "udp"]',
+             'port = ["1-5", "9"]')
+        + rule("b", 'uid = "7-8"', 'address = ["10.0.0.1", "fd00::1"]', 'protocol = "tcp"',
+               "port = 1")
+        + rule("c", 'action = "deny"', "uid = 9", 'address = ["10.0.0.0/8", "fd00::/8"]',
+               'protocol = "icmp"')
+        + rule("d", 'address = "10.0.0.0/8"', section="ingress"),
+        limits="on", enrolled=("10.0.0.0/8", "fd00::/64"),
+    )  # fmt: skip
+    text = transaction(many, "enforce", trial_s=9, units=[], answers={})
+    named = {"edgewarden", *re.findall(r"(?:chain|set|map|counter|goto|jump|@)\s*(\w+)", text)}
+    kinds = {word for word in re.findall(r"[a-z_0-9]+", text) if not word.isdigit()} - named
+    tried = set(re.findall(r"[a-z_0-9]+", EVERY_KIND))
+    assert {k for k in kinds - tried if not re.fullmatch(r"[0-9a-f]+s?|c\d+", k)} == set()
 
 
 def test_limits_leave_enrolled_devices_alone_first() -> None:

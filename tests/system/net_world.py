@@ -146,12 +146,16 @@ class NetWorld(World):
     def write(self, text: str, network: Network | None = None) -> None:
         """The policy, compiled as the one-shot does."""
         self.generation += 1
+        config = compile_gate_config([], "learn", link_uid=0)
+        write_policy(str(self.state), compile_list([]), config)
+        self.write_network(text, network)
+
+    def write_network(self, text: str, network: Network | None = None) -> None:
+        """Only what gate knows of the network."""
         policy = load_policy(SourceFile("policy.toml", text))
         table = compile_network(
             policy, network or Network(), users=Users(lambda _: None), generation=self.generation
         )
-        config = compile_gate_config([], "learn", link_uid=0)
-        write_policy(str(self.state), compile_list([]), config)
         (self.state / "policy" / "network.table").write_bytes(table.dump())
 
     def start_gate(self, *, masked: str = "") -> None:

@@ -19,7 +19,7 @@ from edgewarden.settings.schema import Network
 from edgewarden.wire.lean import seal
 from edgewarden.wire.local import Answer, NameAnswer, NetworkVerdict, Request, encode
 from edgewarden.wire.network_table import MAGIC, NetworkTable
-from tests.system.exec_world import AGENT
+from tests.system.exec_world import AGENT, private_tmpfs
 from tests.system.net_world import (
     ALLOWED,
     DENIED,
@@ -202,6 +202,66 @@ port = {ALLOWED}
         assert world.connect_says("tcp", GATEWAY, ALLOWED, uid=0, where=world.peer) == "TIMEOUT"
         from_other(world, "")
         assert world.connect_says("tcp", PEER, DENIED, uid=0) == "", "outward is nobody's business"
+
+
+SSHD = """
+import ctypes, os, shutil, socket, sys
+libc = ctypes.CDLL(None)
+assert libc.unshare(0x20000) == 0
+assert libc.mount(b"none", b"/", None, 0x44000, None) == 0
+assert libc.mount(b"ew-sshd", b"/usr/local/sbin", b"tmpfs", 0, None) == 0
+shutil.copy("/usr/bin/python3", "/usr/local/sbin/sshd")
+serve = "import socket, sys; s = socket.create_server(('10.77.0.1', int(sys.argv[1]))); " \\
+    "print('ready', flush=True); sys.stdin.read()"
+os.execv("/usr/local/sbin/sshd", ["sshd", "-S", "-c", serve, sys.argv[1]])
+"""
+"""A program at the place of an ssh server, in a mount namespace of its own."""
+
+
+def test_root_gets_in_wherever_his_ssh_server_listens(world: NetWorld) -> None:
+    """Review B, M5: only [network] ssh_port was let in, and another port was cut."""
+
+    def ssh(port: int) -> subprocess.Popen[str]:
+        command = world.inside(world.gateway, "/usr/bin/python3", "-c", SSHD, str(port))
+        made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        world._servers.append(made)
+        assert made.stdout is not None
+        assert made.stdout.readline() == "ready\n"
+        return made
+
+    def reaches(port: int) -> bool:
+        return world.connect_says("tcp", GATEWAY, port, uid=0, where=world.peer) == ""
+
+    ssh(2222)
+    with serving(world, GATEWAY, (DENIED,)):
+        world.write("[[ingress]]\nname = 'none'\naddress = '192.0.2.1'\n", Network(limits="on"))
+        world.start_gate()
+        link = world.connect("gate-facts.sock")
+        assert world.mode("enforce").ok
+        assert reaches(2222)
+        assert not reaches(DENIED)
+        assert "2222" in world.wait_for_alarm(link, "EW-NET-040").text
+        ssh(2200)  # moved while the rules are in force
+        wait_until(lambda: reaches(2200), 8)
+
+
+def test_the_first_rules_need_no_restart_while_programs_are_enforced(
+    world: NetWorld, tmp_path: Path
+) -> None:
+    with private_tmpfs() as filesystem:
+        world.filesystem = filesystem
+        world.policy("observe")
+        world.start_guard()
+        world.start_gate()
+        wait_until(lambda: world.status().guard)
+        assert world.set_mode("enforce").ok
+        assert world.status().armed
+        world.generation += 1
+        world.write_network(ONE_PEER, Network(limits="on"))
+        assert world.reload().ok
+        assert world.mode("enforce").ok
+        assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
+        assert world.status().armed
 
 
 def from_other(world: NetWorld, wanted: str) -> None:

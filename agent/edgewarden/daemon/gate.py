@@ -123,6 +123,7 @@ class Gate:
             forget=self.forget,
             fallback=lambda: self.processes.source,
         )
+        self.unhindered = self.arming.unhindered
         self.processes = self._processes()
         self.peripherals = self._peripherals()
         self.network = network_area(run_dir, link_uid, self, boot_ns, time.monotonic)

@@ -189,14 +189,12 @@ class Doors:
     def _proc_names(self, name: str) -> list[str]:
         try:
             fd = self.open(self.proc_fd, name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                return os.listdir(fd)
+            finally:
+                os.close(fd)
         except OSError:
             return []
-        try:
-            return os.listdir(fd)
-        except OSError:
-            return []
-        finally:
-            os.close(fd)
 
     def unit_of(self, pid: int) -> str:
         """The login scope or unit that a process runs in; "" when it has none."""
@@ -208,6 +206,17 @@ class Doors:
             return os.readlink(name.encode(), dir_fd=self.proc_fd)
         except OSError:
             return b""
+
+    def proc_list(self, name: str) -> list[str]:
+        """Names in a directory below /proc, "." for /proc itself; none when it is gone."""
+        try:
+            fd = self.open(self.proc_fd, name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                return os.listdir(fd)
+            finally:
+                os.close(fd)
+        except OSError:
+            return []
 
     def parent_of(self, pid: int) -> int:
         """The process's parent, 0 when it is gone."""

@@ -7,7 +7,7 @@ command opens no file: names of users would make libnftables ask the name servic
 a service that knows none. What it leaves to others: the text (peers/).
 
 Debian's own ``nft`` program is linked against this library, so there is no machine with the program
-and without the library, and no fallback.
+and without the library, and no fallback (ADR 22).
 
     nft = Nft(); nft.check(text); nft.run(text)
 """

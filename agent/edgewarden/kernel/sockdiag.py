@@ -6,12 +6,24 @@ answer is read. What it leaves to others: what a socket means (inventory/sockets
 
     diag = open_diag()
     diag.dump(AF_INET, IPPROTO_TCP, 1 << TCP_LISTEN)    # [(address, port, uid, inode), ...]
+
+Lean: gate imports this.
 """
 
 from __future__ import annotations
 
-import socket
 import struct
+import sys
+from _socket import (
+    AF_INET,
+    AF_INET6,
+    AF_NETLINK,
+    IPPROTO_TCP,
+    SOCK_CLOEXEC,
+    SOCK_DGRAM,
+    inet_ntop,
+    socket,
+)
 
 from edgewarden.errors import HardwareFault
 from edgewarden.kernel.libc import refused
@@ -34,13 +46,20 @@ MOST_SOCKETS = 16_384
 TIMEOUT_S = 1.0
 """The kernel answers at once; a second is a kernel that does not."""
 
+INET_DIAG_CGROUP_ID = 21
+_NLATTR = struct.Struct("=HH")
+
 Found = tuple[str, int, int, int]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Diag:
     """A sock_diag socket; blocks for as long as the kernel takes to list."""
 
-    def __init__(self, opened: socket.socket) -> None:
+    def __init__(self, opened: socket) -> None:
         self._socket = opened
         self._sequence = 0
 
@@ -50,6 +69,22 @@ class Diag:
         Raises:
             HardwareFault: the kernel refuses.
         """
+        found: list[Found] = []
+        self._ask(family, protocol, states, lambda body: found.append(_found(body)))
+        return found
+
+    def dump_with_groups(self, family: int, protocol: int, states: int) -> list[tuple[Found, int]]:
+        """The same, each with the number of the control group that its socket was made in (the
+        inode of its folder in cgroup2; 0 before Linux 5.8).
+
+        Raises:
+            HardwareFault: the kernel refuses.
+        """
+        found: list[tuple[Found, int]] = []
+        self._ask(family, protocol, states, lambda body: found.append((_found(body), _group(body))))
+        return found
+
+    def _ask(self, family: int, protocol: int, states: int, take: Callable[[bytes], None]) -> None:
         self._sequence += 1
         request = _REQUEST.pack(family, protocol, 0, 0, states)
         head = _NLMSGHDR.pack(
@@ -58,33 +93,37 @@ class Diag:
         )  # fmt: skip
         try:
             self._socket.send(head + request)
-            found: list[Found] = []
-            while len(found) < MOST_SOCKETS:
+            taken = 0
+            while taken < MOST_SOCKETS:
                 data, sender = self._socket.recvfrom(ANSWER_BYTES)
-                if sender[0] == 0 and not self._read(data, found):
+                if sender[0] != 0:
+                    continue
+                count = self._read(data, take)
+                if count < 0:
                     break
+                taken += count
         except OSError as fault:
             raise refused("sock_diag", fault.errno or 0) from fault
-        return found
 
-    def _read(self, data: bytes, found: list[Found]) -> bool:
-        """Add what one datagram says; False when it was the last."""
-        at = 0
+    def _read(self, data: bytes, take: Callable[[bytes], None]) -> int:
+        """Take what one datagram says; how many sockets, or -1 when it was the last."""
+        at = taken = 0
         while at + _NLMSGHDR.size <= len(data):
             length, kind, _, sequence, _ = _NLMSGHDR.unpack_from(data, at)
             if length < _NLMSGHDR.size or at + length > len(data):
-                return False
+                return -1
             body = data[at + _NLMSGHDR.size : at + length]
             if sequence == self._sequence:
                 if kind == NLMSG_ERROR:
                     code = struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
                     raise refused("sock_diag", -code)
                 if kind == NLMSG_DONE:
-                    return False
+                    return -1
                 if kind == SOCK_DIAG_BY_FAMILY and len(body) >= _ANSWER.size:
-                    found.append(_found(body))
+                    take(body)
+                    taken += 1
             at += (length + 3) & ~3
-        return True
+        return taken
 
     def close(self) -> None:
         self._socket.close()
@@ -92,9 +131,21 @@ class Diag:
 
 def _found(body: bytes) -> Found:
     family, _, _, _, port, _, source, *_, uid, inode = _ANSWER.unpack_from(body)
-    size = 4 if family == socket.AF_INET else 16
-    address = socket.inet_ntop(family, source[:size])
+    family = AF_INET if family == AF_INET else AF_INET6
+    address = inet_ntop(family, source[: 4 if family == AF_INET else 16])
     return address, int.from_bytes(port, "big"), uid, inode
+
+
+def _group(body: bytes) -> int:
+    at = _ANSWER.size
+    while at + _NLATTR.size <= len(body):
+        length, number = _NLATTR.unpack_from(body, at)
+        if length < _NLATTR.size:
+            break
+        if number == INET_DIAG_CGROUP_ID and length == _NLATTR.size + 8:
+            return int.from_bytes(body[at + _NLATTR.size : at + length], sys.byteorder)
+        at += (length + 3) & ~3
+    return 0
 
 
 def open_diag() -> Diag:
@@ -105,15 +156,13 @@ def open_diag() -> Diag:
             systemd's RestrictAddressFamilies=).
     """
     try:
-        made = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
-        )
+        made = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     except OSError as fault:
         raise refused("socket(NETLINK_SOCK_DIAG)", fault.errno or 0) from fault
     made.settimeout(TIMEOUT_S)
     diag = Diag(made)
     try:
-        diag.dump(socket.AF_INET, socket.IPPROTO_TCP, 1 << TCP_LISTEN)
+        diag.dump(AF_INET, IPPROTO_TCP, 1 << TCP_LISTEN)
     except HardwareFault:
         made.close()
         raise

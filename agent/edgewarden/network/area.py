@@ -7,14 +7,18 @@ What this decides, in order:
 2. The table is put in force whole, in one transaction; refused, nothing changes and a person is
    told. It is tried once at the start, before execs can wait for us: that loads the kernel's
    modules and opens whatever libnftables opens.
-3. It stays in the kernel when gate dies, and when gate is stopped while it enforces; in learn and
+3. What has to be loaded and opened for it waits for nobody (tools.py): the first rules need no
+   restart where execs wait for gate, and no memory where there never are any.
+4. It stays in the kernel when gate dies, and when gate is stopped while it enforces; in learn and
    observe a stop takes it away. Enforced on trial, the kernel lifts it by itself
    (modes.py).
-4. Somebody else deleted it: made again, with an alarm, each COUNT_S, and with what is left of a
+5. Somebody else deleted it: made again, with an alarm, each COUNT_S, and with what is left of a
    trial.
-5. A managed unit is its control group, which systemd makes anew at every start: gate sees it come
+6. A managed unit is its control group, which systemd makes anew at every start: gate sees it come
    into being (inotify) and names it to the kernel before its program has been loaded; a look each
    LOOK_S finds what was missed. A machine without cgroup2 cannot manage units: a named gap.
+7. Where it cannot be known where the ssh server listens, rules about what comes from outside are
+   enforced on trial only.
 
 What it leaves to others: what the rules say (peers/rules.py), names (names.py), modes and
 trials (gate/modes.py). Without libnftables nothing is enforced and status says why: gate starts no
@@ -26,12 +30,15 @@ program to do it.
 from __future__ import annotations
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
-from edgewarden.kernel.nftables import Nft
-from edgewarden.network.counters import Counters
 from edgewarden.network.force import Force
-from edgewarden.network.groups import Groups, prefix_of_cgroups
-from edgewarden.network.nflog import NfLog, open_nflog
-from edgewarden.peers.modes import TABLE, drop_host_element, host_element, renew_host_element
+from edgewarden.network.groups import prefix_of_cgroups
+from edgewarden.network.tools import Tools
+from edgewarden.peers.modes import (
+    drop_host_element,
+    host_element,
+    login_port,
+    renew_host_element,
+)
 from edgewarden.wire.local import AreaStats, NetworkVerdict
 from edgewarden.wire.network_table import EMPTY, MAX_TABLE_BYTES, NAMES_NAME, NetworkTable
 
@@ -53,8 +60,6 @@ if TYPE_CHECKING:
 
 
 TABLE_NAME = "network.table"
-LOG_GROUP = 17751
-"""As in peers/rules.py, which gate does not load."""
 COUNT_S = 5.0
 """Between two looks at the counters: 0.2 ms each."""
 LOOK_S = 2.0
@@ -70,6 +75,7 @@ class Network:
         put: takes facts.
         alarm: (code, severity, text).
         watch, forget: tell the loop of a descriptor and its end.
+        unhindered: does something while no exec waits for gate.
         boot_ns, mono_s: clocks.
     """
 
@@ -83,10 +89,12 @@ class Network:
         alarm: Callable[[str, int, str], None],
         watch: Callable[[int, Callable[[int], None]], None],
         forget: Callable[[int], None],
+        unhindered: Callable[[Callable[[], None]], None],
         boot_ns: Callable[[], int],
         mono_s: Callable[[], float],
     ) -> None:
         self._doors = doors
+        self._unhindered = unhindered
         self._names = names
         self._put = put
         self._forward = forward
@@ -96,8 +104,10 @@ class Network:
         self._boot_ns = boot_ns
         self._mono_s = mono_s
         self._force = Force(mono_s)
-        self._counters: Counters | None = None
-        self._log: NfLog | None = None
+        self._tools = Tools(
+            doors, self._force, mono_s, self._mention, watch, self._on_log, self._on_made
+        )
+        self._told_ports: frozenset[int] = frozenset()
         self._table = EMPTY
         self._by_name: dict[str, Counter] = {}
         self._mode = "learn"
@@ -137,26 +147,16 @@ class Network:
         self._why_not = fault.text
         self._alarm("EW-NET-032", 4, f"no network table: {fault.text}")
 
-    def _open(self) -> None:
-        """The library, loaded once; where execs wait for us it is too late for that.
+    def _mention(self, code: str, text: str) -> None:
+        """An alarm where there are rules that it concerns."""
+        if self._table.body:
+            self._alarm(code, 3, text)
 
-        Raises:
-            HardwareFault: it is not there.
-            OperatorFault: field name ``restart``.
-        """
-        if self._force.nft is None:
-            self._force.nft = self._doors.load(Nft)
-            self._counters = Counters(TABLE.partition(" ")[2])
-        if self._log is None:
-            try:
-                self._log = open_nflog(LOG_GROUP)
-                self._watch(self._log.fileno(), self._on_log)
-            except HardwareFault as fault:
-                text = f"refused connections are counted, not named: {fault.text}"
-                self._alarm("EW-NET-038", 3, text)
-        if self._force.groups is None and self._table.units:
-            self._force.groups = Groups()
-            self._watch(self._force.groups.fd, self._on_made)
+    def _open(self) -> None:
+        """Everything that this table needs beside the kernel's rules."""
+        if self._table.body and self._force.nft is None:
+            self._unhindered(self._tools.open)
+        self._tools.open_groups(units=bool(self._table.units))
 
     def _use(self, table: NetworkTable) -> None:
         self._names.move_to(self._table.hosts, table.hosts)
@@ -222,6 +222,16 @@ class Network:
                 next_step="mend that, then run `edgewarden policy compile`",
                 name="not_possible",
             )
+        logins = self._force.logins
+        if mode == "enforce" and not trial_s and login_port(self._table):
+            why_not = "sock_diag is not to be had" if logins is None else logins.why_not
+            if why_not:
+                raise OperatorFault(
+                    f"where the ssh server listens is not known, and it could be cut: {why_not}",
+                    code="EW-NET-041",
+                    next_step="try it for a time: `policy enforce network --confirm 10m`",
+                    name="ssh_unknown",
+                )
         self._count()
         self._put_in_force(mode, trial_s)
         self._mode = mode
@@ -247,9 +257,10 @@ class Network:
         table = self._table
         armed = self._force.mode == "enforce" and bool(table.body)
         left_s = self._force.trial.left_s(self._mono_s())
+        lost = 0 if self._tools.log is None else self._tools.log.lost
         return AreaStats(
             "network", self._mode, armed, left_s, table.rules, table.generation,
-            0, self._denied, self._would_deny, 0 if self._log is None else self._log.lost,
+            0, self._denied, self._would_deny, lost,
             self._why_not or self._gap(), " ".join(self._limits),
         )  # fmt: skip
 
@@ -268,23 +279,33 @@ class Network:
     def _put_in_force(self, mode: str, trial_s: int) -> None:
         self._force.put(self._table, mode, trial_s, self._names.standing())
         self._counts = {}
+        self._tell_ports()
 
     def _put_again(self) -> None:
         self._force.again(self._table, self._mode, self._names.standing())
         self._counts = {}
+        self._tell_ports()
+
+    def _tell_ports(self) -> None:
+        """Of ssh at another port than the settings name, once."""
+        for port in sorted(self._force.ports - self._told_ports - {login_port(self._table)}):
+            text = f"the ssh server listens on port {port}, which is let in: [network] ssh_port"
+            self._alarm("EW-NET-040", 2, text)
+        self._told_ports |= self._force.ports
 
     # --- managed control groups ---------------------------------------------------------------
 
     def _on_made(self, _: int) -> None:
         if self._force.groups is not None and self._force.groups.made():
-            self._look_at_groups()
+            self._look_around()
 
-    def _look_at_groups(self) -> None:
+    def _look_around(self) -> None:
         try:
             if self._force.look(self._table, self._names.standing()):
                 self._counts = {}
+            self._tell_ports()
         except HardwareFault as fault:
-            self._alarm("EW-NET-031", 4, f"a new network table is refused: {fault.text}")
+            self._alarm("EW-NET-031", 4, f"the network table lacks what is new: {fault.text}")
 
     # --- names --------------------------------------------------------------------------------
 
@@ -314,9 +335,9 @@ class Network:
     # --- what was refused ---------------------------------------------------------------------
 
     def _on_log(self, _: int) -> None:
-        if self._log is None:
+        if self._tools.log is None:
             return
-        for seen in self._log.read():
+        for seen in self._tools.log.read():
             counter = self._by_name.get(seen.prefix)
             if counter is None:
                 continue
@@ -342,8 +363,7 @@ class Network:
             return
         if now_mono >= self._next_look_mono:
             self._next_look_mono = now_mono + LOOK_S
-            if self._table.units:
-                self._look_at_groups()
+            self._look_around()
         if now_mono >= self._next_count_mono:
             self._next_count_mono = now_mono + COUNT_S
             if not self._count():
@@ -355,10 +375,10 @@ class Network:
 
     def _count(self) -> bool:
         """Read the counters; False when our table is not there."""
-        if self._counters is None or not self._force.mode:
+        if self._tools.counters is None or not self._force.mode:
             return True
         try:
-            fresh = self._counters.read()
+            fresh = self._tools.counters.read()
         except HardwareFault:
             return False
         if fresh is None:

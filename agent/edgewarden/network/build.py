@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
         def forget(self, fd: int) -> None: ...
 
+        def unhindered(self, action: Callable[[], None]) -> None: ...
+
 
 def network_area(
     run_dir: str,
@@ -52,6 +54,7 @@ def network_area(
         alarm=gate.alarm,
         watch=gate.watch,
         forget=gate.forget,
+        unhindered=gate.unhindered,
         boot_ns=boot_ns,
         mono_s=mono_s,
     )

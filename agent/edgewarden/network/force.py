@@ -9,6 +9,7 @@ What this decides, in order:
 3. A unit's new control group is one more element, and the old one's stays (its name is gone, so
    nobody can delete it): after STALE of them the whole table is put in force anew.
 4. A table made anew has what is left of a trial (trial.py).
+5. Every port where root's ssh server listens is let in (logins.py), besides the settings' one.
 
 What it leaves to others: when (area.py), the text (peers/modes.py), which groups (groups.py).
 
@@ -19,7 +20,14 @@ from __future__ import annotations
 
 from edgewarden.errors import HardwareFault
 from edgewarden.network.trial import Trial
-from edgewarden.peers.modes import ADD, REMOVE, transaction, unit_element
+from edgewarden.peers.modes import (
+    ADD,
+    REMOVE,
+    login_element,
+    login_port,
+    transaction,
+    unit_element,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from edgewarden.network.groups import Groups
+    from edgewarden.network.logins import Logins
     from edgewarden.wire.network_table import NetworkTable
 
     Answers = Mapping[int, Sequence[tuple[int, str, int]]]
@@ -53,6 +62,8 @@ class Force:
     Attributes:
         nft: None until the library is loaded.
         groups: None while no table manages units.
+        logins: None where it cannot be known.
+        ports: that people come in by, as the kernel was told.
         mode: that the kernel's table has, "" when it has none of ours that we know of.
         trial: of the table in the kernel.
     """
@@ -60,6 +71,8 @@ class Force:
     def __init__(self, mono_s: Callable[[], float]) -> None:
         self.nft: Kernel | None = None
         self.groups: Groups | None = None
+        self.logins: Logins | None = None
+        self.ports: frozenset[int] = frozenset()
         self.mode = ""
         self.trial = Trial()
         self._mono_s = mono_s
@@ -74,27 +87,47 @@ class Force:
         nft = self.nft
         if nft is None:  # no table, now or before
             return
+        ports = self._login_ports(table)
         before: list[tuple[int, str, str]] | None = None
         for _ in range(TRIES):
             groups = [] if self.groups is None else self.groups.now(table.units)
             units = [group.element for group in groups]
             try:
-                nft.run(transaction(table, mode, trial_s=trial_s, units=units, answers=answers))
+                nft.run(self._text(table, mode, trial_s, units, answers, ports))
                 break
             except HardwareFault:
                 if not units or units == before:
                     raise
                 before = units
         else:
-            nft.run(transaction(table, mode, trial_s=trial_s, units=[], answers=answers))
+            nft.run(self._text(table, mode, trial_s, [], answers, ports))
             groups = []
         if self.groups is not None:
             self.groups.told_all(groups)
         self._added = 0
+        self.ports = ports
         self.mode = mode if table.body else ""
         self.trial.begin(trial_s if mode == "enforce" else 0, self._mono_s())
         if table.body:
             nft.give_back(ADD)
+
+    @staticmethod
+    def _text(
+        table: NetworkTable,
+        mode: str,
+        trial_s: int,
+        units: list[tuple[int, str, str]],
+        answers: Answers,
+        ports: frozenset[int],
+    ) -> str:
+        return transaction(
+            table, mode, trial_s=trial_s, units=units, answers=answers, logins=sorted(ports)
+        )
+
+    def _login_ports(self, table: NetworkTable) -> frozenset[int]:
+        if self.logins is None or not login_port(table):
+            return frozenset()
+        return self.logins.now()
 
     def again(self, table: NetworkTable, mode: str, answers: Answers) -> None:
         """As ``put``, with what is left of the trial."""
@@ -109,12 +142,18 @@ class Force:
             self.nft.check(transaction(table, "enforce", trial_s=60, units=units, answers={}))
 
     def look(self, table: NetworkTable, answers: Answers) -> bool:
-        """Name to the kernel the control groups that came to be; True when that made a new table.
+        """Name to the kernel the control groups and ports that came to be; True when that made a
+        new table.
 
         Raises:
-            HardwareFault: the kernel refuses that new table; the old one stays.
+            HardwareFault: the kernel refuses; what it has stays.
         """
-        if self.nft is None or self.groups is None or not self.mode:
+        if self.nft is None or not self.mode:
+            return False
+        for port in sorted(self._login_ports(table) - self.ports):
+            self.nft.run(login_element(port))
+            self.ports |= {port}
+        if self.groups is None:
             return False
         for group in self.groups.fresh(table.units):
             try:

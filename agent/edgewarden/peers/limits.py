@@ -130,7 +130,7 @@ def _udp_lines(network: Network, one: str, together: str) -> list[str]:
 
 def _slot_lines(network: Network, known: Sequence[str], full: str) -> list[str]:
     return [
-        f"tcp dport {network.ssh_port} return",
+        "tcp dport @ssh return",
         *known,
         # A repeated SYN belongs to an established entry as soon as we have answered the first, so a
         # forged pair of them would take a slot (measured: a flood of them took all).

@@ -69,6 +69,7 @@ def transaction(
     trial_s: int,
     units: Iterable[tuple[int, str, str]],
     answers: Mapping[int, Sequence[tuple[int, str, int]]],
+    logins: Iterable[int] = (),
 ) -> str:
     """The text that puts a table in force, or takes it away where it has no rules.
 
@@ -78,6 +79,7 @@ def transaction(
         trial_s: not 0: refuse only for so many seconds.
         units: (level, path as nft finds it, chain) of the control groups that are there now.
         answers: host's number -> (4 or 6, address, seconds it stays).
+        logins: ports where people come in, besides the one in the table.
     """
     if not table.body:
         return REMOVE
@@ -89,6 +91,7 @@ def transaction(
         )
     chains = "".join(_effect(name, mode, bool(trial)) for name in _EFFECTS)
     added = [unit_element(*unit) for unit in units]
+    added += [login_element(port) for port in logins if login_port(table)]
     for host, found in answers.items():
         added += [host_element(host, *answer) for answer in found]
     if mode == "enforce":
@@ -101,6 +104,18 @@ def transaction(
 def unit_element(level: int, path: str, chain: str) -> str:
     """The command that manages a control group that came into being."""
     return f'add element {TABLE} units{level} {{ "{path}" : goto {chain} }}\n'
+
+
+def login_port(table: NetworkTable) -> int:
+    """The port of the settings where people come in; 0 where the table refuses nothing that comes
+    from outside."""
+    _, found, rest = table.body.partition("set ssh { type inet_service; elements = { ")
+    return int(rest.partition(" ")[0]) if found else 0
+
+
+def login_element(port: int) -> str:
+    """The command that lets people in at a port."""
+    return f"add element {TABLE} ssh {{ {port} }}\n"
 
 
 def host_element(host: int, version: int, address: str, keep_s: int) -> str:

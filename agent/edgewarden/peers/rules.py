@@ -331,8 +331,9 @@ def _input(body: _Body, policy: Policy, network: Network) -> None:
     body.chains += limited.chains
     if not policy.ingress and not limited.chains:
         return
+    body.sets.append(f"set ssh {{ type inet_service; elements = {{ {network.ssh_port} }}; }}\n")
     lines = ['iifname "lo" accept\n', *limited.before, "ct state established,related accept\n"]
-    lines += [f"tcp dport {network.ssh_port} accept\n", *limited.after]
+    lines += ["tcp dport @ssh accept\n", *limited.after]
     if policy.ingress:
         lines.append("goto listed\n")
         refusals = {
@@ -347,7 +348,7 @@ def _input(body: _Body, policy: Policy, network: Network) -> None:
             listed.append(f"goto {body.counter('ingress', 'unlisted', 'shut')}\n")
         body.chains.append(
             'chain in {\niifname "lo" accept\nct state established,related accept\n'
-            f"tcp dport {network.ssh_port} accept\ngoto listed\n}}\n"
+            "tcp dport @ssh accept\ngoto listed\n}\n"
         )
         body.chains.append(
             f"chain listed {{\nmeta l4proto 58 icmpv6 type {ICMPV6_NEEDED} accept\n"
