@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,15 +12,23 @@ import pytest
 from edgewarden.inventory import look
 from edgewarden.inventory.looked import Looks
 from edgewarden.inventory.patient import Patient
-from edgewarden.inventory.procfiles import read
+from edgewarden.inventory.procfiles import read, user_of
+from edgewarden.inventory.sockets import Sockets
+from edgewarden.inventory.watcher import Watcher
+from edgewarden.settings.processes import Processes
+from edgewarden.wire.facts import Event
 from edgewarden.wire.look import Look, Looked, dump, load
+from tests.fakes.clock import FakeClock
 
 
-def process(root: Path, pid: int, exe: str = "/usr/sbin/d", environ: bytes = b"") -> Path:
+def process(
+    root: Path, pid: int, exe: str = "/usr/sbin/d", environ: bytes = b"", uid: int = 0
+) -> Path:
     folder = root / str(pid)
     (folder / "fd").mkdir(parents=True)
     fields = ["S", "1", *["0"] * 17, "100", *["0"] * 30]
     (folder / "stat").write_text(f"{pid} (d) {' '.join(fields)}\n")
+    (folder / "status").write_text(f"Name:\td\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
     (folder / "environ").write_bytes(environ)
     if exe:
         os.symlink(exe, folder / "exe")
@@ -26,7 +36,9 @@ def process(root: Path, pid: int, exe: str = "/usr/sbin/d", environ: bytes = b""
 
 
 def looked(root: Path, patience_s: float = 0.25) -> Look:
-    patient = Patient(lambda name: read(f"{root}/{name}", "environ", 1 << 17), patience_s)
+    patient = Patient(
+        lambda name: look.preload_of(read(f"{root}/{name}", "environ", look.ENVIRON)), patience_s
+    )
     try:
         return look.look(str(root), patient)
     finally:
@@ -55,13 +67,103 @@ def test_who_does_not_answer_is_named_and_holds_nobody(tmp_path: Path) -> None:
     found = looked(tmp_path, patience_s=0.05)
     os.close(os.open(silent / "environ", os.O_WRONLY))
     assert found.silent == (7,)
+    assert (found.left_out, found.unread) == (0, 1)
     assert {p.pid: p.preload for p in found.processes} == {7: (), 8: ("LD_AUDIT=a.so",)}
+
+
+# --- what a user may prepare ----------------------------------------------------------------------
+
+
+def test_many_long_environments_are_not_kept(tmp_path: Path) -> None:
+    """128 KiB each is what the kernel shows; the unit's processes have a memory limit."""
+    for pid in range(100, 400):
+        os.truncate(process(tmp_path, pid, uid=1000) / "environ", look.ENVIRON)
+    tracemalloc.start()
+    try:
+        found = looked(tmp_path, patience_s=2)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(found.processes), found.unread) == (300, 0)
+    assert most < 4 << 20, "in all they are 39 MB"
+
+
+def test_a_folder_that_does_not_answer_holds_nobody(tmp_path: Path) -> None:
+    process(tmp_path, 7, "/mnt/hangs/d")
+    process(tmp_path, 8, "/srv/loose/d")
+    comes_back = threading.Event()
+
+    def work(path: str) -> str:
+        if path == "/mnt/hangs":
+            comes_back.wait(30)
+        return path
+
+    places = Patient(work, 0.05)
+    try:
+        found = look.look(str(tmp_path), places=places)
+    finally:
+        comes_back.set()
+        places.close()
+    assert {one.pid: one.loose_folder for one in found.processes} == {7: "", 8: "/srv/loose"}
+
+
+def test_nothing_of_a_folder_is_looked_at_by_the_looks_own_thread(tmp_path: Path) -> None:
+    process(tmp_path, 7)
+    threads = []
+
+    def work(path: str) -> str:
+        threads.append(threading.current_thread())
+        return ""
+
+    places = Patient(work)
+    look.look(str(tmp_path), places=places)
+    places.close()
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_time_that_is_over_leaves_out_and_counts(tmp_path: Path) -> None:
+    for pid in (7, 8, 9):
+        process(tmp_path, pid)
+    found = look.look(str(tmp_path), most_s=0)
+    assert (found.processes, found.left_out) == ((), 3)
+
+
+def test_a_user_with_many_processes_does_not_push_others_out(tmp_path: Path) -> None:
+    for pid in range(1000, 1200):
+        process(tmp_path, pid, uid=1000)
+    process(tmp_path, 2000, uid=1001)
+    process(tmp_path, 2001, uid=0)
+    order = [one.pid for one in look.look(str(tmp_path)).processes]
+    assert len(order) == 202
+    assert max(order.index(2000), order.index(2001)) < 60, "the file is cut from behind"
+
+
+def test_who_costs_most_waits_longest() -> None:
+    """10 s for one of a user's, and a thousand of them: a service and root come first all the same,
+    and the users of a container are one."""
+    users = {str(pid): user_of(100_000 + pid, str(pid)) for pid in range(1000, 2000)}
+    users |= {str(pid): user_of(33, str(pid)) for pid in range(50)}
+    users |= {str(pid): user_of(0, str(pid)) for pid in range(50, 100)}
+    turns, taken, spent_s = look.Turns(users), [], 0.0
+    while (name := turns.take()) and spent_s < 15:
+        cost_s = 10.0 if int(name) >= 1000 else 0.001
+        turns.charge(cost_s)
+        spent_s += cost_s
+        taken.append(int(name))
+    assert {pid for pid in taken if pid < 1000} == set(range(100))
+
+
+def test_of_a_variable_that_is_there_twice_the_last_counts() -> None:
+    assert look.preload_of(b"LD_PRELOAD=\0LD_PRELOAD=b.so\0") == ("LD_PRELOAD=b.so",)
+    assert look.preload_of(b"LD_PRELOAD=a.so\0LD_PRELOAD=\0") == ()
+    assert look.preload_of(b"XLD_PRELOAD=a.so\0") == ()
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "look"
-    look.keep(str(tmp_path), dump(Look(5, (Looked(7, 1, "/x", "", 1, 1, (), (991,)),), ())))
+    look.keep(str(tmp_path), dump(Look(5, (Looked(7, 1, "/x", "", 1, 1, (), (991,)),), (), 0, 0)))
     return path
 
 
@@ -72,7 +174,7 @@ def test_it_is_read_once_and_known_by_its_sockets(file: Path) -> None:
     assert looks.fresh() == ()
     assert (looks.owner_of(991), looks.owner_of(5)) == (7, None)
     assert looks.age_s(5 + 10**9) == 1.0
-    look.keep(str(file.parent), dump(Look(6, (), ())))
+    look.keep(str(file.parent), dump(Look(6, (), (), 0, 0)))
     assert looks.fresh() == ()
     assert looks.last is not None
     assert looks.last.boot_ns == 6
@@ -102,3 +204,16 @@ def test_links_pipes_and_garbage_are_not_believed(file: Path, tmp_path: Path) ->
     assert looks.fresh() == ()
     assert looks.fault
     assert Looks(str(tmp_path / "absent"), os.getuid()).fresh() == ()
+
+
+def test_status_says_what_the_look_left_out(file: Path) -> None:
+    look.keep(str(file.parent), dump(Look(5, (), (), 40, 3)))
+    looks = Looks(str(file), os.getuid())
+    facts: list[Event] = []
+    sockets = Sockets(str(file.parent), diag=False)
+    watcher = Watcher(Processes(), facts.append, FakeClock(), sockets, looks)  # type: ignore[arg-type]
+    looks.fresh()
+    said = watcher.state()["not_visible"]
+    assert isinstance(said, list)
+    assert any(gap.startswith("40 processes that the last privileged look") for gap in said)
+    assert any(gap.startswith("environment of 3 processes") for gap in said)

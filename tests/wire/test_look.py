@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from edgewarden.errors import WireRefusal
 from edgewarden.wire.lean import seal
-from edgewarden.wire.look import MAGIC, MAX_INODES, MAX_TEXT_BYTES, Look, Looked, dump, load
+from edgewarden.wire.look import (
+    MAGIC,
+    MAX_INODES,
+    MAX_LOOK_BYTES,
+    MAX_TEXT_BYTES,
+    Look,
+    Looked,
+    dump,
+    load,
+)
 
 TEXT = st.text(max_size=100).filter(lambda t: max(t, default="a") < "\ud800")
 LOOKED = st.builds(
@@ -21,6 +30,8 @@ LOOKS = st.builds(
     st.integers(0, 2**64 - 1),
     st.lists(LOOKED, max_size=5).map(tuple),
     st.lists(st.integers(0, 2**32 - 1), max_size=5).map(tuple),
+    st.integers(0, 2**16),
+    st.integers(0, 2**16),
 )
 
 
@@ -31,9 +42,23 @@ def test_every_look_survives(look: Look) -> None:
 
 def test_what_is_too_long_is_cut() -> None:
     one = Looked(7, 1, "/" + "x" * 5000, "", 0, 0, ("LD_PRELOAD=" + "y" * 9000,), (9,) * 1000)
-    [found] = load(dump(Look(1, (one,), ()))).processes
+    [found] = load(dump(Look(1, (one,), (), 0, 0))).processes
     assert (len(found.exe), len(found.preload[0])) == (MAX_TEXT_BYTES, MAX_TEXT_BYTES)
     assert len(found.inodes) == MAX_INODES
+
+
+def test_more_than_fits_is_left_out_and_counted_and_the_file_can_be_read() -> None:
+    """What an ordinary user can bring about: thousands of processes with everything as long as it
+    gets. link refuses a file above the limit, and then knows nothing of anybody."""
+    text = "x" * MAX_TEXT_BYTES
+    long = Looked(7, 1, text, text, 99, 99, (text,) * 3, (2**60,) * MAX_INODES)
+    short = Looked(1, 1, "/sbin/init", "", 9, 3, (), (5,))
+    data = dump(Look(1, (short, *[long] * 5000), (), 2, 0))
+    assert len(data) <= MAX_LOOK_BYTES
+    found = load(data)
+    assert found.processes[0] == short
+    assert found.left_out == 2 + 5001 - len(found.processes)
+    assert 1000 < len(found.processes) < 5001
 
 
 @given(LOOKS, st.integers(0, 10_000), st.integers(1, 255))

@@ -6,13 +6,23 @@ is how ``ps`` hangs. Pages backed by FUSE held it, too, before Linux 4.17 (CVE-2
 the kernel reads anonymous memory only, and a page that a userfaultfd answers for reads as nothing).
 So does asking for a path on a filesystem that does not answer.
 
-Decides that a question not answered within ``patience_s`` is given up together with the thread that
-asks it. Threads left behind are few: with MOST_STUCK of them nothing is asked any more until one
-comes back. Leaves to others what a silence means.
+Rules, in order:
+
+1. A question not answered within ``patience_s`` is given up together with the thread that asks it.
+   The time counts for each question: however many are asked, who answers at once is answered.
+2. ``ask`` as a whole waits for WAITS times ``patience_s`` and no longer; what was not asked by then
+   has no answer.
+3. Nobody uses that up for all: a question belongs to an owner, and an owner that has two left open,
+   or has taken half of the time, is not asked further. Who is not to be held off by others is an
+   owner of its own.
+4. Threads left behind are few: with MOST_STUCK of them nothing is asked any more until one comes
+   back.
+
+Leaves to others what a silence means.
 
     patient = Patient(read_cmdline)
     patient.ask(["1", "4711"])      # {"1": b"/sbin/init"}: 4711 does not answer
-    patient.stuck                   # {"4711"}
+    patient.stuck                   # {"4711": "4711"}
     patient.close()
 """
 
@@ -26,17 +36,23 @@ T = TypeVar("T")
 
 PATIENCE_S = 0.25
 """Read in 2 us where all is well; on a machine that swaps, in milliseconds."""
-MOST_STUCK = 4
+WAITS = 4
 """So the caller waits a second in all, however many processes are prepared to hold it."""
+MOST_STUCK = 8
+MOST_OF_ONE = 2
+TICKS = 5
+"""Times in ``patience_s`` that the caller looks who is being asked."""
 
 
 class _Round(Generic[T]):
-    """Names to ask for, by one thread."""
+    """Names to ask for, by one thread; ``number`` counts them as they are asked."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
+    def __init__(self, owners: dict[str, str]) -> None:
+        self.owners = owners
         self.answers: dict[str, T] = {}
         self.now = ""
+        self.number = 0
+        self.barred: set[str] = set()
         self.given_up = False
         self.done = threading.Event()
 
@@ -45,41 +61,49 @@ class Patient(Generic[T]):
     """One caller's thread; asks ``work(name)`` in another, which must not raise.
 
     Attributes:
-        stuck: names whose question has not come back.
+        stuck: names whose question has not come back -> their owner.
     """
 
     def __init__(self, work: Callable[[str], T], patience_s: float = PATIENCE_S) -> None:
         self._work = work
-        self._patience_s = patience_s
+        self._tick_s = patience_s / TICKS
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._next: _Round[T] | None = None
         self._idle = False
         self._closed = False
         self._thread: threading.Thread | None = None
-        self.stuck: set[str] = set()
+        self.stuck: dict[str, str] = {}
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing is asked any more."""
         return len(self.stuck) >= MOST_STUCK
 
-    def ask(self, names: Sequence[str]) -> dict[str, T]:
-        """The answers that came in time; who is stuck is not asked again."""
+    def ask(self, names: Sequence[str], whose: Callable[[str], str] = str) -> dict[str, T]:
+        """The answers that came in time; who is stuck is not asked again.
+
+        Args:
+            names: asked for in this order.
+            whose: name -> owner; each is its own by default.
+        """
         answers: dict[str, T] = {}
-        left = [name for name in names if name not in self.stuck]
-        while left and not self.exhausted:
+        ticks, spent = WAITS * TICKS, dict[str, int]()
+        left = {name: whose(name) for name in names if name not in self.stuck}
+        while ticks > 0 and not self.exhausted:
+            left = {n: owner for n, owner in left.items() if self._may_ask(owner, spent)}
+            if not left:
+                break
             current = self._hand_over(_Round(left))
-            if current.done.wait(self._patience_s):
-                return answers | current.answers
+            ticks = self._wait(current, ticks, spent)
             with self._lock:
+                answers |= current.answers
                 if current.done.is_set():
-                    return answers | current.answers
+                    break
                 current.given_up = True
                 self._idle = False
-                answers |= current.answers
-                self.stuck.add(current.now)
-                left = [n for n in left if n not in answers and n != current.now]
+                self.stuck[current.now] = left.get(current.now, "")
+                left = {n: o for n, o in left.items() if n not in answers and n != current.now}
         return answers
 
     def close(self) -> None:
@@ -90,6 +114,26 @@ class Patient(Generic[T]):
             thread = self._thread if self._idle else None
         if thread is not None:
             thread.join()
+
+    def _may_ask(self, owner: str, spent: dict[str, int]) -> bool:
+        open_ = sum(one == owner for one in self.stuck.values())
+        return open_ < MOST_OF_ONE and spent.get(owner, 0) <= WAITS * TICKS // 2
+
+    def _wait(self, current: _Round[T], ticks: int, spent: dict[str, int]) -> int:
+        """Until all is answered, one question takes too long, or the time is over; returns what is
+        left of it."""
+        number = same = 0
+        while ticks > 0 and not current.done.wait(self._tick_s):
+            ticks -= 1
+            same = same + 1 if current.number == number else 0
+            number = current.number
+            owner = current.owners.get(current.now, "")
+            spent[owner] = spent.get(owner, 0) + 1
+            if not self._may_ask(owner, spent):
+                current.barred.add(owner)
+            if same >= TICKS:
+                break
+        return ticks
 
     def _hand_over(self, current: _Round[T]) -> _Round[T]:
         with self._lock:
@@ -106,8 +150,14 @@ class Patient(Generic[T]):
         with self._lock:
             current, self._next = self._next, None
         while current is not None:
-            for name in current.names:
-                current.now = name
+            for name, owner in current.owners.items():
+                if owner in current.barred:
+                    continue
+                with self._lock:
+                    if self._left_behind(current):
+                        return
+                    current.now = name
+                    current.number += 1
                 answer = self._work(name)
                 with self._lock:
                     if self._left_behind(current):
@@ -124,5 +174,5 @@ class Patient(Generic[T]):
     def _left_behind(self, current: _Round[T]) -> bool:
         """Whether this thread came back too late: another one goes on in its place."""
         if current.given_up:
-            self.stuck.discard(current.now)
+            self.stuck.pop(current.now, None)
         return current.given_up

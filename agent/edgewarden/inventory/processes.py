@@ -51,6 +51,7 @@ from edgewarden.inventory.procfiles import (
     parse_unit,
     read,
     text,
+    user_of,
 )
 from edgewarden.ports import Clock, FactSink
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
@@ -322,7 +323,8 @@ class ProcessSweep:
         asked, self._asked = self._asked, []
         if not asked:
             return
-        answers = self._slow.ask([str(process.pid) for process in asked])
+        users = {str(process.pid): process.uid for process in asked}
+        answers = self._slow.ask(list(users), lambda name: user_of(users[name], name))
         for process in asked:
             command, folder = answers.get(str(process.pid), (b"", ""))
             full = replace(process, command=text(command), loose_folder=folder)

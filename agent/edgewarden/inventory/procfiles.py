@@ -23,6 +23,8 @@ MACHINE_STAT_BYTES = 1 << 16
 """/proc/stat: a line a CPU and one with every interrupt."""
 MAX_COMMAND_BYTES = 256
 MAX_PATH_BYTES = 512
+SUB_UID_MIN = 100_000
+"""login.defs(5): from here on users are subordinate to another."""
 DELETED = " (deleted)"
 """What the kernel appends to /proc/N/exe of an unlinked file (fs/d_path.c)."""
 _UNIT_ENDS = (".service", ".scope", ".socket", ".mount")
@@ -92,6 +94,14 @@ def parse_status(data: bytes) -> tuple[int, int, int]:
         uids[0] if uids else -1,
         uids[1] if len(uids) > 1 else -1,
     )
+
+
+def user_of(uid: int, pid: str) -> str:
+    """Who answers for a process when looking at it takes long: its real user, who cannot become
+    another one without privilege. Subordinate users (subuid(5)) are their owner's, whoever that is:
+    one. Root's processes answer for themselves: what holds one is no reason to miss the others.
+    """
+    return pid if uid == 0 else str(min(uid, SUB_UID_MIN))
 
 
 def parse_capabilities(data: bytes) -> int:

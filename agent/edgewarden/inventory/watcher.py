@@ -183,6 +183,7 @@ class Watcher:
             age_s = self._looks.age_s(self._clock.now().boot_ns)
             if self._looks.fault:
                 yield f"what the privileged look left is not believed: {self._looks.fault}"
+        yield from self._missed()
         what = "programs, environment and sockets of other users' processes"
         if age_s is None:
             yield f"{what}: no privileged look has run (edgewarden-look.timer)"
@@ -190,6 +191,14 @@ class Watcher:
             yield f"{what}: the last privileged look is {age_s:.0f} s old"
         else:
             yield f"{what} that live shorter than the minute between two privileged looks"
+
+    def _missed(self) -> Iterator[str]:
+        """What the last privileged look had no time or room for."""
+        last = None if self._looks is None else self._looks.last
+        if last is not None and last.left_out:
+            yield f"{last.left_out} processes that the last privileged look had no room for"
+        if last is not None and last.unread:
+            yield f"environment of {last.unread} processes: it did not answer in time"
 
 
 def alert_event(

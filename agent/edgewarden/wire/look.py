@@ -4,7 +4,7 @@ Decides the bytes. The look (inventory/look.py, root) writes RUN/look; link, whi
 another user's program, environment or descriptors, reads it. Lean, as gate's files are: the look
 starts every minute, and dataclasses alone would double what it imports.
 
-    data = dump(Look(boot_ns, (Looked(7, 100, "/usr/sbin/d", "", 12, 3, (), (991,)),), ()))
+    data = dump(Look(boot_ns, (Looked(7, 100, "/usr/sbin/d", "", 12, 3, (), (991,)),), (), 0, 0))
     look = load(data)
 
 Rules, in order: too_long, too_short, bad_magic, bad_stamp (wire/lean.py), bad_length, bad_value.
@@ -17,7 +17,7 @@ import struct
 from edgewarden.errors import WireRefusal
 from edgewarden.wire.lean import Frozen, seal, unseal
 
-MAGIC = b"EWLOOK01"
+MAGIC = b"EWLOOK02"
 MAX_LOOK_BYTES = 4 << 20
 MAX_LOOKED = 16_384
 MAX_TEXT_BYTES = 512
@@ -25,7 +25,7 @@ MAX_VARIABLES = 3
 MAX_INODES = 64
 """Sockets named for each process: enough to say whose a listener is."""
 
-_HEAD = struct.Struct("<QII")  # boot_ns, processes, silent
+_HEAD = struct.Struct("<QIIII")  # boot_ns, processes, silent, left out, unread
 _ENTRY = struct.Struct("<IQiiHHBB")  # ... lengths of exe and folder, variables, inodes
 _LENGTH = struct.Struct("<H")
 _INODE = struct.Struct("<Q")
@@ -71,33 +71,47 @@ class Look(Frozen):
         boot_ns: CLOCK_BOOTTIME when it began.
         processes: those that were there from beginning to end of being looked at.
         silent: pids whose environment did not answer.
+        left_out: processes more than there was time or room for.
+        unread: processes whose environment was not read, the silent ones among them.
     """
 
-    __slots__ = ("boot_ns", "processes", "silent")
+    __slots__ = ("boot_ns", "left_out", "processes", "silent", "unread")
     boot_ns: int
     processes: tuple[Looked, ...]
     silent: tuple[int, ...]
+    left_out: int
+    unread: int
 
 
 def dump(look: Look) -> bytes:
-    """The file; what is too long or too many is cut."""
-    parts = [_HEAD.pack(look.boot_ns, len(look.processes[:MAX_LOOKED]), len(look.silent))]
+    """The file, never longer than ``load`` takes: texts are cut, and of the processes those that
+    stand first are in it; the others are counted."""
+    silent = look.silent[:MAX_LOOKED]
+    room = MAX_LOOK_BYTES - len(seal(MAGIC, b"")) - _HEAD.size - _PID.size * len(silent)
+    parts: list[bytes] = []
     for one in look.processes[:MAX_LOOKED]:
-        exe, folder = _cut(one.exe), _cut(one.loose_folder)
-        variables, inodes = one.preload[:MAX_VARIABLES], one.inodes[:MAX_INODES]
-        parts.append(
-            _ENTRY.pack(
-                one.pid, one.start_ticks, one.descriptors, one.sockets, len(exe), len(folder),
-                len(variables), len(inodes),
-            )
-        )  # fmt: skip
-        parts += [exe, folder]
-        for variable in variables:
-            data = _cut(variable)
-            parts += [_LENGTH.pack(len(data)), data]
-        parts += [_INODE.pack(inode) for inode in inodes]
-    parts += [_PID.pack(pid) for pid in look.silent]
-    return seal(MAGIC, b"".join(parts))
+        entry = _packed(one)
+        room -= len(entry)
+        if room < 0:
+            break
+        parts.append(entry)
+    left_out = look.left_out + len(look.processes) - len(parts)
+    head = _HEAD.pack(look.boot_ns, len(parts), len(silent), left_out, look.unread)
+    return seal(MAGIC, b"".join([head, *parts, *(_PID.pack(pid) for pid in silent)]))
+
+
+def _packed(one: Looked) -> bytes:
+    exe, folder = _cut(one.exe), _cut(one.loose_folder)
+    variables = [_cut(variable) for variable in one.preload[:MAX_VARIABLES]]
+    inodes = one.inodes[:MAX_INODES]
+    head = _ENTRY.pack(
+        one.pid, one.start_ticks, one.descriptors, one.sockets, len(exe), len(folder),
+        len(variables), len(inodes),
+    )  # fmt: skip
+    parts = [head, exe, folder]
+    for data in variables:
+        parts += [_LENGTH.pack(len(data)), data]
+    return b"".join([*parts, *(_INODE.pack(inode) for inode in inodes)])
 
 
 def load(data: bytes) -> Look:
@@ -108,14 +122,14 @@ def load(data: bytes) -> Look:
     """
     body = unseal(MAGIC, data, most=MAX_LOOK_BYTES)
     reader = _Reader(body)
-    boot_ns, count, silent = reader.take(_HEAD)
+    boot_ns, count, silent, left_out, unread = reader.take(_HEAD)
     if count > MAX_LOOKED or silent > MAX_LOOKED:
         raise WireRefusal("bad_value", f"{count} processes, {silent} silent")
     processes = tuple(_entry(reader) for _ in range(count))
     pids = tuple(reader.take(_PID)[0] for _ in range(silent))
     if reader.at != len(body):
         raise WireRefusal("bad_length", f"{len(body) - reader.at} bytes too many")
-    return Look(boot_ns, processes, pids)
+    return Look(boot_ns, processes, pids, left_out, unread)
 
 
 def _entry(reader: _Reader) -> Looked:
@@ -123,9 +137,16 @@ def _entry(reader: _Reader) -> Looked:
     if max(n_exe, n_folder) > MAX_TEXT_BYTES or variables > MAX_VARIABLES or inodes > MAX_INODES:
         raise WireRefusal("bad_value", f"process {pid}: lengths")
     exe, folder = reader.text(n_exe), reader.text(n_folder)
-    preload = tuple(reader.text(reader.take(_LENGTH)[0]) for _ in range(variables))
+    preload = tuple(_variable(reader) for _ in range(variables))
     found = tuple(reader.take(_INODE)[0] for _ in range(inodes))
     return Looked(pid, ticks, exe, folder, descriptors, sockets, preload, found)
+
+
+def _variable(reader: _Reader) -> str:
+    (length,) = reader.take(_LENGTH)
+    if length > MAX_TEXT_BYTES:
+        raise WireRefusal("bad_value", "a variable's length")
+    return reader.text(length)
 
 
 class _Reader:
