@@ -35,6 +35,7 @@ QUIET_S = 0.4
 AGENT = Path(__file__).parents[2] / "agent"
 DAEMONS = AGENT / "edgewarden" / "daemon"
 MASKER = Path(__file__).with_name("masked.py")
+STEPPED = Path(__file__).with_name("stepped.py")
 PYTHON = [sys.executable, "-I", "-S"]
 NOBODY = 65534
 SOURCES = {"T3": "fanotify-permission", "T2": "bpf-stop"}
@@ -86,6 +87,7 @@ class World:
         self.kinds: dict[str, str] = {}
         self.masked = ""
         self.strict = False
+        self.step_file: Path | None = None
         self.life_s = LIFE_S
         self.data: list[str] = []
         self.markers = self.state / "markers"
@@ -172,7 +174,8 @@ class World:
         self.guard_pid = self._start(command, pass_fds=(fd,))
 
     def start_gate(self, *, masked: str = "") -> None:
-        command = [*PYTHON, str(DAEMONS / "gate.py"), str(self.state), str(self.run)]
+        clock = [str(STEPPED), str(self.step_file)] if self.step_file else []
+        command = [*PYTHON, *clock, str(DAEMONS / "gate.py"), str(self.state), str(self.run)]
         if masked:
             command = [sys.executable, str(MASKER), masked, *command]
         (self.run / "gate.sock").unlink(missing_ok=True)
