@@ -15,9 +15,9 @@ of the host it is the host's, and one wrong allowlist in the guest would stop ev
 machine. ``Booted`` refuses to boot where the image's st_dev is that of ``/``.
 
 What is the guest's own: processes, mounts, names, cgroups (version 2 whatever the host has), the
-root filesystem and ``/run``. What it shares: the kernel, the clock and the network, so that a
-broker on the host's loopback is one to the guest; the proc connector speaks in that network
-namespace only. Nothing of Debian's that would fetch or wait is left in (``MASKED``).
+root filesystem and ``/run``. What it shares: the kernel, the clock and (unless ``own_network``) the
+network, so that a broker on the host's loopback is one to the guest; the proc connector speaks in
+that network namespace only. Nothing of Debian's that would fetch or wait is left in (``MASKED``).
 
 Everything is bounded, ended by its pid and unmounted: ``close`` raises when something is left.
 """
@@ -80,14 +80,21 @@ class Booted:
         disks: where in the guest a further filesystem of its own is mounted.
         syscalls_denied: system calls the whole guest is refused (seccomp, EPERM): a kernel that
             lacks them.
+        own_network: a network namespace of its own, with loopback alone: for nftables.
     """
 
     def __init__(
-        self, tree: Path, *, disks: Sequence[str] = (), syscalls_denied: Sequence[str] = ()
+        self,
+        tree: Path,
+        *,
+        disks: Sequence[str] = (),
+        syscalls_denied: Sequence[str] = (),
+        own_network: bool = False,
     ) -> None:
         self.tree = tree
         self.disks = tuple(disks)
         self.syscalls_denied = tuple(syscalls_denied)
+        self.own_network = own_network
         self.folder = Path(tempfile.mkdtemp(prefix="ew-booted-"))
         self.root = self.folder / "root"
         self._power: subprocess.Popen[bytes] | None = None
@@ -151,6 +158,7 @@ class Booted:
             "--keep-unit",
             "--capability=all",
             *(f"--system-call-filter={listed}" for listed in calls),
+            *(["--private-network"] if self.own_network else []),
             *(f"--bind={where}:{inside}" for inside, where in self._disks().items()),
             "--resolv-conf=off",
             "--timezone=off",

@@ -15,5 +15,5 @@ trap apt_guard_down EXIT
 bash deploy/deb/build.sh --lintian "$out" >&2
 bash deploy/deb/build.sh --version "$next" "$out" >&2
 depends=$(sed -n '/^Package: edgewarden$/,/^Description:/{s/^ \(python3-[a-z0-9-]*\).*/\1/p}' deploy/deb/debian/control | tr '\n' ,)
-tree_need boot "${depends}python3-aiohttp,ca-certificates,dbus,dropbear-bin,iproute2,libpam-systemd,openssh-server,procps,sudo,systemd,systemd-sysv,udev"
+tree_need boot "${depends}python3-aiohttp,ca-certificates,dbus,dropbear-bin,iproute2,libnftables1,libpam-systemd,openssh-server,procps,sudo,systemd,systemd-sysv,udev"
 echo "$tree"
