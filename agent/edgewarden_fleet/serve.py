@@ -88,7 +88,9 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
         await _listen(stack, page, settings.console.host, settings.console.port, None)
 
         verifier = Verifier(ingest_db, office.roots, settings.tenant)
-        appraiser = Appraiser(verifier, folder.verifier(), settings.attestation)
+        appraiser = Appraiser(
+            verifier, folder.verifier(), settings.attestation, folder.continuity_secret()
+        )
         broker = BrokerSession(settings.broker, folder.client_context(), settings.tenant, admission)
         worker = Worker(ingest_db, verifier, appraiser, broker.send, now_utc_s, admission)
         worker.start()

@@ -12,7 +12,10 @@ import pytest
 from edgewarden.appraise import quotes
 from edgewarden.appraise.quotes import Bound, Enrolled, Vouched
 from edgewarden.daemon.attester import MIN_INTERVAL_S, QUOTES_FOR_IMA, Attester, Who
+from edgewarden.daemon.clock import SystemRandomness
+from edgewarden.daemon.continuity import Continuity
 from edgewarden.trust.boot import BootFacts
+from edgewarden.trust.continuity import TokenFile
 from edgewarden.trust.keys import FileSigner, verifier_for
 from edgewarden.trust.measure import Measurer
 from edgewarden.wire import cose, evidence, quoted
@@ -56,6 +59,7 @@ class Rig:
             self.identity,
             Measurer([settings], []),
             self.clock,
+            Continuity(lambda: TokenFile(folder, "main", "gw-demo"), SystemRandomness()),
             heads=lambda: {RecordClass.AUDIT: HEAD},
             control=lambda: ("T3", "enforce"),
             keep=self.keep,
@@ -177,7 +181,7 @@ def verdict(
 
 def test_believes_the_verdict_on_its_last_evidence(rig: Rig) -> None:
     rig.ask(rig.fresh())
-    rig.attester.on_result(verdict(rig, b"n" * 32))
+    asyncio.run(rig.attester.on_result(verdict(rig, b"n" * 32)))
     assert rig.attester.result is not None
     assert rig.attester.result.overall is Tier.AFFIRMING
 
@@ -195,7 +199,7 @@ def test_refuses_other_verdicts(
 ) -> None:
     rig.ask(rig.fresh())
     signer = VERIFIER if own_key else FileSigner.generate()
-    rig.attester.on_result(verdict(rig, nonce, signer, device))
+    asyncio.run(rig.attester.on_result(verdict(rig, nonce, signer, device)))
     assert rig.attester.result is None
     assert rig.attester.refused == {name: 1}
 
@@ -203,7 +207,7 @@ def test_refuses_other_verdicts(
 def test_a_nonce_is_never_read_as_a_verdict(rig: Rig) -> None:
     payload = evidence.encode_challenge(rig.fresh())
     message = cose.seal(payload, cose.ContentType.NONCE, VERIFIER.kid, VERIFIER.sign)
-    rig.attester.on_result(message)
+    asyncio.run(rig.attester.on_result(message))
     assert rig.attester.refused == {"wrong_type": 1}
 
 

@@ -52,6 +52,7 @@ NOW = 1_900_000_000.0
 TENANT = "main"
 CODE = manifest_digest([("edgewarden/__init__.py", bytes(32))])
 VERSION = "0.1.0"
+SECRET = b"TEST-ONLY continuity secret 32 b"
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -86,7 +87,7 @@ class Desk:
         self.verifier_key = FileSigner.generate()
         self.settings = Attestation(300, 120, DEFAULT_REQUIRED)
         self.verifier = Verifier(self.db, [self.root.certificate], TENANT)
-        self.appraiser = Appraiser(self.verifier, self.verifier_key, self.settings)
+        self.appraiser = Appraiser(self.verifier, self.verifier_key, self.settings, SECRET)
 
     def close(self) -> None:
         self.db.close()

@@ -7,12 +7,24 @@ and so is a check that another one makes pointless.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from edgewarden.wire import bodies, cbor, cose, enrol, evidence, facts, quoted, record, topics
+from edgewarden.wire import (
+    bodies,
+    cbor,
+    cose,
+    enrol,
+    evidence,
+    facts,
+    quoted,
+    ratchet,
+    record,
+    topics,
+)  # fmt: skip
 from edgewarden.wire.cose import ContentType
 from tests.wire import refusals_tpm, samples
 from tests.wire.samples import assembled, header
@@ -226,6 +238,14 @@ NOT_HEADS = ([1], {4: [1, bytes(32)]}, {0: [1, bytes(32)]}, {"1": [1, bytes(32)]
              {1: ["1", bytes(32)]}, {1: [1, BLOB31]}, {1: [1, "x" * 32]})  # fmt: skip
 NOT_SEQUENCES = ([1], {4: 1}, {"1": 1}, {1: -1}, {1: True}, {1: 1.0}, {1: "1"}, {1: None})
 
+NOT_ISSUED = ([], [1], [1, bytes(32), 0], [0, bytes(32)], [-1, bytes(32)], [True, bytes(32)],
+              [1.0, bytes(32)], [2**53, bytes(32)], [1, BLOB31], [1, "x" * 32], {1: 2}, 1,
+              "token")  # fmt: skip
+NOT_SPENT = ([], None, 1, [1, bytes(32)], [1, bytes(32), bytes(16), 0], [-1, bytes(32), bytes(16)],
+             [True, bytes(32), bytes(16)], [2**53, bytes(32), bytes(16)],
+             [1, BLOB33, bytes(16)], [1, "x" * 32, bytes(16)], [1, bytes(32), bytes(15)],
+             [1, bytes(32), None], [1, bytes(32), "x" * 16])  # fmt: skip
+
 RECORD_FIELDS: dict[int, tuple[object, ...]] = {
     0: (0, 2, True, 1.0, "1"),
     1: NOT_ID,
@@ -254,7 +274,7 @@ RESULT_FIELDS: dict[int, tuple[object, ...]] = {
     6: ("G9", "", "g0", *NOT_TEXT), 7: (1, 3, True, False, 2.0, "affirming", None),
     8: ([], {"taste": 2}, {1: 2}, {"boot": 3}, {"boot": True}, {"boot": 2.0}),
     9: ([], {"taste": "x"}, {1: "x"}, {"boot": 2}, {"boot": b"x"}), 10: NOT_BLOB32,
-    12: ("p" * 129, *NOT_TEXT), 13: NOT_BLOB32,
+    11: NOT_ISSUED, 12: ("p" * 129, *NOT_TEXT), 13: NOT_BLOB32,
 }  # fmt: skip
 EVIDENCE_FIELDS: dict[int, tuple[object, ...]] = {
     2: NOT_ID, 6: NOT_UINT, 8: ("text", 1, None), 10: NOT_BLOB32, 261: NOT_UINT,
@@ -267,6 +287,7 @@ EVIDENCE_FIELDS: dict[int, tuple[object, ...]] = {
     -70004: ([], {"tier": "T1"}, {"mode": "learn"}, {"tier": 1, "mode": "learn"},
              {"tier": "T1", "mode": None}, {"tier": "T1", "mode": "learn", "why": "x"}),
     -70005: ("c" * 129, *NOT_TEXT), -70006: ("d" * 513, *NOT_TEXT), -70007: NOT_ID,
+    -70008: NOT_SPENT,
     -70009: ([], {}, {"secure_boot": "on"}, {"ima": "tpm"}, {"secure_boot": "on", "ima": "good"},
              {"secure_boot": True, "ima": "tpm"}, {"secure_boot": "on", "ima": "tpm", "x": "y"},
              {"secure_boot": "on", "ima": None}),
@@ -486,11 +507,45 @@ def _enrol() -> Iterator[Refused]:
         yield refused("answer", enrol.parse_answer, data, name, "text", id="server")
 
 
+def _token() -> Iterator[Refused]:
+    """The slots of state/link/continuity."""
+    good = ratchet.encode_slot("main", "gw-test", ratchet.Held(7, bytes(32), bytes(16)), 3)
+    body = cbor.decode(good[2:-16])
+    assert isinstance(body, dict)
+    faults: dict[int, tuple[object, ...]] = {
+        0: (0, 2), 1: NOT_ID, 2: NOT_ID, 3: (-1, True, 1.0, 2**53, None), 4: NOT_BLOB32,
+        5: (bytes(15), bytes(17), "x" * 16, 1), 6: (-1, True, 2**53, None),
+    }  # fmt: skip
+    for label, data in (
+        ("empty", b""), ("zeros", bytes(4096)), ("torn", good[:40] + bytes(4056)),
+        ("flipped", good[:20] + b"\xff" + good[21:]), ("other-checksum", good[:-1] + b"\xff"),
+    ):  # fmt: skip
+        yield refused("slot", ratchet.decode_slot, data, "bad_token", "checksum", id=label)
+    for label, odd in (
+        ("not-a-map", [1]), ("list-of-the-fields", list(range(7))), ("one-more", {**body, 7: 0}),
+        ("one-less", {k: v for k, v in body.items() if k != 6}),
+    ):  # fmt: skip
+        yield refused("slot", ratchet.decode_slot, _slot(odd), "bad_token", "seven", id=label)
+    for field, values in faults.items():
+        for number, value in enumerate(values):
+            data = _slot({**body, field: value})
+            yield refused(
+                "slot", ratchet.decode_slot, data, "bad_token", id=f"field-{field}-{number}"
+            )
+
+
+def _slot(body: object) -> bytes:
+    encoded = cbor.encode(body)  # type: ignore[arg-type]
+    checksum = hashlib.sha256(encoded).digest()[:16]
+    return len(encoded).to_bytes(2, "big") + encoded + checksum
+
+
 def _tpm() -> Iterator[Refused]:
     for label, parse, data, says in refusals_tpm.faults():
         yield refused("tpm", parse, data, "bad_tpm", says, id=label)
 
 
 REFUSED: list[Refused] = [
-    *_cbor(), *_cose(), *_messages(), *_payloads(), *_facts(), *_topics(), *_enrol(), *_tpm()
+    *_cbor(), *_cose(), *_messages(), *_payloads(), *_facts(), *_topics(), *_enrol(), *_tpm(),
+    *_token(),
 ]  # fmt: skip

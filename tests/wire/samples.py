@@ -20,6 +20,7 @@ from edgewarden.wire.evidence import (
     encode_evidence,
 )
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity, event_to_map, readings_to_senml
+from edgewarden.wire.ratchet import Issued, Spent
 from edgewarden.wire.record import NO_PREDECESSOR, Kind, Record, RecordClass, RecordTime
 
 BOOT_ID = bytes(range(16))
@@ -90,6 +91,7 @@ EVIDENCE = Evidence(
     clock_state="ntp",
     uncertainty_ms=40,
     boot={"secure_boot": "absent", "ima": "absent"},
+    spent=Spent(7, bytes(range(64, 96)), bytes(range(16))),
 )
 CLAIMS = encode_evidence(EVIDENCE)
 RESULT = Result(
@@ -105,6 +107,7 @@ RESULT = Result(
     policy_hash=hashlib.sha256(b"appraisal policy").digest(),
     policy_id="edgewarden-appraisal-2",
     evidence=hashlib.sha256(b"evidence").digest(),
+    token=Issued(8, bytes(range(96, 128))),
 )
 STATUS = Status(
     tenant="main",

@@ -37,6 +37,8 @@ Digest facets: no reference → none. Not measured → warning. Only in a set th
 Grade of the verdict: the lower of what is claimed and what was enrolled; G3 only when a TPM vouched
 for PCR values that references name and an operator stated this board's root of trust.
 
+Quarantine (two states of this gateway exist) contradicts whatever was judged: ``in_quarantine``.
+
     appraise(evidence, known, references, ("identity", "freshness", "executables")).overall
 """
 
@@ -197,6 +199,13 @@ def _grade(
         return "G0"
     measured = facets["boot"] is Tier.AFFIRMING and bool(references.pcrs)
     return "G3" if measured and references.root_of_trust else "G2"
+
+
+def in_quarantine(judged: Appraisal, why: str) -> Appraisal:
+    """The same of a gateway of which two states exist: neither is believed, whatever it shows."""
+    facets = {**judged.facets, "identity": Tier.CONTRAINDICATED}
+    reasons = {**judged.reasons, "identity": f"in quarantine: {why}"[:200]}
+    return Appraisal(Tier.CONTRAINDICATED, judged.grade, facets, reasons)
 
 
 def overall(tiers: Sequence[Tier]) -> Tier:

@@ -7,12 +7,13 @@ Rules in order, for a nonce:
 tenant
 2. not answered before, and at most one answer each MIN_INTERVAL_S: a flood of nonces costs a board
 its CPU
-3. measured in an executor (trust/measure.py, trust/boot.py), vouched for by the TPM where there is
-   one, signed by the identity key
+3. measured in an executor (trust/measure.py, trust/boot.py), the continuity token spent there
+   (continuity.py), vouched for by the TPM where there is one, signed by the identity key
 4. an audit record with the evidence's SHA-256 and the heads of all classes is durable before the
 evidence leaves
 
-A verdict counts only when the same key signed it for the nonce that was answered last.
+A verdict counts only when the same key signed it for the nonce that was answered last; the token in
+it is kept then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from edgewarden.daemon.continuity import Continuity
 from edgewarden.errors import WireRefusal
 from edgewarden.ports import Clock, Quoter, Signer
 from edgewarden.trust.boot import BootFacts
@@ -29,6 +31,7 @@ from edgewarden.trust.measure import Measurer
 from edgewarden.wire import cose, evidence, quoted
 from edgewarden.wire.evidence import Challenge, Evidence, Heads, Result
 from edgewarden.wire.quoted import Quoted
+from edgewarden.wire.ratchet import Spent
 
 MIN_INTERVAL_S = 2.0
 """The verifier asks every few minutes; two seconds still let a person ask twice in a row."""
@@ -78,6 +81,7 @@ class Attester:
         signer: Signer,
         measurer: Measurer,
         clock: Clock,
+        continuity: Continuity,
         *,
         heads: Callable[[], Heads],
         control: Control,
@@ -91,6 +95,7 @@ class Attester:
         self._signer = signer
         self._measurer = measurer
         self._clock = clock
+        self._continuity = continuity
         self._heads = heads
         self._control = control
         self._keep = keep
@@ -126,16 +131,18 @@ class Attester:
             measured, bytecode = await run(None, self._measurer.take)
             measured["programs"] = self._programs()
             facts, log, pcr10 = await run(None, self._boot.take)
+            spent = await run(None, self._continuity.spend)
             claims = self._claims(
-                nonce, {**measured, "ima": log, "ima_pcr": pcr10}, bytecode, facts
+                nonce, {**measured, "ima": log, "ima_pcr": pcr10}, bytecode, facts, spent
             )
             if self._quoter is None:
                 return await run(None, self._seal, claims, None), claims.heads
             return await run(None, self._quoted, claims, whole), claims.heads
 
     def _claims(
-        self, nonce: bytes, measured: dict[str, bytes], bytecode: str, facts: dict[str, str]
-    ) -> Evidence:
+        self, nonce: bytes, measured: dict[str, bytes], bytecode: str, facts: dict[str, str],
+        spent: Spent,
+    ) -> Evidence:  # fmt: skip
         now = self._clock.now()
         tier, mode = self._control()
         return Evidence(
@@ -156,6 +163,7 @@ class Attester:
             clock_state=now.state,
             uncertainty_ms=now.uncertainty_ms,
             boot=facts,
+            spent=spent,
         )
 
     def _quoted(self, claims: Evidence, whole: bool) -> bytes:
@@ -184,8 +192,12 @@ class Attester:
             self._who.x5chain,
         )
 
-    def on_result(self, message: bytes) -> None:
-        """Take one message of e/result; a refused one is counted by name."""
+    async def on_result(self, message: bytes) -> None:
+        """Take one message of e/result; a refused one is counted by name.
+
+        Raises:
+            HardwareFault: the next token cannot be stored; the verdict stands.
+        """
         try:
             envelope = cose.open_envelope(
                 message, cose.ContentType.RESULT, evidence.MAX_EVIDENCE_BYTES
@@ -200,6 +212,9 @@ class Attester:
             self._count(refusal)
             return
         self.result, self.result_ns = result, self._clock.now().boot_ns
+        if result.token is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, self._continuity.adopt, result.token)
 
     def _open_challenge(self, message: bytes) -> Challenge:
         envelope = cose.open_envelope(message, cose.ContentType.NONCE, evidence.MAX_EVIDENCE_BYTES)

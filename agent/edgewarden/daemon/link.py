@@ -28,6 +28,7 @@ from edgewarden.daemon import config
 from edgewarden.daemon.attester import Attester, Who
 from edgewarden.daemon.clock import SystemClock, SystemRandomness, credentials_folder
 from edgewarden.daemon.config import Running
+from edgewarden.daemon.continuity import Continuity
 from edgewarden.daemon.control import serve_control
 from edgewarden.daemon.findings import Findings
 from edgewarden.daemon.gate_facts import GateFacts
@@ -51,6 +52,7 @@ from edgewarden.record.storage import StorageThread
 from edgewarden.sense.host import HostSensor, HostSettings
 from edgewarden.settings.faults import SettingsFaults
 from edgewarden.trust import identity as identities
+from edgewarden.trust.continuity import TokenFile
 from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import FileSigner
 from edgewarden.trust.ladder import Keys
@@ -123,6 +125,8 @@ class Link:
             self.clock,
         )
         self.uplink = self._build_uplink()
+        state, who = Path(settings.paths.state), identity
+        self.continuity = Continuity(lambda: TokenFile(state, who.tenant, who.device), self.random)
         self.attester = self._build_attester(report_key)
         self.started_ns = self.clock.now().boot_ns
         self.exit_code = 0
@@ -184,6 +188,7 @@ class Link:
             self.signer,
             Measurer(self.running.files, [Path(settings.exec.policy)]),
             self.clock,
+            self.continuity,
             heads=self.storage.heads,
             control=self._control,
             keep=keep,
@@ -233,7 +238,8 @@ class Link:
         task.add_done_callback(_tell_fault)
 
     def _on_result(self, message: bytes) -> None:
-        self.attester.on_result(message)
+        task = asyncio.get_running_loop().create_task(self.attester.on_result(message))
+        task.add_done_callback(_tell_fault)
 
     def _uplink_event(self, event: Event, record_class: RecordClass) -> None:
         self.findings.see(event)
@@ -276,7 +282,7 @@ class Link:
         await loop.run_in_executor(None, self.storage.start)
         socket_path = Path(self.running.settings.paths.run, "link", "link.sock")
         control = await serve_control(socket_path, self.answer)
-        self._tell_start()
+        self._tell_start(await loop.run_in_executor(None, self.continuity.look))
         self.notifier.tell("READY=1")
         try:
             async with asyncio.TaskGroup() as group:
@@ -333,7 +339,7 @@ class Link:
         self.exit_code = EXIT_RESTART
         self.stopping.set()
 
-    def _tell_start(self) -> None:
+    def _tell_start(self, token_fault: str) -> None:
         """The first facts of a start: what runs, with which settings."""
         now_ns = self.clock.now().boot_ns
         detail: dict[str, Plain] = {
@@ -342,6 +348,12 @@ class Link:
             "indicator": self.indicator.unavailable or "available",
         }
         self.take(Event(OCSF.HEALTH, 3, Severity.INFORMATIONAL, now_ns, detail))
+        if token_fault:
+            title: Plain = f"no continuity token: {token_fault}"
+            self.take(
+                Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, now_ns, {"title": title},
+                      "EW-ATT-030")
+            )  # fmt: skip
         for fault in self.faults[:8]:
             broken: dict[str, Plain] = {"title": f"new settings are not used: {fault}"}
             self.take(

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from edgewarden.wire import cbor
+from edgewarden.wire import cbor, ratchet
 from edgewarden.wire.fields import MAX_FIELDS_BYTES, Fields
+from edgewarden.wire.ratchet import NOTHING_SPENT, Issued, Spent
 from edgewarden.wire.record import RecordClass
 
 FORMAT = 1
@@ -87,6 +88,7 @@ class Evidence:
         report_key: COSE_Key of the key that signs this start's records.
         boot: BOOT_FACTS, each with one of its values.
         uncertainty_ms: how far issued_utc_s may be off; None when nothing vouches for it.
+        spent: the continuity token, with the mark it is spent with (order/ratchet.py).
     """
 
     tenant: str
@@ -106,6 +108,7 @@ class Evidence:
     clock_state: str
     uncertainty_ms: int | None
     boot: Mapping[str, str]
+    spent: Spent = NOTHING_SPENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ class Result:
         policy_hash: SHA-256 of the appraisal policy and reference set used.
         policy_id: its name; the hash says which version of it.
         evidence: SHA-256 of the evidence message that was judged.
+        token: the next continuity token, or None when none is given.
     """
 
     tenant: str
@@ -133,6 +137,7 @@ class Result:
     policy_hash: bytes
     policy_id: str
     evidence: bytes
+    token: Issued | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +185,7 @@ _SUB, _IAT, _CNF, _NONCE = 2, 6, 8, 10
 _UPTIME, _PROFILE, _BOOTSEED, _SWNAME, _SWVERSION = 261, 265, 268, 270, 271
 _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT = range(-70001, -70008, -1)
 _BOOT, _UNCERTAINTY = -70009, -70010
+_SPENT = -70008
 _SOFTWARE = "edgewarden"
 
 
@@ -205,13 +211,14 @@ def encode_evidence(e: Evidence) -> bytes:
             _TENANT: e.tenant,
             _BOOT: e.boot,
             _UNCERTAINTY: e.uncertainty_ms,
+            _SPENT: ratchet.spent_to_list(e.spent),
         }
     )
 
 
 _EVIDENCE_KEYS = {
     _SUB, _IAT, _CNF, _NONCE, _UPTIME, _PROFILE, _BOOTSEED, _SWNAME, _SWVERSION,
-    _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT, _BOOT, _UNCERTAINTY,
+    _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT, _SPENT, _BOOT, _UNCERTAINTY,
 }  # fmt: skip
 
 
@@ -242,6 +249,9 @@ def decode_evidence(payload: bytes) -> Evidence:
     tier, mode = control.get("tier"), control.get("mode")
     if not isinstance(tier, str) or not isinstance(mode, str):
         raise f.no(_EXEC, "is not tier and mode")
+    spent = ratchet.spent_from(f.body[_SPENT])
+    if spent is None:
+        raise f.no(_SPENT, "is not [step, token, mark]")
     return Evidence(
         tenant=f.identifier(_TENANT),
         device=f.identifier(_SUB),
@@ -260,6 +270,7 @@ def decode_evidence(payload: bytes) -> Evidence:
         clock_state=f.text(_CLOCK),
         uncertainty_ms=None if f.body[_UNCERTAINTY] is None else f.uint(_UNCERTAINTY),
         boot=_boot(f),
+        spent=spent,
     )
 
 
@@ -279,14 +290,15 @@ def encode_result(r: Result) -> bytes:
         {
             0: FORMAT, 1: r.tenant, 2: r.device, 3: r.nonce, 4: r.issued_utc_s, 5: r.expires_utc_s,
             6: r.grade, 7: int(r.overall), 8: {k: int(v) for k, v in r.facets.items()},
-            9: r.reasons, 10: r.policy_hash, 12: r.policy_id, 13: r.evidence,
+            9: r.reasons, 10: r.policy_hash, 11: ratchet.issued_to_list(r.token), 12: r.policy_id,
+            13: r.evidence,
         }
     )  # fmt: skip
 
 
 def decode_result(payload: bytes) -> Result:
     """Read a verified e/result payload; raises WireRefusal("bad_result")."""
-    f = Fields(payload, "bad_result", {*range(11), 12, 13})
+    f = Fields(payload, "bad_result", set(range(14)))
     f.constant(0, FORMAT)
     facets: dict[str, Tier] = {}
     for name, tier in f.names(8, FACETS).items():
@@ -296,10 +308,13 @@ def decode_result(payload: bytes) -> Result:
         if not isinstance(reason, str):
             raise f.no(9, f"{name} is not text")
         reasons[name] = reason
+    token = None if f.body[11] is None else ratchet.issued_from(f.body[11])
+    if token is None and f.body[11] is not None:
+        raise f.no(11, "is not [step, token]")
     return Result(
         f.identifier(1), f.identifier(2), f.blob(3, NONCE_BYTES), f.uint(4), f.uint(5),
         f.grade(6), _tier(f, 7, f.body[7]), facets, reasons, f.blob(10, 32),
-        f.text(12), f.blob(13, 32),
+        f.text(12), f.blob(13, 32), token,
     )  # fmt: skip
 
 

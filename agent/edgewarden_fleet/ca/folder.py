@@ -6,6 +6,7 @@
         broker/             0711  mosquitto.conf acl ca.pem server.pem server-key.pem data/
         enroll/             0700  server.pem server-key.pem
         verifier/           0700  key.pem (signs challenges and results) client.pem client-key.pem
+                                  continuity.key (makes continuity tokens)
         store/              0700  fleet.db
 
 Keys are 0600. The broker's key and data folder belong to the user the broker becomes. root-key.pem
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import ssl
 from dataclasses import dataclass
@@ -39,6 +41,8 @@ ALSO = "ca/also.pem"
 """Further roots, while one takes the place of another (ca/rollover.py)."""
 MOSQUITTO = "mosquitto"
 """The account Debian's package makes."""
+CONTINUITY_KEY = "continuity.key"
+SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,28 @@ class FleetFolder:
     def verifier(self) -> FileSigner:
         """The key that signs challenges and results."""
         return FileSigner.from_pem(self._read("verifier/key.pem"))
+
+    def continuity_secret(self) -> bytes:
+        """What continuity tokens are made with; made here when a folder lacks it."""
+        path = self.path / "verifier" / CONTINUITY_KEY
+        if not path.exists():
+            building = path.with_name(f".{CONTINUITY_KEY}")
+            building.unlink(missing_ok=True)
+            _put(building, secrets.token_hex(SECRET_BYTES), 0o600)
+            building.rename(path)
+            _sync(path.parent)
+        try:
+            secret = bytes.fromhex(self._read(f"verifier/{CONTINUITY_KEY}").decode("ascii"))
+        except ValueError:
+            secret = b""
+        if len(secret) != SECRET_BYTES:
+            raise OperatorFault(
+                f"{path} is not {SECRET_BYTES} bytes in hex",
+                code="EW-SET-021",
+                next_step="restore it from a backup of the fleet folder, or delete it: every"
+                " gateway's present state is then taken as its true one, once",
+            )
+        return secret
 
     def client_context(self) -> ssl.SSLContext:
         """TLS context of the fleet's own broker session."""

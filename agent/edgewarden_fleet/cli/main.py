@@ -1,7 +1,7 @@
 """`edgewarden-fleet`: the operator's command; one file per noun.
 
     init DIR   serve DIR   token new --device ID   gateways   show ID
-    reference add|list   verify FILE   decode FILE   revoke ID
+    reference add|list   verify FILE   decode FILE   revoke ID   quarantine list|lift ID
 
 Commands that work on a fleet folder take --dir DIR, by default the present folder.
 """
@@ -29,6 +29,7 @@ NOUNS = {
     "show": ("show", "one gateway whole"),
     "reference": ("reference", "reference values, computed from release artefacts"),
     "revoke": ("revoke", "refuse everything a gateway sends from now on"),
+    "quarantine": ("quarantine", "gateways of which two states exist, and ending that"),
     "verify": ("verify", "check a file of records against the CA alone"),
     "decode": ("verify", "print a file of records without believing them"),
 }

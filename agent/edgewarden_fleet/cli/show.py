@@ -80,6 +80,16 @@ def _print(body: views.Json) -> None:
     output.say(f"{body['device']}  {body['verdict']}  {'on' if body['online'] else 'off'} line")
     for reason in reasons:
         output.say(f"  - {reason}")
+    quarantine = body["quarantine"]
+    if quarantine is not None:
+        assert isinstance(quarantine, dict)
+        output.say(
+            f"quarantine  {quarantine['kind']}  since {quarantine['since_utc']}"
+            f"  {quarantine['why']}"
+        )
+        output.say("  next: find out which of the two is the true one, take the other away, then")
+        output.say(f"        `edgewarden-fleet quarantine lift {body['device']} --why TEXT`, or")
+        output.say(f"        `edgewarden-fleet revoke {body['device']}` and enrol anew")
     age = attestation["age_s"]
     output.say(
         f"attestation  {attestation['result']}  grade {attestation['grade']}"

@@ -134,6 +134,11 @@ def _identity(g: Mapping[str, object]) -> str:
         ("reports verified", _e(g["reports_verified"])),
         ("waiting for a key", _e(g["pending"])),
     ]
+    quarantine = g["quarantine"]
+    if quarantine is not None:
+        q = _map(quarantine)
+        said = f"{_e(q['kind'])} {_e(q['since_utc'])}"
+        rows.insert(0, ("quarantine", f'<span class="tag critical">{said}</span> {_e(q["why"])}'))
     if i["revoked_utc"]:
         rows.insert(0, ("revoked", f'<span class="tag critical">{_e(i["revoked_utc"])}</span>'))
     return _section("Identity", _table(("", ""), rows, ""))

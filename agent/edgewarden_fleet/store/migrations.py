@@ -23,7 +23,25 @@ CREATE TABLE tpm_state (
 CREATE TABLE ask_whole (device TEXT PRIMARY KEY) STRICT;
 """
 
-STEPS = (TPM,)
+CONTINUITY = """
+CREATE TABLE continuity (
+    device TEXT NOT NULL, step INTEGER NOT NULL, token BLOB NOT NULL, mark BLOB NOT NULL,
+    secret_id BLOB NOT NULL, presented_utc_s REAL NOT NULL, PRIMARY KEY (device, step)
+) STRICT;
+
+CREATE TABLE continuity_floor (
+    nonce BLOB PRIMARY KEY, device TEXT NOT NULL, step INTEGER NOT NULL
+) STRICT;
+CREATE INDEX continuity_floor_device ON continuity_floor (device);
+
+CREATE TABLE quarantine (
+    id INTEGER PRIMARY KEY, device TEXT NOT NULL, kind TEXT NOT NULL, why TEXT NOT NULL,
+    since_utc_s REAL NOT NULL, lifted_utc_s REAL, lifted_why TEXT
+) STRICT;
+CREATE UNIQUE INDEX quarantine_open ON quarantine (device) WHERE lifted_utc_s IS NULL;
+"""
+
+STEPS = (TPM, CONTINUITY)
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)
 """user_version of the file. A newer file is refused, never guessed at."""

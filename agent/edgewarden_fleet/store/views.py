@@ -6,7 +6,8 @@ onto its page. Times are ISO 8601 in UTC. Schemas: ``edgewarden-fleet.gateways/1
 
 A verdict is the worst of what is known, as one word:
 
-    critical   a fork, a revoked device, contraindicated evidence
+    critical   quarantine, a fork since the last one was lifted, a revoked device, contraindicated
+               evidence
     warning    evidence with a warning, or none, or past its time; unexplained gaps; refused
                messages; a denied program
     ok         none of these
@@ -21,7 +22,7 @@ from datetime import UTC, datetime
 from edgewarden.judge.continuity import explains
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import RecordClass
-from edgewarden_fleet.store import attestation, records
+from edgewarden_fleet.store import attestation, continuity, records
 
 Json = dict[str, object]
 
@@ -67,6 +68,7 @@ def gateway(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json | Non
             "enrolled_utc": iso(row["enrolled_utc_s"]),
             "revoked_utc": iso(row["revoked_utc_s"]),
         },
+        "quarantine": _quarantine(db, device),
         "attestation": _attestation(db, device, now_utc_s),
         "enforcement": _enforcement(db, device),
         "reports_verified": db.execute(
@@ -123,6 +125,14 @@ def _attestation(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json:
         "expired": now_utc_s > row["expires_utc_s"],
         "version": row["version"],
     }
+
+
+def _quarantine(db: sqlite3.Connection, device: str) -> Json | None:
+    """Why nothing that this gateway says is believed; None in ordinary times."""
+    held = continuity.quarantined(db, device)
+    if held is None:
+        return None
+    return {"kind": held.kind, "why": held.why, "since_utc": iso(held.since_utc_s)}
 
 
 def _enforcement(db: sqlite3.Connection, device: str) -> Json:
@@ -291,7 +301,14 @@ def _verdict(db: sqlite3.Connection, device: str, body: Json) -> tuple[str, list
     so_so: list[str] = []
     if identity["revoked_utc"]:
         bad.append("revoked")
-    forks = _count(db, "SELECT count(*) FROM finding WHERE device = ? AND kind = 'fork'", device)
+    quarantine = body["quarantine"]
+    if quarantine is not None:
+        assert isinstance(quarantine, dict)
+        bad.append(f"quarantined ({quarantine['kind']}): two states of this gateway exist")
+    forks = db.execute(
+        "SELECT count(*) FROM finding WHERE device = ? AND kind = 'fork' AND at_utc_s > ?",
+        (device, continuity.last_lifted(db, device)),
+    ).fetchone()[0]
     if forks:
         bad.append(f"{forks} fork(s): two histories were signed")
     result = attestation["result"]

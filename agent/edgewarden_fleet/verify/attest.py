@@ -11,6 +11,7 @@
   TPM's part is held to the enrolled key (appraise/quotes.py) and all of it judged; a signed result
   goes back to the gateway and is kept with the evidence. Where the digest form was not enough, the
   next challenge asks for the whole, and comes soon.
+* The continuity token it presents is judged (ratchet.py); the next one rides in the result.
 * The heads it names are kept, due after one nonce lifetime: a record that was named and does not
   come is withheld, and another one with its number is a fork (judge/continuity.py).
 
@@ -49,12 +50,14 @@ from edgewarden.wire.evidence import (
 )
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.quoted import Quoted
+from edgewarden.wire.ratchet import Issued
 from edgewarden.wire.record import MAX_SEQ, RecordClass
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.ca.settings import Attestation
 from edgewarden_fleet.store import attestation as kept
+from edgewarden_fleet.store import continuity as threads
 from edgewarden_fleet.store import quotes, records, registry
-from edgewarden_fleet.verify import tpm
+from edgewarden_fleet.verify import ratchet, tpm
 from edgewarden_fleet.verify.chain import Identity
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
 
@@ -97,13 +100,20 @@ class Outgoing:
 
 
 class Appraiser:
-    """Challenges gateways and judges their answers. Used by the ingest thread alone."""
+    """Challenges gateways and judges their answers. Used by the ingest thread alone.
 
-    def __init__(self, verifier: Verifier, signer: Signer, settings: Attestation) -> None:
+    Args:
+        secret: what continuity tokens are made with (ca/folder.py).
+    """
+
+    def __init__(
+        self, verifier: Verifier, signer: Signer, settings: Attestation, secret: bytes
+    ) -> None:
         self._verifier = verifier
         self._db: sqlite3.Connection = verifier.db
         self._signer = signer
         self._settings = settings
+        self._thread = ratchet.Thread(self._db, secret, verifier.tenant)
 
     def take_status(self, message: Incoming, now_utc_s: float) -> tuple[Verdict, list[Outgoing]]:
         """Verify one s/status message."""
@@ -132,7 +142,14 @@ class Appraiser:
             return self._verifier.refuse(device, message, refusal, now_utc_s), []
         judged, policy_hash = self._judge(given, asked, now_utc_s)
         self._keep_heads(evidence, judged, message.payload, now_utc_s)
-        result = self._result(given, judged, policy_hash, now_utc_s)
+        token = self._thread.take(evidence, judged, now_utc_s)
+        if judged.facets["freshness"] is Tier.CONTRAINDICATED and not ratchet.is_bound(judged):
+            why = judged.reasons.get("freshness", "")
+            ratchet.suspect(self._db, device, ratchet.OLDER, why, now_utc_s)
+        held = threads.quarantined(self._db, device)
+        if held is not None:
+            token, judged = None, appraisal.in_quarantine(judged, held.why)
+        result = self._result(given, judged, policy_hash, token, now_utc_s)
         data = self._seal(encode_result(result), ContentType.RESULT)
         kept.add_result(self._db, evidence, message.payload, result, data, now_utc_s)
         registry.seen(self._db, device, now_utc_s)
@@ -144,6 +161,7 @@ class Appraiser:
         nonce = secrets.token_bytes(NONCE_BYTES)
         expires = now_utc_s + self._settings.nonce_ttl_s
         kept.add_nonce(self._db, nonce, device, now_utc_s, expires)
+        threads.set_floor(self._db, device, nonce)
         tenant = self._verifier.tenant
         whole = quotes.asked_whole(self._db, device)
         challenge = Challenge(tenant, device, nonce, int(now_utc_s), int(expires), whole)
@@ -250,6 +268,8 @@ class Appraiser:
                     self._db, device, f"evidence names another {record_class.label} {seq}",
                     now_utc_s, int(record_class), seq, data,
                 )  # fmt: skip
+                why = f"evidence names another {record_class.label} {seq}"
+                ratchet.suspect(self._db, device, ratchet.FORK, why, now_utc_s)
         if judged.facets["freshness"] is not Tier.CONTRAINDICATED:
             due = now_utc_s + self._settings.nonce_ttl_s
             kept.add_claims(self._db, device, evidence.heads, due)
@@ -300,8 +320,9 @@ class Appraiser:
         return Hardware(vouched)
 
     def _result(
-        self, given: Given, judged: Appraisal, policy_hash: bytes, now_utc_s: float
-    ) -> Result:
+        self, given: Given, judged: Appraisal, policy_hash: bytes, token: Issued | None,
+        now_utc_s: float,
+    ) -> Result:  # fmt: skip
         return Result(
             tenant=given.claims.tenant,
             device=given.claims.device,
@@ -315,6 +336,7 @@ class Appraiser:
             policy_hash=policy_hash,
             policy_id=POLICY_ID,
             evidence=hashlib.sha256(given.message).digest(),
+            token=token,
         )
 
     def _seal(self, payload: bytes, kind: ContentType) -> bytes:

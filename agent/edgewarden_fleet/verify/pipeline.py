@@ -21,9 +21,9 @@ of. In order, for records:
                                    nothing new
  8. continuity (judge/)            ``replay``, ``fork``; else next, gap, reordered, duplicate
 
-Only after 8 are the facts inside looked at (facts.py). Every refusal is counted per device and
-reason. Runs inside the caller's transaction; a message is acknowledged to the broker after that
-has been committed, refused ones too.
+A fork puts its device into quarantine (ratchet.py). Only after 8 are the facts inside looked at
+(facts.py). Every refusal is counted per device and reason. Runs inside the caller's transaction; a
+message is acknowledged to the broker after that has been committed, refused ones too.
 
     verdict = Verifier(db, roots, tenant).take(Incoming(topic, payload), now_utc_s)
 """
@@ -54,7 +54,7 @@ from edgewarden.wire.record import (
 )
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.store import records, registry
-from edgewarden_fleet.verify import facts
+from edgewarden_fleet.verify import facts, ratchet
 from edgewarden_fleet.verify.chain import Identity, check_issuing, read_chain
 
 PENDING_S = 600.0
@@ -246,6 +246,7 @@ class Verifier:
                     self.db, device, "fork", Severity.CRITICAL, judged.why, now_utc_s,
                     int(record_class), record.seq, message.payload,
                 )  # fmt: skip
+                ratchet.suspect(self.db, device, ratchet.FORK, judged.why, now_utc_s)
             return judged
         if judged.outcome is Outcome.DUPLICATE:
             records.save_chain(self.db, device, record_class, judged.chain, duplicate=True)

@@ -77,6 +77,18 @@ def time_of(value: object) -> bool:
     )  # fmt: skip
 
 
+def spent_of(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and uint(value[0], 0, 2**53 - 1) and (
+        blob(32)(value[1]) and blob(16)(value[2])
+    )  # fmt: skip
+
+
+def issued_of(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and uint(value[0], 1, 2**53 - 1) and (
+        blob(32)(value[1])
+    )  # fmt: skip
+
+
 CLASS, TIER = one_of(1, 2, 3), one_of(0, 2, 32, 96)
 GRADE = one_of("G0", "G0+", "G1", "G2", "G3")
 FACET = one_of(
@@ -111,12 +123,13 @@ FIELDS = {
         265: one_of("urn:edgewarden:evidence:2"), 268: blob(16), 270: one_of("edgewarden"),
         271: text, -70001: GRADE, -70002: each(MEASURED, blob(0, 32)),
         -70003: each(CLASS, head_of), -70004: each(one_of("tier", "mode"), text), -70005: text,
-        -70006: text, -70007: name, -70009: boot_facts, -70010: lambda v: v is None or uint(v),
+        -70006: text, -70007: name, -70008: spent_of, -70009: boot_facts,
+        -70010: lambda v: v is None or uint(v),
     },
     "result": {
         0: one_of(1), 1: name, 2: name, 3: blob(32), 4: uint, 5: uint, 6: GRADE, 7: TIER,
-        8: each(FACET, TIER), 9: each(FACET, text), 10: blob(32), 12: text,
-        13: blob(32),
+        8: each(FACET, TIER), 9: each(FACET, text), 10: blob(32),
+        11: lambda v: v is None or issued_of(v), 12: text, 13: blob(32),
     },
     "status": {
         0: one_of(1), 1: name, 2: name, 3: blob(16), 4: uint, 5: one_of(True, False),

@@ -1,0 +1,146 @@
+"""Continuity tokens and quarantines at rest. One step each, inside the caller's transaction;
+order/ratchet.py decides."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from edgewarden.order.ratchet import Around
+from edgewarden.wire.ratchet import Spent
+from edgewarden_fleet.store.attestation import KEPT_NONCES
+from edgewarden_fleet.store.schema import transaction
+
+KEPT_STEPS = 2 * KEPT_NONCES
+"""Presentations remembered per device: whatever challenge is still outstanding was sent within so
+many (KEPT_NONCES before it, KEPT_NONCES behind it, a step each)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Why a gateway is not believed at present."""
+
+    device: str
+    kind: str
+    why: str
+    since_utc_s: float
+
+
+def head(db: sqlite3.Connection, device: str) -> Spent | None:
+    """The newest presentation; None when there is none."""
+    row = db.execute(
+        "SELECT step, token, mark FROM continuity WHERE device = ? ORDER BY step DESC LIMIT 1",
+        (device,),
+    ).fetchone()
+    return None if row is None else Spent(row[0], row[1], row[2])
+
+
+def around(
+    db: sqlite3.Connection, device: str, step: int, nonce: bytes, secret_id: bytes
+) -> Around:
+    """What is known of a step's place. The door stands open where another secret made the head."""
+    same = db.execute(
+        "SELECT step, token, mark FROM continuity WHERE device = ? AND step = ?", (device, step)
+    ).fetchone()
+    floor = db.execute("SELECT step FROM continuity_floor WHERE nonce = ?", (nonce,)).fetchone()
+    newest = db.execute(
+        "SELECT secret_id FROM continuity WHERE device = ? ORDER BY step DESC LIMIT 1", (device,)
+    ).fetchone()
+    lifted = db.execute(
+        "SELECT 1 FROM quarantine q WHERE q.device = ? AND lifted_utc_s IS NOT NULL", (device,)
+    ).fetchone()
+    return Around(
+        None if same is None else Spent(same[0], same[1], same[2]),
+        0 if floor is None else floor[0],
+        newest[0] != secret_id if newest else lifted is not None,
+    )
+
+
+def save(
+    db: sqlite3.Connection, device: str, spent: Spent, secret_id: bytes, now_utc_s: float
+) -> None:
+    """Keep a presentation as the newest."""
+    db.execute("DELETE FROM continuity WHERE device = ? AND step >= ?", (device, spent.step))
+    db.execute(
+        "INSERT INTO continuity VALUES (?, ?, ?, ?, ?, ?)",
+        (device, spent.step, spent.token, spent.mark, secret_id, now_utc_s),
+    )
+    db.execute(
+        "DELETE FROM continuity WHERE device = ? AND step <= (SELECT step FROM continuity"
+        " WHERE device = ? ORDER BY step DESC LIMIT 1 OFFSET ?)",
+        (device, device, KEPT_STEPS),
+    )
+
+
+def set_floor(db: sqlite3.Connection, device: str, nonce: bytes) -> None:
+    """Remember how far a gateway's thread had come when a challenge went out."""
+    known = head(db, device)
+    if known is not None:
+        db.execute(
+            "INSERT OR REPLACE INTO continuity_floor VALUES (?, ?, ?)", (nonce, device, known.step)
+        )
+    db.execute(
+        "DELETE FROM continuity_floor WHERE device = ? AND nonce NOT IN (SELECT nonce FROM nonce)",
+        (device,),
+    )
+
+
+def forget(db: sqlite3.Connection, device: str) -> None:
+    """Drop a gateway's thread: a replaced board, or an operator's word. What comes next begins
+    another."""
+    db.execute("DELETE FROM continuity WHERE device = ?", (device,))
+    db.execute("DELETE FROM continuity_floor WHERE device = ?", (device,))
+
+
+def quarantined(db: sqlite3.Connection, device: str) -> Quarantine | None:
+    """The open quarantine of a gateway."""
+    row = db.execute(
+        "SELECT * FROM quarantine WHERE device = ? AND lifted_utc_s IS NULL", (device,)
+    ).fetchone()
+    return None if row is None else _quarantine(row)
+
+
+def all_quarantined(db: sqlite3.Connection) -> list[Quarantine]:
+    """Every open quarantine, oldest first."""
+    rows = db.execute("SELECT * FROM quarantine WHERE lifted_utc_s IS NULL ORDER BY since_utc_s")
+    return [_quarantine(row) for row in rows]
+
+
+def last_lifted(db: sqlite3.Connection, device: str) -> float:
+    """When a quarantine was last lifted; 0 when never."""
+    row = db.execute(
+        "SELECT max(lifted_utc_s) FROM quarantine WHERE device = ?", (device,)
+    ).fetchone()
+    return float(row[0] or 0.0)
+
+
+def begin_quarantine(
+    db: sqlite3.Connection, device: str, kind: str, why: str, now_utc_s: float
+) -> bool:
+    """Believe a gateway no more; False when that is so already."""
+    if quarantined(db, device) is not None:
+        return False
+    db.execute(
+        "INSERT INTO quarantine (device, kind, why, since_utc_s) VALUES (?, ?, ?, ?)",
+        (device, kind[:32], why[:300], now_utc_s),
+    )
+    return True
+
+
+def lift_quarantine(db: sqlite3.Connection, device: str, why: str, now_utc_s: float) -> bool:
+    """End it: the state that the gateway shows next is taken as the true one. False when there is
+    none."""
+    with transaction(db):
+        if quarantined(db, device) is None:
+            return False
+        db.execute(
+            "UPDATE quarantine SET lifted_utc_s = ?, lifted_why = ?"
+            " WHERE device = ? AND lifted_utc_s IS NULL",
+            (now_utc_s, why[:300], device),
+        )
+        forget(db, device)
+    return True
+
+
+def _quarantine(row: sqlite3.Row) -> Quarantine:
+    return Quarantine(row["device"], row["kind"], row["why"], row["since_utc_s"])
