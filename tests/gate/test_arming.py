@@ -51,7 +51,9 @@ class Bench:
             policy=self,  # type: ignore[arg-type]
             responder=SimpleNamespace(  # type: ignore[arg-type]
                 counters=Counters(),
-                digests=SimpleNamespace(images={}),
+                digests=SimpleNamespace(
+                    images={}, watched_by=lambda writers: None, catch_up=lambda: None
+                ),
                 finish=lambda: None,
                 mode="",
                 reports=SimpleNamespace(),
@@ -84,6 +86,7 @@ class Bench:
         group = SimpleNamespace(fd=-1, permission=enforce)
         return SimpleNamespace(
             devices={os.makedev(8, 1)},
+            writers=None,
             group=group,
             cacheable=set(),
             refused=[],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import struct
 import subprocess
@@ -19,10 +20,14 @@ from edgewarden.kernel.fanotify import (
     FAN_OPEN_EXEC_PERM,
     UNTOLD,
     Group,
+    Writers,
+    _handles_in,
+    handle_of,
     open_group,
     parse_events,
 )
-from tests.system.exec_world import private_tmpfs
+from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
+from tests.system.exec_world import loop_ext4, private_tmpfs
 from tests.waiting import wait_until
 
 
@@ -148,3 +153,71 @@ def test_marks_do_not_keep_a_filesystem_mounted() -> None:
             subprocess.run(["mount", "-t", "tmpfs", "ew-again", where], check=True)
     finally:
         group.close()
+
+
+@pytest.mark.needs("root", "loop-mount")
+def test_who_has_written_is_told_before_a_lease_can_be_taken() -> None:
+    """By a descriptor, by a mapping that outlives it, by another name of the same file."""
+    ignore_lease_breaks()
+    with loop_ext4() as where:
+        path, other = where / "one", where / "two"
+        path.write_bytes(b"1" * 4096)
+        os.link(path, other)
+        folder = os.open(where, os.O_PATH | os.O_DIRECTORY)
+        reader = os.open(path, os.O_RDONLY)
+        writers = Writers()
+        try:
+            writers.mark(folder)
+            assert writers.heard() == []
+            writer = os.open(other, os.O_RDWR)
+            lease = ReadLease(reader)
+            lease.take()
+            assert lease.writer_lives
+            assert writers.heard() == []
+            with mmap.mmap(writer, 4096) as mapped:
+                os.close(writer)
+                mapped[0:1] = b"2"
+                assert writers.heard() == []
+            lease.take()
+            assert lease.granted
+            assert writers.heard() == [handle_of(reader)]
+            assert writers.heard() == []
+            path.read_bytes()
+            assert writers.heard() == []
+        finally:
+            writers.close()
+            os.close(reader)
+            os.close(folder)
+
+
+@pytest.mark.needs("root", "loop-mount")
+def test_more_writers_than_the_kernel_remembers_are_told_as_that() -> None:
+    limit = int(Path("/proc/sys/fs/fanotify/max_queued_events").read_text())
+    with loop_ext4("-N", str(limit + 1000)) as where:
+        folder = os.open(where, os.O_PATH | os.O_DIRECTORY)
+        writers = Writers()
+        try:
+            writers.mark(folder)
+            for number in range(limit + 1):
+                os.close(os.open(where / str(number), os.O_WRONLY | os.O_CREAT, 0o600))
+            assert writers.heard() is None
+            while writers.heard() != []:
+                pass
+        finally:
+            writers.close()
+            os.close(folder)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("=IBBHQii", 24, 3, 0, 24, 0x4000, -1, 0),  # FAN_Q_OVERFLOW
+        struct.pack("=IBBHQii", 24, 3, 0, 24, 8, -1, 0),
+        struct.pack("=IBBHQii", 24, 4, 0, 24, 8, -1, 0),
+        struct.pack("=IBBHQiiBBH8sIi", 48, 3, 0, 24, 8, -1, 0, 1, 0, 20, b"", 0, 255),
+        struct.pack("=IBBHQiiBBH8sIi", 48, 3, 0, 24, 8, -1, 0, 1, 0, 24, b"", 8, 1),
+        struct.pack("=IBBHQiiBBH8sIi", 48, 3, 0, 24, 8, -1, 0, 9, 0, 20, b"", 0, 1),
+    ],
+)
+def test_what_does_not_name_a_writer_is_not_passed_over(data: bytes) -> None:
+    assert _handles_in(data) is None

@@ -20,6 +20,7 @@ import pytest
 
 from edgewarden.wire.local_tier import TierSaid
 from tests.system.exec_world import NOBODY, World, loop_ext4, private_tmpfs, world
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "fanotify-permission", "loop-mount", "gcc")
 
@@ -28,6 +29,7 @@ HEAD = """
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -55,6 +57,34 @@ int main(int count, char **word) {
 }
 """
 )
+SWAP = (
+    HEAD
+    + """
+struct move { unsigned reserved, donor; unsigned long long from, to, blocks, moved; };
+int main(int count, char **word) {
+    int fd = open(word[1], O_RDWR), donor = open(word[2], O_RDWR);
+    unsigned long long at = strtoull(word[3], 0, 10);
+    if (fd < 0 || donor < 0) return 2;
+    fsync(fd); fsync(donor);
+    for (int i = 0; i < 200; i++) {
+        struct move move = {0, donor, at, at, 4, 0};
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        posix_fadvise(donor, 0, 0, POSIX_FADV_DONTNEED);
+        if (!ioctl(fd, _IOWR('f', 15, struct move), &move)) {
+            fsync(fd); fsync(donor);
+            posix_fadvise(donor, 0, 0, POSIX_FADV_DONTNEED);
+            return 0;
+        }
+        usleep(5000);
+    }
+    return 3;
+}
+"""
+)
+PAGE = 4096
+BLOCK = 1024
+"""Of the filesystem in the image."""
+PADDING = 4 * PAGE
 
 
 @pytest.fixture
@@ -201,6 +231,54 @@ def test_a_listed_shell_under_another_name_is_a_shell(
         here.enforcing()
         through = sum(gets_through(here, command, uid) for _ in range(runs))
         assert through == 0, f"{through} of {runs}"
+
+
+@pytest.mark.parametrize(
+    ("strict", "uid"), [(False, 0), (False, NOBODY), (True, 0)], ids=["0", "65534", "strict-0"]
+)
+def test_a_listed_file_whose_blocks_are_exchanged(
+    disk: World, strict: bool, uid: int, runs: int
+) -> None:
+    """EXT4_IOC_MOVE_EXT leaves zeros in the donor, and its times as they were. (In strict mode
+    nobody but root opens a listed program that is his own.)"""
+    folder = own_folder(disk, uid)
+    payload = compiled(disk, "payload", PROGRAM).read_bytes()
+    payload += b"x" * (PADDING + -len(payload) % PAGE)
+    digest = hashlib.sha256(payload).digest()
+    disk.rules.append(("padded", digest))
+    swap = compiled(disk, "swap", SWAP)
+    disk.strict = strict
+    pairs = []
+    for number in range(runs):
+        listed, other = folder / f"listed{number}", folder / f"other{number}"
+        listed.write_bytes(payload)
+        other.write_bytes(b"y" * len(payload))
+        listed.chmod(0o755)
+        for path in (listed, other):
+            os.chown(path, uid, uid)
+        pairs.append((listed, other))
+    os.sync()
+    disk.enforcing()
+    at = len(payload) // BLOCK - PAGE // BLOCK
+    through = 0
+    for listed, other in pairs:
+        assert gets_through(disk, [listed], uid), "it is listed, and known from now on"
+        before = listed.stat()
+        wait_until(
+            lambda other=other, listed=listed: (
+                subprocess.run(
+                    [swap, other, listed, str(at)], user=uid, group=uid, extra_groups=[]
+                ).returncode
+                == 0
+            )
+        )
+        through += gets_through(disk, [listed], uid)
+        after = listed.stat()
+        assert (before.st_ctime_ns, before.st_mtime_ns) == (after.st_ctime_ns, after.st_mtime_ns)
+        if not strict:
+            read = subprocess.run(["dd", f"if={listed}", "bs=1M"], capture_output=True).stdout
+            assert hashlib.sha256(read).digest() != digest, "it is another content"
+    assert through == 0, f"{through} of {runs}"
 
 
 @UIDS

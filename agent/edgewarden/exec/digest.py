@@ -10,6 +10,13 @@ What this decides: which digest may be used again. The cache takes one only if, 
 3. a read lease was held all the while; and
 4. fstat says the same before and after.
 
+It gives a digest up, whatever the times say, as soon as the file has been open for writing
+(``writers``, kernel/fanotify.py): EXT4_IOC_MOVE_EXT puts other blocks into a file and moves neither
+ctime nor mtime. Who asks under a read lease has heard of everything before it. Without a lease that
+holds for what was written and closed; a writer who is still there shows in the lease alone, so
+where none is taken only files count that root alone can write to (exec/opened.py). What is kept for
+the next gate was not watched in between, so it is of root's files only.
+
 A content whose read lease is still held since it was hashed (exec/hold.py keeps it for a moment
 after each start) needs no new lease and no second look: nobody can have opened it for writing.
 
@@ -27,6 +34,7 @@ from __future__ import annotations
 import os
 import struct
 
+from edgewarden.kernel.fanotify import handle_of
 from edgewarden.wire.lean import sha256
 
 TYPE_CHECKING = False
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from edgewarden.judge.exec_rules import Rule
+    from edgewarden.kernel.fanotify import Writers
     from edgewarden.kernel.lease import ReadLease
     from edgewarden.kernel.mounts import Status
 
@@ -103,15 +112,22 @@ class Known:
         epoch: whose word ``rule`` is, or whose word it is that the subject counts.
         lease_fd: a descriptor whose read lease was taken before the file was last compared; -1:
             there is none, or somebody has asked to write.
+        handle: names the inode in what ``Writers`` tells; b"" while it is not known.
+        roots: root alone could write to it.
         checked_mono: when the lease was last seen to be held.
         used_mono: when somebody last relied on that lease.
         starting: how many that rely on it may not have started yet.
     """
 
-    __slots__ = ("checked_mono", "digest", "epoch", "lease_fd", "rule", "starting", "used_mono")
+    __slots__ = (
+        "checked_mono", "digest", "epoch", "handle", "lease_fd", "roots", "rule", "starting",
+        "used_mono",
+    )  # fmt: skip
 
-    def __init__(self, digest: bytes) -> None:
+    def __init__(self, digest: bytes, handle: bytes = b"", *, roots: bool = True) -> None:
         self.digest = digest
+        self.handle = handle
+        self.roots = roots
         self.rule: Rule | None = None
         self.epoch: object = None
         self.lease_fd = -1
@@ -131,21 +147,62 @@ class Digests:
         known_by_key: as ``known``, by what ``key_of`` gives.
         changes: how often something was kept or forgotten.
         images: contents of images that were not seen to start (wire/images.py), by key.
+        writers: tells what has been open for writing; None: nobody does.
     """
 
-    __slots__ = ("_cache", "_wall_ns", "cacheable", "changes", "images", "known_by_key")
+    __slots__ = (
+        "_by_handle", "_cache", "_wall_ns", "cacheable", "changes", "images", "known_by_key",
+        "writers",
+    )  # fmt: skip
 
     def __init__(self, wall_ns: Callable[[], int]) -> None:
         self.cacheable: set[int] = set()
         self._wall_ns = wall_ns
         self._cache: dict[bytes, Known] = {}
         self.known_by_key = self._cache.get
+        self._by_handle: dict[bytes, bytes] = {}
+        self.writers: Writers | None = None
         self.changes = 0
         self.images: Mapping[bytes, bytes] = {}
 
-    def known(self, status: os.stat_result) -> Known | None:
-        """What is known of a file that is as it was when it was hashed."""
-        return self._cache.get(key_of(status))
+    def known(self, status: os.stat_result, fd: int) -> Known | None:
+        """What is known of the file behind ``fd``, which is as it was when it was hashed."""
+        self.catch_up()
+        key = key_of(status)
+        found = self._cache.get(key)
+        if found is not None and not found.handle and self.writers is not None:
+            self._name(found, key, fd)  # from the gate before: watched from now on
+        return found
+
+    def catch_up(self) -> None:
+        """Give up what has been open for writing."""
+        if self.writers is None:
+            return
+        heard = self.writers.heard()
+        if heard is None:
+            self.forget()
+            return
+        for handle in heard:
+            key = self._by_handle.pop(handle, None)
+            if key is not None:
+                del self._cache[key]
+                self.changes += 1
+
+    def watched_by(self, writers: Writers | None) -> None:
+        """Another group tells from now on; its marks are made, and those of the last one not yet
+        gone. None: what is written is not told any more, so all of it is forgotten."""
+        self.catch_up()
+        if writers is None:
+            self.forget()
+        self.writers = writers
+
+    def _name(self, known: Known, key: bytes, fd: int) -> None:
+        known.handle = handle_of(fd)
+        if known.handle:
+            last = self._by_handle.pop(known.handle, key)
+            if last != key:
+                self._cache.pop(last, None)  # the same file, before it changed
+            self._by_handle[known.handle] = key
 
     def digest_of(self, status: os.stat_result | Status) -> bytes:
         """The digest of a running image that is as it was when it was hashed; b"" when it is not
@@ -158,6 +215,7 @@ class Digests:
         """Nothing is known any more: another filesystem may have the device number of one that was
         watched."""
         self._cache.clear()
+        self._by_handle.clear()
         self.changes += 1
 
     def adopt(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
@@ -167,12 +225,13 @@ class Digests:
             self._cache[key] = Known(digest)
 
     def entries(self) -> list[tuple[bytes, bytes]]:
-        """(key, SHA-256) of everything that is known, the oldest first."""
-        return [(key, known.digest) for key, known in self._cache.items()]
+        """(key, SHA-256) of what is known of root's files, the oldest first."""
+        return [(key, known.digest) for key, known in self._cache.items() if known.roots]
 
     def _room(self) -> None:
         if len(self._cache) >= CACHE_ENTRIES:
-            del self._cache[next(iter(self._cache))]
+            key = next(iter(self._cache))
+            self._by_handle.pop(self._cache.pop(key).handle, None)
 
     def begin(self, status: os.stat_result) -> Hashing:
         """Start to hash; the read lease, if there is to be one, is held already."""
@@ -185,12 +244,19 @@ class Digests:
         """Whether the file was left alone all the while, as far as lease and fstat tell; and what
         is kept of it, if it may be kept."""
         leased = lease.held()
-        quiet = (leased or not lease.granted) and key_of(os.fstat(fd)) == done.key
+        status = os.fstat(fd)
+        quiet = (leased or not lease.granted) and key_of(status) == done.key
         if not (quiet and leased and done.keepable and done.digest):
             return quiet, None
+        self.catch_up()  # what was said before the lease is not about this content
+        known = Known(done.digest, roots=only_root(status))
+        if self.writers is not None:
+            self._name(known, done.key, fd)
+            if not known.handle:
+                return quiet, None
         self._room()
         self.changes += 1
-        known = self._cache[done.key] = Known(done.digest)
+        self._cache[done.key] = known
         return quiet, known
 
 

@@ -30,6 +30,7 @@ from edgewarden.kernel.fanotify import (
     FAN_OPEN_EXEC_PERM,
     FAN_OPEN_PERM,
     Group,
+    Writers,
     open_group,
 )
 from edgewarden.kernel.mounts import AT_FDCWD, Filesystem, Mounts
@@ -70,10 +71,13 @@ class Armed:
         opens: openings wait as well, gate's own among them.
         cacheable: st_dev of the marked filesystems of CACHEABLE types.
         devices: st_dev of all of them.
+        writers: hears what has been open for writing on the cacheable ones; None: the kernel has no
+            such group, and nothing is cacheable.
     """
 
     __slots__ = (
         "cacheable", "devices", "filesystems", "group", "mask", "opens", "refused", "superblocks",
+        "writers",
     )  # fmt: skip
 
     def __init__(self, group: Group) -> None:
@@ -85,6 +89,10 @@ class Armed:
         self.superblocks: set[str] = set()
         self.cacheable: set[int] = set()
         self.devices: set[int] = set()
+        try:
+            self.writers: Writers | None = Writers()
+        except HardwareFault:
+            self.writers = None
 
     def mark_again(self, opener: Opener, mounts: Mounts) -> None:
         """Put each mark where it should be, once more: a filesystem that was unmounted and mounted
@@ -103,12 +111,16 @@ class Armed:
             try:
                 if mounts.of(fd).device in self.superblocks:
                     self.group.mark(".", self.mask, dir_fd=fd)
+                    if self.writers is not None and os.fstat(fd).st_dev in self.cacheable:
+                        self.writers.mark(fd)
             finally:
                 os.close(fd)
 
     def close(self) -> None:
         """Allow what waits, take the marks away; twice is harmless."""
         self.group.close()
+        if self.writers is not None:
+            self.writers.close()
 
 
 def arm(
@@ -205,12 +217,21 @@ def _mark(
             armed.group.mark(".", mask, dir_fd=fd)
         device = os.fstat(fd).st_dev
         armed.devices.add(device)
-        if where.kind in CACHEABLE:
+        if where.kind in CACHEABLE and _hears_writers(armed, fd):
             armed.cacheable.add(device)
     finally:
         os.close(fd)
     armed.filesystems.append(path)
     armed.superblocks.add(where.device)
+
+
+def _hears_writers(armed: Armed, fd: int) -> bool:
+    try:
+        if armed.writers is not None:
+            armed.writers.mark(fd)
+    except HardwareFault:
+        return False
+    return armed.writers is not None
 
 
 def check_watchable(path: str, where: Filesystem) -> None:

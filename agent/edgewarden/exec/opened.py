@@ -175,7 +175,7 @@ class Opened:
         if one.hashing is None:
             if self._before(one, status):
                 return True
-            known = self._digests.known(status)
+            known = self._digests.known(status, fd)
             if known is not None:
                 return self._after(one, rule_for(known, known.digest, event), status)
             if status.st_size > MAX_HASH_BYTES:
@@ -200,7 +200,7 @@ class Opened:
         if self._started.get(pid) == (status.st_dev, status.st_ino):
             del self._started[pid]
             return True
-        known = self._digests.known(status)
+        known = self._digests.known(status, one.event.fd)
         if known is not None and known.rule is not None and only_root(status):
             return None  # most are of this kind: the rule says yes, if it still counts
         return self._is_data(one, status)

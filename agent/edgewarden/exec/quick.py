@@ -97,6 +97,7 @@ class Quick:
         "_answer",
         "_asks",
         "_boot_ns",
+        "_catch_up",
         "_counters",
         "_done",
         "_epoch",
@@ -125,6 +126,7 @@ class Quick:
         self.since_mono: float | None = None
         self.broken: HardwareFault | None = None
         self._known = digests.known_by_key
+        self._catch_up = digests.catch_up
         self._subjects = subjects
         self._counters = counters
         self._mono_s = mono_s
@@ -202,6 +204,7 @@ class Quick:
     def _opening(self, group_fd: int, fd: int, _pid: int, pidfd: int) -> bool:
         """As exec/opened.py, rule 3, for a content whose rule is the same for all."""
         try:
+            self._catch_up()
             status = fstat(fd)
             known = self._known(key_of(status))
         except Exception:

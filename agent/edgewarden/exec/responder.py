@@ -326,7 +326,7 @@ class ExecGate:
             if one.event.wants_answer and one.lease.writer_lives:
                 one.reason = "being_written"
                 return False
-            known = self.digests.known(status)
+            known = self.digests.known(status, fd)
             if known is not None:
                 self.counters.cached += 1
                 one.known = known

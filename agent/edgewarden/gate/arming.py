@@ -127,6 +127,7 @@ class Arming:
 
     def look(self) -> None:
         """On a timer: has an obstacle come or gone, is another try due?"""
+        self._responder.digests.catch_up()  # the kernel remembers 16384 files that were written
         self._stopping.look(armed=self.source == "bpf-stop")
         self._coverage.look(self.mode, sees=self.armed is not None)
         waits = self.mode == "enforce" and not self._responds
@@ -230,6 +231,7 @@ class Arming:
             # First: there is one set of BPF programs, and two groups cannot share it.
             self.disarm()
             new = self._stopping.arm(paths, against_root)
+            self._responder.digests.watched_by(new.writers)
         else:
             new = self._marks(
                 paths,
@@ -241,7 +243,8 @@ class Arming:
             )
             if new.opens:
                 self._spare_own_files(new)
-            self.disarm()
+            self._responder.digests.watched_by(new.writers)  # both groups hear it at this moment
+            self._close()
         self.armed = new
         self._doors.permission_marks = enforce and not stop
         self.source = ENFORCING[stop] if enforce else "fanotify-notify"
@@ -291,11 +294,16 @@ class Arming:
 
     def stop(self) -> None:
         """``disarm``, and keep for the next gate what is known of contents."""
-        self.disarm()
+        self._responder.digests.catch_up()
+        self._close()
         self._kept.save(self._policy.config.filesystems)
 
     def disarm(self) -> None:
         """Take every mark away and allow whoever waits; twice is harmless."""
+        self._responder.digests.watched_by(None)
+        self._close()
+
+    def _close(self) -> None:
         if self.armed is not None:
             self._forget(self.armed.group.fd)
             self.armed.close()

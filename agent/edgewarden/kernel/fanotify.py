@@ -15,6 +15,8 @@ Rules, in order:
    it is used.
 4. The last descriptor of the group closed = every waiting exec allowed, every mark gone
    (fanotify(7)).
+5. ``Writers`` is a group of its own, which nobody waits for: which files have been open for
+   writing. The kernel tells it before it lets the next read lease be taken on the file.
 
     group = open_group(permission=True)
     group.mark("/mnt/x", FAN_OPEN_EXEC_PERM)
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # <linux/fanotify.h>, spelled as there.
+FAN_CLOSE_WRITE = 0x00000008
 FAN_OPEN_EXEC = 0x00001000
 FAN_Q_OVERFLOW = 0x00004000
 FAN_OPEN_PERM = 0x00010000
@@ -50,12 +53,14 @@ FAN_CLASS_CONTENT = 0x00000004
 FAN_UNLIMITED_QUEUE = 0x00000010
 FAN_UNLIMITED_MARKS = 0x00000020
 FAN_REPORT_PIDFD = 0x00000080
+FAN_REPORT_FID = 0x00000200
 FAN_EVENT_ON_CHILD = 0x08000000
 FAN_MARK_ADD = 0x00000001
 FAN_MARK_IGNORED_SURV_MODIFY = 0x00000040
 FAN_MARK_FILESYSTEM = 0x00000100
 FAN_MARK_IGNORE = 0x00000400  # since Linux 6.0
 FANOTIFY_METADATA_VERSION = 3
+FAN_EVENT_INFO_TYPE_FID = 1
 FAN_EVENT_INFO_TYPE_PIDFD = 4
 FAN_ALLOW = 0x01
 FAN_DENY = 0x02
@@ -64,12 +69,17 @@ FAN_NOPIDFD = -1
 FAN_EPIDFD = -2
 # <linux/fcntl.h>
 AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+MAX_HANDLE_SZ = 128
 
 _METADATA = struct.Struct("=IBBHQii")
 """struct fanotify_event_metadata: event_len, vers, reserved, metadata_len, mask, fd, pid."""
 _INFO = struct.Struct("=BBH")
 """struct fanotify_event_info_header: info_type, pad, len."""
 _PIDFD = struct.Struct("=i")
+_HANDLE = struct.Struct("=Ii")
+"""struct file_handle: handle_bytes, handle_type; the handle follows."""
+_FSID_BYTES = 8
 _RESPONSE = struct.Struct("=iI")
 """struct fanotify_response: fd, response."""
 pack_answer = _RESPONSE.pack
@@ -92,6 +102,11 @@ _fanotify_init.argtypes = [ctypes.c_uint, ctypes.c_uint]
 _fanotify_mark = libc.fanotify_mark
 _fanotify_mark.argtypes = [
     ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p,
+]  # fmt: skip
+
+_name_to_handle_at = libc.name_to_handle_at
+_name_to_handle_at.argtypes = [
+    ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int,
 ]  # fmt: skip
 
 
@@ -287,3 +302,85 @@ def _abi(text: str) -> HardwareFault:
         code="EW-EXEC-006",
         next_step="report this kernel's version; exec control is off on it",
     )
+
+
+class Writers:
+    """Which files have been open for writing, on the filesystems that are marked.
+
+    A content can be changed without a trace in ctime (EXT4_IOC_MOVE_EXT exchanges the blocks of two
+    files), but only through a descriptor that is open for writing, or a mapping of one. When the
+    last of them goes the kernel tells this group first and then lets a read lease be taken, so
+    whoever holds one and reads here afterwards has heard of every change before it.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self) -> None:
+        """Raises HardwareFault: the kernel has no such group (before 5.1)."""
+        flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_CLASS_NOTIF | FAN_REPORT_FID
+        self.fd = check(_fanotify_init(flags, os.O_RDONLY), "fanotify_init(FAN_REPORT_FID)")
+
+    def mark(self, dir_fd: int) -> None:
+        """Watch the filesystem of a directory.
+
+        Raises:
+            HardwareFault: it gives no file handles, or the kernel refuses.
+        """
+        flags = FAN_MARK_ADD | FAN_MARK_FILESYSTEM
+        done = _fanotify_mark(self.fd, flags, FAN_CLOSE_WRITE, dir_fd, b".")
+        check(done, "fanotify_mark(FAN_CLOSE_WRITE)")
+
+    def heard(self) -> list[bytes] | None:
+        """Handles, as ``handle_of`` gives them, of what was open for writing since the last call;
+        None: of more files than the kernel remembers, or it cannot be told. Never waits."""
+        found: list[bytes] = []
+        while True:
+            try:
+                data = os.read(self.fd, READ_BYTES)
+            except BlockingIOError:
+                return found
+            except OSError:
+                return None
+            handles = _handles_in(data)
+            if handles is None:
+                return None
+            found += handles
+
+    def close(self) -> None:
+        """Close the group; twice is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def handle_of(fd: int) -> bytes:
+    """What names the inode of an open file in the events of ``Writers``; b"" where its filesystem
+    gives no handles."""
+    buffer = ctypes.create_string_buffer(_HANDLE.size + MAX_HANDLE_SZ)
+    _HANDLE.pack_into(buffer, 0, MAX_HANDLE_SZ, 0)
+    mount = ctypes.c_int()
+    if _name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), AT_EMPTY_PATH) != 0:
+        return b""
+    return buffer.raw[: _HANDLE.size + _HANDLE.unpack_from(buffer)[0]]
+
+
+def _handles_in(data: bytes) -> list[bytes] | None:
+    found = []
+    at = 0
+    while at < len(data):
+        event_len, vers, _, metadata_len, mask, _, _ = _METADATA.unpack_from(data, at)
+        if vers != FANOTIFY_METADATA_VERSION or metadata_len != _METADATA.size:
+            return None
+        info_at = at + _METADATA.size
+        at += event_len
+        handle_at = info_at + _INFO.size + _FSID_BYTES
+        if mask & FAN_Q_OVERFLOW or handle_at + _HANDLE.size > at or at > len(data):
+            return None
+        if _INFO.unpack_from(data, info_at)[0] != FAN_EVENT_INFO_TYPE_FID:
+            return None
+        handle_bytes, _ = _HANDLE.unpack_from(data, handle_at)
+        end = handle_at + _HANDLE.size + handle_bytes
+        if not handle_bytes or end > at:
+            return None
+        found.append(data[handle_at:end])
+    return found
