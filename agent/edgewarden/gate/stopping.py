@@ -146,6 +146,7 @@ class Stopping:
             stopper.let_go()  # stopped in the very moment in which the programs were detached
             return
         stopper.beat()
+        stopper.let_overdue_go()
         late = stopper.counters()["stale"]
         if late > self._late:
             text = f"{late - self._late} programs started unjudged: gate came too late"

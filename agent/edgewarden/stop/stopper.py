@@ -8,7 +8,8 @@ What this decides, for each record of the BPF programs (deploy/bpf/), in order:
    the responder judges it by the same code as a permission event.
 2. The answer is SIGCONT or SIGKILL through the pidfd, never through a number, and only while the
    process still runs what was judged: who has executed another program since is stopped anew, and
-   has a record of its own.
+   has a record of its own. Where that does not come within OWED_NS it goes on; where it cannot be
+   seen what a process runs, the verdict there is holds. Nobody is left standing.
 3. ``KILLED``: a user who may start nothing; the kernel has done it, it is only told.
 4. ``RESUMED``: somebody else sent SIGCONT to a process that stands still. It may run unjudged for
    the moment until its verdict, which nothing at this tier can prevent (ADR 13); it is told.
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
 # exec_stop.bpf.c
 STOPPED, KILLED, RESUMED = 0, 1, 2
 COUNTERS = ("stopped", "killed", "stale", "no_room", "resumed")
+OWED_NS = 10**9
+"""A record is in the ring before its process stands still; read it is within a second, or else
+nobody is stopped any more (STALE_NS)."""
+OWED_AT_MOST = 64
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
 _SETTINGS = struct.Struct("=QQIIII")
 _EVENT = struct.Struct("=QIIII16s")
@@ -94,6 +99,7 @@ class Stopper:
         self._told: list[Told] = []
         self._most = EVENTS_PER_READ
         self._links: list[int] = []
+        self._owed: dict[int, tuple[int, int]] = {}
         self._fds = bpf.load(EXEC_STOP)
         self._ring = Ring(bpf, self._fds["events"], self._take)
         self.fd = self._ring.fd
@@ -151,10 +157,32 @@ class Stopper:
         return told
 
     def let_go(self) -> None:
-        """Resume whoever was stopped and is still unread: nobody will judge them."""
+        """Resume whoever was stopped and is unread, or owed a record: nobody will judge them."""
+        self.let_overdue_go(all_now=True)
         for told in self.read(1 << 30):
             if told.kind == STOPPED:
                 resume(told.pid)
+
+    def owe(self, pid: int, pidfd: int) -> None:
+        """Its verdict is not for what it runs by now: another record of it must come."""
+        self._paid(pid)
+        if len(self._owed) < OWED_AT_MOST:
+            self._owed[pid] = os.dup(pidfd), self._mono_ns()
+        else:
+            signal_pidfd(pidfd, SIGCONT)
+
+    def let_overdue_go(self, *, all_now: bool = False) -> None:
+        """Resume who is owed a record that has not come; call it once a second or so."""
+        now_ns = self._mono_ns()
+        for pid, (pidfd, since_ns) in list(self._owed.items()):
+            if all_now or now_ns - since_ns >= OWED_NS:
+                signal_pidfd(pidfd, SIGCONT)
+                self._paid(pid)
+
+    def _paid(self, pid: int) -> None:
+        owed = self._owed.pop(pid, None)
+        if owed is not None:
+            os.close(owed[0])
 
     def counters(self) -> dict[str, int]:
         """What the programs have counted since they were loaded, by COUNTERS."""
@@ -176,6 +204,8 @@ class Stopper:
 
     def _take(self, record: bytes) -> bool:
         _, kind, pid, uid, sender, name = _EVENT.unpack(record)
+        if kind == STOPPED:
+            self._paid(pid)
         self._told.append(Told(kind, pid, uid, sender, name.rstrip(b"\0")))
         return len(self._told) < self._most
 
@@ -297,13 +327,15 @@ class StopGroup(Group):
         """Let the process of the event with ``fd`` go on, or kill it.
 
         Returns:
-            False when it has ended, or runs another program by now.
+            False when it has ended, or runs another program by now: that one has a record.
         """
         event = self._waiting.pop(fd, None)
         if event is None:
             return False
-        status = os.fstat(fd)
-        if self._program_of(event.pid) != (status.st_dev, status.st_ino):
+        status, now = os.fstat(fd), self._program_of(event.pid)
+        if now is not None and now != (status.st_dev, status.st_ino):
+            if all(other.pid != event.pid for other in self._waiting.values()):
+                self._stopper.owe(event.pid, event.pidfd)
             return False
         return signal_pidfd(event.pidfd, SIGCONT if allow else SIGKILL)
 
