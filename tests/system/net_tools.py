@@ -7,8 +7,8 @@ they print JSON and end by themselves.
     python net_tools.py hold 10.77.0.1 1883 1500 9 mqtt SOURCE...  opens and keeps
     python net_tools.py storm 10.77.0.1 1883 9                     CONNECT, again and again
     python net_tools.py publish 10.77.0.1 1883 60 10.77.0.9 plain  what a device does, 60 times
-    python net_tools.py syn 10.77.0.1 1883 5 SOURCE|random         raw SYNs for 5 s
-    python net_tools.py udp 10.77.0.1 9 5 SOURCE|random            raw UDP for 5 s
+    python net_tools.py syn 10.77.0.1 1883 5 SOURCE|random|every   raw SYNs for 5 s
+    python net_tools.py udp 10.77.0.1 9 5 SOURCE|random|every      raw UDP for 5 s
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import sys
 import time
 
 CONNECT_S = 3.0
+EVERY = 100_000
 PUBLISH_S = 2.0
 """A device that waits longer for its broker has lost the reading."""
 
@@ -237,22 +238,26 @@ def _packet(source: bytes, target: bytes, port: int, protocol: int) -> bytes:
 
 
 def raw(arguments: list[str], protocol: int) -> None:
-    """Raw packets from one source, or from random ones of 10.0.0.0/8."""
+    """Raw packets from one source, from random ones of 10.0.0.0/8, or from EVERY of 10.100.0.0/14
+    in turn."""
     address, port, seconds, source = arguments
     target = socket.inet_aton(address)
     packets = []
-    for _ in range(20000):
-        sender = (
-            bytes([10, random.randint(100, 200), random.randint(0, 255), random.randint(1, 254)])
-            if source == "random"
-            else socket.inet_aton(source)
-        )
+    for i in range(EVERY if source == "every" else 20000):
+        if source == "random":
+            a, b, c = random.randint(100, 200), random.randint(0, 255), random.randint(1, 254)
+            sender = bytes([10, a, b, c])
+        elif source == "every":
+            sender = bytes([10, 100 + (i >> 16), (i >> 8) & 255, i & 255])
+        else:
+            sender = socket.inet_aton(source)
         packets.append(_packet(sender, target, int(port), protocol))
     out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     end = time.monotonic() + float(seconds)
     sent = 0
     while time.monotonic() < end:
-        for packet in packets[sent % 20000 : sent % 20000 + 200]:
+        at = sent % len(packets)
+        for packet in packets[at : at + 200]:
             with contextlib.suppress(OSError):
                 out.sendto(packet, (address, 0))
         sent += 200
