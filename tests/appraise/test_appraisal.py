@@ -130,6 +130,14 @@ CASES = {
     "in force in one set, not in another": (
         {"references": replace(REFERENCES, outdated=frozenset({CODE}))}, "executables", A,
     ),
+    "only a retired set": (
+        {"references": replace(REFERENCES, code=frozenset(), retired=frozenset({CODE}))},
+        "executables", C,
+    ),
+    "PCR values of a set that is late": (
+        {"references": replace(REFERENCES, pcrs=frozenset({CODE}),
+                               outdated=REFERENCES.pcrs)}, "boot", W,
+    ),
     "other programs": (
         {"references": replace(REFERENCES, programs=frozenset({CODE}))}, "programs", C,
     ),
@@ -219,6 +227,9 @@ def test_moved_pcr_values_are_asked_for() -> None:
 def test_a_command_line_that_is_wrong_stays_wrong() -> None:
     verdict = judged(references=replace(REFERENCES, cmdline=frozenset({CODE})))
     assert verdict.facets["boot"] is C
+    moved = replace(KNOWN, hardware=Hardware(replace(VOUCHED, pcrs=None)))
+    verdict = judged(known=moved, references=replace(REFERENCES, cmdline=frozenset({CODE})))
+    assert verdict.facets["boot"] is C
 
 
 GRADES = {
@@ -264,10 +275,10 @@ def test_byte_code_without_a_reference_is_not_judged() -> None:
     assert verdict.facets["executables"] is N
 
 
-@pytest.mark.parametrize(
-    ("tiers", "worst"),
-    [([A, A], A), ([A, W], W), ([W, N], N), ([N, C, A], C), ([], N)],
-)
+OVERALL = [([A, A], A), ([A, W], W), ([W, N], N), ([N, C, A], C), ([], N)]
+
+
+@pytest.mark.parametrize(("tiers", "worst"), OVERALL)
 def test_overall_is_the_worst(tiers: list[Tier], worst: Tier) -> None:
     assert overall(tiers) is worst
 
@@ -279,15 +290,15 @@ def test_an_outstanding_nonce_lets_evidence_in() -> None:
     admit(EVIDENCE, ISSUED, 100.0)
 
 
-@pytest.mark.parametrize(
-    ("issued", "now", "name"),
-    [
-        (None, 50.0, "nonce_unknown"),
-        (replace(ISSUED, device="other"), 50.0, "nonce_foreign"),
-        (replace(ISSUED, used=True), 50.0, "nonce_used"),
-        (ISSUED, 100.1, "nonce_expired"),
-    ],
-)
+NONCES = [
+    (None, 50.0, "nonce_unknown"),
+    (replace(ISSUED, device="other"), 50.0, "nonce_foreign"),
+    (replace(ISSUED, used=True), 50.0, "nonce_used"),
+    (ISSUED, 100.1, "nonce_expired"),
+]
+
+
+@pytest.mark.parametrize(("issued", "now", "name"), NONCES)
 def test_any_other_nonce_refuses_it(issued: IssuedNonce | None, now: float, name: str) -> None:
     with pytest.raises(WireRefusal) as refused:
         admit(EVIDENCE, issued, now)

@@ -27,7 +27,7 @@ from edgewarden.wire.evidence import (
 )
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity, event_to_map, readings_to_senml
 from edgewarden.wire.manifest import manifest_digest
-from edgewarden.wire.quoted import encode_payload
+from edgewarden.wire.quoted import encode_payload, qualifying, whole
 from edgewarden.wire.record import (
     NO_PREDECESSOR,
     Kind,
@@ -37,15 +37,18 @@ from edgewarden.wire.record import (
     encode_record,
     record_hash,
 )
+from edgewarden.wire.references import ReferenceSet, set_id
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.ca.settings import DEFAULT_REQUIRED, Attestation
 from edgewarden_fleet.ingest.access_list import AccessList
 from edgewarden_fleet.ingest.admission import Admission
-from edgewarden_fleet.store import attestation, records, registry
+from edgewarden_fleet.store import records, references, registry
 from edgewarden_fleet.store.schema import open_store, transaction
 from edgewarden_fleet.verify.attest import Appraiser, Outgoing
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
+from edgewarden_fleet.verify.references import sign
+from tests.fakes.tpm import SoftTpm
 
 NOW = 1_900_000_000.0
 """When these tests happen, in seconds since 1970."""
@@ -108,6 +111,12 @@ class Desk:
         registry.redeem(self.db, secret, device, TENANT, public, issued, self.now)
         return [certificates.der(leaf), certificates.der(self.issuing.certificate)]
 
+    def enrol_tpm(self, device: str, ak_public: bytes) -> None:
+        """Bind a device to a TPM, as activation does."""
+        with transaction(self.db):
+            self.db.execute("INSERT INTO enrolled_tpm VALUES (?, ?, ?)", (device, ak_public, NOW))
+            self.db.execute("UPDATE device SET grade = 'G2' WHERE device = ?", (device,))
+
     def take(self, topic: str, data: bytes, *, dup: bool = False, retain: bool = False) -> Verdict:
         """One message through the verifier, as the ingest worker would."""
         message = Incoming(topic, data, dup, retain)
@@ -137,10 +146,19 @@ class Desk:
         envelope = cose.open_envelope(out.payload, ContentType.NONCE)
         return decode_challenge(envelope.payload)
 
-    def reference(self, kind: str, digest: bytes, device: str = "") -> None:
+    def reference(
+        self, kind: str, digest: bytes, device: str = "", signer: FileSigner | None = None,
+        **changes: object,
+    ) -> bytes:  # fmt: skip
+        """A signed set of one value, in force for ever unless told otherwise; its id."""
         version = VERSION if kind == "code" else ""
+        plain = ReferenceSet(
+            TENANT, "test", version, device, int(self.now), 0, None, None, "", "", {kind: (digest,)}
+        )
+        message = sign(replace(plain, **changes), signer or self.verifier_key)  # type: ignore[arg-type]
         with transaction(self.db):
-            attestation.add_reference(self.db, kind, version, device, digest, {}, self.now)
+            references.add(self.db, message, {}, self.now)
+        return set_id(message)
 
     def refused(self, device: str = "gw-demo") -> dict[str, int]:
         rows = self.db.execute(
@@ -170,13 +188,22 @@ class Made:
 
 
 class Board:
-    """What a gateway signs, one start after the other."""
+    """What a gateway signs, one start after the other.
 
-    def __init__(self, desk: Desk, device: str = "gw-demo", days: float = 30) -> None:
+    Args:
+        tpm: its TLS key lives in a TPM, enrolled at grade G2.
+    """
+
+    def __init__(
+        self, desk: Desk, device: str = "gw-demo", days: float = 30, *, tpm: bool = False
+    ) -> None:
         self.device = device
         self.key = new_key()
+        self.tpm = SoftTpm(self.key) if tpm else None
         self.identity = FileSigner(self.key)
         self.x5chain = desk.enrol(device, self.key, days)
+        if self.tpm is not None:
+            desk.enrol_tpm(device, self.tpm.ak_public)
         self.clear()
 
     def clear(self) -> None:
@@ -276,7 +303,7 @@ class Board:
             boot_id=self.boot_id,
             version=VERSION,
             report_key=self.report.public_key(),
-            grade="G0",
+            grade="G0" if self.tpm is None else "G2",
             measurements={"code": CODE, "settings": hashlib.sha256(b"settings").digest()},
             bytecode="match",
             heads={c: head for c, head in self.heads.items() if head[0]},
@@ -289,8 +316,9 @@ class Board:
         return replace(evidence, **changes)  # type: ignore[arg-type]
 
     def evidence(self, nonce: bytes, **changes: object) -> bytes:
-        payload = encode_payload(encode_evidence(self.claims(nonce, **changes)), None)
-        return self.seal_evidence(payload)
+        claims = encode_evidence(self.claims(nonce, **changes))
+        word = None if self.tpm is None else whole(self.tpm.quote(qualifying(nonce, claims)))
+        return self.seal_evidence(encode_payload(claims, word))
 
     def seal_evidence(self, payload: bytes) -> bytes:
         return cose.seal(

@@ -22,7 +22,12 @@ ALARM, AUDIT = RecordClass.ALARM, RecordClass.AUDIT
 
 def appraised(desk: Desk, board: Board, nonce: bytes, **changes: object) -> Result:
     """Evidence in, the signed result out, checked as a gateway checks it."""
-    message = Incoming(board.topic("e", "evidence"), board.evidence(nonce, **changes))
+    return judged_message(desk, board, board.evidence(nonce, **changes))
+
+
+def judged_message(desk: Desk, board: Board, data: bytes) -> Result:
+    """The signed result of an evidence message."""
+    message = Incoming(board.topic("e", "evidence"), data)
     with transaction(desk.db):
         verdict, out = desk.appraiser.take_evidence(message, desk.now)
     assert verdict.accepted, verdict

@@ -23,8 +23,9 @@ from edgewarden.wire import (
     quoted,
     ratchet,
     record,
+    references,
     topics,
-)  # fmt: skip
+)
 from edgewarden.wire.cose import ContentType
 from tests.wire import refusals_tpm, samples
 from tests.wire.samples import assembled, header
@@ -294,6 +295,16 @@ EVIDENCE_FIELDS: dict[int, tuple[object, ...]] = {
     -70010: (-1, True, 1.0, "1", b"1"),
 }  # fmt: skip
 
+REFERENCE_FIELDS: dict[int, tuple[object, ...]] = {
+    0: (0, 2, True, 1.0), 1: NOT_ID, 2: ("r" * 129, *NOT_TEXT), 3: ("v" * 129, *NOT_TEXT),
+    4: ("-a", "A", 1, None), 5: NOT_UINT, 6: NOT_UINT, 7: (-1, True, 1.0, "1"),
+    8: (-1, True, 1.0, "1"), 9: ("v" * 129, *NOT_TEXT), 10: ("r" * 129, *NOT_TEXT),
+    11: ([], {"taste": [bytes(32)]}, {1: [bytes(32)]}, {"code": []}, {"code": bytes(32)},
+         {"code": [bytes(32)] * 65}, {"code": [BLOB31]}, {"code": ["x" * 32]},
+         {"code": [bytes(32), None]}),
+    12: (BLOB31, BLOB33, "x" * 32, None),
+}  # fmt: skip
+
 Decode = Callable[[bytes], object]
 MESSAGES: list[tuple[str, bytes, Decode, dict[int, tuple[object, ...]]]] = [
     ("bad_record", record.encode_record(samples.record()), record.decode_record, RECORD_FIELDS),
@@ -302,6 +313,8 @@ MESSAGES: list[tuple[str, bytes, Decode, dict[int, tuple[object, ...]]]] = [
     ("bad_evidence", samples.CLAIMS, evidence.decode_evidence,
      EVIDENCE_FIELDS),
     ("bad_result", evidence.encode_result(samples.RESULT), evidence.decode_result, RESULT_FIELDS),
+    ("bad_references", references.encode_references(samples.REFERENCES),
+     references.decode_references, REFERENCE_FIELDS),
     ("bad_status", evidence.encode_status(samples.STATUS), evidence.decode_status, STATUS_FIELDS),
 ]  # fmt: skip
 

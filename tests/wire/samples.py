@@ -22,6 +22,7 @@ from edgewarden.wire.evidence import (
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity, event_to_map, readings_to_senml
 from edgewarden.wire.ratchet import Issued, Spent
 from edgewarden.wire.record import NO_PREDECESSOR, Kind, Record, RecordClass, RecordTime
+from edgewarden.wire.references import ReferenceSet
 
 BOOT_ID = bytes(range(16))
 NONCE = bytes(range(32))
@@ -108,6 +109,19 @@ RESULT = Result(
     policy_id="edgewarden-appraisal-2",
     evidence=hashlib.sha256(b"evidence").digest(),
     token=Issued(8, bytes(range(96, 128))),
+)
+REFERENCES = ReferenceSet(
+    tenant="main",
+    release="spring",
+    version="0.1.0",
+    device="",
+    issued_utc_s=1_767_225_600,
+    not_before_utc_s=1_767_225_600,
+    not_after_utc_s=1_767_825_600,
+    retired_utc_s=None,
+    least_version="0.0.9",
+    root_of_trust="",
+    values={"code": (hashlib.sha256(b"code").digest(),), "settings": (bytes(32), bytes(32))},
 )
 STATUS = Status(
     tenant="main",

@@ -32,6 +32,7 @@ MODULES = (
     "tpm",
     "fields",
     "quoted",
+    "references",
 )
 Site = tuple[str, int]
 """Module and line of a ``raise`` of a refusal."""

@@ -31,8 +31,9 @@ programs, settings, policy      digest among the references
 boot          kernel command line; PCR 0 to 9 where references for them and a quote are there
 ima           its log counts only where the quoted PCR 10 is what the log adds up to
 
-Digest facets: no reference → none. Not measured → warning. Only in a set that is not in force
-(yet, any more) → warning. Not among them → contraindicated. Missing knowledge is never affirming.
+Digest facets: no reference → none. Not measured → warning. Only in a set that is announced or late
+→ warning; that is retired → contraindicated (references.py has the windows). Not among them →
+contraindicated. Missing knowledge is never affirming.
 
 Grade of the verdict: the lower of what is claimed and what was enrolled; G3 only when a TPM vouched
 for PCR values that references name and an operator stated this board's root of trust.
@@ -124,7 +125,8 @@ class References:
 
     Attributes:
         pcrs: SHA-256 over the values of PCR 0 to 9.
-        outdated: digests of sets that are known and not in force.
+        outdated: digests of sets that are announced, or late.
+        retired: digests of sets whose time is over.
         least_version: releases below it are a rollback; "" allows all.
         root_of_trust: an operator stated that this board measures its boot from hardware on.
     """
@@ -136,6 +138,7 @@ class References:
     programs: frozenset[bytes] = frozenset()
     pcrs: frozenset[bytes] = frozenset()
     outdated: frozenset[bytes] = frozenset()
+    retired: frozenset[bytes] = frozenset()
     least_version: str = ""
     root_of_trust: bool = False
 
@@ -176,9 +179,9 @@ def appraise(
         "hardware": _hardware(known),
         "clock": _clock(evidence, known),
         "executables": _executables(evidence, references),
-        "programs": _digest(evidence, "programs", references.programs, references.outdated),
-        "settings": _digest(evidence, "settings", references.settings, references.outdated),
-        "policy": _digest(evidence, "policy", references.policy, references.outdated),
+        "programs": _digest(evidence, "programs", references.programs, references),
+        "settings": _digest(evidence, "settings", references.settings, references),
+        "policy": _digest(evidence, "policy", references.policy, references),
         "boot": _boot(evidence, known, references),
         "ima": _ima(evidence, known),
     }
@@ -295,7 +298,7 @@ def _executables(evidence: Evidence, references: References) -> tuple[Tier, str]
             Tier.CONTRAINDICATED,
             f"version {evidence.version[:32]} is below the least allowed one, {least[:32]}",
         )
-    tier, why = _digest(evidence, "code", references.code, references.outdated)
+    tier, why = _digest(evidence, "code", references.code, references)
     if tier is Tier.NONE:
         return tier, f"no reference for version {evidence.version[:32]}"
     if evidence.bytecode != BYTECODE_MATCH:
@@ -315,13 +318,16 @@ def firmware_digest(pcrs: Mapping[int, bytes]) -> bytes:
 
 
 def _boot(evidence: Evidence, known: Known, references: References) -> tuple[Tier, str]:
-    tier, why = _digest(evidence, "cmdline", references.cmdline, references.outdated)
+    tier, why = _digest(evidence, "cmdline", references.cmdline, references)
     vouched = known.hardware.vouched if known.hardware else None
     if vouched is None or not references.pcrs or tier is Tier.CONTRAINDICATED:
         return tier, why
     if vouched.pcrs is None:
         return Tier.WARNING, "PCR values moved; the whole evidence was asked for"
-    if firmware_digest(vouched.pcrs) not in references.pcrs:
+    digest = firmware_digest(vouched.pcrs)
+    if digest in references.outdated - references.pcrs:
+        return Tier.WARNING, "PCR 0 to 9 are of a set that is announced, or late"
+    if digest not in references.pcrs:
         return Tier.CONTRAINDICATED, "PCR 0 to 9 are not those of a reference"
     return tier, why
 
@@ -339,15 +345,17 @@ def _ima(evidence: Evidence, known: Known) -> tuple[Tier, str]:
 
 
 def _digest(
-    evidence: Evidence, measurement: str, references: frozenset[bytes], outdated: frozenset[bytes]
+    evidence: Evidence, measurement: str, in_force: frozenset[bytes], references: References
 ) -> tuple[Tier, str]:
     measured = evidence.measurements.get(measurement, b"")
-    if measured and measured in outdated and measured not in references:
-        return Tier.WARNING, f"{measured.hex()[:16]}.. belongs to a set that is not in force"
-    if not references:
+    if measured in references.outdated - in_force:
+        return Tier.WARNING, f"{measured.hex()[:16]}.. is of a set that is announced, or late"
+    if measured in references.retired - in_force:
+        return Tier.CONTRAINDICATED, f"{measured.hex()[:16]}.. is of a set that is retired"
+    if not in_force:
         return Tier.NONE, "no reference"
     if not measured:
         return Tier.WARNING, "not measured"
-    if measured not in references:
+    if measured not in in_force:
         return Tier.CONTRAINDICATED, f"{measured.hex()[:16]}.. is not a reference"
     return Tier.AFFIRMING, ""

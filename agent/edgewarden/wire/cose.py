@@ -57,6 +57,7 @@ class ContentType(StrEnum):
     NONCE = "application/ew-nonce+cbor"
     RESULT = "application/ew-result+cbor"
     STATUS = "application/ew-status+cbor"
+    REFERENCES = "application/ew-references+cbor"
     RENEWAL = "application/ew-renewal+cbor"
 
 

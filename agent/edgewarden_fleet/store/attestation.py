@@ -222,35 +222,3 @@ def tell_once(db: sqlite3.Connection, device: str, record_class: RecordClass, ga
         "UPDATE claim SET told = 1 WHERE device = ? AND class = ? AND seq BETWEEN ? AND ?", key
     )
     return not told
-
-
-def add_reference(
-    db: sqlite3.Connection, kind: str, version: str, device: str, digest: bytes,
-    sources: Mapping[str, str], now_utc_s: float,
-) -> bool:  # fmt: skip
-    """Keep a reference value; False when the same one stands there already.
-
-    Args:
-        kind: code, settings, policy or cmdline.
-        version: agent version for code, else "".
-        device: "" for every device.
-        sources: file -> SHA-256 in hex, what the digest was computed from.
-    """
-    done = db.execute(
-        "INSERT OR IGNORE INTO reference (kind, version, device, digest, sources, added_utc_s)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (kind, version, device, digest, json.dumps(dict(sources)), now_utc_s),
-    )
-    return done.rowcount == 1
-
-
-def references(db: sqlite3.Connection, device: str, version: str) -> list[tuple[str, bytes]]:
-    """(kind, digest) of every reference that applies, in a stable order."""
-    return [
-        (row["kind"], row["digest"])
-        for row in db.execute(
-            "SELECT kind, digest FROM reference WHERE device IN ('', ?) AND version IN ('', ?)"
-            " ORDER BY kind, digest",
-            (device, version),
-        )
-    ]

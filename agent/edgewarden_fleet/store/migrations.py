@@ -41,7 +41,14 @@ CREATE TABLE quarantine (
 CREATE UNIQUE INDEX quarantine_open ON quarantine (device) WHERE lifted_utc_s IS NULL;
 """
 
-STEPS = (TPM, CONTINUITY)
+REFERENCES = """
+CREATE TABLE reference_set (
+    id INTEGER PRIMARY KEY, set_id BLOB NOT NULL UNIQUE, data BLOB NOT NULL, sources TEXT NOT NULL,
+    added_utc_s REAL NOT NULL
+) STRICT;
+"""
+
+STEPS = (TPM, CONTINUITY, REFERENCES)
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)
 """user_version of the file. A newer file is refused, never guessed at."""

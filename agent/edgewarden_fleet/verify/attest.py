@@ -28,7 +28,8 @@ from dataclasses import dataclass, replace
 
 from edgewarden.appraise import appraisal
 from edgewarden.appraise import quotes as tpm_quotes
-from edgewarden.appraise.appraisal import HARDWARE_GRADES, Appraisal, Hardware, Known, References
+from edgewarden.appraise import references as reference_sets
+from edgewarden.appraise.appraisal import HARDWARE_GRADES, Appraisal, Hardware, Known
 from edgewarden.appraise.quotes import Bound, Contradiction
 from edgewarden.errors import WireRefusal
 from edgewarden.judge import continuity
@@ -56,10 +57,11 @@ from edgewarden.wire.topics import Topic
 from edgewarden_fleet.ca.settings import Attestation
 from edgewarden_fleet.store import attestation as kept
 from edgewarden_fleet.store import continuity as threads
-from edgewarden_fleet.store import quotes, records, registry
+from edgewarden_fleet.store import quotes, records, references, registry
 from edgewarden_fleet.verify import ratchet, tpm
 from edgewarden_fleet.verify.chain import Identity
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
+from edgewarden_fleet.verify.references import Loaded, load
 
 RESULT_PERIODS = 3
 """A result is good for three challenges: one lost answer on a cellular link is no news, three
@@ -114,6 +116,8 @@ class Appraiser:
         self._signer = signer
         self._settings = settings
         self._thread = ratchet.Thread(self._db, secret, verifier.tenant)
+        self._loaded: Loaded | None = None
+        self._loaded_at = 0
 
     def take_status(self, message: Incoming, now_utc_s: float) -> tuple[Verdict, list[Outgoing]]:
         """Verify one s/status message."""
@@ -140,7 +144,7 @@ class Appraiser:
             appraisal.admit(evidence, issued, now_utc_s)
         except WireRefusal as refusal:
             return self._verifier.refuse(device, message, refusal, now_utc_s), []
-        judged, policy_hash = self._judge(given, asked, now_utc_s)
+        judged, judged_by = self._judge(given, asked, now_utc_s)
         self._keep_heads(evidence, judged, message.payload, now_utc_s)
         token = self._thread.take(evidence, judged, now_utc_s)
         if judged.facets["freshness"] is Tier.CONTRAINDICATED and not ratchet.is_bound(judged):
@@ -149,7 +153,7 @@ class Appraiser:
         held = threads.quarantined(self._db, device)
         if held is not None:
             token, judged = None, appraisal.in_quarantine(judged, held.why)
-        result = self._result(given, judged, policy_hash, token, now_utc_s)
+        result = self._result(given, judged, judged_by, token, now_utc_s)
         data = self._seal(encode_result(result), ContentType.RESULT)
         kept.add_result(self._db, evidence, message.payload, result, data, now_utc_s)
         registry.seen(self._db, device, now_utc_s)
@@ -297,9 +301,25 @@ class Appraiser:
                 if (gap := kept.withheld_by(self._db, device, c, now_utc_s)) is not None
             },
         )
-        rows = kept.references(self._db, device, evidence.version)
-        judged = appraisal.appraise(evidence, known, _sort(rows), self._settings.required)
-        return judged, _policy_hash(self._settings.required, rows)
+        sets = self._sets(now_utc_s)
+        values = reference_sets.select(sets, device, evidence.version, now_utc_s)
+        judged = appraisal.appraise(evidence, known, values, self._settings.required)
+        used = reference_sets.applying(sets, device)
+        return judged, policy_hash(self._settings.required, used)
+
+    def _sets(self, now_utc_s: float) -> reference_sets.Sets:
+        """The sets that hold, read anew when one was added."""
+        newest = references.newest(self._db)
+        if self._loaded is None or self._loaded_at != newest:
+            messages = [s.data for s in references.every(self._db)]
+            self._loaded_at = newest
+            self._loaded = load(messages, self._signer.public_key(), self._verifier.tenant)
+            for set_id, why in self._loaded.bad.items():
+                records.add_finding(
+                    self._db, "", "bad_reference", Severity.HIGH,
+                    f"reference set {set_id.hex()[:16]} does not count: {why}"[:200], now_utc_s,
+                )  # fmt: skip
+        return self._loaded.sets
 
     def _hardware(self, given: Given, grade: str, now_utc_s: float) -> Hardware | None:
         """What becomes of the TPM's part; a quote that holds is remembered."""
@@ -320,7 +340,7 @@ class Appraiser:
         return Hardware(vouched)
 
     def _result(
-        self, given: Given, judged: Appraisal, policy_hash: bytes, token: Issued | None,
+        self, given: Given, judged: Appraisal, judged_by: bytes, token: Issued | None,
         now_utc_s: float,
     ) -> Result:  # fmt: skip
         return Result(
@@ -333,7 +353,7 @@ class Appraiser:
             overall=judged.overall,
             facets=judged.facets,
             reasons=judged.reasons,
-            policy_hash=policy_hash,
+            policy_hash=judged_by,
             policy_id=POLICY_ID,
             evidence=hashlib.sha256(given.message).digest(),
             token=token,
@@ -348,17 +368,6 @@ def _check_names(identity: Identity, tenant: str, device: str) -> None:
         raise WireRefusal("wrong_topic", "the message names another gateway than its certificate")
 
 
-def _sort(rows: Sequence[tuple[str, bytes]]) -> References:
-    def of(kind: str) -> frozenset[bytes]:
-        return frozenset(digest for k, digest in rows if k == kind)
-
-    return References(
-        of("code"), of("settings"), of("policy"), of("cmdline"), of("programs"), of("pcrs")
-    )
-
-
-def _policy_hash(required: Sequence[str], rows: Sequence[tuple[str, bytes]]) -> bytes:
-    """What a result was judged by: required facets and the references that applied."""
-    return hashlib.sha256(
-        cbor.encode([POLICY_ID, list(required), [[kind, digest] for kind, digest in rows]])
-    ).digest()
+def policy_hash(required: Sequence[str], used: reference_sets.Sets) -> bytes:
+    """What a result was judged by: the rules' name, required facets, the sets that apply."""
+    return hashlib.sha256(cbor.encode([POLICY_ID, list(required), sorted(used)])).digest()
