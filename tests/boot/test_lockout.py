@@ -186,6 +186,44 @@ def test_l5_apt_upgrades_coreutils_without_a_denial(
     assert denies(site), "and what no package brought is still denied"
 
 
+def test_l5_a_package_behind_our_own_upgrade_is_not_denied(
+    site: Site, logins: Logins, tmp_path: Path
+) -> None:
+    """Our postinst restarts gate in the middle of dpkg's work: what comes after it is as new as
+    what came before."""
+    later = package(tmp_path, "zz-later", "99.0", "#!/bin/sh\nset -e\nzz-later\n")
+    site.gateway.copy(later, "/root/zz-later.deb")
+    site.gateway.copy(site.built.deb("edgewarden", VERSIONS[1]), "/root/next.deb")
+    was, before = site.main_pid("gate"), denied(site)
+    done = logins.ssh("dpkg --force-confold -i /root/next.deb /root/zz-later.deb")
+    assert done.returncode == 0, said(done)
+    assert site.main_pid("gate") not in (0, was), "it was restarted"
+    site.await_gate(holds)
+    assert denied(site) <= before, "gate counts from its start"
+    assert bare(site, "zz-later").returncode == 0, "and the baseline knows it now"
+    assert denies(site)
+
+
+def package(folder: Path, name: str, version: str, postinst: str) -> Path:
+    """A package with one program of its own and a script that runs when it is configured."""
+    tree = folder / name
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "usr/bin").mkdir(parents=True)
+    shutil.copy("/usr/bin/true", tree / "usr/bin" / name)
+    with (tree / "usr/bin" / name).open("ab") as file:
+        file.write(name.encode())
+    (tree / "DEBIAN/control").write_text(
+        f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <n@x>\n"
+        "Description: what a test brings\n"
+    )
+    (tree / "DEBIAN/postinst").write_text(postinst)
+    (tree / "DEBIAN/postinst").chmod(0o755)
+    made = folder / f"{name}.deb"
+    build = ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(made)]
+    subprocess.run(build, check=True, capture_output=True)
+    return made
+
+
 def coreutils(site: Site, folder: Path) -> Path:
     """The installed coreutils as a package of a higher version, with another ``ls``."""
     tree = folder / "tree"
@@ -330,6 +368,6 @@ def test_l6_removed_in_enforce_nothing_of_it_is_left(
     assert done.returncode == 0, said(done)
     assert bare(site, STRANGER).returncode == 0
     assert bare(site, "ls /var/lib/edgewarden /run/edgewarden").returncode != 0
-    upgraded = "/usr/bin/ls"  # by the test's own coreutils
+    brought = ("/usr/bin/ls", "/usr/bin/zz-later")  # by these tests' own packages
     left = traces.since(before, traces.look(site.gateway.root))
-    assert [line for line in left if upgraded not in line] == []
+    assert [line for line in left if not any(path in line for path in brought)] == []

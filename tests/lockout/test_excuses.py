@@ -17,6 +17,7 @@ from edgewarden.kernel.mounts import Mounts
 from edgewarden.lockout.excuses import Excuses
 from edgewarden.lockout.near import is_near
 from edgewarden.lockout.packages import Packages
+from tests.fakes.kept import Kept
 from tests.system.exec_world import NOBODY
 
 KNOWN, STRANGE = b"k" * 32, b"s" * 32
@@ -34,7 +35,10 @@ class Bench:
         self.alarms: list[tuple[str, int, str]] = []
         self.told: list[str] = []
         self.stats = 0
-        self.packages = Packages(self.doors.status_at, lambda pid: "", lambda: 0.0, time.time_ns)
+        self.packages = Packages(
+            self.doors.status_at, lambda pid: "", lambda: 0.0, time.time_ns,
+            files=Kept(), boot_id="one",
+        )  # fmt: skip
         self.excuses = Excuses(
             policy=self,  # type: ignore[arg-type]  # it has a table
             doors=self.doors,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from edgewarden.lockout.packages import LONGEST_S, Packages
+from tests.fakes.kept import Kept
 
 NOW_NS = 1_700_000_000_000_000_000
 DPKG, OTHER = 10, 20
@@ -19,19 +20,27 @@ def entry(mode: int = 0o755, uid: int = 0, ino: int = 7, ctime_ns: int = NOW_NS)
     return os.stat_result(values, {"st_ctime_ns": ctime_ns})
 
 
-class Machine:
+class Machine(Kept):
     """Files by path, two units, a clock."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.files: dict[bytes, os.stat_result] = {}
         self.now_mono = 0.0
         self.set_by_s = 0.0
+        self.packages = self.start()
+
+    def start(self, boot_id: str = "one") -> Packages:
+        """As a gate does that begins."""
         self.packages = Packages(
             self.status_at,
             lambda pid: "session-3.scope" if pid == DPKG else "cron.service",
             lambda: self.now_mono,
             self.wall_ns,
+            files=self,
+            boot_id=boot_id,
         )
+        return self.packages
 
     def wall_ns(self) -> int:
         """It goes on by itself, and somebody sets it."""
@@ -122,6 +131,35 @@ def test_m2_what_passed_between_two_looks_is_no_step(machine: Machine) -> None:
         machine.pass_s(1)
     old = entry(ctime_ns=NOW_NS - 10_000_000_000)
     assert not machine.runs(b"/usr/bin/old", old)
+
+
+def test_l5_a_gate_that_is_upgraded_meanwhile_goes_on_excusing(machine: Machine) -> None:
+    """Its postinst restarts it; the scripts and programs of the packages behind it are as new."""
+    machine.pass_s(10)
+    machine.start()
+    assert machine.runs(b"/usr/bin/ls", entry(ctime_ns=machine.wall_ns()))
+    assert machine.runs(b"/var/lib/dpkg/info/z.postinst", entry(ino=8), DPKG)
+    assert not machine.runs(b"/usr/bin/old", entry(ino=9, ctime_ns=NOW_NS - 10_000_000_000))
+    machine.now_mono = 599
+    assert machine.packages.changing
+    machine.now_mono = 600
+    assert not machine.start().changing, "it ends when it would have"
+
+
+def test_m2_a_clock_that_was_set_back_while_gate_was_away(machine: Machine) -> None:
+    machine.now_mono, machine.set_by_s = 10, -86_400
+    machine.start()
+    assert machine.runs(b"/usr/bin/ls", entry(ctime_ns=machine.wall_ns()))
+
+
+def test_another_boot_the_hooks_word_and_a_torn_file_end_it(machine: Machine) -> None:
+    assert not machine.start("two").changing
+    machine.start("one").begin(600, "session-3.scope")
+    machine.kept["packages"] = machine.kept["packages"][:-1]
+    assert not machine.start().changing
+    machine.packages.begin(600, "session-3.scope")
+    machine.packages.end()
+    assert not machine.start().changing
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,10 @@ class Guards:
         self._alarm = alarm
         mono_s = clocks.mono_s
         self.coverage = coverage_of(policy, doors, boot_s=clocks.boot_s, mono_s=mono_s)
-        self.packages = Packages(doors.status_at, doors.unit_of, mono_s, clocks.wall_ns)
+        self.packages = Packages(
+            doors.status_at, doors.unit_of, mono_s, clocks.wall_ns,
+            files=policy, boot_id=doors.boot_id(),
+        )  # fmt: skip
         self.boots = BootGuard(policy, doors.boot_id(), mono_s)
         self.excuses = Excuses(policy, doors, mounts, alarm, self.coverage.hit, self.packages)
 

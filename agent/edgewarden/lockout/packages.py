@@ -16,7 +16,8 @@ What this decides, for a program that would be denied while packages are changin
    in dpkg's own folders (FOR_DPKG), and then only for the login or unit that dpkg runs in.
 
 So only root can bring a file in, and root could as well end enforcement. What is left to a user is
-to run what a package really brought. It ends with the hook's word, or by itself after LONGEST_S.
+to run what a package really brought. It ends with the hook's word, by itself after LONGEST_S, or
+with the boot; not with gate, which is a package's program itself and restarted by its postinst.
 
 Each program is an alarm of the lowest severity, so that the record says what ran on trust.
 
@@ -28,12 +29,17 @@ from __future__ import annotations
 import os
 from stat import S_ISREG
 
+from edgewarden.errors import EdgewardenError
 from edgewarden.lockout.near import is_near
+from edgewarden.lockout.records import NO_WINDOW, Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgewarden.lockout.coverage import Files
+
+FILE_NAME = "packages"
 LONGEST_S = 1800
 """A distribution upgrade on a slow card; each dpkg that apt starts begins anew."""
 FOR_ALL = (b"/usr/", b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/", b"/etc/", b"/opt/")
@@ -54,6 +60,8 @@ class Packages:
         unit_of: pid -> the login scope or unit it runs in, "" when it has none.
         mono_s: CLOCK_MONOTONIC in seconds.
         wall_ns: CLOCK_REALTIME, which ctime is of.
+        files: keeps it over a restart of gate.
+        boot_id: of this boot.
     """
 
     def __init__(
@@ -62,6 +70,9 @@ class Packages:
         unit_of: Callable[[int], str],
         mono_s: Callable[[], float],
         wall_ns: Callable[[], int],
+        *,
+        files: Files,
+        boot_id: str,
     ) -> None:
         self._status_at = status_at
         self._unit_of = unit_of
@@ -71,6 +82,9 @@ class Packages:
         self._since_ns = 0
         self._looked_mono = mono_s()
         self._unit = ""
+        self._files = files
+        self._boot_id = boot_id
+        self._recall()
 
     @property
     def changing(self) -> bool:
@@ -91,6 +105,8 @@ class Packages:
             self._looked_mono = self._mono_s()
         self._unit = unit
         self._until_mono = self._mono_s() + min(for_s, LONGEST_S)
+        self._keep(Window(self._boot_id, int(self._mono_s()), int(self._until_mono),
+                          max(0, self._since_ns), self._unit))  # fmt: skip
 
     def look(self) -> None:
         """On a timer: has somebody set the clock back? ctime is of that clock."""
@@ -103,6 +119,24 @@ class Packages:
     def end(self) -> None:
         """The baseline knows what they brought."""
         self._until_mono = None
+        self._keep(NO_WINDOW)
+
+    def _keep(self, window: Window) -> None:
+        self._files.remember(
+            FILE_NAME, window.dump()
+        )  # lost with the disk: then only for this gate
+
+    def _recall(self) -> None:
+        """Go on with what the gate before was told on this boot."""
+        data = self._files.recall(FILE_NAME)
+        try:
+            kept = NO_WINDOW if data is None else Window.load(data)
+        except EdgewardenError:
+            return
+        if kept.boot_id == self._boot_id and self._mono_s() < kept.until_s:
+            self._until_mono, self._unit = float(kept.until_s), kept.unit
+            self._since_ns, self._looked_mono = kept.since_ns, float(kept.asked_s)
+            self.look()  # the clock may have been set while nobody looked
 
     def provisional(
         self, status: os.stat_result, path: bytes, pid: int, slow: frozenset[bytes]

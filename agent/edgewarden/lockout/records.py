@@ -1,6 +1,7 @@
-"""What gate remembers so that nobody is locked out: how far observe has got, and how boots ended.
+"""What gate remembers so that nobody is locked out: how far observe has got, how boots ended, and
+that packages are changing.
 
-What this decides: the bytes of state/policy/coverage and state/policy/boots, sealed lines of text
+What this decides: the bytes of coverage, boots and packages in state/policy, sealed lines of text
 (wire/lean.py), ``key value``, each key once, in this order. What it leaves to others: what counts
 as observed (lockout/coverage.py) and as healthy (lockout/boots.py), and that the files are root's.
 
@@ -14,6 +15,7 @@ from edgewarden.wire.lean import Frozen, field_names, seal, unseal
 
 COVERAGE_MAGIC = b"EWCOVER1"
 BOOTS_MAGIC = b"EWBOOTS1"
+WINDOW_MAGIC = b"EWPACKS1"
 MAX_FILE_BYTES = 8192
 MAX_NUMBER = (1 << 64) - 1
 
@@ -95,6 +97,42 @@ class Boots(Frozen):
         """
         unhealthy, boot_id, healthy = _load(BOOTS_MAGIC, data, Boots)
         return Boots(_number(unhealthy), boot_id, _truth(healthy))
+
+
+class Window(Frozen):
+    """That packages are changing (lockout/packages.py).
+
+    Attributes:
+        boot_id: on which boot; the seconds are of its CLOCK_MONOTONIC.
+        asked_s, until_s: when it was said last, and when it ends by itself.
+        since_ns: what was changed before, by CLOCK_REALTIME, has no excuse.
+        unit: that dpkg runs in.
+    """
+
+    __slots__ = ("asked_s", "boot_id", "since_ns", "unit", "until_s")
+    boot_id: str
+    asked_s: int
+    until_s: int
+    since_ns: int
+    unit: str
+
+    def dump(self) -> bytes:
+        """The bytes of state/policy/packages."""
+        return _dump(WINDOW_MAGIC, self)
+
+    @staticmethod
+    def load(data: bytes) -> Window:
+        """Read what ``dump`` wrote.
+
+        Raises:
+            WireRefusal: too_long, too_short, bad_magic, bad_stamp, bad_value.
+        """
+        boot_id, asked_s, until_s, since_ns, unit = _load(WINDOW_MAGIC, data, Window)
+        return Window(boot_id, _number(asked_s), _number(until_s), _number(since_ns), unit)
+
+
+NO_WINDOW = Window("", 0, 0, 0, "")
+"""Packages are not changing."""
 
 
 def _dump(magic: bytes, record: Frozen) -> bytes:
