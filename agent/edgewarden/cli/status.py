@@ -235,10 +235,18 @@ def _own(body: dict[str, Any]) -> list[str]:
         signer = f", signed by {config['signed_by']}" if config["signed_by"] else ""
         rows.append(f"config       version {config['version']}, {config['state']}{signer}")
     if own is not None:
-        written = amount(own["written_bytes_day"])
+        written = f"{amount(own['written_bytes_day'])} written in {_span(own['written_span_s'])}"
         memory = amount(own["pss_bytes"])
-        rows.append(f"footprint    {memory}, {own['cpu_s']:.1f} s CPU, {written} written a day")
+        rows.append(f"footprint    {memory}, {own['cpu_s']:.1f} s CPU, {written}")
     return rows
+
+
+def _span(seconds: float) -> str:
+    """How long something was counted: 86400 -> 24 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _reasons(reasons: list[dict[str, str]]) -> list[str]:

@@ -35,6 +35,7 @@ from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
+from edgewarden.daemon.written import Written
 from edgewarden.errors import EdgewardenError, TrustFault
 from edgewarden.inventory.look import NAME as LOOK
 from edgewarden.inventory.looked import Looks
@@ -128,7 +129,7 @@ class Link:
         state, who = Path(settings.paths.state), identity
         self.continuity = Continuity(lambda: TokenFile(state, who.tenant, who.device), self.random)
         self.attester = self._build_attester(report_key)
-        self.started_ns = self.clock.now().boot_ns
+        self.written = Written(self.clock.now().boot_ns)
         self.exit_code = 0
         self.stopping = asyncio.Event()
 
@@ -268,7 +269,7 @@ class Link:
     def _parts(self) -> Parts:
         return Parts(
             self.identity, self.clock, self.attester, self.gate, self.storage,
-            tuple(self.sensors), self.processes, self.watcher, self.started_ns,
+            tuple(self.sensors), self.processes, self.watcher, self.written,
         )  # fmt: skip
 
     # --- running ------------------------------------------------------------------------------
@@ -319,6 +320,7 @@ class Link:
             now_ns = self.clock.now().boot_ns
             for event, record_class in self.triage.due(now_ns):
                 self.storage.submit_event(event, record_class)
+            self.written.look(now_ns)
             denied_ns = self.gate.denied_ns
             denied_s = (now_ns - denied_ns) / 1e9 if denied_ns else None
             connected = self.uplink.snapshot().connected

@@ -19,6 +19,7 @@ from edgewarden.confine.record import MAX_BYTES, PROVED_NAME, Proved
 from edgewarden.daemon.attester import Attester
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.gate_facts import GateFacts
+from edgewarden.daemon.written import Written, number_in
 from edgewarden.errors import TrustFault, WireRefusal
 from edgewarden.inventory.processes import ProcessSweep
 from edgewarden.inventory.watcher import Watcher
@@ -32,8 +33,6 @@ from edgewarden.trust.identity import Identity
 from edgewarden.wire.record import RecordClass
 
 _ROLLUP = Path("/proc/self/smaps_rollup")
-_IO = Path("/proc/self/io")
-_DAY_S = 86400
 
 
 class StorageState(Protocol):
@@ -58,7 +57,7 @@ class Parts:
     sensors: tuple[SerialSensor, ...]
     processes: ProcessSweep
     watcher: Watcher
-    started_ns: int
+    written: Written
 
 
 def status(
@@ -223,30 +222,20 @@ def _offline_s(up: UplinkSnapshot, parts: Parts, now: Instant) -> float:
     if up.connected:
         return 0.0
     if up.since_utc is None:
-        return (now.boot_ns - parts.started_ns) / 1e9
+        return (now.boot_ns - parts.written.began_ns) / 1e9
     return max(0.0, now.wall_ns / 1e9 - datetime.fromisoformat(up.since_utc).timestamp())
 
 
 def footprint(parts: Parts, now_ns: int) -> dict[str, object]:
-    """Memory of gate, guard and link; link's CPU; link's writes, extrapolated to a day."""
+    """Memory of gate, guard and link; link's CPU; link's writes within the last day, and the span
+    they were counted over, which is shorter before link has run a day."""
     stats = parts.gate.stats
     others = 0 if stats is None else stats.gate_pss_bytes + stats.guard_pss_bytes
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    written = _number(_IO, "write_bytes:", 1)
-    lived_s = max(1.0, (now_ns - parts.started_ns) / 1e9)
+    written, span_s = parts.written.day(now_ns)
     return {
-        "pss_bytes": _number(_ROLLUP, "Pss:", 1024) + others,
+        "pss_bytes": number_in(_ROLLUP, "Pss:", 1024) + others,
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
-        "written_bytes_day": int(written * _DAY_S / lived_s),
+        "written_bytes_day": written,
+        "written_span_s": span_s,
     }
-
-
-def _number(path: Path, name: str, unit: int) -> int:
-    """The number behind name in a file of /proc, or 0 where the kernel does not say."""
-    try:
-        for line in path.read_text().splitlines():
-            if line.startswith(name):
-                return int(line.split()[1]) * unit
-    except OSError:
-        return 0
-    return 0

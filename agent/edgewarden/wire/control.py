@@ -83,7 +83,12 @@ STATUS: Shape = {
     },
     "sensors": {"*": SENSOR},
     "config": {"version": int, "state": str, "signed_by": str},
-    "footprint": {"pss_bytes": int, "cpu_s": _NUMBER, "written_bytes_day": int},
+    "footprint": {
+        "pss_bytes": int,
+        "cpu_s": _NUMBER,
+        "written_bytes_day": int,
+        "written_span_s": _NUMBER,
+    },
 }
 """What a reader of status relies on (surface.md); ``peripherals`` and ``network`` join it with the
 releases that deliver them."""
