@@ -221,3 +221,18 @@ def test_more_writers_than_the_kernel_remembers_are_told_as_that() -> None:
 )
 def test_what_does_not_name_a_writer_is_not_passed_over(data: bytes) -> None:
     assert _handles_in(data) is None
+
+
+def test_a_file_that_cannot_be_opened_for_us_ends_nothing(tmp_path: Path) -> None:
+    """read(2) of a group fails of what the file of one event is; of what we are it must be said."""
+    memory, folder = os.open("/proc/self/mem", os.O_RDONLY), os.open(tmp_path, os.O_RDONLY)
+    deaf = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for fd in (memory, folder):  # EIO at address 0, EISDIR
+            assert Group(fd, True, True).read() == []
+        with pytest.raises(HardwareFault) as caught:
+            Group(deaf, True, True).read()
+        assert caught.value.fields["errno"] == errno.EBADF
+    finally:
+        for fd in (memory, folder, deaf):
+            os.close(fd)

@@ -90,6 +90,7 @@ class World:
         self.step_file: Path | None = None
         self.life_s = LIFE_S
         self.data: list[str] = []
+        self.besides: list[str] = []
         self.markers = self.state / "markers"
         self.markers.mkdir(mode=0o777)
         self.markers.chmod(0o777)
@@ -125,7 +126,7 @@ class World:
 
     def policy(self, mode: str = "learn", link_uid: int = 0) -> None:
         config = compile_gate_config(
-            [str(self.filesystem)],
+            [str(self.filesystem), *self.besides],
             mode,
             link_uid=link_uid,
             stop=self.stop,

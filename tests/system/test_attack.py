@@ -9,6 +9,7 @@ kernel gives no means, the test asserts what is claimed instead, and the gap tha
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -299,6 +300,52 @@ def test_a_socket_that_somebody_opens_stops_nothing(disk: World, uid: int, runs:
             assert disk.outcome([evil]) == "denied"
     assert disk.status().armed
     assert disk.status().trips == 0
+
+
+def waits_in_exec(program: Path) -> int:
+    """Fork a process that waits for a verdict; it ends with the errno of its exec."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.execv(program, [str(program)])
+        except OSError as fault:
+            os._exit(fault.errno or 99)
+        finally:
+            os._exit(98)
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D")
+    return pid
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["default", "strict"])
+def test_who_waits_is_judged_though_the_marks_are_renewed(disk: World, strict: bool) -> None:
+    """Closing a group allows everybody who waits in it, and whoever can have the marks renewed
+    would choose the moment."""
+    disk.strict = strict
+    large = [disk.filesystem / f"large{number}" for number in range(8)]
+    for path in large:
+        path.touch(mode=0o755)
+        os.truncate(path, 127 << 20)
+    with private_tmpfs() as other:
+        evil, theirs = disk.program("evil", allow=False), other / "evil"
+        theirs.write_bytes(evil.read_bytes())
+        theirs.chmod(0o755)
+        disk.enforcing()
+        assert disk.outcome([theirs]) == "ran", "it is not watched"
+        waiting = [waits_in_exec(path) for path in large]
+        disk.besides = [str(other)]
+        disk.policy("observe")
+        assert disk.ask("reload").ok  # type: ignore[union-attr]
+        assert disk.status().armed
+        ended = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in waiting]
+        assert ended == [errno.EPERM] * len(large), "ENOEXEC: it was let through"
+        assert disk.outcome([theirs]) == "denied"
+        assert disk.outcome([evil]) == "denied"
+        disk.besides = []
+        disk.policy("observe")
+        assert disk.ask("reload").ok  # type: ignore[union-attr]
+        assert disk.outcome([theirs]) == "ran"
+        assert disk.outcome([evil]) == "denied"
+        assert disk.outcome([disk.filesystem / "good"]) == "ran"
 
 
 OVERLAID = {

@@ -94,6 +94,34 @@ class Armed:
         except HardwareFault:
             self.writers = None
 
+    def again(self) -> Armed:
+        """Another set of marks in the same groups, to take the place of this one."""
+        other = Armed.__new__(Armed)
+        other.group, other.writers, other.opens = self.group, self.writers, False
+        other.filesystems, other.refused, other.superblocks = [], [], set()
+        other.cacheable, other.devices = set(), set()
+        return other
+
+    def leave(self, after: Armed, opener: Opener, mounts: Mounts) -> None:
+        """Take away what of these marks is not among those that come ``after``.
+
+        One that cannot be found any more (it was unmounted, or lies below another mount) goes with
+        its filesystem; until then what it sees is judged as well.
+        """
+        for path in self.filesystems:
+            try:
+                fd = opener(AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                kept = after.mask if mounts.of(fd).device in after.superblocks else 0
+                if self.mask & ~kept:
+                    self.group.unmark(self.mask & ~kept, dir_fd=fd)
+            except HardwareFault:
+                continue
+            finally:
+                os.close(fd)
+
     def mark_again(self, opener: Opener, mounts: Mounts) -> None:
         """Put each mark where it should be, once more: a filesystem that was unmounted and mounted
         again before anybody looked has the same device number, and no mark.
@@ -131,6 +159,7 @@ def arm(
     opener: Opener,
     against_root: OperatorFault | None = None,
     strict: bool = False,
+    before: Armed | None = None,
 ) -> Armed:
     """Mark the filesystems that the paths lie on.
 
@@ -141,13 +170,15 @@ def arm(
         opener: opens with O_PATH only, which no mark of ours ever sees.
         against_root: (enforce) raised for the filesystem that holds ``/``; None: it may be marked.
         strict: (enforce) openings wait, too.
+        before: (enforce) marks that hold, to be replaced in the same groups: closing these would
+            allow whoever waits. They stay as they are when it fails, or watch more.
 
     Raises:
         OperatorFault: (enforce) a path is refused; field ``name`` says why.
         HardwareFault: the kernel has no such group or mark.
     """
     root = root_superblocks(mounts) if enforce and against_root is not None else set()
-    armed = Armed(open_group(permission=enforce))
+    armed = Armed(open_group(permission=enforce)) if before is None else before.again()
     mask = FAN_OPEN_EXEC_PERM if enforce else FAN_OPEN_EXEC
     if enforce and strict:
         mask |= FAN_OPEN_PERM
@@ -161,8 +192,11 @@ def arm(
                 if enforce or _lacks_fanotify(fault):
                     raise
                 armed.refused.append((path, fault))
+        if before is not None:
+            before.leave(armed, opener, mounts)
     except BaseException:
-        armed.close()
+        if before is None:
+            armed.close()
         raise
     return armed
 

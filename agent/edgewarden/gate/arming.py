@@ -13,7 +13,8 @@ What this decides, in order:
    is a trial, or was accepted for good before.
 4. Notify marks refused as well: the proc connector, where programs are looked at after their start.
    Neither: ``none``, said as loudly.
-5. A new group is marked before the old one is closed, and closing allows whatever waits.
+5. Marks that hold are replaced in their own group: closing it allows whatever waits. Otherwise a
+   new group is marked before the old one is closed.
 
 What it leaves to others: verdicts (exec/responder.py), the loop and its descriptors (gate.py).
 
@@ -227,6 +228,7 @@ class Arming:
         against_root = self._against_root() if enforce else None
         paths = self._policy.config.filesystems
         stop = enforce and self._policy.proved == "T2"
+        before = self.armed if enforce and self.source == ENFORCING[False] else None
         if stop:
             # First: there is one set of BPF programs, and two groups cannot share it.
             self.disarm()
@@ -240,11 +242,13 @@ class Arming:
                 opener=self._doors.open,
                 against_root=against_root,
                 strict=self._policy.config.strict,
+                before=before,
             )
             if new.opens:
                 self._spare_own_files(new)
             self._responder.digests.watched_by(new.writers)  # both groups hear it at this moment
-            self._close()
+            if before is None:
+                self._close()
         self.armed = new
         self._doors.permission_marks = enforce and not stop
         self.source = ENFORCING[stop] if enforce else "fanotify-notify"
@@ -263,8 +267,7 @@ class Arming:
             self._opened.elsewhere = frozenset()  # then what is not known counts as interpreter
 
     def _spare_own_files(self, new: Armed) -> None:
-        """gate reads and writes in state/policy and run, which are root's alone; it would wait for
-        its own verdict."""
+        """gate reads and writes in state/policy and run, root's alone; it would wait for itself."""
         try:
             for fd in (self._doors.policy_fd, self._doors.run_fd):
                 new.group.spare_openings_in(fd)

@@ -56,6 +56,7 @@ FAN_REPORT_PIDFD = 0x00000080
 FAN_REPORT_FID = 0x00000200
 FAN_EVENT_ON_CHILD = 0x08000000
 FAN_MARK_ADD = 0x00000001
+FAN_MARK_REMOVE = 0x00000002
 FAN_MARK_IGNORED_SURV_MODIFY = 0x00000040
 FAN_MARK_FILESYSTEM = 0x00000100
 FAN_MARK_IGNORE = 0x00000400  # since Linux 6.0
@@ -95,6 +96,12 @@ UNTOLD = -3
 EVENTS_PER_READ = 64
 """Each event of a read costs one or two descriptors until it is answered; an unbounded read can use
 up RLIMIT_NOFILE (inspektor-gadget#5730)."""
+OURS_ALONE = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF, errno.EFAULT, errno.EINVAL)
+)
+"""What read(2) fails of because of us or the kernel. Anything else is about the file of one event,
+which could not be opened for us: a socket (ENXIO), a write lease (EWOULDBLOCK), a key that is not
+there (ENOKEY). The kernel has denied that one by then; it is no reason to let go of the others."""
 READ_BYTES = EVENTS_PER_READ * (_METADATA.size + _INFO.size + _PIDFD.size)
 
 _fanotify_init = libc.fanotify_init
@@ -179,6 +186,12 @@ class Group:
         done = _fanotify_mark(self.fd, flags, mask, dir_fd, os.fsencode(path))
         check(done, "fanotify_mark", path=path, mask=mask)
 
+    def unmark(self, mask: int, *, dir_fd: int) -> None:
+        """Take ``mask`` out of a mark; where there is none that is no fault."""
+        flags = FAN_MARK_REMOVE | FAN_MARK_FILESYSTEM
+        if _fanotify_mark(self.fd, flags, mask, dir_fd, b".") < 0:
+            check(0 if ctypes.get_errno() == errno.ENOENT else -1, "fanotify_mark(remove)")
+
     def spare_openings_in(self, dir_fd: int) -> None:
         """No event for what is opened directly in a directory; starts there are events all the
         same.
@@ -202,9 +215,9 @@ class Group:
         """As ``read``, for ``parse_events``; raises as it does."""
         try:
             return os.read(self.fd, READ_BYTES)
-        except BlockingIOError:
-            return b""
         except OSError as fault:
+            if fault.errno not in OURS_ALONE:
+                return b""
             raise refused("read(fanotify)", fault.errno or 0) from fault
 
     def answer(self, fd: int, *, allow: bool) -> bool:
