@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.baseline.kinds import kind_of
 from edgewarden.exec.digest import Digests
 from edgewarden.exec.judged import Judged
 from edgewarden.exec.opened import Opened, looks_like_code, named_like_interpreter
 from edgewarden.judge.exec_rules import Rule
 from edgewarden.kernel.fanotify import FAN_OPEN_PERM, UNTOLD, ExecEvent, Group, open_group
+from tests.baseline import tree
 
 RULE = Rule("code", True, (), (), ())
 
@@ -38,7 +40,84 @@ def test_what_hands_on_by_its_name(name: str) -> None:
     assert named_like_interpreter(f"{name} (deleted)")
 
 
-@pytest.mark.parametrize("name", ["cat", "nginx", "shred", "bashful-tool"])
+HAND_ON = [
+    "sh",
+    "bash",
+    "rbash",
+    "bash-static",
+    "dash",
+    "zsh",
+    "rzsh",
+    "zsh5-static",
+    "ksh",
+    "ksh93",
+    "rksh",
+    "mksh",
+    "lksh",
+    "pdksh",
+    "fish",
+    "csh",
+    "tcsh",
+    "ash",
+    "yash",
+    "posh",
+    "sash",
+    "static-sh",
+    "nu",
+    "pwsh",
+    "busybox.static",
+    "python3.13-dbg",
+    "pypy3",
+    "perl5.40-x86_64-linux-gnu",
+    "ruby3.1",
+    "nodejs",
+    "deno",
+    "bun",
+    "luajit-2.1.0-beta3",
+    "lua5.4",
+    "tclsh8.6",
+    "wish8.6",
+    "expect",
+    "php8.2",
+    "gawk",
+    "mawk",
+    "nawk",
+    "original-awk",
+    "java",
+    "guile-3.0",
+    "julia",
+    "R",
+    "erl",
+    "erlexec",
+    "beam.smp",
+    "ocaml",
+    "ocamlrun",
+    "gdb",
+    "gforth",
+    "qemu-arm-static",
+    "wine64",
+    "mono",
+    "mono-sgen",
+    "dotnet",
+    "micropython",
+    "make",
+    "gmake",
+    "m4",
+    "gm4",
+    "tcc",
+    "octave-cli-7.3.0",
+    "gnuplot-qt",
+]
+
+
+@pytest.mark.parametrize("name", HAND_ON)
+def test_what_a_policy_calls_an_interpreter_is_one_by_its_name_too(name: str) -> None:
+    """Where no content is known the name is all there is: another list there would be a way in."""
+    assert kind_of(f"/usr/bin/{name}", tree.elf(), executable=True) in ("interpreter", "shell")
+    assert named_like_interpreter(name)
+
+
+@pytest.mark.parametrize("name", ["cat", "nginx", "shred", "bashful-tool", "sed", "cmake"])
 def test_what_does_not(name: str) -> None:
     assert not named_like_interpreter(name)
 

@@ -46,8 +46,10 @@ _INTERPRETER = re.compile(
     r"|node(?:js)?|deno|bun|lua(?:jit)?[0-9.-]*(?:beta[0-9]*)?|tclsh[0-9.]*|wish[0-9.]*|expect"
     r"|php[0-9.]*|[gmn]awk|original-awk|java|guile[0-9.-]*|julia|R|erl(?:exec)?|beam\.smp"
     r"|ocaml(?:run)?|gdb|gforth|qemu-[a-z0-9_]+(?:-static)?|wine(?:64)?|mono(?:-sgen)?|dotnet"
-    r"|micropython"
+    r"|micropython|g?make|g?m4|tcc|octave(?:-cli)?(?:-[0-9.]+)?|gnuplot(?:-[a-z0-9]+)?"
 )
+"""Not sed, ed, vi, less or tar: what they open is nearly always somebody's data, and a program that
+they start for it is an exec of its own, which is judged (docs/policy.md, gap classes)."""
 _MODULE = re.compile(
     r".+\.(?:py|pyc|pyo|pth|pm|pl|ph|al|ix|sh|bash|zsh|rb|lua|js|mjs|cjs|tcl|php|awk|jar|class)"
 )

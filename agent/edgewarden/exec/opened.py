@@ -72,15 +72,19 @@ CODE_SUFFIXES = (
 )  # fmt: skip
 """Of what Debian's interpreters take as code by its name; Python runs a zip file, too."""
 _INTERPRETERS = (
-    "python", "perl", "ruby", "node", "lua", "php", "tclsh", "wish", "guile", "java", "Rscript",
+    "python", "pypy", "perl", "ruby", "node", "lua", "php", "tclsh", "wish", "guile", "java",
+    "Rscript", "ocaml", "qemu-", "wine", "octave", "gnuplot", "ksh", "zsh", "bash-static",
     "ld-linux", "ld-musl", "ld.so", "ld-2.", "busybox",
 )  # fmt: skip
-"""Beginnings of names: versions follow."""
+"""Beginnings of names: versions follow. All that baseline/kinds.py calls shell, interpreter or
+loader is here or in _EXACTLY, and more: a name is asked where no content is known."""
 _EXACTLY = frozenset(
     (
-        "sh", "bash", "rbash", "dash", "zsh", "ksh", "ksh93", "mksh", "fish", "csh", "tcsh", "ash",
-        "awk", "gawk", "mawk", "nawk", "R", "expect", "gdb", "irb", "jshell", "qemu-x86_64",
-        "qemu-aarch64",
+        "sh", "bash", "rbash", "dash", "rzsh", "rksh", "mksh", "lksh", "pdksh", "mksh-static",
+        "fish", "csh", "tcsh", "ash", "yash", "posh", "sash", "static-sh", "nu", "pwsh",
+        "awk", "gawk", "mawk", "nawk", "original-awk", "R", "julia", "expect", "gdb", "gforth",
+        "irb", "jshell", "deno", "bun", "micropython", "erl", "erlexec", "beam.smp", "mono",
+        "mono-sgen", "dotnet", "make", "gmake", "m4", "gm4", "tcc",
     )
 )  # fmt: skip
 STARTED = 64
