@@ -27,7 +27,7 @@ from edgewarden.wire import (
     topics,
 )
 from edgewarden.wire.cose import ContentType
-from tests.wire import refusals_tpm, samples
+from tests.wire import refusals_enrol, refusals_tpm, samples
 from tests.wire.samples import assembled, header
 
 BLOB31, BLOB33 = bytes(31), bytes(33)
@@ -474,7 +474,7 @@ TOKENS = {
 REQUEST = enrol.EnrolRequest(TOKEN, "gw-test", "PEM")
 ANSWER = enrol.EnrolAnswer("main", "PEM", "PEM", b"\xa0", "broker.example", 8883)
 REQUEST_FAULTS: dict[str, tuple[object, ...]] = {
-    "schema": ("edgewarden.enroll/2", None), "token": (1, None, []), "device": ("GW", 1, ""),
+    "schema": ("edgewarden.enroll/9", None), "token": (1, None, []), "device": ("GW", 1, ""),
     "csr": (1, None),
 }  # fmt: skip
 ANSWER_FAULTS: dict[str, tuple[object, ...]] = {
@@ -518,6 +518,8 @@ def _enrol() -> Iterator[Refused]:
                  "csr_invalid", "device_exists", "rate_limited"):  # fmt: skip
         data = enrol.encode_refusal(name, "text", "next")
         yield refused("answer", enrol.parse_answer, data, name, "text", id="server")
+    for label, parse, data in refusals_enrol.faults():
+        yield refused("enrol", parse, data, "bad_request", id=label)
 
 
 def _token() -> Iterator[Refused]:

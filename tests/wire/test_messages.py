@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewarden.errors import WireRefusal
-from edgewarden.wire import cbor, enrol, evidence, facts, manifest, record, topics
+from edgewarden.wire import cbor, enrol, enrol_tpm, evidence, facts, manifest, record, topics
 from edgewarden.wire.facts import Reading
 from edgewarden.wire.record import CLOCK_STATES, RecordClass, RecordTime
-from tests.wire import samples
+from tests.wire import refusals_enrol, samples
 from tests.wire.refusals import ANSWER, REQUEST, TOKEN
 
 DECODERS: list[Callable[[bytes], object]] = [
@@ -179,6 +180,26 @@ def test_a_reading_from_behind_the_anchor_is_not_in_the_future() -> None:
 def test_any_value_is_facts_or_refused(value: object) -> None:
     for read in (facts.event_from_map, lambda v: facts.readings_from_senml(v, 0)):
         assert refusal_of(read, value) in ("bad_fact", "accepted")
+
+
+def test_enrolment_with_a_tpm_comes_back_the_same() -> None:
+    for request in (refusals_enrol.WITH_TPM, refusals_enrol.SEALED):
+        data = enrol.encode_request(request)
+        assert json.loads(data)["schema"] == enrol.GRADED_SCHEMA
+        assert enrol.parse_request(data) == request
+    challenge = enrol_tpm.encode_challenge(refusals_enrol.CHALLENGE)
+    assert enrol_tpm.parse_challenge(challenge) == refusals_enrol.CHALLENGE
+    assert enrol_tpm.is_challenge(challenge)
+    assert not enrol_tpm.is_challenge(enrol.encode_answer(ANSWER))
+    activation = enrol_tpm.encode_activation(refusals_enrol.ACTIVATION)
+    assert enrol_tpm.parse_activation(activation) == refusals_enrol.ACTIVATION
+
+
+def test_an_older_fleet_is_spoken_to_in_its_own_words() -> None:
+    for request in (REQUEST, replace(REQUEST, recorded="G0")):
+        assert json.loads(enrol.encode_request(request))["schema"] == enrol.REQUEST_SCHEMA
+    told = replace(REQUEST, recorded="G2")
+    assert enrol.parse_request(enrol.encode_request(told)) == told, "a lower grade is not hidden"
 
 
 def test_enrolment_messages_come_back_the_same() -> None:

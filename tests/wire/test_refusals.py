@@ -28,6 +28,7 @@ MODULES = (
     "evidence",
     "facts",
     "enrol",
+    "enrol_tpm",
     "topics",
     "tpm",
     "fields",

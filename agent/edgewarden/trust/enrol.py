@@ -17,6 +17,7 @@ daemon (it needs the X.509 parser).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import itertools
@@ -32,14 +33,22 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from edgewarden.errors import OperatorFault, PeerUnavailable, TrustFault, WireRefusal
+from edgewarden.errors import (
+    EdgewardenError,
+    OperatorFault,
+    PeerUnavailable,
+    TrustFault,
+    WireRefusal,
+)
 from edgewarden.trust import identity as store
+from edgewarden.trust.activation import TpmEnrolment
 from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import verifier_for
 from edgewarden.trust.ladder import AUTO, Choice, Keys, OwnKey, check_lower, choose
 from edgewarden.trust.selftest import prove
 from edgewarden.trust.tls import pinned_context
-from edgewarden.wire import bodies, enrol
+from edgewarden.trust.tpmkey import TpmKey
+from edgewarden.wire import bodies, enrol, enrol_tpm
 
 TIMEOUT_S = 15.0
 """A CA answers in milliseconds; a cellular link with a slow start needs a few seconds."""
@@ -98,8 +107,16 @@ def enroll(state_dir: Path, url: str, token_text: str, wish: Wish | None = None)
     wish = wish or Wish()
     choice = _choose(state_dir, wish)
     wish.chosen(choice)
-    check_lower(choice.key.grade, store.recorded_grade(state_dir), wish.accept_lower)
-    answer, leaf = _certify(host, port, choice.key, token, ca_pem)
+    service = _Service(host, port, token, ca_pem, wish.keys)
+    grade, recorded = choice.key.grade, store.recorded_grade(state_dir)
+    try:
+        check_lower(grade, recorded, wish.accept_lower)
+    except TrustFault:
+        # The fleet is told in any case; what it answers changes nothing here.
+        with contextlib.suppress(EdgewardenError):
+            service.certify(choice.key, recorded, accept_lower=False)
+        raise
+    answer, leaf = service.certify(choice.key, recorded, accept_lower=wish.accept_lower == grade)
     return _keep(state_dir, choice.key, token, answer, leaf, ca_pem, wish.keys)
 
 
@@ -146,19 +163,48 @@ def renew(state_dir: Path, url: str, token_text: str, keys: Keys | None = None) 
             next_step=f"ask for a token made with `--device {identity.device}`",
         )
     signer = identity.signer()
-    answer, leaf = _certify(host, port, signer, token, ca_pem)
+    service = _Service(host, port, token, ca_pem, identity.keys)
+    answer, leaf = service.certify(signer)
     if answer.tenant != identity.tenant:
         raise _bad_answer("it is of another tenant")
     return _keep(state_dir, signer, token, answer, leaf, ca_pem, identity.keys)
 
 
-def _certify(
-    host: str, port: int, signer: OwnKey, token: enrol.Token, ca_pem: str
-) -> tuple[enrol.EnrolAnswer, x509.Certificate]:
-    """Steps 3 and 4: the answer, and the leaf in it that was found to be ours."""
-    request = enrol.EnrolRequest(str(token), token.device, _signing_request(signer, token))
-    answer = enrol.parse_answer(_post(host, port, ca_pem, enrol.encode_request(request)))
-    return answer, _check_answer(answer, signer, token, ca_pem)
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """The enrolment service of one token."""
+
+    host: str
+    port: int
+    token: enrol.Token
+    ca_pem: str
+    keys: Keys
+
+    def certify(
+        self, key: OwnKey, recorded: str = "", *, accept_lower: bool = False
+    ) -> tuple[enrol.EnrolAnswer, x509.Certificate]:
+        """Steps 3 and 4: the answer, and the leaf in it that was found to be ours.
+
+        Args:
+            recorded: the grade of the key before this one.
+            accept_lower: a person meant the lower grade.
+        """
+        token, tpm = self.token, None
+        if isinstance(key, TpmKey):
+            tpm = TpmEnrolment(self.keys.tpm(), key)
+        request = enrol.EnrolRequest(
+            str(token), token.device, _signing_request(key, token),
+            key.grade, recorded, accept_lower, None if tpm is None else tpm.shown(),
+        )  # fmt: skip
+        said = self._post("/v1/enroll", enrol.encode_request(request))
+        if tpm is not None and enrol_tpm.is_challenge(said):
+            answer = tpm.answer(enrol_tpm.parse_challenge(said))
+            said = self._post("/v1/enroll/activate", enrol_tpm.encode_activation(answer))
+        answered = enrol.parse_answer(said)
+        return answered, _check_answer(answered, key, token, self.ca_pem)
+
+    def _post(self, path: str, body: bytes) -> bytes:
+        return _ask(self.host, self.port, pinned_context(self.ca_pem), "POST", path, body)
 
 
 def _keep(state_dir: Path, signer: OwnKey, token: enrol.Token, answer: enrol.EnrolAnswer,
@@ -228,10 +274,6 @@ def _signing_request(signer: OwnKey, token: enrol.Token) -> str:
     builder = x509.CertificateSigningRequestBuilder().subject_name(name)
     request = builder.sign(signer.private_key(), hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def _post(host: str, port: int, ca_pem: str, body: bytes) -> bytes:
-    return _ask(host, port, pinned_context(ca_pem), "POST", "/v1/enroll", body)
 
 
 def _ask(

@@ -96,6 +96,10 @@ class TpmKey:
             self._quoter = TpmQuoter(self._tpm, self._key)
         return self._quoter
 
+    def certify(self, qualifying: bytes) -> tuple[bytes, bytes]:
+        """The attestation key's word that this key is in its TPM: TPMS_ATTEST and signature."""
+        return self._tpm.certify(self._key, qualifying)
+
     def close(self) -> None:
         """Flush the key and let the TPM go."""
         self._tpm.close()

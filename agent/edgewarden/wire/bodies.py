@@ -44,6 +44,18 @@ def load(data: bytes, schema: str, keys: set[str]) -> dict[str, object]:
     return body
 
 
+def schema_of(data: bytes) -> str:
+    """The schema that a body names, "" when it names none; nothing else of it is believed yet."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        return ""
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return ""
+    schema = body.get("schema") if isinstance(body, dict) else None
+    return schema if isinstance(schema, str) else ""
+
+
 def text_of(body: dict[str, object], key: str) -> str:
     """A field that is text; raises WireRefusal("bad_request")."""
     value = body[key]

@@ -6,14 +6,21 @@ hash.
 
     POST /v1/enroll
         request  {"schema": "edgewarden.enroll/1", "token": ..., "device": ..., "csr": PEM}
+                 {"schema": "edgewarden.enroll/2", the same and "grade", "recorded", "accept_lower",
+                  "tpm"}
         answer   {"schema": "edgewarden.enrolled/1", "tenant": ..., "certificate": PEM chain,
                   "ca": PEM, "verifier_key": hex COSE_Key, "broker": {"host": ..., "port": ...}}
+                 with a TPM: a challenge first (enrol_tpm.py)
         refusal  {"schema": "edgewarden.refusal/1", "error": NAME, "text": ..., "next": ...}
     GET /v1/ca
         the root certificate, PEM: fetched before anything is trusted, held to the fingerprint
 
 Refusal names (both sides print them): token_malformed, token_unknown, token_used, token_expired,
-token_foreign_device, token_foreign_ca, csr_invalid, device_exists, rate_limited.
+token_foreign_device, token_foreign_ca, csr_invalid, device_exists, rate_limited; from /2 on also
+grade_lowered, ek_untrusted, tpm_keys, activation_expired, activation_failed, lineage_conflict.
+
+/1 is sent, and taken, for a key in a file (G0) with nothing to tell: a gateway may be newer than
+its fleet.
 """
 
 from __future__ import annotations
@@ -24,11 +31,14 @@ import json
 from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
-from edgewarden.wire.bodies import MAX_MESSAGE_BYTES, dump, load, text_of
+from edgewarden.wire.bodies import MAX_MESSAGE_BYTES, dump, load, schema_of, text_of
+from edgewarden.wire.enrol_tpm import TpmKeys, parse_tpm, tpm_body
+from edgewarden.wire.fields import GRADES
 from edgewarden.wire.record import is_identifier
 
 SECRET_BYTES = 32
 REQUEST_SCHEMA = "edgewarden.enroll/1"
+GRADED_SCHEMA = "edgewarden.enroll/2"
 ANSWER_SCHEMA = "edgewarden.enrolled/1"
 REFUSAL_SCHEMA = "edgewarden.refusal/1"
 
@@ -48,11 +58,27 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class EnrolRequest:
-    """What the gateway sends."""
+    """What the gateway sends.
+
+    Attributes:
+        grade: where its key is kept.
+        recorded: the grade of the key it was enrolled with before, "" for none.
+        accept_lower: a person has said that this lower grade is meant.
+        tpm: what its TPM shows; with grade G2, and only then.
+    """
 
     token: str
     device: str
     csr_pem: str
+    grade: str = "G0"
+    recorded: str = ""
+    accept_lower: bool = False
+    tpm: TpmKeys | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether /1 says all of it."""
+        return self.grade == "G0" and self.recorded in ("", "G0") and self.tpm is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +122,47 @@ def _malformed(text: str) -> WireRefusal:
 
 def encode_request(request: EnrolRequest) -> bytes:
     """The body of POST /v1/enroll."""
-    return dump(
-        {
-            "schema": REQUEST_SCHEMA,
-            "token": request.token,
-            "device": request.device,
-            "csr": request.csr_pem,
+    body: dict[str, object] = {
+        "schema": REQUEST_SCHEMA,
+        "token": request.token,
+        "device": request.device,
+        "csr": request.csr_pem,
+    }
+    if not request.plain:
+        body |= {
+            "schema": GRADED_SCHEMA,
+            "grade": request.grade,
+            "recorded": request.recorded or None,
+            "accept_lower": request.accept_lower,
+            "tpm": None if request.tpm is None else tpm_body(request.tpm),
         }
-    )
+    return dump(body)
 
 
 def parse_request(data: bytes) -> EnrolRequest:
-    """Read a request; raises WireRefusal("bad_request")."""
-    body = load(data, REQUEST_SCHEMA, {"token", "device", "csr"})
+    """Read a request of either kind; raises WireRefusal("bad_request")."""
+    keys = {"token", "device", "csr"}
+    graded = schema_of(data) == GRADED_SCHEMA
+    if graded:
+        body = load(data, GRADED_SCHEMA, keys | {"grade", "recorded", "accept_lower", "tpm"})
+    else:
+        body = load(data, REQUEST_SCHEMA, keys)
     device = text_of(body, "device")
     if not is_identifier(device):
         raise WireRefusal("bad_request", "device is not a device id")
-    return EnrolRequest(text_of(body, "token"), device, text_of(body, "csr"))
+    told = (text_of(body, "token"), device, text_of(body, "csr"))
+    if not graded:
+        return EnrolRequest(*told)
+    grade, accept = body["grade"], body["accept_lower"]
+    recorded = body["recorded"]
+    if grade not in GRADES[:-1] or recorded not in (None, *GRADES):
+        raise WireRefusal("bad_request", "grade or recorded is not a grade")
+    if not isinstance(accept, bool):
+        raise WireRefusal("bad_request", "accept_lower is not true or false")
+    tpm = parse_tpm(body["tpm"])
+    if (tpm is None) == (grade == "G2"):
+        raise WireRefusal("bad_request", "G2 comes with what its TPM shows, nothing else does")
+    return EnrolRequest(*told, str(grade), str(recorded or ""), accept, tpm)
 
 
 def encode_answer(answer: EnrolAnswer) -> bytes:

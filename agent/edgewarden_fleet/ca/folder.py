@@ -218,7 +218,8 @@ def choose_broker_user(path: Path) -> str:
 def _fill(at: Path, final: Path, wanted: FleetSettings, now_utc_s: float, user: str) -> None:
     at.chmod(0o711)
     for name, mode in (("ca", 0o700), ("broker", 0o711), ("broker/data", 0o700),
-                       ("enroll", 0o700), ("verifier", 0o700), ("store", 0o700)):  # fmt: skip
+                       ("enroll", 0o700), ("verifier", 0o700), ("store", 0o700),
+                       ("tpm", 0o700), ("tpm/roots", 0o700)):  # fmt: skip
         (at / name).mkdir(mode=mode)
         (at / name).chmod(mode)
     root_key, issuing_key = _key(), _key()

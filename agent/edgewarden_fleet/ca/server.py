@@ -1,8 +1,9 @@
-"""The enrolment service: GET /v1/ca and POST /v1/enroll over TLS (wire/enrol.py).
+"""The enrolment service: GET /v1/ca, POST /v1/enroll, POST /v1/enroll/activate, over TLS.
 
-Open to whoever reaches the port, so everything is bounded before it is read: body bytes, seconds
-for a request, requests per address and minute, requests at once. A refusal is JSON with a name, a
-line and a next step; the gateway prints the same name.
+The messages are wire/enrol.py's, what is made of them enrolment.py's. Open to whoever reaches the
+port, so everything is bounded before it is read: body bytes, seconds for a request, requests per
+address and minute, requests at once. A refusal is JSON with a name, a line and a next step; the
+gateway prints the same name.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from collections.abc import Callable
 from aiohttp import web
 
 from edgewarden.errors import WireRefusal
-from edgewarden.wire import bodies, enrol
-from edgewarden_fleet.ca.tokens import Office, enrol_device
+from edgewarden.wire import bodies, enrol, enrol_tpm
+from edgewarden.wire.enrol_tpm import CredentialChallenge
+from edgewarden_fleet.ca.enrolment import Enrolment
+from edgewarden_fleet.ca.tokens import Office
 
 REQUEST_S = 10.0
 """A request is 2 kB: ten seconds is a modem's time."""
@@ -39,9 +42,18 @@ _NEXT = {
     "csr_invalid": "run `edgewarden enroll` again",
     "device_exists": "a device id keeps its first key: choose another id, or have it replaced",
     "rate_limited": "wait a minute",
+    "grade_lowered": "find out why the key would be kept worse than before",
+    "ek_untrusted": "have the operator pin the TPM's maker, or list this EK, below tpm/",
+    "tpm_keys": "run `edgewarden enroll` again; if it stays so, report it",
+    "activation_expired": "run `edgewarden enroll` again with the same token",
+    "activation_failed": "this answer did not come from the TPM that was shown: report it",
+    "lineage_conflict": "a device keeps its TPM: choose another id, or have it replaced",
 }
 
 log = logging.getLogger("edgewarden_fleet.enroll")
+
+Answer = tuple[enrol.EnrolRequest, enrol.EnrolAnswer | CredentialChallenge]
+"""What was asked, and what is said to it."""
 
 
 class RateLimit:
@@ -81,11 +93,19 @@ def application(
     """
     limit, room, one_writer = RateLimit(), asyncio.Semaphore(AT_ONCE), asyncio.Lock()
     app = web.Application(client_max_size=bodies.MAX_MESSAGE_BYTES)
+    desk = Enrolment(db, office, office.makers)
 
     async def get_ca(_: web.Request) -> web.Response:
         return web.Response(text=office.roots_pem(), content_type="application/x-pem-file")
 
-    async def post_enroll(request: web.Request) -> web.Response:
+    def begin(body: bytes) -> Answer:
+        wanted = enrol.parse_request(body)
+        return wanted, desk.begin(wanted, now_utc_s())
+
+    def finish(body: bytes) -> Answer:
+        return desk.finish(enrol_tpm.parse_activation(body), now_utc_s())
+
+    async def answer(request: web.Request, step: Callable[[bytes], Answer]) -> web.Response:
         address = request.remote or ""
         try:
             if not limit.allow(address, asyncio.get_running_loop().time()) or room.locked():
@@ -93,21 +113,32 @@ def application(
             async with room:
                 async with asyncio.timeout(REQUEST_S):
                     body = await request.read()
-                wanted = enrol.parse_request(body)
                 async with one_writer:
-                    answer = await asyncio.to_thread(enrol_device, db, office, wanted, now_utc_s())
+                    wanted, said = await asyncio.to_thread(step, body)
         except web.HTTPRequestEntityTooLarge:
             return _refuse(address, WireRefusal("too_long", "the request is too long"), 413)
         except TimeoutError:
             return _refuse(address, WireRefusal("too_slow", "the request took too long"), 408)
         except WireRefusal as refusal:
             return _refuse(address, refusal, 429 if refusal.name == "rate_limited" else 403)
+        if isinstance(said, CredentialChallenge):
+            return _json(enrol_tpm.encode_challenge(said))
         await _until(lambda: admitted(wanted.device))
-        log.info("enrolled device=%s tenant=%s address=%s", wanted.device, answer.tenant, address)
-        return web.Response(body=enrol.encode_answer(answer), content_type="application/json")
+        log.info(
+            "enrolled device=%s tenant=%s grade=%s address=%s",
+            wanted.device, said.tenant, wanted.grade, address,
+        )  # fmt: skip
+        return _json(enrol.encode_answer(said))
+
+    async def post_enroll(request: web.Request) -> web.Response:
+        return await answer(request, begin)
+
+    async def post_activate(request: web.Request) -> web.Response:
+        return await answer(request, finish)
 
     app.router.add_get("/v1/ca", get_ca)
     app.router.add_post("/v1/enroll", post_enroll)
+    app.router.add_post("/v1/enroll/activate", post_activate)
     return app
 
 
@@ -116,6 +147,10 @@ async def _until(there: Callable[[], bool]) -> None:
         async with asyncio.timeout(ADMITTED_S):
             while not there():
                 await asyncio.sleep(LOOK_S)
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
 
 
 def _refuse(address: str, refusal: WireRefusal, status: int) -> web.Response:

@@ -2,7 +2,7 @@
 a key.
 
     text = str(new_token(db, root, "gw-demo", now_utc_s, ttl_s=3600))
-    answer = enrol_device(db, office, request, now_utc_s)
+    answer = enrol_device(db, office, request, now_utc_s)      (enrolment.py calls it)
 
 Order of ``enrol_device``: token readable, for this device, of this CA; signing request sound; then
 one transaction (store/registry.py) that consumes the token and registers the certificate. The
@@ -16,18 +16,22 @@ import hashlib
 import secrets
 import sqlite3
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.errors import OperatorFault, WireRefusal
 from edgewarden.trust.keys import public_cose_key
 from edgewarden.wire import enrol
 from edgewarden.wire.record import is_identifier
 from edgewarden_fleet.ca import certificates
+from edgewarden_fleet.ca.binding import Makers
 from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.ca.settings import FleetSettings
 from edgewarden_fleet.store import registry
+from edgewarden_fleet.store.lineage import Lineage
 
 MAX_TTL_S = 7 * 86400
 """A token on paper in a van for a week is the longest that a single-use secret should wait."""
@@ -41,6 +45,7 @@ class Office:
     roots: tuple[x509.Certificate, ...]
     issuing: Authority
     verifier_key: bytes
+    folder: Path
 
     @classmethod
     def open(cls, folder: FleetFolder) -> Office:
@@ -50,7 +55,19 @@ class Office:
             tuple(folder.roots()),
             folder.issuing(),
             folder.verifier().public_key(),
+            folder.path,
         )
+
+    def makers(self) -> Makers:
+        """Whom the operator trusts to have made a TPM, as it stands now.
+
+        Raises:
+            WireRefusal: ``ek_untrusted``, a file there cannot be read.
+        """
+        try:
+            return Makers.open(self.folder)
+        except OperatorFault as fault:
+            raise WireRefusal("ek_untrusted", f"the operator's list is broken: {fault}") from fault
 
     def roots_pem(self) -> str:
         """What a gateway is to believe."""
@@ -86,19 +103,45 @@ def new_token(
     return enrol.Token(device, secret, hashlib.sha256(certificates.der(root)).digest())
 
 
-def enrol_device(
-    db: sqlite3.Connection, office: Office, request: enrol.EnrolRequest, now_utc_s: float
-) -> enrol.EnrolAnswer:
-    """Issue and register a certificate.
+def check_token(
+    db: sqlite3.Connection,
+    office: Office,
+    request: enrol.EnrolRequest,
+    key: ec.EllipticCurvePublicKey,
+    now_utc_s: float,
+) -> None:
+    """Would this token get a certificate for this key now? Spends nothing; raises WireRefusal."""
+    token = _read_token(office, request)
+    registry.check_token(db, token.secret, request.device, public_cose_key(key), now_utc_s)
 
-    Raises:
-        WireRefusal: by a name of wire/enrol.py; nothing was issued.
-    """
+
+def _read_token(office: Office, request: enrol.EnrolRequest) -> enrol.Token:
     token = enrol.parse_token(request.token)
     if token.device != request.device:
         raise WireRefusal("token_foreign_device", "the token is for another device")
     if token.ca_sha256 != office.root_sha256():
         raise WireRefusal("token_foreign_ca", "the token was issued by another fleet")
+    return token
+
+
+def enrol_device(
+    db: sqlite3.Connection,
+    office: Office,
+    request: enrol.EnrolRequest,
+    now_utc_s: float,
+    lineage: Lineage | None = None,
+) -> enrol.EnrolAnswer:
+    """Issue and register a certificate.
+
+    Args:
+        lineage: what was proven of the gateway's TPM (enrolment.py); None without one.
+
+    Raises:
+        WireRefusal: by a name of wire/enrol.py; nothing was issued.
+    """
+    if (lineage is None) == (request.grade == "G2"):
+        raise WireRefusal("tpm_keys", "G2 is what was proven of a TPM, and nothing else")
+    token = _read_token(office, request)
     key = certificates.read_request(request.csr_pem)
     tenant = office.settings.tenant
     leaf = certificates.make_gateway(office.issuing, key, tenant, request.device, now_utc_s)
@@ -107,8 +150,9 @@ def enrol_device(
         certificates.serial_hex(leaf), leaf_pem, leaf.not_valid_after_utc.timestamp()
     )
     registry.redeem(
-        db, token.secret, request.device, tenant, public_cose_key(key), issued, now_utc_s
-    )
+        db, token.secret, request.device, tenant, public_cose_key(key), issued, now_utc_s,
+        request.grade, lineage,
+    )  # fmt: skip
     return enrol.EnrolAnswer(
         tenant=tenant,
         certificate_pem=leaf_pem + certificates.pem(office.issuing.certificate),

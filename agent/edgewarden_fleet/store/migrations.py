@@ -48,7 +48,14 @@ CREATE TABLE reference_set (
 ) STRICT;
 """
 
-STEPS = (TPM, CONTINUITY, REFERENCES)
+LINEAGE = """
+CREATE TABLE tpm_lineage (
+    device TEXT PRIMARY KEY, ek_name BLOB NOT NULL UNIQUE, ek_public BLOB NOT NULL,
+    tls_public BLOB NOT NULL, vouched_by TEXT NOT NULL
+) STRICT;
+"""
+
+STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE)
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)
 """user_version of the file. A newer file is refused, never guessed at."""

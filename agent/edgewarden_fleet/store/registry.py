@@ -6,8 +6,9 @@ Rules of ``redeem``, in order, all inside one write transaction:
 2. the token is for this device                                      ``token_foreign_device``
 3. not used before, except by this very key (an answer was lost)     ``token_used``
 4. not expired                                                       ``token_expired``
-5. a device that is known keeps its key for ever                     ``device_exists``
-6. a key belongs to one device                                       ``csr_invalid``
+5. a device keeps its TPM, a TPM its device (lineage.py)              ``lineage_conflict``
+6. a device that is known keeps its key for ever                     ``device_exists``
+7. a key belongs to one device                                       ``csr_invalid``
 
 Only then is the token marked and the certificate's serial registered. A refusal leaves the token
 as it was.
@@ -20,6 +21,8 @@ import sqlite3
 from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden_fleet.store import lineage
+from edgewarden_fleet.store.lineage import Lineage
 from edgewarden_fleet.store.schema import transaction
 
 
@@ -64,14 +67,22 @@ def redeem(
     public_key: bytes,
     certificate: Issued,
     now_utc_s: float,
+    grade: str = "G0",
+    tpm: Lineage | None = None,
 ) -> None:
     """Consume a token and register its device with this key and certificate.
+
+    Args:
+        grade: where the key is kept; a known device's only ever rises.
+        tpm: what was proven of its TPM.
 
     Raises:
         WireRefusal: by the names in this module's docstring; nothing was changed.
     """
     with transaction(db):
-        _check_token(db, secret, device, public_key, now_utc_s)
+        check_token(db, secret, device, public_key, now_utc_s)
+        if tpm is not None:
+            lineage.check(db, device, tpm)
         known = db.execute("SELECT public_key FROM device WHERE device = ?", (device,)).fetchone()
         if known is not None and known["public_key"] != public_key:
             raise WireRefusal("device_exists", f"{device} is enrolled with another key")
@@ -88,17 +99,20 @@ def redeem(
         c = certificate
         db.execute(
             "INSERT INTO device (device, tenant, public_key, grade, serial, certificate,"
-            " not_after_utc_s, enrolled_utc_s) VALUES (?, ?, ?, 'G0', ?, ?, ?, ?)"
-            " ON CONFLICT (device) DO UPDATE SET"
+            " not_after_utc_s, enrolled_utc_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (device) DO UPDATE SET grade = max(grade, excluded.grade),"
             " serial = excluded.serial, certificate = excluded.certificate,"
             " not_after_utc_s = excluded.not_after_utc_s",
-            (device, tenant, public_key, c.serial, c.pem, c.not_after_utc_s, now_utc_s),
+            (device, tenant, public_key, grade, c.serial, c.pem, c.not_after_utc_s, now_utc_s),
         )
+        if tpm is not None:
+            lineage.save(db, device, tpm, now_utc_s)
 
 
-def _check_token(
+def check_token(
     db: sqlite3.Connection, secret: bytes, device: str, public_key: bytes, now_utc_s: float
 ) -> None:
+    """Rules 1 to 4; changes nothing, raises WireRefusal."""
     row = db.execute("SELECT * FROM token WHERE secret_sha256 = ?", (_hash(secret),)).fetchone()
     if row is None:
         raise WireRefusal("token_unknown", "this token was never issued here")
