@@ -268,6 +268,19 @@ def test_enforce_is_refused_where_the_uplink_cannot_be_told(loop: Loop) -> None:
     assert loop.area.apply("enforce", 0) == "nothing is refused now"
 
 
+def test_enforce_is_refused_where_a_network_adapter_would_go_that_may_be_the_uplink(
+    loop: Loop,
+) -> None:
+    loop.world.tree.plug("nic", "2-2")
+    loop.world.tree.routes()
+    loop.quiet()
+    assert name_of(loop.area) == "uplink_unknown"
+    loop.world.tree.routes("eth1")
+    loop.turn(LOOK_S)
+    loop.quiet()
+    assert loop.area.apply("enforce", 0) == "nothing is refused now"
+
+
 @pytest.mark.needs("root")
 def test_enforce_is_refused_where_usbguard_decides(loop: Loop) -> None:
     loop.world.tree.process(77, "usbguard-daemon")

@@ -79,9 +79,9 @@ class World:
         self.view: SysTree = open_tree(str(self.tree.sys), str(self.tree.proc))
         self.plugs = self.start()
 
-    def start(self) -> Plugs:
-        """Another gate on the same boot, as after a kill."""
-        self.plugs = Plugs(self.view, PlugMemory(self.kept, BOOT), lambda: self.now_ns)
+    def start(self, boot: str = BOOT) -> Plugs:
+        """Another gate: on the same boot, as after a kill, or on another one."""
+        self.plugs = Plugs(self.view, PlugMemory(self.kept, boot), lambda: self.now_ns)
         return self.plugs
 
     def look(self, mode: str = "enforce") -> Sight:

@@ -228,6 +228,75 @@ def test_u5_the_uplink_comes_back_after_it_lost_contact(world: World) -> None:
     assert world.tree.authorized()["2-2"] == "1"
 
 
+NEXT_BOOT = "1" * 36
+
+
+@pytest.mark.parametrize("port", ["2-2", "1-2"])  # buses are numbered anew at each boot
+def test_u5_the_uplink_is_not_cut_at_a_boot_before_it_has_a_route(world: World, port: str) -> None:
+    """gate starts before DHCP has answered: nothing says yet that this is the uplink."""
+    world.tree.plug("nic", "2-2")
+    world.tree.routes("eth1")
+    world.look()
+    assert world.tree.authorized()["2-2"] == "1"
+    world.tree.unplug("2-2")
+    for hub in OPEN:  # the kernel begins anew
+        (world.tree.sys / f"bus/usb/devices/{hub}/authorized_default").write_text("1\n")
+    world.tree.routes()
+    world.tree.plug("nic", port)
+    world.start(NEXT_BOOT)
+    sight = world.look()
+    assert said(sight, port) == [("allow", "", "uplink")]
+    assert world.tree.authorized()[port] == "1"
+
+
+def test_u5_the_uplink_that_loses_contact_while_gate_is_gone_is_let_in(world: World) -> None:
+    world.tree.plug("nic", "2-2")
+    world.tree.routes("eth1")
+    world.look()
+    world.tree.unplug("2-2")
+    world.tree.plug("nic", "2-2")
+    world.tree.routes()
+    assert world.tree.authorized()["2-2"] == "0"
+    world.start()
+    world.look()
+    assert world.tree.authorized()["2-2"] == "1"
+
+
+def test_what_was_pinned_once_and_is_not_now_can_be_denied_by_a_rule(world: World) -> None:
+    world.tree.plug("nic", "2-2")
+    world.tree.routes("eth1")
+    world.look()
+    world.tree.routes("eth0")
+    world.table = table(RULES + '[[device]]\nname = "no"\naction = "deny"\nport = "2-2"\n', 2)
+    assert said(world.look(), "2-2") == [("deny", "no", "deny_rule")]
+
+
+def test_what_is_pinned_without_enforce_is_forgotten_with_gate(world: World) -> None:
+    """Who plugs in a network adapter while everything is let in does not stay the uplink."""
+    world.tree.plug("nic", "2-2")
+    world.tree.routes("eth1")
+    world.look("observe")
+    world.start()
+    world.tree.routes("eth0")
+    assert said(world.look(), "2-2") == [("deny", "", "unlisted")]
+
+
+def test_damaged_pins_are_an_alarm_and_not_believed(world: World) -> None:
+    world.kept.files["usb.pins"] = b"EWUSBPN1 and more"
+    world.start()
+    assert "EW-USB-004" in [code for code, _, _ in world.look().alarms]
+
+
+def test_the_consoles_adapter_is_known_to_a_port_rule(world: World) -> None:
+    """What is pinned has no rule that let it in, and was an alarm: another adapter."""
+    world.tree.plug("ftdi", "1-1.2")
+    world.tree.console("tty1", "ttyUSB0")
+    sight = world.look()
+    assert said(sight, "1-1.2") == [("allow", "", "console")]
+    assert said(sight, f"{PI}:1.2:1.0-port0") == [("allow", "meter-port", "rule")]
+    assert not sight.alarms
+
+
 def test_u5_another_adapter_at_the_uplinks_port_is_not_the_uplink(world: World) -> None:
     world.tree.plug("nic", "2-2")
     world.tree.routes("eth1")

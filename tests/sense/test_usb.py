@@ -18,6 +18,7 @@ from edgewarden.sense.usb import (
     MAX_DEVICES,
     Refusal,
     device_names,
+    is_root_hub,
     parse_descriptors,
     printable,
     read_device,
@@ -77,7 +78,20 @@ def test_a_flood_of_devices_is_cut(tmp_path: Path) -> None:
     for i in range(MAX_DEVICES + 50):
         (tree.sys / DEVICES / f"3-{i % 254 + 1}.{i // 254 + 1}").mkdir()
     with view(tree) as made:
-        assert len(device_names(made)) == MAX_DEVICES
+        names = device_names(made)
+        assert len([name for name in names if not is_root_hub(name)]) == MAX_DEVICES
+
+
+def test_no_flood_hides_a_root_hub(tmp_path: Path) -> None:
+    """Sorted by name they come last: 4,096 interfaces before them, and this was a machine without
+    USB, where nothing can be refused."""
+    tree = plugged(tmp_path)
+    for i in range(5000):
+        (tree.sys / DEVICES / f"1-1.{i % 254 + 1}:1.{i // 254}").mkdir()
+    for i in range(MAX_DEVICES):
+        (tree.sys / DEVICES / f"1-{i % 254 + 1}.{i // 254 + 1}").mkdir()
+    with view(tree) as made:
+        assert [name for name in device_names(made) if is_root_hub(name)] == ["usb1", "usb2"]
 
 
 def test_another_device_at_the_same_place_is_never_mixed_in(tmp_path: Path) -> None:

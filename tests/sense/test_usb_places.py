@@ -143,7 +143,57 @@ def test_u3_odd_tables_pin_nothing_and_raise_nothing(full: UsbTree, text: str) -
         (full.proc / name).write_text(text)
     with view(full) as made:
         assert find_pins(made).ports == {}
-        assert find_pins(made).unknown == ["mounts"]
+        assert find_pins(made).unknown == ["mounts", "eth1"]
+
+
+@pytest.mark.parametrize("routed", [(), ("wg0",)])
+def test_u3_without_a_route_a_usb_network_adapter_may_be_the_uplink(
+    full: UsbTree, routed: tuple[str, ...]
+) -> None:
+    """No cable, no lease yet, or a tunnel's route alone: nobody can tell."""
+    full.network("wg0", kind=65534)
+    full.routes(*routed)
+    with view(full) as made:
+        found = find_pins(made)
+    assert (found.ports, found.unknown) == ({}, ["eth1"])
+
+
+@pytest.mark.parametrize(
+    "root",
+    ["0:50 / / rw - overlay overlay", "0:31 / / rw - zfs tank/root", "7:0 / / rw - ext4 /dev/loop0",
+     "0:33 / / rw - bcachefs /dev/sda1:/dev/sdb1"],
+)  # fmt: skip
+def test_u3_a_root_that_lies_on_nothing_visible_is_said_to_be_unknown(
+    full: UsbTree, root: str
+) -> None:
+    full.disk("loop0", "7:0", "devices/virtual", {})
+    full.mounts(f"22 1 {root} rw\n23 22 0:21 / /sys rw - sysfs sysfs rw\n")
+    with view(full) as made:
+        assert find_pins(made).unknown == ["/"]
+
+
+def test_u3_a_root_on_the_network_is_said_to_be_unknown(full: UsbTree) -> None:
+    boot = "24 22 179:1 / /boot/firmware rw - vfat /dev/mmcblk0p1 rw\n"
+    full.mounts(f"22 1 0:20 / / rw - nfs4 10.0.0.1:/srv/pi rw\n{boot}")
+    with view(full) as made:
+        assert find_pins(made).unknown == ["/"]
+
+
+def test_u3_every_disk_of_a_btrfs_of_several_is_found(full: UsbTree) -> None:
+    """mountinfo names one of them."""
+    full.mounts("22 1 0:30 / / rw - btrfs /dev/mmcblk0p2 rw\n")
+    devices = full.sys / "fs/btrfs/0b1c/devices"
+    devices.mkdir(parents=True)
+    for name in ("mmcblk0p2", "sda2"):
+        (devices / name).symlink_to(f"../../../../class/block/{name}")
+    assert pins(full) == {"2-1": "boot_disk"}
+
+
+def test_u3_the_disk_of_our_own_state_is_found_wherever_it_is_mounted(full: UsbTree) -> None:
+    full.mounts(SD_MOUNTS + "30 22 8:1 / /mnt/ssd rw - ext4 /dev/sda1 rw\n")
+    assert pins(full) == {}
+    with view(full) as made:
+        assert find_pins(made, ("8:1",)).ports == {"2-1": "boot_disk"}
 
 
 @pytest.mark.needs("root")

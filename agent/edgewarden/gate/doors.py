@@ -54,7 +54,7 @@ FORBIDDEN = frozenset(
 """Audit events (docs.python.org/3/library/audit_events.html) that a responder has no use for.
 "open" is the other one."""
 OTHERS_MAY_WRITE = 0o022
-SYS_FOLDERS = ("bus", "class", "dev", "devices")
+SYS_FOLDERS = ("bus", "class", "dev", "devices", "fs/btrfs")
 """What of /sys is opened: devices; not what is mounted there (cgroups, debugfs, firmware)."""
 SYS_WRITABLE = ("authorized", "authorized_default", "bus/usb/drivers_probe")
 """Documentation/ABI/testing/sysfs-bus-usb."""
@@ -121,7 +121,7 @@ class Doors:
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         if name.startswith("/") or ".." in name or os.fstat(dir_fd).st_dev != self._sys_device:
             raise OurFault(f"gate opens no device at {name}")
-        if dir_fd == self.sys_fd and name.partition("/")[0] not in SYS_FOLDERS:
+        if dir_fd == self.sys_fd and not any(f"{name}/".startswith(f"{f}/") for f in SYS_FOLDERS):
             raise OurFault(f"gate opens nothing at /sys/{name}")
         if writes and (writes != os.O_WRONLY or name not in SYS_WRITABLE):
             raise OurFault(f"gate does not write {name}")

@@ -11,8 +11,9 @@ Rules, in order:
    look together, however many they are. A lost message is a look, too, and so is every LOOK_S
    without any.
 2. enforce is refused where it would cut off: usbguard decides here; there is nothing to enforce on;
-   nothing is known yet; no rule allows anything and devices would be refused; or the uplink is one
-   that cannot be traced to a device (PPP) while devices would be refused.
+   nothing is known yet; no rule allows anything and devices would be refused; or what carries the
+   system cannot be traced to a device (PPP, no route yet, a root on the network) while devices
+   would be refused.
 3. A worker that has not answered for SLOW_S is said in ``why_not``: a driver holds a device.
 4. enforce that does not hold is an alarm, once per reason. Without any table of rules it is
    observe: a lost file must not take every sensor away.
@@ -95,7 +96,10 @@ def background(doors: Doors, boot_ns: Callable[[], int]) -> Background:
     """The second thread, started, which sees sysfs through gate's doors."""
     tree = SysTree(doors.sys_fd, doors.proc_fd, doors.open_device)
     boot_id = doors.proc_text("sys/kernel/random/boot_id").strip()
-    return Background(Plugs(tree, PlugMemory(PolicyFiles(doors), boot_id), boot_ns).look)
+    state = os.fstat(doors.policy_fd).st_dev
+    disks = (f"{os.major(state)}:{os.minor(state)}",)
+    memory = PlugMemory(PolicyFiles(doors), boot_id)
+    return Background(Plugs(tree, memory, boot_ns, disks).look)
 
 
 class Peripherals:
@@ -313,10 +317,9 @@ class Peripherals:
             raise _no("no_rules", text, step)
         if sight.refused and sight.unknown:
             names, devices = ", ".join(sight.unknown), ", ".join(sight.refused)
-            text = (
-                f"the device behind {names} cannot be told, and these would be refused: {devices}"
-            )
-            raise _no("uplink_unknown", text, "write a rule for the modem first")
+            text = f"it cannot be told what carries {names}, and these would be refused: {devices}"
+            step = "write rules for these devices, or ask again when the network is up"
+            raise _no("uplink_unknown", text, step)
 
     def stats(self) -> AreaStats:
         """See modes.Area."""

@@ -8,8 +8,10 @@ Rules, in order:
 
 1. A look compares with what is there, not with what was said: a lost message of the kernel costs
    nothing but time.
-2. What is pinned stays pinned over re-enumeration and resume, by its identity at its port: the
-   uplink's adapter that loses contact for a moment comes back unauthorised, and is let in again.
+2. What is pinned stays pinned over re-enumeration, resume, and in enforce over gate's end and a
+   boot, by its identity at its place: the uplink's adapter that loses contact comes back
+   unauthorised, and at a boot it has no route yet; it is let in again. While it carries nothing a
+   rule may still deny it.
 3. In enforce new devices wait for a verdict (authorized_default); an allowed one is let in, any
    other is kept out or taken away. Otherwise everything is as it was before enforce.
 4. Where usbguard runs, it decides: nothing is written, everything is told.
@@ -28,6 +30,7 @@ import os
 from edgewarden.act.usb import authorize, close_defaults, restore
 from edgewarden.errors import HardwareFault
 from edgewarden.judge.peripherals import Verdict, judge_device, judge_port, pinned_ports
+from edgewarden.plugs.work import Known, Look
 from edgewarden.sense.usb import DEVICES, device_names, is_root_hub, read_device
 from edgewarden.sense.usb_places import find_pins, serial_ports, usbguard_pid
 from edgewarden.wire.lean import Frozen
@@ -35,10 +38,10 @@ from edgewarden.wire.peripherals import PeripheralVerdict, id_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from edgewarden.judge.peripherals_table import PeripheralTable
-    from edgewarden.plugs.memory import Identity, PlugMemory
+    from edgewarden.plugs.memory import PlugMemory
     from edgewarden.sense.usb import SysTree
     from edgewarden.wire.peripherals import DeviceFacts, PortFacts
 
@@ -82,33 +85,29 @@ class Sight(Frozen):
     usbguard: int
 
 
-class _Known:
-    """A device as it was judged last."""
-
-    __slots__ = ("facts", "inode", "verdict")
-
-    def __init__(self, facts: DeviceFacts, inode: int, verdict: Verdict) -> None:
-        self.facts = facts
-        self.inode = inode
-        self.verdict = verdict
-
-
 class Plugs:
     """See the module. One thread, which may wait for a device.
 
     Args:
         tree: sysfs and /proc.
-        memory: what was before, and the adapters.
+        memory: what was before, the adapters, the pins.
         boot_ns: CLOCK_BOOTTIME.
+        disks: major:minor of disks that carry the system wherever they are mounted.
     """
 
-    def __init__(self, tree: SysTree, memory: PlugMemory, boot_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        tree: SysTree,
+        memory: PlugMemory,
+        boot_ns: Callable[[], int],
+        disks: Sequence[str] = (),
+    ) -> None:
         self._tree = tree
         self._memory = memory
         self._boot_ns = boot_ns
-        self._known: dict[str, _Known] = {}
+        self._disks = disks
+        self._known: dict[str, Known] = {}
         self._ports: dict[str, tuple[object, ...]] = {}
-        self._pinned: dict[str, tuple[Identity, str]] = {}
         self._told: dict[tuple[object, ...], int] = {}
         self._judged_by: object = None
         self._alarms = memory.alarms
@@ -140,14 +139,14 @@ class Plugs:
                 self._put_back()
         except HardwareFault as fault:
             armed, why_not = False, fault.text
-        pins = find_pins(self._tree)
+        pins = find_pins(self._tree, self._disks)
         judged_by = (mode, table.generation, armed)
         if judged_by != self._judged_by:  # another policy, or another mode: everything is news
             self._known.clear()
             self._ports.clear()
             self._told.clear()
             self._judged_by = judged_by
-        work = _Look(mode, armed, first, table, pinned_ports(pins.ports))
+        work = Look(mode, armed, first, table, pinned_ports(pins.ports))
         self._go_away(set(names), work)
         for name in names:
             self._device(name, work)
@@ -171,7 +170,7 @@ class Plugs:
             self._alarms.append(("EW-USB-002", 4, f"USB is not as it was: {'; '.join(failed)}"))
         self._memory.save_before()
 
-    def _go_away(self, present: set[str], work: _Look) -> None:
+    def _go_away(self, present: set[str], work: Look) -> None:
         for name in [n for n in self._known if n not in present]:
             known = self._known.pop(name)
             gone = Verdict("gone", known.verdict.rule, known.verdict.reason, "taken away")
@@ -185,7 +184,7 @@ class Plugs:
 
     # --- devices ------------------------------------------------------------------------------
 
-    def _device(self, name: str, work: _Look) -> None:
+    def _device(self, name: str, work: Look) -> None:
         try:
             fd = self._tree.directory(f"{DEVICES}/{name}")
         except OSError:
@@ -200,7 +199,7 @@ class Plugs:
                 return
             verdict = self._judge(facts, work)
             effective = self._act(fd, facts, verdict, work)
-            self._known[name] = _Known(facts, inode, verdict)
+            self._known[name] = Known(facts, inode, verdict, work.pinned.get(name, ""))
         finally:
             os.close(fd)
         if is_root_hub(name):
@@ -214,25 +213,37 @@ class Plugs:
             self._alarms.append(("EW-USB-002", 4, f"{name} is allowed and could not be let in"))
         self._tell_device(facts, verdict, word, effective, work)
 
-    def _is_as_judged(self, fd: int, known: _Known, work: _Look) -> bool:
-        """Whether it is the same plugging-in and nobody turned our verdict around."""
-        if self._tree.text(fd, "devnum") != str(known.facts.devnum):
+    def _is_as_judged(self, fd: int, known: Known, work: Look) -> bool:
+        """Whether it is the same plugging-in, carries what it did, and nobody turned our verdict
+        around."""
+        port = known.facts.port
+        if (self._tree.text(fd, "devnum"), work.pinned.get(port, "")) != (
+            str(known.facts.devnum), known.pin,
+        ):  # fmt: skip
             return False
         if not work.armed:
             return True
         wanted = "0" if known.verdict.decision == "deny" else "1"
         return self._tree.text(fd, "authorized") == wanted
 
-    def _judge(self, facts: DeviceFacts, work: _Look) -> Verdict:
-        port, identity = facts.port, facts.identity()
+    def _judge(self, facts: DeviceFacts, work: Look) -> Verdict:
+        port, identity, place = facts.port, facts.identity(), self._place(facts.port)
         why = work.pinned.get(port, "")
-        if why:
-            self._pinned[port] = (identity, why)
-        elif self._pinned.get(port, (None, ""))[0] == identity and not facts.refusal:
-            why = self._pinned[port][1]
+        if why and place:
+            self._memory.pin(place, identity, why, keep=work.armed)
+        elif place and not facts.refusal:
+            why = self._memory.pinned(place, identity)
+            verdict = judge_device(work.table.devices, facts, {})
+            if not why or verdict.reason == "deny_rule":
+                return verdict
         return judge_device(work.table.devices, facts, {port: why} if why else {})
 
-    def _act(self, fd: int, facts: DeviceFacts, verdict: Verdict, work: _Look) -> bool:
+    def _place(self, port: str) -> str:
+        """The controller and the path of ports: buses are numbered anew at each boot."""
+        above, found, _ = self._tree.link(f"{DEVICES}/{port}").partition("/usb")
+        return f"{above}:{port.partition('-')[2]}" if found else ""
+
+    def _act(self, fd: int, facts: DeviceFacts, verdict: Verdict, work: Look) -> bool:
         """Bring the verdict about; whether the kernel shows it."""
         if not work.armed or is_root_hub(facts.port):
             return True
@@ -253,7 +264,7 @@ class Plugs:
         return True
 
     def _tell_device(
-        self, facts: DeviceFacts, verdict: Verdict, word: str, effective: bool, work: _Look
+        self, facts: DeviceFacts, verdict: Verdict, word: str, effective: bool, work: Look
     ) -> None:
         news = PeripheralVerdict(
             "device", word, verdict.reason, work.mode, effective, facts.vid, facts.pid,
@@ -262,7 +273,7 @@ class Plugs:
         )  # fmt: skip
         self._tell(news, work)
 
-    def _tell(self, news: PeripheralVerdict, work: _Look) -> None:
+    def _tell(self, news: PeripheralVerdict, work: Look) -> None:
         if news.decision == "deny":
             work.denied += 1
         elif news.decision == "would_deny":
@@ -281,13 +292,13 @@ class Plugs:
 
     # --- serial ports -------------------------------------------------------------------------
 
-    def _serial(self, work: _Look) -> None:
+    def _serial(self, work: Look) -> None:
         seen: dict[str, tuple[object, ...]] = {}
         for port in serial_ports(self._tree):
             if not port.path:
                 continue
             known = self._known.get(port.device)
-            rule = known.verdict.rule if known and known.verdict.decision == "allow" else ""
+            rule = "" if known is None else self._rule_of(known, work)
             verdict = judge_port(work.table.ports, port, rule)
             facts = known.facts if known else None
             self._remember_adapter(port, facts)
@@ -299,9 +310,16 @@ class Plugs:
             self._tell_port(port, facts, verdict, pinned, work)
         self._ports = seen
 
+    def _rule_of(self, known: Known, work: Look) -> str:
+        """The rule that allows an adapter, "" when none does; of a pinned one, that would."""
+        verdict = known.verdict
+        if verdict.decision == "pinned":
+            verdict = judge_device(work.table.devices, known.facts, {})
+        return verdict.rule if verdict.decision == "allow" else ""
+
     def _tell_port(
         self, port: PortFacts, facts: DeviceFacts | None, verdict: Verdict, pinned: bool,
-        work: _Look,
+        work: Look,
     ) -> None:  # fmt: skip
         word, effective = "allow", True
         if verdict.decision == "deny":
@@ -352,23 +370,3 @@ class Plugs:
         if was == here:
             text = f"{port.path}: {here} shows other descriptors than before"
         self._alarms.append(("EW-USB-003", 4, text))
-
-
-class _Look:
-    """What one look goes by, and what it has found so far; ``first``: enforce begins with it."""
-
-    __slots__ = (
-        "allowed", "armed", "denied", "first", "mode", "pinned", "repeated", "table", "verdicts",
-        "would_deny",
-    )  # fmt: skip
-
-    def __init__(
-        self, mode: str, armed: bool, first: bool, table: PeripheralTable, pinned: dict[str, str]
-    ) -> None:
-        self.mode = mode
-        self.armed = armed
-        self.first = first
-        self.table = table
-        self.pinned = pinned
-        self.verdicts: list[PeripheralVerdict] = []
-        self.allowed = self.denied = self.would_deny = self.repeated = 0

@@ -1,4 +1,5 @@
-"""What gate remembers of USB over its own end: what was before enforce, and who sat at which port.
+"""What gate remembers of USB over its own end: what was before enforce, who sat at which port, and
+what carried the system while it enforced.
 
 What this decides: the files, their names, and what a damaged one means: no file is believed in
 part. What it leaves to others: what is undone (act/usb.py), what another adapter means (look.py).
@@ -6,6 +7,7 @@ part. What it leaves to others: what is undone (act/usb.py), what another adapte
     memory = PlugMemory(files, boot_id)
     memory.before; memory.save_before()
     memory.remember(path, identity)       # who was there before, or None
+    memory.pin(place, identity, "uplink"); memory.pinned(place, identity)
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 from edgewarden.act.usb import Before
 from edgewarden.errors import EdgewardenError, HardwareFault
 from edgewarden.wire.lean import seal, unseal
+from edgewarden.wire.peripherals import PIN_REASONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +33,10 @@ if TYPE_CHECKING:
     Identity = tuple[int, int, str, bytes]
     """Vendor, product, serial number, descriptors."""
 
-BEFORE_NAME, ADAPTERS_NAME = "usb.before", "usb.adapters"
-MAGIC = b"EWUSBAD1"
+BEFORE_NAME, ADAPTERS_NAME, PINS_NAME = "usb.before", "usb.adapters", "usb.pins"
+MAGIC, PINS_MAGIC = b"EWUSBAD1", b"EWUSBPN1"
+MAX_PINS = 64
+"""Disks, uplinks, consoles and the hubs before them; the oldest goes."""
 MAX_ADAPTERS = 256
 """Ports with a serial adapter; a rack of them has 64."""
 MAX_BYTES = 1 << 17
@@ -53,6 +58,8 @@ class PlugMemory:
         self.alarms: list[tuple[str, int, str]] = []
         self.before = self._load_before(boot_id)
         self._adapters = self._load_adapters()
+        self._pins = self._load_pins()
+        self._kept = set(self._pins)
 
     def _load_before(self, boot_id: str) -> Before:
         try:
@@ -128,3 +135,53 @@ class PlugMemory:
         except (OSError, EdgewardenError) as fault:
             self.alarms.append(("EW-USB-004", 2, f"adapters are not remembered: {fault}"))
         return last
+
+    # --- what carried the system --------------------------------------------------------------
+
+    def _load_pins(self) -> dict[tuple[str, Identity], str]:
+        found: dict[tuple[str, Identity], str] = {}
+        try:
+            body = unseal(PINS_MAGIC, self._files.load(PINS_NAME), most=MAX_BYTES)
+            for line in body.decode("utf-8").splitlines()[:MAX_PINS]:
+                place, vid, pid, serial, digest, why = line.split("\t")
+                if why not in PIN_REASONS:
+                    raise ValueError(why)
+                found[place, (int(vid, 16), int(pid, 16), serial, bytes.fromhex(digest))] = why
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, EdgewardenError):
+            self.alarms.append(("EW-USB-004", 4, "what carried the system is damaged; anew"))
+            return {}
+        return found
+
+    def pinned(self, place: str, identity: Identity) -> str:
+        """Why this device at this place carried the system, of PIN_REASONS; "" for never."""
+        return self._pins.get((place, identity), "")
+
+    def pin(self, place: str, identity: Identity, why: str, *, keep: bool) -> None:
+        """It carries the system now.
+
+        Args:
+            keep: also for the next gate and the next boot.
+        """
+        key = place, identity
+        kept = key in self._kept
+        if self._pins.get(key) == why and (kept or not keep):
+            return
+        self._pins.pop(key, None)
+        self._pins[key] = why
+        while len(self._pins) > MAX_PINS:
+            self._kept.discard(oldest := next(iter(self._pins)))
+            del self._pins[oldest]
+        if not keep:
+            return
+        self._kept.add(key)
+        lines = [
+            f"{where}\t{vid:04x}\t{pid:04x}\t{serial}\t{digest.hex()}\t{reason}\n"
+            for (where, (vid, pid, serial, digest)), reason in self._pins.items()
+            if (where, (vid, pid, serial, digest)) in self._kept
+        ]
+        try:
+            self._files.save(PINS_NAME, seal(PINS_MAGIC, "".join(lines).encode()))
+        except (OSError, EdgewardenError) as fault:
+            self.alarms.append(("EW-USB-004", 4, f"what carries the system is not kept: {fault}"))

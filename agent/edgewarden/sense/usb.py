@@ -43,6 +43,8 @@ MAX_DEVICES = 512
 """On all buses; 127 fit on one (USB 2.0 §4.1)."""
 MAX_NAMES = 4096
 """Entries of one directory: 512 devices with eight interfaces each."""
+MAX_ENTRIES = 65536
+"""Of the directory of all devices and interfaces: 16 buses with 127 devices of 32 interfaces."""
 MAX_ATTRIBUTE_BYTES = 4096
 """A sysfs attribute is at most a page."""
 MAX_DESCRIPTOR_BYTES = 18 + 65535
@@ -123,15 +125,14 @@ class SysTree:
                 parts.append(part)
         return "" if target.startswith("/") else "/".join(parts)
 
-    def names(self, name: str) -> list[str]:
-        """The entries of a directory of sysfs, sorted; [] when it is not there. At most
-        MAX_NAMES."""
+    def names(self, name: str, most: int = MAX_NAMES) -> list[str]:
+        """The entries of a directory of sysfs, sorted; [] when it is not there. At most so many."""
         try:
             fd = self.directory(name)
         except OSError:
             return []
         try:
-            return sorted(os.listdir(fd))[:MAX_NAMES]
+            return sorted(os.listdir(fd))[:most]
         except OSError:
             return []
         finally:
@@ -149,9 +150,12 @@ def open_tree(sys_path: str = "/sys", proc_path: str = "/proc") -> SysTree:
 
 
 def device_names(tree: SysTree) -> list[str]:
-    """The kernel's names of all devices, root hubs first on each bus, at most MAX_DEVICES."""
-    found = [name for name in tree.names(DEVICES) if is_port_path(name) or is_root_hub(name)]
-    return sorted(found, key=_place)[:MAX_DEVICES]
+    """The kernel's names of all devices, root hubs first on each bus: every root hub, and at most
+    MAX_DEVICES others. Nothing that is plugged in may push a hub out: it would let in everything.
+    """
+    names = tree.names(DEVICES, MAX_ENTRIES)
+    devices = sorted((name for name in names if is_port_path(name)), key=_place)[:MAX_DEVICES]
+    return sorted((*filter(is_root_hub, names), *devices), key=_place)
 
 
 def is_root_hub(name: str) -> bool:

@@ -4,12 +4,16 @@ What this decides: a serial port's place is named as udev names it below /dev/se
 which USB devices carry the system (``find_pins``):
 
 - boot_disk: what is mounted or swapped on, except below the places for removable disks; through
-  partitions, RAID, LVM and dm-crypt. Where the root filesystem has no block device (an overlay),
-  everything mounted counts.
+  partitions, RAID, LVM and dm-crypt, and every disk of a btrfs. Where the root filesystem has no
+  block device (an overlay), everything mounted counts. Devices that the caller names count as well.
 - uplink: network interfaces with a default route or one through a gateway; through bridges, bonds
-  and VLANs. A PPP interface has no device in sysfs: it is named in ``unknown``, and whoever would
-  deny a device must take into account that it may be the way to the network.
+  and VLANs.
 - console: what /sys/class/tty/console/active names.
+
+What may carry the system and cannot be traced to a device is named in ``unknown``, and whoever
+would deny a device must take it into account: a root filesystem on the network or on nothing that
+can be seen; a PPP interface, which has no device in sysfs; and, where no route leads over hardware
+(no cable, no lease, a tunnel alone), every USB network adapter.
 
 What it leaves to others: that pinned devices are not touched (judge/peripherals.py).
 
@@ -24,6 +28,8 @@ from edgewarden.wire.peripherals import PortFacts, is_port_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgewarden.sense.usb import SysTree
 
 MAX_TABLE_BYTES = 1 << 20
@@ -32,6 +38,9 @@ MAX_STEPS = 64
 """Devices followed for one name; RAID on LVM on four disks needs a dozen."""
 MAX_TTYS = 1024
 REMOVABLE_PLACES = ("/media/", "/mnt/", "/run/media/")
+NETWORK_FILESYSTEMS = frozenset(("nfs", "nfs4", "cifs", "9p", "virtiofs", "ceph"))
+VIRTUAL = "/virtual/"
+"""Below it sysfs keeps devices without hardware."""
 # <linux/route.h>, <linux/ipv6_route.h>; <linux/if_arp.h>
 RTF_GATEWAY = 0x2
 ARPHRD_PPP = "512"
@@ -61,10 +70,16 @@ def usb_port_of(path: str) -> str:
     return next((part for part in reversed(path.split("/")) if is_port_path(part)), "")
 
 
-def find_pins(tree: SysTree) -> Pins:
-    """The USB devices that carry the system now."""
+def find_pins(tree: SysTree, disks: Sequence[str] = ()) -> Pins:
+    """The USB devices that carry the system now.
+
+    Args:
+        disks: major:minor of what else must stay.
+    """
     pins = Pins()
     _add_disks(tree, pins)
+    for number in disks:
+        _add_block(tree, f"dev/block/{number}", pins)
     _add_uplinks(tree, pins)
     for name in tree.text(tree.sys_fd, "class/tty/console/active").split():
         pins.add(usb_port_of(tree.link(f"class/tty/{name}")), "console")
@@ -73,12 +88,16 @@ def find_pins(tree: SysTree) -> Pins:
 
 def _add_disks(tree: SysTree, pins: Pins) -> None:
     mounts = []
+    root_kind = ""
+    on_hardware = False
     table = tree.text(tree.proc_fd, "self/mountinfo", MAX_TABLE_BYTES)
     for line in table.splitlines():
         before, _, after = line.partition(" - ")  # proc(5): optional fields end with a hyphen
         fields, behind = before.split(), after.split()
         if len(fields) >= 5 and len(behind) >= 2:
             mounts.append((fields[4], fields[2], behind[1]))
+            if fields[4] == "/":
+                root_kind = behind[0]
     if not mounts:
         pins.unknown.append("mounts")
     bare_root = not any(where == "/" and not dev.startswith("0:") for where, dev, _ in mounts)
@@ -88,26 +107,36 @@ def _add_disks(tree: SysTree, pins: Pins) -> None:
         start = f"dev/block/{device}"
         if device.startswith("0:"):  # btrfs, overlay: an anonymous number; the source may be a disk
             start = f"class/block/{source.removeprefix('/dev/')}" if "/dev/" in source else ""
-        _add_block(tree, start, pins)
+        found = _add_block(tree, start, pins)
+        on_hardware |= found and (bare_root or where == "/")
+    if mounts and (not on_hardware or root_kind in NETWORK_FILESYSTEMS):
+        pins.unknown.append("/")
+    for filesystem in tree.names("fs/btrfs"):  # mountinfo names one device of each
+        for name in tree.names(f"fs/btrfs/{filesystem}/devices"):
+            _add_block(tree, f"class/block/{name}", pins)
     for line in tree.text(tree.proc_fd, "swaps", MAX_TABLE_BYTES).splitlines()[1:]:
         name = line.split(maxsplit=1)[0] if line.split() else ""
         if name.startswith("/dev/"):
             _add_block(tree, f"class/block/{name.removeprefix('/dev/')}", pins)
 
 
-def _add_block(tree: SysTree, start: str, pins: Pins) -> None:
-    """Pin what a block device lies on."""
+def _add_block(tree: SysTree, start: str, pins: Pins) -> bool:
+    """Pin what a block device lies on; whether that is hardware."""
     waiting = [start] if start and ".." not in start else []
+    on_hardware = False
     for _ in range(MAX_STEPS):
         if not waiting:
-            return
+            break
         path = tree.link(waiting.pop())
         if path:
+            on_hardware |= VIRTUAL not in path
             pins.add(usb_port_of(path), "boot_disk")
             waiting += [f"class/block/{name}" for name in tree.names(f"{path}/slaves")]
+    return on_hardware
 
 
 def _add_uplinks(tree: SysTree, pins: Pins) -> None:
+    on_hardware = False
     for start in sorted(_routed(tree)):
         waiting, seen = [start], {start}
         for _ in range(MAX_STEPS):
@@ -115,14 +144,19 @@ def _add_uplinks(tree: SysTree, pins: Pins) -> None:
                 break
             name = waiting.pop()
             path = tree.link(f"class/net/{name}")
+            on_hardware |= bool(path) and VIRTUAL not in path
             pins.add(usb_port_of(path), "uplink")
             if tree.text(tree.sys_fd, f"class/net/{name}/type") == ARPHRD_PPP:
                 pins.unknown.append(name)
+                on_hardware = True  # its modem, wherever that is
             for entry in tree.names(path) if path else []:
                 lower = entry.removeprefix("lower_")
                 if lower != entry and lower not in seen:
                     seen.add(lower)
                     waiting.append(lower)
+    if not on_hardware:
+        adapters = (n for n in tree.names("class/net") if usb_port_of(tree.link(f"class/net/{n}")))
+        pins.unknown += adapters
 
 
 def _routed(tree: SysTree) -> set[str]:
@@ -155,7 +189,7 @@ def serial_ports(tree: SysTree) -> list[PortFacts]:
     found = []
     for node in tree.names("class/tty")[:MAX_TTYS]:
         path = tree.link(f"class/tty/{node}")
-        if not path or "/virtual/" in path:
+        if not path or VIRTUAL in path:
             continue
         if node.startswith("ttyS") and tree.text(tree.sys_fd, f"{path}/type") == "0":
             continue  # PORT_UNKNOWN, <linux/serial_core.h>: a number without a UART
