@@ -55,6 +55,7 @@ class Bench:
                     images={}, watched_by=lambda writers: None, catch_up=lambda: None
                 ),
                 finish=lambda: None,
+                spares=SimpleNamespace(begin=lambda group, permitted: None),
                 mode="",
                 reports=SimpleNamespace(),
             ),

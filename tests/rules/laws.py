@@ -73,6 +73,8 @@ SIZE_DOORS: dict[str, str] = {
     "agent/edgewarden/cli": "a file for each noun, and of policy for each area",
     "agent/edgewarden/wire": "each format that leaves a process is a file",
     "agent/edgewarden/daemon": "each process and each one-shot is put together in a file",
+    "agent/edgewarden/exec": "each step between an event and its report is a file; two canaries",
+    "agent/edgewarden/kernel/fanotify.py": "one ABI: its constants, its structures, its groups",
     "agent/edgewarden/settings": "each section of a policy is a file beside the reader of all",
 }
 """``FILE``, ``FILE:FUNCTION`` or ``ROOM`` of each exemption from the size budget (law 10)."""

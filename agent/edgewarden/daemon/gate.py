@@ -231,10 +231,13 @@ class Gate:
         try:
             self.responder.serve(self.arming.armed.group)
         except HardwareFault as fault:
-            # The kernel no longer takes part: close, which allows everybody, and try afresh.
-            self.arming.disarm()
-            self.alarm("EW-EXEC-022", 5, f"exec events failed, marks renewed: {fault.text}")
-            self.arming.renew()
+            self._start_afresh(fault)
+
+    def _start_afresh(self, fault: HardwareFault) -> None:
+        """The kernel no longer takes part: close, which allows everybody, and try again."""
+        self.arming.disarm()
+        self.alarm("EW-EXEC-022", 5, f"exec events failed, marks renewed: {fault.text}")
+        self.arming.renew()
 
     def _on_mounts(self, _: int) -> None:
         self.lockout.excuses.on_mounts()
@@ -285,7 +288,10 @@ class Gate:
     def _tick(self) -> None:
         now = time.monotonic()
         if self.responder.due_mono is not None:
-            self.responder.tick(now)
+            try:
+                self.responder.tick(now)
+            except HardwareFault as fault:
+                self._start_afresh(fault)
         if now >= self._next_beat_mono:
             self._next_beat_mono = now + HEARTBEAT_S
             self._beat()
@@ -340,6 +346,8 @@ class Gate:
     def _answer(self, request: Request, pid: int) -> Answer | GateStats | AreaStats:
         if request.verb not in ("status", "area"):
             self._next_stats_mono = 0.0  # link hears of what changed in this round
+        if self.responder.spares:
+            self.responder.hear(time.monotonic())  # what has started counts
         return self.requests.answer(request, pid)
 
     def _tell_pictures(self) -> None:

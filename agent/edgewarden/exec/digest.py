@@ -117,11 +117,12 @@ class Known:
         checked_mono: when the lease was last seen to be held.
         used_mono: when somebody last relied on that lease.
         starting: how many that rely on it may not have started yet.
+        again: somebody relied on it since it was taken.
     """
 
     __slots__ = (
-        "checked_mono", "digest", "epoch", "handle", "lease_fd", "roots", "rule", "starting",
-        "used_mono",
+        "again", "checked_mono", "digest", "epoch", "handle", "lease_fd", "roots", "rule",
+        "starting", "used_mono",
     )  # fmt: skip
 
     def __init__(self, digest: bytes, handle: bytes = b"", *, roots: bool = True) -> None:
@@ -134,6 +135,7 @@ class Known:
         self.checked_mono = 0.0
         self.used_mono = 0.0
         self.starting = 0
+        self.again = False
 
 
 class Digests:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from edgewarden.exec.digest import Known
     from edgewarden.exec.judged import Judged
+    from edgewarden.exec.spares import Spares
     from edgewarden.kernel.fanotify import ExecEvent
 
     Inode = tuple[int, int]
@@ -79,16 +80,18 @@ class Hold:
 
     Args:
         program_of: pid -> the inode of /proc/PID/exe, None when it does not say.
+        spares: what starts under a lease of ours and need not be asked for.
 
     Attributes:
         overdue: let go without proof that the program had started.
         due_mono: when ``look`` has something to do, None while nothing is held.
     """
 
-    __slots__ = ("_held", "_program_of", "due_mono", "overdue")
+    __slots__ = ("_held", "_program_of", "_spares", "due_mono", "overdue")
 
-    def __init__(self, program_of: Callable[[int], Inode | None]) -> None:
+    def __init__(self, program_of: Callable[[int], Inode | None], spares: Spares) -> None:
         self._program_of = program_of
+        self._spares = spares
         self._held: list[_Held] = []
         self.overdue = 0
         self.due_mono: float | None = None
@@ -112,6 +115,7 @@ class Hold:
             owner: ``known.lease`` is the lease of this descriptor.
             now_mono: the time.
         """
+        self._spares.asked(event, inode)
         one = _Held(event, inode, known, owner, now_mono + HOLD_S)
         if self._is_over(one, now_mono):
             return
@@ -150,18 +154,27 @@ class Hold:
                 known.lease_fd = -1
             known.checked_mono = now_mono
             lingers = known.lease_fd >= 0 and now_mono < known.used_mono + LINGER_S
-            if lingers or known.starting > 0:
+            if not lingers:
+                self._spares.ask_again(known, now_mono)
+            elif known.again and not self._spares.keeps(known, now_mono):
+                self._spares.spare(one.event, known, self._under_way(known))
+            if lingers or known.starting > 0 or self._spares.keeps(known, now_mono):
                 return False
         self._let_go(one)
         return True
 
     def _let_go(self, one: _Held) -> None:
         if one.known is not None:
+            if one.owner:
+                self._spares.drop(one.known)
             if one.known.lease_fd == one.event.fd:
                 one.known.lease_fd = -1  # first: its descriptor's number will be another's
             if not one.started:
                 one.known.starting -= 1
         one.event.close()
+
+    def _under_way(self, known: Known) -> list[int]:
+        return [one.event.pid for one in self._held if one.known is known and not one.started]
 
     def _has_started(self, one: _Held) -> bool:
         event = one.event
@@ -187,7 +200,7 @@ def lend_lease(one: Judged, now_mono: float) -> None:
         return
     known = one.known
     if known is not None and known.lease_fd < 0 and one.lease.held():
-        known.lease_fd, one.owner = one.event.fd, True
+        known.lease_fd, one.owner, known.again = one.event.fd, True, False
         known.starting += 1
         known.used_mono = known.checked_mono = now_mono
     else:

@@ -16,10 +16,10 @@ on gate's processor, behind gate's priority. Every instruction between waking up
 sleep, also after the answer, is time of somebody's exec, and met with cold caches. Measured (2
 cores, 6.18; p10 above an unwatched exec, 28 us for a responder that judges nothing): 92 us when
 each exec took a lease and objects of its own, 60 us made of the usual small parts. sched_yield
-after the answer instead of going to sleep at once: 25 us more, not less. An ignore mark while the
-lease is held: 2 us, and a start that nobody records. fcntl is not called: under the audit hook of
-gate (gate/doors.py) each call of it is one of the hook, too. Nor is anything that only passes
-on to the next: gate sleeps here (``serve_until``).
+after the answer instead of going to sleep at once: 25 us more, not less. fcntl is not called: under
+the audit hook of gate (gate/doors.py) each call of it is one of the hook, too. Nor is anything that
+only passes on to the next: gate sleeps here (``serve_until``). What starts again and again need not
+even be answered (exec/spares.py).
 
 So events that were answered here are only numbers until ``take`` makes reports of them.
 
@@ -138,6 +138,12 @@ class Quick:
     def __len__(self) -> int:
         """How many ``take`` would give."""
         return len(self._done)
+
+    def is_due(self, now_mono: float) -> bool:
+        """Whether what ``take`` would give is to be reported: it waited, or it is much."""
+        since_mono = self.since_mono
+        waited = since_mono is not None and now_mono >= since_mono + REPORT_AFTER_S
+        return waited or len(self._done) >= REPORTS_AT_MOST
 
     def forget(self) -> None:
         """The policy is another: what was remembered of its word is void."""
@@ -282,6 +288,10 @@ class Quick:
                 known.epoch = self._asks
         return self.judge(known.digest, who)
 
+    def word(self, known: Known) -> Rule | None:
+        """What the policy is known to say of a content, whoever asks."""
+        return known.rule if known.epoch is self._epoch else None
+
     def rule_for(self, known: Known | None, digest: bytes, event: ExecEvent) -> Rule | None:
         """As ``ask``, also for a content that is not kept."""
         if known is not None:
@@ -299,6 +309,7 @@ class Quick:
             one.digest, one.rule, one.known = known.digest, rule.name, known
             one.inode = status.st_dev, status.st_ino
             one.uid = uid
+            known.again = True
             taken.append(one)
         self._done.clear()
         self.since_mono = None

@@ -23,8 +23,8 @@ The mode then makes it a decision: learn ``learned``; observe ``allow`` or ``wou
 ``allow`` or ``deny``. Who does not wait cannot be denied: ``would_deny``, or, where ``kills`` says
 so, ``killed`` after the start (after_start.py).
 
-Most execs start what was started a moment ago: exec/quick.py answers these, and leaves the rest to
-the rules above.
+What was started a moment ago is answered by exec/quick.py, which leaves the rest to these rules;
+what starts again and again is not asked for, but told (exec/spares.py).
 
 Answers come first, reports later (exec/reports.py). Per event nothing is opened on a filesystem
 that can be marked.
@@ -53,7 +53,8 @@ from edgewarden.exec.judged import Counters, Judged
 from edgewarden.exec.opened import Opened
 from edgewarden.exec.queue import PENDING_AT_MOST, Queue
 from edgewarden.exec.quick import Quick
-from edgewarden.exec.reports import REPORT_AFTER_S, REPORTS_AT_MOST, Reports
+from edgewarden.exec.reports import REPORT_AFTER_S, Reports
+from edgewarden.exec.spares import Spares
 from edgewarden.judge.exec_table import CRITICAL
 from edgewarden.kernel.fanotify import EVENTS_PER_READ, UNTOLD, ExecEvent
 from edgewarden.wire.local import UNKNOWN_UID, AnyMessage
@@ -111,13 +112,14 @@ class ExecGate:
         self.counters = Counters()
         self.opened: Opened | None = None
         self._strict = False
-        self.hold = Hold(program_of)
         self._program_of = program_of
         self._mono_s = mono_s
         self.quick = Quick(
             judge=judge, digests=self.digests, subjects=subjects, counters=self.counters,
             mono_s=mono_s, boot_ns=boot_ns,
         )  # fmt: skip
+        self.spares = Spares(self.quick.word, subjects, self.counters, boot_ns, mono_s)
+        self.hold = Hold(program_of, self.spares)
         self.reports = Reports(report, proc_link, self.hold, self.counters, tier)
         self._boot_ns = boot_ns
         self._queue: Queue[Judged] = Queue()
@@ -171,8 +173,7 @@ class ExecGate:
         self.reports.all(self._mono_s())
 
     def inspect(self, fd: int, pid: int) -> None:
-        """Judge and report a program that already runs (proc connector); ``fd`` stays the
-        caller's."""
+        """Judge and report what already runs (proc connector); ``fd`` stays the caller's."""
         event = ExecEvent(0, os.dup(fd), pid, UNTOLD)
         self._arrive(Judged(event, self.mode, self._boot_ns()), None)
 
@@ -189,18 +190,23 @@ class ExecGate:
         return self.reports.due_mono or self.hold.due_mono
 
     def tick(self, now_mono: float) -> None:
-        """Report what was answered a moment ago, and let go of what has started."""
-        if self.quick.since_mono is not None:
-            if (
-                now_mono < self.quick.since_mono + REPORT_AFTER_S
-                and len(self.quick) < REPORTS_AT_MOST
-            ):
-                return
-            for one in self.quick.take(self.mode):
-                self.reports.add(one)
-            self.reports.all(now_mono)
+        """Report what started a moment ago, and let go of others; raises as ``serve``."""
+        if self.quick and not self.quick.is_due(now_mono):
+            return
+        if self.quick or (self.spares and now_mono >= (self.hold.due_mono or 0.0)):
+            self.hear(now_mono)
         self.reports.tick(now_mono)
         self.hold.look(now_mono)
+
+    def hear(self, now_mono: float) -> None:
+        """Report what was answered in passing, or was not asked for and is told by ``spares``."""
+        for one in self.quick.take(self.mode):
+            self.reports.add(one)
+        self.reports.all(now_mono)  # first: what was asked for is not to be reported again
+        if self.spares:
+            for one in self.spares.hear(now_mono):
+                self.reports.add(one)
+            self.reports.all(now_mono)
 
     def finish(self) -> None:
         """The marks are gone: report what is left and let go of everything."""
@@ -210,14 +216,14 @@ class ExecGate:
                 self._conclude(one, None, allowed=True)
             else:
                 self._queue.add(one)  # nobody waits for it, and it can still be seen
-        for one in self.quick.take("enforce"):
-            self.reports.add(one)
-        self.reports.all(self._mono_s())
+        self.hear(self._mono_s())
+        self.spares.end()
         self.hold.clear()
 
     def new_policy(self) -> None:
         """What was remembered of the policy's word is void."""
         self.quick.forget()
+        self.spares.all_again()
         if self.opened is not None:
             self.opened.forget()
 

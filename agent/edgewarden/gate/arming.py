@@ -226,17 +226,16 @@ class Arming:
 
     def _arm(self, *, enforce: bool) -> None:
         against_root = self._against_root() if enforce else None
-        paths = self._policy.config.filesystems
         stop = enforce and self._policy.proved == "T2"
         before = self.armed if enforce and self.source == ENFORCING[False] else None
         if stop:
             # First: there is one set of BPF programs, and two groups cannot share it.
             self.disarm()
-            new = self._stopping.arm(paths, against_root)
+            new = self._stopping.arm(self._policy.config.filesystems, against_root)
             self._responder.digests.watched_by(new.writers)
         else:
             new = self._marks(
-                paths,
+                self._policy.config.filesystems,
                 enforce=enforce,
                 mounts=self._mounts,
                 opener=self._doors.open,
@@ -256,6 +255,7 @@ class Arming:
         self._responder.digests.cacheable = new.cacheable
         self._responder.strict = new.opens
         self._look_elsewhere(new)
+        self._responder.spares.begin(new.group, permitted=enforce and not (stop or new.opens))
         self._watch(new.group.fd)
         for _, fault in new.refused:
             self._alarm("EW-EXEC-010", 3, f"not watched: {fault.text}")

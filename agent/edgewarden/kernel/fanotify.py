@@ -203,6 +203,16 @@ class Group:
         mask = FAN_OPEN_PERM | FAN_EVENT_ON_CHILD
         check(_fanotify_mark(self.fd, flags, mask, dir_fd, b"."), "fanotify_mark(ignore)")
 
+    def mark_file(self, fd: int, *, remove: bool = False) -> None:
+        """The file of ``fd``, by whatever name: no start of it is asked for (permission group; the
+        first write(2) ends that), or each is told (notify group). Raises as ``mark``."""
+        mask, flags = FAN_OPEN_EXEC, FAN_MARK_REMOVE if remove else FAN_MARK_ADD
+        if self.permission:
+            mask, flags = FAN_OPEN_EXEC_PERM, flags | FAN_MARK_IGNORE
+        done = _fanotify_mark(self.fd, flags, mask, fd, None)
+        if not (remove and done < 0 and ctypes.get_errno() == errno.ENOENT):
+            check(done, "fanotify_mark(file)")
+
     def read(self) -> list[ExecEvent]:
         """The next events, at most EVENTS_PER_READ; empty when there is none.
 
