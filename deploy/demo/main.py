@@ -69,6 +69,11 @@ class Demo:
 
     def provision(self) -> None:
         """Board, settings, reference values, enrolment."""
+        self.prepare()
+        self.enrol()
+
+    def prepare(self) -> None:
+        """Everything before enrolment."""
         board = self.stage.folder / "board"
         board.mkdir()
         self.stage.start("board", PYTHON, ROOT / "hw" / "rigs" / "board.py", "--dir", board)
@@ -79,6 +84,9 @@ class Demo:
             FLEET, "reference", "add", self.wheel, "--dir", self.fleet,
             "--settings", self.gateway.settings, "--policy", self.gateway.policy,
         )  # fmt: skip
+
+    def enrol(self) -> None:
+        """A token, and the identity that it gets."""
         token = self.stage.run(
             FLEET, "token", "new", "--device", gw.DEVICE, "--dir", self.fleet
         ).strip()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +13,10 @@ from hw.rigs.tpm import Bus
 
 
 @pytest.fixture(scope="session")
-def tpm_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+def tpm_bus() -> Iterator[Bus]:
     """The bus of every TPM of this run: GLib keeps one connection per process (hw/rigs/tpm.py)."""
-    with Bus(tmp_path_factory.mktemp("bus")) as bus:
+    # Not below pytest's private folders: link's user must reach it.
+    with tempfile.TemporaryDirectory(prefix="ew-bus-") as folder, Bus(Path(folder)) as bus:
         was = os.environ.get("DBUS_SESSION_BUS_ADDRESS")
         os.environ.update(bus.environment)
         yield bus

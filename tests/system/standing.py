@@ -125,8 +125,12 @@ class Site:
 
 
 @contextlib.contextmanager
-def standing() -> Iterator[Site]:
-    """Stand everything up, yield, take everything down."""
+def standing(before_enrolment: Callable[[Demo], None] = lambda _: None) -> Iterator[Site]:
+    """Stand everything up, yield, take everything down.
+
+    Args:
+        before_enrolment: may change settings and the fleet's folder.
+    """
     stage = Stage()
     site: Site | None = None
     try:
@@ -135,7 +139,9 @@ def standing() -> Iterator[Site]:
         stage.run(sys.executable, "-m", "pip", *build, "--wheel-dir", wheels, ROOT)
         demo = Demo(stage, next(wheels.glob("*.whl")))
         demo.operator_side(attestation_s=ATTESTATION_S)
-        demo.provision()
+        demo.prepare()
+        before_enrolment(demo)
+        demo.enrol()
         agent = stage.folder / "agent"
         shutil.copytree(
             ROOT / "agent" / "edgewarden",

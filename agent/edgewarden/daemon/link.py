@@ -46,7 +46,6 @@ from edgewarden.judge.triage import Triage
 from edgewarden.kernel import memory
 from edgewarden.link.names import NameRefresh, TableFile, resolve
 from edgewarden.link.uplink import Uplink, UplinkSettings
-from edgewarden.ports import Signer
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.spool import DiskSpool
 from edgewarden.record.storage import StorageThread
@@ -92,8 +91,7 @@ class Link:
         self.triage = Triage()
         self.findings = Findings(self.clock)
         self.indicator = open_indicator(settings.indicator.pin)
-        signer, report_key = identity.signer(), FileSigner.generate()
-        self.signer: Signer = signer
+        self.signer, report_key = identity.signer(), FileSigner.generate()
         self.x5chain = identity.x5chain()
         self.storage = self._build_storage(report_key)
         self.sensors = build_sensors(settings.serial, self.take, self.clock, self.random)
@@ -195,6 +193,7 @@ class Link:
             keep=keep,
             publish=self.uplink.publish_evidence,
             programs=self.gate.programs.digest,
+            quoter=self.signer.quoter(),
         )  # fmt: skip
 
     def _control(self) -> tuple[str, str]:
