@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.inventory import processes
+from edgewarden.inventory.patient import Patient
 from edgewarden.inventory.processes import (
     HINTS_PER_SWEEP,
     LAUNCH,
@@ -237,6 +239,47 @@ def test_the_table_is_bounded_and_says_so(proc: FakeProc, monkeypatch: pytest.Mo
     under_test.sweep.look()
     snapshot = under_test.sweep.snapshot()
     assert (snapshot.known, snapshot.unwatched) == (4, 7)
+
+
+def test_one_user_does_not_fill_the_table(proc: FakeProc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subordinate users are one; who ends makes room."""
+    monkeypatch.setattr(processes, "MOST_OF_ONE", 4)
+    for pid in range(10, 30):
+        proc.start(pid, "x", uid=100_000 + pid)
+    under_test = Sweep(str(proc.root))
+    assert (under_test.sweep.snapshot().known, under_test.sweep.snapshot().unwatched) == (5, 16)
+    proc.start(40, "evil", uid=1000)
+    proc.start(41, "cron", uid=0)
+    under_test.sweep.look()
+    assert {pid for pid, _ in under_test.told(LAUNCH)} == {40, 41}
+    for pid in range(10, 30):
+        proc.end(pid)
+    proc.start(50, "y", uid=100_001)
+    under_test.sweep.look()
+    assert (50, "y") in under_test.told(LAUNCH)
+
+
+def test_slow_answers_to_hints_hold_the_loop_for_so_long_and_no_longer(proc: FakeProc) -> None:
+    """Each a little faster than what is given up: a user may start such over and over."""
+    under_test = Sweep(str(proc.root))
+    asked: list[str] = []
+    gone = threading.Event()
+
+    def slowly(name: str) -> tuple[bytes, str]:
+        asked.append(name)
+        gone.wait(0.2)
+        return b"x\0", ""
+
+    under_test.sweep.close()
+    under_test.sweep._slow = Patient(slowly)
+    began = time.monotonic()
+    for pid in range(100, 150):
+        proc.start(pid, "slow", uid=1000)
+        under_test.sweep.hint(pid)
+    assert time.monotonic() - began < 5, "fifty of them would take ten seconds"
+    assert len(asked) < 10
+    under_test.sweep.look()
+    assert len(under_test.told(LAUNCH)) == 50, "told without their command line, or with it"
 
 
 def test_hidden_processes_are_admitted(tmp_path: Path) -> None:

@@ -155,8 +155,9 @@ def test_a_loss_asks_for_a_resync() -> None:
         (PROC_EVENT_UID, (7, 7, 1000, 0), (7, 1000)),  # a set-uid program
         (PROC_EVENT_UID, (7, 7, 0, 0), (0, 0)),  # root stays root
         (PROC_EVENT_UID, (7, 7, 1000, 1000), (0, 1000)),  # a daemon lets go of its rights
-        (PROC_EVENT_UID, (8, 7, 1000, 0), (0, 1000)),  # a thread
+        (PROC_EVENT_UID, (8, 7, 1000, 0), (7, 1000)),  # a thread
         (PROC_EVENT_PTRACE, (7, 7, 9, 9), (7, 9)),
+        (PROC_EVENT_PTRACE, (8, 7, 9, 9), (7, 9)),  # by one of its threads
         (PROC_EVENT_PTRACE, (7, 7, 0, 0), (0, 0)),  # it let go
     ],
 )

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 from edgewarden.judge.describe import describe
-from edgewarden.watch.listeners import MAX_KNOWN, SETTLED_S, Expected, Listeners
+from edgewarden.watch.listeners import (
+    MAX_KNOWN,
+    OWNERS_PER_LOOK,
+    SETTLED_S,
+    Expected,
+    Listeners,
+)
 from edgewarden.wire.facts import OCSF, Event, Severity
 from edgewarden.wire.processes import Listener, Process
 
@@ -88,9 +96,56 @@ def test_a_resolvers_port_is_told_only_when_it_stays() -> None:
     assert len(looks.see(SSH, passing, low)) == 1
 
 
+def crowd(count: int, uid: int = 0, port: int = 1) -> list[Listener]:
+    return [Listener("tcp", "0.0.0.0", port + i, uid, i) for i in range(count)]
+
+
 def test_a_crowd_is_counted_and_memory_bounded() -> None:
     looks = Looks(first=())
-    many = [Listener("tcp", "0.0.0.0", 1 + i, 1000, i) for i in range(MAX_KNOWN + 50)]
+    many = crowd(MAX_KNOWN + 50)
     events = looks.see(*many)
     assert len(events) == MAX_KNOWN + 1
     assert (events[-1].severity_id, events[-1].detail["repeated"]) == (Severity.HIGH, 50)
+    assert looks.see(*many) == [], "each once, however often it is looked at"
+    [more] = looks.see(*many, Listener("tcp", "::", 1, 0, 1))
+    assert more.detail["repeated"] == 1
+
+
+def ports(events: list[Event]) -> list[object]:
+    return [e.detail["endpoint"]["port"] for e in events if "endpoint" in e.detail]  # type: ignore[index,call-overload]
+
+
+def test_a_user_with_many_listeners_hides_nobody_elses() -> None:
+    looks = Looks(first=())
+    many = crowd(5000, uid=1000, port=10_000)
+    looks.see(*many)
+    assert ports(looks.see(*many, WEB, SSH)) == [22]
+    assert ports(looks.see(*many, SSH, Listener("tcp", "0.0.0.0", 4444, 33, 9))) == [4444]
+    began_ns = time.process_time_ns()
+    looks.see(*many, SSH)
+    assert time.process_time_ns() - began_ns < 100e6
+
+
+def test_who_is_gone_makes_room() -> None:
+    """A service that listens on another port each time does not fill the table for ever."""
+    looks = Looks(first=())
+    for start in range(1, 20_000, 100):
+        events = looks.see(SSH, *crowd(100, uid=1000, port=start + 100))
+        assert {e.detail["endpoint"]["owner_uid"] for e in events} <= {0, 1000}  # type: ignore[index,call-overload]
+    assert looks.listeners.crowded == 0
+    assert looks.see(SSH) == [], "who is there is not forgotten"
+
+
+def test_owners_are_looked_for_a_bounded_number_of_times() -> None:
+    asked = []
+    listeners = Listeners((), EPHEMERAL)
+    list(listeners.see(0, (), lambda _: None))
+    list(listeners.see(1, crowd(200, uid=1000), lambda one: asked.append(one)))  # type: ignore[func-returns-value]
+    assert len(asked) == OWNERS_PER_LOOK
+
+
+def test_an_address_that_only_begins_like_loopback_is_not() -> None:
+    [found] = Looks().see(Listener("tcp", "::1:0:0:1", 80, 0, 5))
+    assert found.severity_id == Severity.MEDIUM
+    [mapped] = Looks().see(Listener("tcp", "::ffff:127.0.0.1", 80, 0, 5))
+    assert mapped.severity_id == Severity.LOW

@@ -62,6 +62,7 @@ class Patient(Generic[T]):
 
     Attributes:
         stuck: names whose question has not come back -> their owner.
+        waited_s: for answers, in all; the caller may set it back.
     """
 
     def __init__(self, work: Callable[[str], T], patience_s: float = PATIENCE_S) -> None:
@@ -74,6 +75,7 @@ class Patient(Generic[T]):
         self._closed = False
         self._thread: threading.Thread | None = None
         self.stuck: dict[str, str] = {}
+        self.waited_s = 0.0
 
     @property
     def exhausted(self) -> bool:
@@ -125,6 +127,7 @@ class Patient(Generic[T]):
         number = same = 0
         while ticks > 0 and not current.done.wait(self._tick_s):
             ticks -= 1
+            self.waited_s += self._tick_s
             same = same + 1 if current.number == number else 0
             number = current.number
             owner = current.owners.get(current.now, "")

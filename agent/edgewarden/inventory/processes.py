@@ -34,6 +34,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -69,6 +70,11 @@ RECHECK_WITHIN_S = 60.0
 """Every process is looked at again within a minute, 16 at least in a sweep: 15 us each, 0.25 ms of
 a sweep over 500. Where the kernel tells of execs, root starts and tracers, this finds nothing."""
 HINTS_PER_SWEEP = 256
+HINTS_WAIT_S = 0.5
+"""Then hints wait for no more answers before the next sweep: whoever answers slowly, and is
+started over and over, would hold the loop for as long as he likes."""
+MOST_OF_ONE = MAX_KNOWN // 2
+"""Of the table, for one ordinary user."""
 PER_EVENT = 32
 PER_SWEEP = 256
 
@@ -134,6 +140,8 @@ class ProcessSweep:
         self._watch = watch
         self._seen_by_root = seen_by_root
         self._known: dict[int, Process] = {}
+        self._users: dict[int, str] = {}
+        self._held: Counter[str] = Counter()
         self._round: list[int] = []
         self._began: dict[tuple[int, int], Process] = {}
         self._changed: list[tuple[Process, Process]] = []
@@ -175,7 +183,8 @@ class ProcessSweep:
             self._full = True
             return
         self._look_again(pid, closely=True)
-        self._ask()
+        if self._slow.waited_s < HINTS_WAIT_S:
+            self._ask()
 
     def resync(self) -> None:
         """Events were lost: the next sweep looks at every process."""
@@ -209,7 +218,7 @@ class ProcessSweep:
             self._look_again(pid)
         self._ask()
         self._see_silence()
-        self._hints, self._full = 0, False
+        self._hints, self._full, self._slow.waited_s = 0, False, 0.0
         self.learn(self._seen_by_root())
         self._tell(baseline)
 
@@ -268,7 +277,14 @@ class ProcessSweep:
         seen = parse_stat(read(f"{self._settings.proc}/{pid}", "stat", STAT_BYTES))
         if seen is None:
             return
-        process = self._known[pid] = self._seen(pid, *seen)
+        process = self._seen(pid, *seen)
+        user = user_of(process.uid, "")
+        if user and self._held[user] >= MOST_OF_ONE:
+            self._unwatched += 1
+            return
+        self._known[pid] = process
+        self._users[pid] = user
+        self._held[user] += 1
         self._launch(process)
 
     def _launch(self, process: Process) -> None:
@@ -286,6 +302,10 @@ class ProcessSweep:
 
     def _end(self, pid: int) -> None:
         process = self._known.pop(pid)
+        user = self._users.pop(pid)
+        self._held[user] -= 1
+        if not self._held[user]:
+            del self._held[user]
         self._counts["ends"] += 1
         self._ended.append(process)
 
@@ -336,13 +356,14 @@ class ProcessSweep:
         """Who has not answered since the last sweep does not; who answered late is asked again. A
         machine that swaps may keep anybody waiting for a moment: that is no finding."""
         stuck = set(self._slow.stuck)
+        back = self._slow.ask(sorted(self._silent_before - stuck))
         for name in self._silent_before:
             known = self._known.get(int(name))
             if known is None:
                 continue
             if name in stuck:
                 self._change(known, replace(known, blocked=True))
-            elif (answer := self._slow.ask([name]).get(name)) is not None:
+            elif (answer := back.get(name)) is not None:
                 told = replace(known, command=text(answer[0]), blocked=False)
                 self._change(known, replace(told, loose_folder=answer[1]))
         self._silent_before = set(self._slow.stuck)

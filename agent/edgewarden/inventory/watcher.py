@@ -13,6 +13,7 @@ What cannot be seen from here is said in ``gaps``, which status shows: link has 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -32,6 +33,11 @@ from edgewarden.wire.local import ProcBatch
 from edgewarden.wire.local_processes import ProcessAlert
 from edgewarden.wire.processes import Delta, Listener, Process
 
+DEAF_NS = 30 * 10**9
+"""Without a word from gate for so long the sweep tells of root starts and tracers itself: gate
+tells of each fork within a second, and who is new was forked."""
+ARMMEM = re.compile(r"/usr/lib/arm-linux-gnueabihf/libarmmem[-a-z0-9${}A-Z_]*\.so")
+"""Raspberry Pi OS (32 bits) has this line from its first boot (package raspi-copies-and-fills)."""
 NOBODY: Mapping[int, Process] = {}
 FINDINGS_PER_LOOK = 256
 """More at a time are counted by their code: triage would fold most of them anyway."""
@@ -65,8 +71,9 @@ class Watcher:
         self._required = Required(_requirements(settings))
         self._listeners = Listeners(_expected(settings), ephemeral_ports())
         self._storms = Storms(settings.storm_per_s, forks_ever)
-        self.kernel_events = False
+        self._heard_ns: int | None = None
         self._preload: tuple[str, ...] = ()
+        self._preload_seen = False
         self.findings = 0
 
     async def run(self) -> None:
@@ -87,7 +94,9 @@ class Watcher:
 
     def _judge(self, delta: Delta) -> Iterator[Event]:
         rules = Rules(
-            frozenset(self._settings.may_elevate), self._settings.most_sockets, self.kernel_events
+            frozenset(self._settings.may_elevate),
+            self._settings.most_sockets,
+            self.hears(delta.now_ns),
         )
         for process in delta.began:
             parent = delta.present.get(process.ppid)
@@ -95,15 +104,18 @@ class Watcher:
         for before, after in delta.changed:
             yield from judge_change(before, after, rules, delta.now_ns, delta.present)
 
+    def hears(self, now_ns: int) -> bool:
+        """Whether gate tells of root starts and tracers, from the kernel's own events."""
+        return self._heard_ns is not None and now_ns - self._heard_ns <= DEAF_NS
+
     def batch(self, batch: ProcBatch) -> None:
         """Gate's totals."""
-        self.kernel_events = True
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._heard_ns = self._clock.now().boot_ns
         self._tell(self._storms.take(now_ns, batch.forks, batch.execs, batch.exits))
 
     def alert(self, message: ProcessAlert) -> Event:
         """The event of one of gate's alerts."""
-        self.kernel_events = True
+        self._heard_ns = self._clock.now().boot_ns
         return alert_event(message, self._present, frozenset(self._settings.may_elevate))
 
     def look_at_listeners(self) -> None:
@@ -119,8 +131,10 @@ class Watcher:
             named: list[Plain] = [*libraries]
             evidence: dict[str, Plain] = {"path": path, "libraries": named}
             now_ns = self._clock.now().boot_ns
-            self._tell(iter([finding(now_ns, "EW-PROC-004", title, Severity.HIGH, None, evidence)]))
-        self._preload = libraries
+            usual = not self._preload_seen and all(ARMMEM.fullmatch(one) for one in libraries)
+            severity = Severity.LOW if usual else Severity.HIGH
+            self._tell(iter([finding(now_ns, "EW-PROC-004", title, severity, None, evidence)]))
+        self._preload, self._preload_seen = libraries, True
 
     def _who(self, listener: Listener) -> Process | None:
         pids = [p.pid for p in self._present.values() if listener.uid in (p.uid, p.euid)]
@@ -174,8 +188,8 @@ class Watcher:
     def _gaps(self, unanswering: int) -> Iterator[str]:
         """What cannot be seen from here, and why."""
         yield "code given to an interpreter inline (-c, -e, standard input): there is no file"
-        if not self.kernel_events:
-            yield "root starts and tracers between two sweeps: no process events from the kernel"
+        if not self.hears(self._clock.now().boot_ns):
+            yield "root starts, tracers and storms between two sweeps: nothing heard from gate"
         if unanswering:
             yield f"command lines of {unanswering} processes: their memory does not answer"
         age_s = None

@@ -189,11 +189,12 @@ def _event(what: int, data: bytes, at: int, mono_ns: int) -> ProcEvent:
     if what == PROC_EVENT_UID:
         # commit_creds() tells each change of users; of interest is only who is root (euid) without
         # having been (ruid): a set-uid program, or a set-uid program's way back.
-        pid, tgid, ruid, euid = _UNION.unpack_from(data, at)
-        return ProcEvent(what, tgid if pid == tgid and ruid and not euid else 0, ruid, mono_ns)
+        # Of any thread: it has the whole process's memory, and only it may hold the rights.
+        _, tgid, ruid, euid = _UNION.unpack_from(data, at)
+        return ProcEvent(what, tgid if ruid and not euid else 0, ruid, mono_ns)
     if what == PROC_EVENT_PTRACE:
-        pid, tgid, _, tracer = _UNION.unpack_from(data, at)  # tracer 0: it let go
-        return ProcEvent(what, tgid if pid == tgid and tracer else 0, tracer, mono_ns)
+        _, tgid, _, tracer = _UNION.unpack_from(data, at)  # tracer 0: it let go
+        return ProcEvent(what, tgid if tracer else 0, tracer, mono_ns)
     return ProcEvent(what, 0, 0, mono_ns)
 
 

@@ -1,8 +1,8 @@
 """New listeners: who else can be spoken to than before.
 
 A listener is (protocol, address, port, user). The first look is the baseline: it is told as one
-event with all of them, and nothing of it is a finding but what the settings do not expect, if they
-expect anything.
+event that names the first of them, and nothing of it is a finding. Who was there before the agent
+started is for whoever reads that event.
 
 Rules, in order:
 
@@ -11,14 +11,17 @@ Rules, in order:
 2. UDP on a port of the ephemeral range is told when it is still there after SETTLED_S: every
    resolver opens such for a moment.
 3. Anything else: EW-PROC-007, MEDIUM; LOW where only this machine can reach it (127/8, ::1).
-4. At most MAX_KNOWN are remembered; the ones beyond are counted, and the count is told.
+4. At most MAX_KNOWN are remembered, and of one ordinary user MAX_OF_ONE: he hides nobody else's.
+   Who is gone for longest is forgotten first. What finds no place is counted, each once while it is
+   there, and the count is told.
 
     Listeners(expected, ephemeral=range(32768, 61000)).see(now_ns, found, who)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from edgewarden.watch.findings import finding
@@ -27,10 +30,13 @@ from edgewarden.wire.processes import Listener, Process
 
 MAX_KNOWN = 1024
 """About 150 bytes each. A gateway has some dozen."""
+MAX_OF_ONE = 256
+OWNERS_PER_LOOK = 16
+"""Whose it is costs a look at the descriptors of his processes, and he decides how many."""
 SETTLED_S = 30.0
 OTHER = 99
 """OCSF network_activity."""
-_LOCAL = ("127.", "::1")
+_LOCAL = ("127.", "::ffff:127.")
 _ANY = ("0.0.0.0", "::")  # noqa: S104  # what is compared, not bound
 
 Key = tuple[str, str, int, int]
@@ -55,6 +61,38 @@ class Expected:
         )
 
 
+class _Room:
+    """Places among what is known, within one look; those that are gone make room, oldest first."""
+
+    def __init__(self, known: dict[Key, None], present: Collection[Key]) -> None:
+        self._known = known
+        self._held = Counter(uid for *_, uid in known)
+        self._gone: dict[int, list[Key]] = {}
+        for key in reversed(known):
+            if key not in present:
+                self._gone.setdefault(key[3], []).append(key)
+
+    def make(self, key: Key) -> bool:
+        """Whether ``key`` has a place now."""
+        uid = key[3]
+        if uid and self._held[uid] >= MAX_OF_ONE:
+            made = self._forget(uid)
+        else:
+            full = len(self._known) >= MAX_KNOWN
+            made = not full or any(self._forget(one) for one in list(self._gone))
+        self._held[uid] += made
+        return made
+
+    def _forget(self, uid: int) -> bool:
+        gone = self._gone.get(uid)
+        if not gone:
+            self._gone.pop(uid, None)
+            return False
+        del self._known[gone.pop()]
+        self._held[uid] -= 1
+        return True
+
+
 class Listeners:
     """What is known; one look after another.
 
@@ -69,7 +107,8 @@ class Listeners:
     def __init__(self, expected: Iterable[Expected], ephemeral: range) -> None:
         self._expected = tuple(expected)
         self._ephemeral = ephemeral
-        self._known: set[Key] = set()
+        self._known: dict[Key, None] = {}
+        self._beyond: set[Key] = set()
         self._waiting: dict[Key, int] = {}
         self._baseline = True
         self._crowd_told = 0
@@ -94,20 +133,29 @@ class Listeners:
             yield self._first(now_ns, by_key)
             return
         self._waiting = {k: at for k, at in self._waiting.items() if k in by_key}
+        self._beyond &= by_key.keys()
+        for key in [key for key in by_key if key in self._known]:
+            self._known[key] = self._known.pop(key)  # seen last, forgotten last
+        room = _Room(self._known, by_key)
+        asked = 0
         for key, listener in by_key.items():
             if key in self._known or not self._settled(key, listener, now_ns):
                 continue
-            if len(self._known) >= MAX_KNOWN:
-                self.crowded += 1
+            if not room.make(key):
+                self.crowded += key not in self._beyond
+                self._beyond.add(key)
                 continue
-            self._known.add(key)
+            self._known[key] = None
+            self._beyond.discard(key)
             if not any(one.fits(listener) for one in self._expected):
-                yield _new(now_ns, listener, who(listener))
+                asked += 1
+                process = who(listener) if asked <= OWNERS_PER_LOOK else None
+                yield _new(now_ns, listener, process)
         if self.crowded > self._crowd_told:
             yield self._crowd(now_ns)
 
     def _first(self, now_ns: int, by_key: dict[Key, Listener]) -> Event:
-        self._known = set(list(by_key)[:MAX_KNOWN])
+        self._known = dict.fromkeys(list(by_key)[:MAX_KNOWN])
         told: list[Plain] = [one.as_map() for one in list(by_key.values())[:64]]
         detail: dict[str, Plain] = {"baseline": len(by_key), "listeners": told}
         return Event(OCSF.NETWORK_ACTIVITY, OTHER, Severity.INFORMATIONAL, now_ns, detail)
@@ -128,7 +176,7 @@ class Listeners:
 
 
 def _new(now_ns: int, listener: Listener, process: Process | None) -> Event:
-    local = listener.address.startswith(_LOCAL)
+    local = listener.address == "::1" or listener.address.startswith(_LOCAL)
     evidence: dict[str, Plain] = {"endpoint": listener.as_map()}
     if process is None:
         evidence["program"] = "not visible to link: another user's"
