@@ -12,7 +12,7 @@ import pytest
 from edgewarden.judge.peripherals_table import EMPTY
 from edgewarden.plugs.look import HOLD_NS
 from edgewarden.plugs.memory import ADAPTERS_NAME, BEFORE_NAME, PlugMemory
-from hw.rigs.usbtree import SD_MOUNTS, USB_MOUNTS
+from hw.rigs.usbtree import SD_MOUNTS, USB_MOUNTS, records
 from tests.plugs.plugged import BOOT, PI, RULES, Kept, World, one, said, table
 
 OPEN = {"usb1": "1", "usb2": "1"}
@@ -260,6 +260,44 @@ def test_u5_the_uplink_that_loses_contact_while_gate_is_gone_is_let_in(world: Wo
     world.start()
     world.look()
     assert world.tree.authorized()["2-2"] == "1"
+
+
+def test_u5_the_uplink_is_known_at_another_speed_but_not_with_a_keyboard(world: World) -> None:
+    """A worn cable: the same adapter as USB 2 has other descriptors, and offers the same."""
+    world.tree.plug("nic", "2-2")
+    world.tree.routes("eth1")
+    world.look()
+    world.tree.unplug("2-2")
+    world.tree.routes()
+    record = records()["nic"]
+    usb2 = [0x0200, *record["device"][1:]]
+    world.tree.plug("nic", "2-2", device=usb2)
+    world.look()
+    assert world.tree.authorized()["2-2"] == "1"
+    world.tree.unplug("2-2")
+    first, *others = record["config"]
+    keyboard = {**first, "interfaces": [*first["interfaces"], [1, 0, 3, 1, 1, []]]}
+    world.tree.plug("nic", "2-2", config=[keyboard, *others])
+    world.look()
+    assert world.tree.authorized()["2-2"] == "0"
+
+
+def test_a_bus_that_cannot_be_closed_keeps_nobody_out_of_the_others(world: World) -> None:
+    """Not all buses closed: nothing is refused, and what comes to a closed one must be let in."""
+    world.tree.plug("nic", "2-2")
+    world.tree.routes("eth1")
+    world.look()
+    stuck = world.tree.sys / "bus/usb/devices/usb1/authorized_default"
+    stuck.unlink()
+    stuck.mkdir()
+    (stuck / "x").mkdir()
+    world.tree.unplug("2-2")
+    world.tree.plug("nic", "2-2")
+    world.tree.plug("keyboard", "2-1")
+    sight = world.look()
+    assert not sight.armed
+    assert world.tree.authorized()["2-2"] == "1"
+    assert said(sight, "2-1") == [("would_deny", "", "unlisted")]
 
 
 def test_what_was_pinned_once_and_is_not_now_can_be_denied_by_a_rule(world: World) -> None:

@@ -13,7 +13,8 @@ Rules, in order:
    unauthorised, and at a boot it has no route yet; it is let in again. While it carries nothing a
    rule may still deny it.
 3. In enforce new devices wait for a verdict (authorized_default); an allowed one is let in, any
-   other is kept out or taken away. Otherwise everything is as it was before enforce.
+   other is kept out or taken away. Where a bus cannot be made to wait, nobody is refused, and on
+   the others whoever is allowed is let in. Otherwise everything is as it was before enforce.
 4. Where usbguard runs, it decides: nothing is written, everything is told.
 5. A verdict is news when the device, or what was decided, is another than before. The same again
    (a loose plug, a resume) is counted; of what is refused each is told, and gate's ledger counts.
@@ -33,15 +34,15 @@ from edgewarden.judge.peripherals import Verdict, judge_device, judge_port, pinn
 from edgewarden.plugs.work import Known, Look
 from edgewarden.sense.usb import DEVICES, device_names, is_root_hub, read_device
 from edgewarden.sense.usb_places import find_pins, serial_ports, usbguard_pid
-from edgewarden.wire.lean import Frozen
-from edgewarden.wire.peripherals import PeripheralVerdict, id_text
+from edgewarden.wire.lean import Frozen, digest_of
+from edgewarden.wire.peripherals import PeripheralVerdict, id_text, interface_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edgewarden.judge.peripherals_table import PeripheralTable
-    from edgewarden.plugs.memory import PlugMemory
+    from edgewarden.plugs.memory import Identity, PlugMemory
     from edgewarden.sense.usb import SysTree
     from edgewarden.wire.peripherals import DeviceFacts, PortFacts
 
@@ -126,7 +127,7 @@ class Plugs:
         why_not = f"usbguard (pid {guard}) decides here" if guard else ""
         if not hubs:
             why_not = "this machine has no USB"
-        armed = mode == "enforce" and not why_not
+        armed = closes = mode == "enforce" and not why_not
         first = not self._memory.before.defaults
         try:
             if armed:
@@ -147,6 +148,7 @@ class Plugs:
             self._told.clear()
             self._judged_by = judged_by
         work = Look(mode, armed, first, table, pinned_ports(pins.ports))
+        work.closes = closes
         self._go_away(set(names), work)
         for name in names:
             self._device(name, work)
@@ -227,7 +229,7 @@ class Plugs:
         return self._tree.text(fd, "authorized") == wanted
 
     def _judge(self, facts: DeviceFacts, work: Look) -> Verdict:
-        port, identity, place = facts.port, facts.identity(), self._place(facts.port)
+        port, identity, place = facts.port, _lasting(facts), self._place(facts.port)
         why = work.pinned.get(port, "")
         if why and place:
             self._memory.pin(place, identity, why, keep=work.armed)
@@ -245,9 +247,9 @@ class Plugs:
 
     def _act(self, fd: int, facts: DeviceFacts, verdict: Verdict, work: Look) -> bool:
         """Bring the verdict about; whether the kernel shows it."""
-        if not work.armed or is_root_hub(facts.port):
-            return True
         allow = verdict.decision != "deny"
+        if is_root_hub(facts.port) or not (work.armed or (work.closes and allow)):
+            return True
         entry = (facts.port, facts.devnum)
         try:
             if not allow and entry not in self._memory.before.devices:
@@ -370,3 +372,10 @@ class Plugs:
         if was == here:
             text = f"{port.path}: {here} shows other descriptors than before"
         self._alarms.append(("EW-USB-003", 4, text))
+
+
+def _lasting(facts: DeviceFacts) -> Identity:
+    """What makes it the same device at another speed or with new firmware, where its descriptors
+    are others: what it offers, which a BadUSB in its place would have to add to."""
+    offers = " ".join(interface_text(t) for t in (facts.device_class, *facts.interfaces))
+    return facts.vid, facts.pid, facts.serial, digest_of(offers.encode())

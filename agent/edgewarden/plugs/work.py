@@ -25,18 +25,19 @@ class Known:
 
 
 class Look:
-    """What one look goes by, and what it has found so far; ``first``: enforce begins with it."""
+    """What one look goes by, and what it has found so far; ``first``: enforce begins with it;
+    ``closes``: buses wait for verdicts, or some of them do."""
 
     __slots__ = (
-        "allowed", "armed", "denied", "first", "mode", "pinned", "repeated", "table", "verdicts",
-        "would_deny",
+        "allowed", "armed", "closes", "denied", "first", "mode", "pinned", "repeated", "table",
+        "verdicts", "would_deny",
     )  # fmt: skip
 
     def __init__(
         self, mode: str, armed: bool, first: bool, table: PeripheralTable, pinned: dict[str, str]
     ) -> None:
         self.mode = mode
-        self.armed = armed
+        self.armed = self.closes = armed
         self.first = first
         self.table = table
         self.pinned = pinned
