@@ -18,7 +18,7 @@ import pytest
 
 from edgewarden.appraise import appraisal, quotes, references
 from edgewarden.appraise.quotes import Contradiction
-from tests.appraise import test_appraisal, test_quotes, test_references
+from tests.appraise import test_appraisal, test_late, test_quotes, test_references
 
 MODULES = (quotes, appraisal, references)
 
@@ -98,7 +98,7 @@ def without(mutant: Mutant) -> Callable[[], None]:
 PURE_TESTS: list[Callable[[], None]] = [
     *(
         test
-        for module in (test_appraisal, test_references)
+        for module in (test_appraisal, test_late, test_references)
         for name, test in inspect.getmembers(module, inspect.isfunction)
         if name.startswith("test_") and not inspect.signature(test).parameters
     ),

@@ -11,7 +11,13 @@ import pytest
 
 from edgewarden.appraise import quotes
 from edgewarden.appraise.quotes import Bound, Enrolled, Vouched
-from edgewarden.daemon.attester import MIN_INTERVAL_S, QUOTES_FOR_IMA, Attester, Who
+from edgewarden.daemon.attester import (
+    MIN_INTERVAL_S,
+    QUOTES_FOR_IMA,
+    UNASKED_S,
+    Attester,
+    Who,
+)
 from edgewarden.daemon.clock import SystemRandomness
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.trust.boot import BootFacts
@@ -20,7 +26,8 @@ from edgewarden.trust.keys import FileSigner, verifier_for
 from edgewarden.trust.measure import Measurer
 from edgewarden.wire import cose, evidence, quoted
 from edgewarden.wire.evidence import Challenge, Heads, Result, Tier
-from edgewarden.wire.quoted import Quoted
+from edgewarden.wire.quoted import Quoted, unasked_nonce
+from edgewarden.wire.ratchet import NOTHING_SPENT
 from edgewarden.wire.record import RecordClass
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.verify.tpm import verify
@@ -286,6 +293,47 @@ def test_sizes(tmp_path: Path, record_property: Callable[[str, object], None]) -
     print(sizes)
     assert max(sizes["G0"], sizes["G2 digest form"]) <= 2048
     assert sizes["G2 whole"] <= 3072
+
+
+# --- while nobody asks --------------------------------------------------------------------------
+
+
+def unasked(rig: Rig) -> bytes | None:
+    return asyncio.run(rig.attester.unasked())
+
+
+def test_evidence_is_made_while_nobody_asks(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    assert unasked(rig) is None
+    rig.clock.advance(UNASKED_S - 1)
+    assert unasked(rig) is None
+    rig.clock.advance(1)
+    message = unasked(rig)
+    assert message is not None
+    payload = cose.open_envelope(message, cose.ContentType.EVIDENCE).payload
+    claims = evidence.decode_evidence(quoted.decode_payload(payload)[0])
+    assert claims.nonce == unasked_nonce(HEAD[1])
+    assert claims.spent == NOTHING_SPENT
+    assert rig.published == []
+    assert unasked(rig) is None
+
+
+def test_a_challenge_puts_it_off(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.clock.advance(UNASKED_S - 10)
+    rig.ask(rig.fresh())
+    rig.clock.advance(20)
+    assert unasked(rig) is None
+
+
+def test_it_is_whole_and_changes_nothing_of_what_was_told(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, tpm=True)
+    rig.clock.advance(UNASKED_S)
+    message = unasked(rig)
+    assert message is not None
+    assert parts(message)[1].keys is not None
+    rig.ask(rig.fresh())
+    assert parts(rig.published[0])[1].keys is not None
 
 
 class MovingBoot(BootFacts):

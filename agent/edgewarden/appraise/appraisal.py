@@ -5,6 +5,7 @@ signature and certificate chain held before it came here: what they prove is in 
 steps, in this order, and no third way in:
 
     admit(evidence, issued, now)         the nonce: refused by name, no verdict at all
+                                         (admit_late where nobody could ask)
     appraise(evidence, known, ...)       a tier per facet, and the worst required one
 
 A nonce that is not outstanding says nothing about the gateway (anybody can resend old evidence), so
@@ -53,8 +54,12 @@ from edgewarden.appraise.quotes import Vouched
 from edgewarden.errors import WireRefusal
 from edgewarden.wire.evidence import Evidence, Tier
 from edgewarden.wire.fields import GRADES
+from edgewarden.wire.quoted import unasked_nonce
 from edgewarden.wire.record import RecordClass
 
+MAX_LATE_DISTANCE = 64
+"""Audit records between the one that late evidence names and its own: what else was written while
+it was made, with room."""
 CLOCK_SLACK_S = 2.0
 """Whole seconds on the wire, and the time from reading a clock to signing it on a slow board."""
 FIRMWARE_PCRS = range(10)
@@ -102,6 +107,8 @@ class Known:
             not.
         asked_utc_s, now_utc_s: when the challenge was issued and answered, by the verifier's clock.
         hardware: what became of the TPM's part; None when none came.
+        late: made without a challenge, while there was nobody to ask; came inside a record.
+        age_s: how old late evidence was when it came; None when nothing vouches for it.
         heads: class -> highest sequence stored when the nonce was issued.
         hashes: class -> hash stored at the sequence the evidence names; None when not stored.
         withheld: class -> first and last sequence that earlier evidence named and that did not
@@ -114,6 +121,8 @@ class Known:
     asked_utc_s: float
     now_utc_s: float
     hardware: Hardware | None = None
+    late: bool = False
+    age_s: float | None = None
     heads: Mapping[RecordClass, int] = field(default_factory=dict)
     hashes: Mapping[RecordClass, bytes | None] = field(default_factory=dict)
     withheld: Mapping[RecordClass, tuple[int, int]] = field(default_factory=dict)
@@ -167,6 +176,29 @@ def admit(evidence: Evidence, issued: IssuedNonce | None, now_utc_s: float) -> N
         raise WireRefusal("nonce_used", "the challenge was answered before")
     if now_utc_s > issued.expires_utc_s:
         raise WireRefusal("nonce_expired", "the answer came too late")
+
+
+def admit_late(
+    evidence: Evidence, boot_id: bytes, seq: int, prev: bytes, anchor: bytes | None
+) -> None:
+    """Let evidence in that came inside an audit record, made without a challenge.
+
+    Args:
+        boot_id, seq, prev: of the record.
+        anchor: hash stored at the audit sequence the evidence names; None when it is not there.
+
+    Raises:
+        WireRefusal: ``late_boot``, ``late_anchor`` (it is not chained to what came before it),
+            ``late_nonce``.
+    """
+    if evidence.boot_id != boot_id:
+        raise WireRefusal("late_boot", "evidence of another boot than its record's")
+    named, digest = evidence.heads.get(RecordClass.AUDIT, (0, b""))
+    known = prev if named == seq - 1 else anchor
+    if not seq - MAX_LATE_DISTANCE <= named < seq or digest != known:
+        raise WireRefusal("late_anchor", "it does not follow the record that it names")
+    if evidence.nonce != unasked_nonce(digest):
+        raise WireRefusal("late_nonce", "its nonce is not made from that record")
 
 
 def appraise(
@@ -255,6 +287,9 @@ def _freshness(evidence: Evidence, known: Known) -> tuple[Tier, str]:
                 Tier.CONTRAINDICATED,
                 f"its {record_class.label} record {seq} is another than the stored one",
             )
+    if known.late:
+        age = "of unknown age" if known.age_s is None else f"{known.age_s:.0f} s old when it came"
+        return Tier.WARNING, f"made without a challenge, {age}"
     for record_class, (first, last) in known.withheld.items():
         return (
             Tier.WARNING,

@@ -12,6 +12,10 @@ its CPU
 4. an audit record with the evidence's SHA-256 and the heads of all classes is durable before the
 evidence leaves
 
+Where nobody asks for UNASKED_S, evidence is made all the same, from the audit chain's last record
+in the place of a nonce, and kept as a record: what this gateway was during an outage is told
+afterwards.
+
 A verdict counts only when the same key signed it for the nonce that was answered last; the token in
 it is kept then.
 """
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from edgewarden.daemon.continuity import Continuity
@@ -30,8 +35,9 @@ from edgewarden.trust.keys import key_id, verifier_for
 from edgewarden.trust.measure import Measurer
 from edgewarden.wire import cose, evidence, quoted
 from edgewarden.wire.evidence import Challenge, Evidence, Heads, Result
-from edgewarden.wire.quoted import Quoted
-from edgewarden.wire.ratchet import Spent
+from edgewarden.wire.quoted import Quoted, unasked_nonce
+from edgewarden.wire.ratchet import NOTHING_SPENT, Spent
+from edgewarden.wire.record import RecordClass
 
 MIN_INTERVAL_S = 2.0
 """The verifier asks every few minutes; two seconds still let a person ask twice in a row."""
@@ -44,6 +50,11 @@ Keep = Callable[[bytes, Heads], Awaitable[object]]
 """Make the attestation record durable: (evidence message, the heads it names)."""
 
 
+UNASKED_S = 900.0
+"""Three of the verifier's ordinary periods without a challenge are an outage; from then on evidence
+is made so often for later. 2 kB each: 0.2 MB a day."""
+UNASKED_LOOK_S = 30.0
+"""How often to ask whether it is due."""
 QUOTES_FOR_IMA = 3
 """IMA extends PCR 10 whenever a new file runs, also between reading its log and quoting: so often
 is it tried to get both from one moment."""
@@ -109,6 +120,7 @@ class Attester:
         self._verifier_kid = key_id(who.verifier_key)
         self._answered = b""
         self._answered_ns = 0
+        self._unasked_ns = clock.now().boot_ns
         self.result: Result | None = None
         self.result_ns = 0
         self.refused: dict[str, int] = {}
@@ -124,20 +136,44 @@ class Attester:
         await self._keep(sealed, heads)
         self._publish(sealed)
 
-    async def make(self, nonce: bytes, *, whole: bool = False) -> tuple[bytes, Heads]:
+    async def run(self, keep: Callable[[bytes], Future[int]]) -> None:
+        """Keep evidence as records while nobody asks; until cancelled."""
+        while True:
+            await asyncio.sleep(UNASKED_LOOK_S)
+            message = await self.unasked()
+            if message is not None:
+                await asyncio.wrap_future(keep(message))
+
+    async def unasked(self) -> bytes | None:
+        """Evidence for a verifier that did not ask for UNASKED_S; None while it is not due.
+
+        Whole, and without a continuity token: it is judged when its record comes, in whatever
+        order that is.
+        """
+        now_ns = self._clock.now().boot_ns
+        head = self._heads().get(RecordClass.AUDIT)
+        if head is None or now_ns - max(self._answered_ns, self._unasked_ns) < UNASKED_S * 1e9:
+            return None
+        self._unasked_ns = now_ns
+        sealed, _ = await self.make(unasked_nonce(head[1]), whole=True, spend=False)
+        return sealed
+
+    async def make(
+        self, nonce: bytes, *, whole: bool = False, spend: bool = True
+    ) -> tuple[bytes, Heads]:
         """Signed evidence about now, and the heads it names."""
         async with self._one_at_a_time:
             run = asyncio.get_running_loop().run_in_executor
             measured, bytecode = await run(None, self._measurer.take)
             measured["programs"] = self._programs()
             facts, log, pcr10 = await run(None, self._boot.take)
-            spent = await run(None, self._continuity.spend)
+            spent = await run(None, self._continuity.spend) if spend else NOTHING_SPENT
             claims = self._claims(
                 nonce, {**measured, "ima": log, "ima_pcr": pcr10}, bytecode, facts, spent
             )
             if self._quoter is None:
                 return await run(None, self._seal, claims, None), claims.heads
-            return await run(None, self._quoted, claims, whole), claims.heads
+            return await run(None, self._quoted, claims, whole, spend), claims.heads
 
     def _claims(
         self, nonce: bytes, measured: dict[str, bytes], bytecode: str, facts: dict[str, str],
@@ -166,7 +202,7 @@ class Attester:
             spent=spent,
         )
 
-    def _quoted(self, claims: Evidence, whole: bool) -> bytes:
+    def _quoted(self, claims: Evidence, whole: bool, asked: bool) -> bytes:
         """The TPM's word on the claims; blocks."""
         assert self._quoter is not None
         for left in reversed(range(QUOTES_FOR_IMA)):
@@ -180,7 +216,7 @@ class Attester:
                 measured = {**claims.measurements, "ima": log, "ima_pcr": pcr10}
                 claims = replace(claims, measurements=measured)
         told = full if whole or self._sent is None else quoted.shortened(full, self._sent)
-        self._sent = full
+        self._sent = full if asked else self._sent
         return self._seal(claims, told)
 
     def _seal(self, claims: Evidence, tpm: Quoted | None) -> bytes:
@@ -189,7 +225,8 @@ class Attester:
             cose.ContentType.EVIDENCE,
             self._signer.kid,
             self._signer.sign,
-            self._who.x5chain,
+            # Digest form: the verifier has the issuing certificate from the whole.
+            self._who.x5chain[:1] if tpm is not None and tpm.keys is None else self._who.x5chain,
         )
 
     async def on_result(self, message: bytes) -> None:

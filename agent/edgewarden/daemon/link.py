@@ -295,6 +295,7 @@ class Link:
                     "listeners": self.watcher.run(),
                     "indicator": self.indicator.run(),
                     "housekeeping": self._housekeeping(),
+                    "evidence": self.attester.run(self.storage.keep_evidence),
                     **{f"serial {i}": s.run() for i, s in enumerate(self.sensors)},
                 }
                 tasks = [group.create_task(work, name=name) for name, work in named.items()]

@@ -140,6 +140,10 @@ class Journal:
         }
         return self._write(RecordClass.AUDIT, Kind.ATTESTATION, body)
 
+    def evidence(self, message: bytes) -> int:
+        """Store evidence itself, for a verifier that cannot be reached; return the sequence."""
+        return self._write(RecordClass.AUDIT, Kind.EVIDENCE, {"evidence": message})
+
     def heads(self) -> Heads:
         """class -> (sequence, hash) of the latest durable record."""
         return {RecordClass(c): head for c, head in self.spool.heads().items()}

@@ -24,6 +24,7 @@ it never waits for a disk, and no other thread sees SQLite.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -129,7 +130,12 @@ class StorageThread:
 
     def attest(self, evidence: bytes, heads: Heads) -> Future[int]:
         """Store an attestation record: SHA-256 of the evidence message, and the heads it names."""
-        return self._call(lambda journal: journal.attestation(evidence, heads))
+        digest = hashlib.sha256(evidence).digest()
+        return self._call(lambda journal: journal.attestation(digest, heads))
+
+    def keep_evidence(self, message: bytes) -> Future[int]:
+        """Store evidence that nobody asked for; it leaves with the other records."""
+        return self._call(lambda journal: journal.evidence(message))
 
     async def peek(
         self, record_class: int, after_seq: int, count: int, max_bytes: int

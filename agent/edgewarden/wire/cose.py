@@ -58,6 +58,7 @@ class ContentType(StrEnum):
     RESULT = "application/ew-result+cbor"
     STATUS = "application/ew-status+cbor"
     REFERENCES = "application/ew-references+cbor"
+    APPRAISAL = "application/ew-appraisal+cbor"
     RENEWAL = "application/ew-renewal+cbor"
 
 

@@ -27,6 +27,7 @@ from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES
 from edgewarden.wire.tpm import MAX_STRUCT_BYTES, QUOTE_PCRS, TpmQuote
 
 _DOMAIN = b"edgewarden-ev-1\0"
+_UNASKED_DOMAIN = b"edgewarden-unasked-1\0"
 _PCR_BYTES = 32
 
 
@@ -53,6 +54,12 @@ class Quoted:
 def qualifying(nonce: bytes, claims: bytes) -> bytes:
     """What the quote must carry as qualifying data for these claims."""
     return hashlib.sha256(_DOMAIN + nonce + hashlib.sha256(claims).digest()).digest()
+
+
+def unasked_nonce(head: bytes) -> bytes:
+    """The nonce of evidence that nobody asked for: made from the audit chain's last record, so it
+    was signed after that one; the record that carries it says before which."""
+    return hashlib.sha256(_UNASKED_DOMAIN + head).digest()
 
 
 def whole(q: TpmQuote) -> Quoted:

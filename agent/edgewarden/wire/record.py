@@ -17,6 +17,7 @@ Kinds and bodies:
     event        an event map (facts.py)
     gap          {"class": int, "first": int, "last": int, "before": hash, "after": hash,
                   "reason": text}
+    evidence     {"evidence": evidence message}: made while there was nobody to ask (wire/quoted.py)
     attestation  {"evidence": SHA-256 of the evidence message, "heads": {class: [seq, hash]}}
 
 This module checks shapes; believing (keys, chain, time) is the verifier's.
@@ -63,6 +64,7 @@ class Kind:
     EVENT = "event"
     GAP = "gap"
     ATTESTATION = "attestation"
+    EVIDENCE = "evidence"
 
 
 CLOCK_STATES = ("unsynced", "ntp", "gps", "signed")

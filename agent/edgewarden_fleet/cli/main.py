@@ -1,7 +1,8 @@
 """`edgewarden-fleet`: the operator's command; one file per noun.
 
     init DIR   serve DIR   token new --device ID   gateways   show ID
-    reference add|list   verify FILE   decode FILE   revoke ID   quarantine list|lift ID
+    reference add|list|end   evidence ID   appraise FILE   verify FILE
+    decode FILE   revoke ID   quarantine list|lift ID
 
 Commands that work on a fleet folder take --dir DIR, by default the present folder.
 """
@@ -28,6 +29,8 @@ NOUNS = {
     "gateways": ("show", "every gateway, one line each"),
     "show": ("show", "one gateway whole"),
     "reference": ("reference", "reference values, computed from release artefacts"),
+    "evidence": ("appraise", "write stored evidence with all its appraisal went by"),
+    "appraise": ("appraise", "judge such a file again, by another verifier too"),
     "revoke": ("revoke", "refuse everything a gateway sends from now on"),
     "quarantine": ("quarantine", "gateways of which two states exist, and ending that"),
     "verify": ("verify", "check a file of records against the CA alone"),

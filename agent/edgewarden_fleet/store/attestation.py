@@ -153,29 +153,30 @@ def key_boot(db: sqlite3.Connection, device: str, cose_key: bytes) -> bytes | No
 def add_result(
     db: sqlite3.Connection, evidence: Evidence, evidence_data: bytes, result: Result,
     result_data: bytes, now_utc_s: float,
-) -> None:  # fmt: skip
-    """Keep evidence (for another appraisal later) and its signed result."""
+) -> int:  # fmt: skip
+    """Keep evidence (for another appraisal later) and its signed result; the result's number."""
     row = db.execute(
         "INSERT INTO evidence (device, received_utc_s, data) VALUES (?, ?, ?) RETURNING id",
         (result.device, now_utc_s, evidence_data),
     ).fetchone()
-    db.execute(
+    kept = db.execute(
         "INSERT INTO result (device, evidence, overall, grade, facets, reasons, version,"
         " exec_tier, exec_mode, issued_utc_s, expires_utc_s, data)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
             result.device, row[0], result.overall.label, result.grade,
             json.dumps({name: tier.label for name, tier in result.facets.items()}),
             json.dumps(dict(result.reasons)), evidence.version, evidence.exec_tier[:32],
             evidence.exec_mode[:32], result.issued_utc_s, result.expires_utc_s, result_data,
         ),
-    )  # fmt: skip
+    ).fetchone()  # fmt: skip
     for table in ("result", "evidence"):
         db.execute(
             f"DELETE FROM {table} WHERE device = ? AND id <= (SELECT id FROM {table}"  # noqa: S608
             " WHERE device = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
             (result.device, result.device, KEPT_EVIDENCE),
         )
+    return int(kept[0])
 
 
 def add_claims(db: sqlite3.Connection, device: str, heads: Heads, due_utc_s: float) -> None:

@@ -55,7 +55,22 @@ CREATE TABLE tpm_lineage (
 ) STRICT;
 """
 
-STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE)
+APPRAISED = """
+CREATE TABLE appraised (
+    result INTEGER PRIMARY KEY, device TEXT NOT NULL, facts BLOB NOT NULL
+) STRICT;
+CREATE INDEX appraised_device ON appraised (device, result);
+
+CREATE TABLE issuing (device TEXT PRIMARY KEY, certificate BLOB NOT NULL) STRICT;
+
+CREATE TABLE late_result (
+    device TEXT NOT NULL, seq INTEGER NOT NULL, evidence BLOB NOT NULL, data BLOB NOT NULL,
+    facts BLOB NOT NULL, overall TEXT NOT NULL, made_utc_s REAL NOT NULL, age_s REAL,
+    received_utc_s REAL NOT NULL, PRIMARY KEY (device, seq)
+) STRICT;
+"""
+
+STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED)
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)
 """user_version of the file. A newer file is refused, never guessed at."""

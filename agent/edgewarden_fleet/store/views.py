@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from edgewarden.judge.continuity import explains
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import RecordClass
-from edgewarden_fleet.store import attestation, continuity, records
+from edgewarden_fleet.store import attestation, continuity, late, records
 
 Json = dict[str, object]
 
@@ -30,6 +30,7 @@ SHOWN_GAPS = 100
 SHOWN_FINDINGS = 50
 SHOWN_REFUSALS = 20
 SHOWN_VERDICTS = 50
+SHOWN_LATE = 10
 HOST = "host"
 """Source name of host health readings; everything else is a sensor."""
 
@@ -113,9 +114,15 @@ def _attestation(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json:
     row = db.execute(
         "SELECT * FROM result WHERE device = ? ORDER BY id DESC LIMIT 1", (device,)
     ).fetchone()
+    made_late = [
+        {"seq": one.seq, "result": one.overall, "made_utc": iso(one.made_utc_s),
+         "age_s": None if one.age_s is None else round(one.age_s, 1),
+         "received_utc": iso(one.received_utc_s)}
+        for one in late.newest(db, device, SHOWN_LATE)
+    ]  # fmt: skip
     if row is None:
         return {"result": "none", "grade": "G0", "facets": {}, "reasons": {}, "age_s": None,
-                "expired": False, "version": None}  # fmt: skip
+                "expired": False, "version": None, "late": made_late}  # fmt: skip
     return {
         "result": row["overall"],
         "grade": row["grade"],
@@ -124,6 +131,7 @@ def _attestation(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json:
         "age_s": round(max(0.0, now_utc_s - row["issued_utc_s"]), 1),
         "expired": now_utc_s > row["expires_utc_s"],
         "version": row["version"],
+        "late": made_late,
     }
 
 

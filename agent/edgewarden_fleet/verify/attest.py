@@ -20,46 +20,41 @@ Nothing here blocks but the store; nothing is sent from here: ``Outgoing`` messa
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgewarden.appraise import appraisal
-from edgewarden.appraise import quotes as tpm_quotes
 from edgewarden.appraise import references as reference_sets
-from edgewarden.appraise.appraisal import HARDWARE_GRADES, Appraisal, Hardware, Known
-from edgewarden.appraise.quotes import Bound, Contradiction
+from edgewarden.appraise.appraisal import Appraisal, IssuedNonce
 from edgewarden.errors import WireRefusal
 from edgewarden.judge import continuity
 from edgewarden.ports import Signer
-from edgewarden.wire import cbor, cose, quoted
-from edgewarden.wire.cose import ContentType
+from edgewarden.wire import cose
+from edgewarden.wire.cose import ContentType, Envelope
 from edgewarden.wire.evidence import (
     MAX_EVIDENCE_BYTES,
     NONCE_BYTES,
     Challenge,
     Evidence,
-    Result,
     Status,
     Tier,
-    decode_evidence,
     decode_status,
     encode_challenge,
     encode_result,
 )
 from edgewarden.wire.facts import Severity
-from edgewarden.wire.quoted import Quoted
-from edgewarden.wire.ratchet import Issued
 from edgewarden.wire.record import MAX_SEQ, RecordClass
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.ca.settings import Attestation
+from edgewarden_fleet.store import appraised, quotes, records, references, registry
 from edgewarden_fleet.store import attestation as kept
 from edgewarden_fleet.store import continuity as threads
-from edgewarden_fleet.store import quotes, records, references, registry
-from edgewarden_fleet.verify import ratchet, tpm
+from edgewarden_fleet.verify import appraising, ratchet
+from edgewarden_fleet.verify.appraising import Facts, Given, Judged, judge
+from edgewarden_fleet.verify.bundle import encode_facts
 from edgewarden_fleet.verify.chain import Identity
+from edgewarden_fleet.verify.late import LateEvidence
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
 from edgewarden_fleet.verify.references import Loaded, load
 
@@ -69,28 +64,6 @@ are."""
 HURRY_S = 3.0
 """Least time between two challenges of one device that are not on the timer: connect and
 introduction come together."""
-
-
-POLICY_ID = "edgewarden-appraisal-2"
-"""Names the rules of appraise/; a change of what they say is another
-one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """Evidence that was believed and not yet judged.
-
-    Attributes:
-        message: as it came.
-        encoded: the claims' exact bytes.
-        peer_key: COSE_Key of the certificate that signed it.
-    """
-
-    message: bytes
-    claims: Evidence
-    encoded: bytes
-    tpm: Quoted | None
-    peer_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +89,7 @@ class Appraiser:
         self._signer = signer
         self._settings = settings
         self._thread = ratchet.Thread(self._db, secret, verifier.tenant)
+        verifier.on_evidence = LateEvidence(verifier, signer, self._sets, settings.required).take
         self._loaded: Loaded | None = None
         self._loaded_at = 0
 
@@ -142,23 +116,30 @@ class Appraiser:
             evidence = given.claims
             issued, asked = kept.consume_nonce(self._db, evidence.nonce, now_utc_s)
             appraisal.admit(evidence, issued, now_utc_s)
+            assert issued is not None
+            facts = self._facts(given, issued, asked, now_utc_s)
         except WireRefusal as refusal:
             return self._verifier.refuse(device, message, refusal, now_utc_s), []
-        judged, judged_by = self._judge(given, asked, now_utc_s)
-        self._keep_heads(evidence, judged, message.payload, now_utc_s)
-        token = self._thread.take(evidence, judged, now_utc_s)
-        if judged.facets["freshness"] is Tier.CONTRAINDICATED and not ratchet.is_bound(judged):
-            why = judged.reasons.get("freshness", "")
+        judged = judge(given, facts, self._sets(now_utc_s), self._settings.required)
+        self._keep_tpm(device, judged, now_utc_s)
+        verdict = judged.appraisal
+        self._keep_heads(evidence, verdict, message.payload, now_utc_s)
+        token = self._thread.take(evidence, verdict, now_utc_s)
+        if verdict.facets["freshness"] is Tier.CONTRAINDICATED and not ratchet.is_bound(verdict):
+            why = verdict.reasons.get("freshness", "")
             ratchet.suspect(self._db, device, ratchet.OLDER, why, now_utc_s)
         held = threads.quarantined(self._db, device)
         if held is not None:
-            token, judged = None, appraisal.in_quarantine(judged, held.why)
-        result = self._result(given, judged, judged_by, token, now_utc_s)
+            token, verdict = None, appraisal.in_quarantine(verdict, held.why)
+            facts = replace(facts, quarantine=held.why)
+        valid_s = RESULT_PERIODS * self._settings.period_s
+        result = appraising.result(given, verdict, judged.policy_hash, now_utc_s, valid_s, token)
         data = self._seal(encode_result(result), ContentType.RESULT)
-        kept.add_result(self._db, evidence, message.payload, result, data, now_utc_s)
+        number = kept.add_result(self._db, evidence, message.payload, result, data, now_utc_s)
+        appraised.keep(self._db, number, device, encode_facts(facts))
         registry.seen(self._db, device, now_utc_s)
         out = Outgoing(str(replace(topic, name="result")), data)
-        return Verdict(device, judged.overall.label, True), [out]
+        return Verdict(device, verdict.overall.label, True), [out]
 
     def challenge(self, device: str, now_utc_s: float) -> Outgoing:
         """Make, remember and sign one challenge."""
@@ -242,13 +223,23 @@ class Appraiser:
 
     def _evidence(self, topic: Topic, message: Incoming, now_utc_s: float) -> Given:
         envelope = cose.open_envelope(message.payload, ContentType.EVIDENCE, MAX_EVIDENCE_BYTES)
+        envelope = self._completed(envelope, topic.device)
         identity = self._verifier.identity_of(envelope, topic, now_utc_s, revoked_too=True)
-        encoded, word = quoted.decode_payload(envelope.payload)
-        evidence = decode_evidence(encoded)
-        _check_names(identity, evidence.tenant, evidence.device)
-        if max((seq for seq, _ in evidence.heads.values()), default=0) > MAX_SEQ:
-            raise WireRefusal("bad_evidence", "a sequence is out of range")
-        return Given(message.payload, evidence, encoded, word, identity.public_key)
+        given = appraising.open_given(envelope.payload, identity.public_key, message.payload)
+        _check_names(identity, given.claims.tenant, given.claims.device)
+        if given.tpm is not None and given.tpm.keys is not None:
+            appraised.keep_issuing(self._db, topic.device, envelope.x5chain[1])
+        return given
+
+    def _completed(self, envelope: Envelope, device: str) -> Envelope:
+        """Digest form leaves the issuing certificate out that the whole evidence carried."""
+        if len(envelope.x5chain) != 1:
+            return envelope
+        issuing = appraised.issuing(self._db, device)
+        if issuing is None:
+            quotes.ask_whole(self._db, device)
+            return envelope
+        return replace(envelope, x5chain=(*envelope.x5chain, issuing))
 
     def _keep_heads(
         self, evidence: Evidence, judged: Appraisal, data: bytes, now_utc_s: float
@@ -278,18 +269,22 @@ class Appraiser:
             due = now_utc_s + self._settings.nonce_ttl_s
             kept.add_claims(self._db, device, evidence.heads, due)
 
-    def _judge(self, given: Given, asked: kept.Asked, now_utc_s: float) -> tuple[Appraisal, bytes]:
+    def _facts(
+        self, given: Given, issued: IssuedNonce, asked: kept.Asked, now_utc_s: float
+    ) -> Facts:
+        """What the store knows of the device at this moment."""
         evidence, device = given.claims, given.claims.device
         registered = registry.find(self._db, device)
         if registered is None:
             raise WireRefusal("unregistered", "the device is not in the registry")
-        known = Known(
+        ak_public = registry.ak_public(self._db, device)
+        return Facts(
             grade=registered.grade,
             revoked=registered.revoked,
             key_boot=kept.key_boot(self._db, device, evidence.report_key),
             asked_utc_s=asked.at_utc_s,
-            now_utc_s=now_utc_s,
-            hardware=self._hardware(given, registered.grade, now_utc_s),
+            expires_utc_s=issued.expires_utc_s,
+            received_utc_s=now_utc_s,
             heads=asked.heads,
             hashes={
                 c: records.hash_at(self._db, device, c, seq)
@@ -300,12 +295,15 @@ class Appraiser:
                 for c in RecordClass
                 if (gap := kept.withheld_by(self._db, device, c, now_utc_s)) is not None
             },
+            enrolled=None if ak_public is None else quotes.enrolled(self._db, device, ak_public),
         )
-        sets = self._sets(now_utc_s)
-        values = reference_sets.select(sets, device, evidence.version, now_utc_s)
-        judged = appraisal.appraise(evidence, known, values, self._settings.required)
-        used = reference_sets.applying(sets, device)
-        return judged, policy_hash(self._settings.required, used)
+
+    def _keep_tpm(self, device: str, judged: Judged, now_utc_s: float) -> None:
+        """A quote that holds is remembered; what it did not say is asked for."""
+        if judged.whole_wanted:
+            quotes.ask_whole(self._db, device)
+        if judged.vouched is not None:
+            quotes.remember(self._db, device, judged.vouched, now_utc_s)
 
     def _sets(self, now_utc_s: float) -> reference_sets.Sets:
         """The sets that hold, read anew when one was added."""
@@ -321,44 +319,6 @@ class Appraiser:
                 )  # fmt: skip
         return self._loaded.sets
 
-    def _hardware(self, given: Given, grade: str, now_utc_s: float) -> Hardware | None:
-        """What becomes of the TPM's part; a quote that holds is remembered."""
-        device = given.claims.device
-        ak_public = registry.ak_public(self._db, device)
-        if given.tpm is None or ak_public is None or grade not in HARDWARE_GRADES:
-            return None
-        bound = Bound(given.claims.nonce, given.encoded, given.claims.boot_id, given.peer_key)
-        try:
-            enrolled = quotes.enrolled(self._db, device, ak_public)
-            vouched = tpm_quotes.judge(given.tpm, bound, enrolled, tpm.verify)
-        except Contradiction as contradiction:
-            return Hardware(None, str(contradiction))
-        if vouched is None or vouched.pcrs is None:
-            quotes.ask_whole(self._db, device)
-        if vouched is not None:
-            quotes.remember(self._db, device, vouched, now_utc_s)
-        return Hardware(vouched)
-
-    def _result(
-        self, given: Given, judged: Appraisal, judged_by: bytes, token: Issued | None,
-        now_utc_s: float,
-    ) -> Result:  # fmt: skip
-        return Result(
-            tenant=given.claims.tenant,
-            device=given.claims.device,
-            nonce=given.claims.nonce,
-            issued_utc_s=int(now_utc_s),
-            expires_utc_s=int(now_utc_s) + RESULT_PERIODS * self._settings.period_s,
-            grade=judged.grade,
-            overall=judged.overall,
-            facets=judged.facets,
-            reasons=judged.reasons,
-            policy_hash=judged_by,
-            policy_id=POLICY_ID,
-            evidence=hashlib.sha256(given.message).digest(),
-            token=token,
-        )
-
     def _seal(self, payload: bytes, kind: ContentType) -> bytes:
         return cose.seal(payload, kind, self._signer.kid, self._signer.sign)
 
@@ -366,8 +326,3 @@ class Appraiser:
 def _check_names(identity: Identity, tenant: str, device: str) -> None:
     if (identity.tenant, identity.device) != (tenant, device):
         raise WireRefusal("wrong_topic", "the message names another gateway than its certificate")
-
-
-def policy_hash(required: Sequence[str], used: reference_sets.Sets) -> bytes:
-    """What a result was judged by: the rules' name, required facets, the sets that apply."""
-    return hashlib.sha256(cbor.encode([POLICY_ID, list(required), sorted(used)])).digest()

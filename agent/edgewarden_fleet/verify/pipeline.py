@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cryptography import x509
@@ -111,6 +111,7 @@ class Verifier:
         self.roots = tuple(roots)
         self.tenant = tenant
         self._grace_s = grace_s
+        self.on_evidence: Callable[[Record, float], None] = lambda record, now_utc_s: None
         self._keys: OrderedDict[bytes, cose.Verify] = OrderedDict()
 
     def take(self, message: Incoming, now_utc_s: float) -> Verdict:
@@ -197,6 +198,8 @@ class Verifier:
         if key is None:
             facts.keep(self.db, record, now_utc_s)
             self._note_gap(record, now_utc_s)
+            if record.kind == Kind.EVIDENCE:
+                self.on_evidence(record, now_utc_s)
         introduced = key is not None and self._introduce(record, key, now_utc_s)
         return Verdict(topic.device, str(judged.outcome), True, judged.why, introduced)
 
