@@ -266,6 +266,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "ssh": _program("ssh-keygen"),
     "strace": _program("strace"),
     "piuparts": _program("piuparts"),
+    "faketime": _program("faketime"),
     "swtpm": lambda: all(_program(name)() for name in ("swtpm", "swtpm_setup", "certtool")),
     "tpm2-abrmd": lambda: all(_program(name)() for name in ("tpm2-abrmd", "dbus-daemon")),
     "tpm2-tools": _program("tpm2_quote"),

@@ -23,6 +23,7 @@ from edgewarden.errors import OperatorFault
 from edgewarden_fleet.ca import server as enrolment
 from edgewarden_fleet.ca.broker import listen_address
 from edgewarden_fleet.ca.folder import FleetFolder
+from edgewarden_fleet.ca.renewal import RenewalDesk
 from edgewarden_fleet.ca.settings import FleetSettings
 from edgewarden_fleet.ca.tokens import Office
 from edgewarden_fleet.console import server as console
@@ -81,7 +82,13 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
 
         access = AccessList(folder.path / "broker", settings.tenant, settings.broker_reload)
         admission = Admission(settings.tenant, access)
-        app = enrolment.application(enrol_db, office, now_utc_s, admission.admits)
+        app = enrolment.application(
+            enrol_db,
+            office,
+            RenewalDesk(enrol_db, office, folder.verifier(), folder.continuity_secret()),
+            now_utc_s,
+            admission.admits,
+        )
         host = listen_address(settings.enroll.host)
         await _listen(stack, app, host, settings.enroll.port, folder)
         page = console.application(console_db, settings, now_utc_s)

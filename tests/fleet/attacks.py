@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgewarden.trust.enrol import device_urn
+from edgewarden.enrol.service import device_urn
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType

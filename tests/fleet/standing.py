@@ -27,7 +27,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgewarden.trust import enrol, tls
+from edgewarden.enrol import by_token as enrol
+from edgewarden.trust import tls
 from edgewarden.trust.identity import Identity
 from tests.fleet.makers import Board
 from tests.waiting import wait_until
@@ -137,6 +138,7 @@ class RealBoard(Board):
 
     def __init__(self, identity: Identity) -> None:
         self.device = identity.device
+        self.tpm = None
         self.folder = identity
         self.identity = identity.signer()
         self.key = self.identity.private_key()

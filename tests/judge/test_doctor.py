@@ -56,8 +56,8 @@ def test_settings_show_the_first_fault_and_count_the_others() -> None:
         (Who(), Device(tenant="other"), State.FAILING, "EW-ID-014"),
         (Who(not_after_utc="2027-01-15T07:59:59Z"), Device(), State.FAILING, "EW-ID-012"),
         (Who(not_after_utc="2027-01-15T08:00:01Z"), Device(), State.DEGRADED, "EW-ID-013"),
-        (Who(not_after_utc="2027-01-25T07:59:59Z"), Device(), State.DEGRADED, "EW-ID-013"),
-        (Who(not_after_utc="2027-01-25T08:00:01Z"), Device(), State.OK, ""),
+        (Who(not_after_utc="2027-01-22T19:59:59Z"), Device(), State.DEGRADED, "EW-ID-013"),
+        (Who(not_after_utc="2027-01-22T20:00:01Z"), Device(), State.OK, ""),
         (Who(not_after_utc="soon"), Device(), State.FAILING, "EW-ID-005"),
     ],
 )
@@ -68,7 +68,7 @@ def test_identity(who: Who, device: Device, state: State, code: str) -> None:
 def test_who_has_to_renew_is_told_how() -> None:
     for end in ("2027-01-15T07:59:59Z", "2027-01-20T00:00:00Z"):
         rung = doctor.judge_identity(Who(not_after_utc=end), Device(), NOW)
-        assert "`edgewarden identity renew --ca URL --token-file F`" in rung.next_step
+        assert "`edgewarden identity renew`" in rung.next_step
 
 
 @pytest.mark.parametrize(

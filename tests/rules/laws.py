@@ -59,8 +59,8 @@ LOOSE_NAMES = re.compile(
 LOOSE_ATTRIBUTES = frozenset({"CERT_NONE", "CERT_OPTIONAL", "tls_insecure_set"})
 _BOOTSTRAP = "fetches the root certificate once and believes only its pinned SHA-256"
 LOOSE_DOORS = {
-    "agent/edgewarden/trust/enrol.py:CERT_NONE": _BOOTSTRAP,
-    "agent/edgewarden/trust/enrol.py:check_hostname = False": _BOOTSTRAP,
+    "agent/edgewarden/enrol/by_token.py:CERT_NONE": _BOOTSTRAP,
+    "agent/edgewarden/enrol/by_token.py:check_hostname = False": _BOOTSTRAP,
 }
 """``FILE:NAME`` of each name that law 8 takes for a test switch and a reviewer does not."""
 
@@ -75,6 +75,7 @@ SIZE_DOORS: dict[str, str] = {
     "agent/edgewarden/daemon": "each process and each one-shot is put together in a file",
     "agent/edgewarden/exec": "each step between an event and its report is a file; two canaries",
     "agent/edgewarden/kernel/fanotify.py": "one ABI: its constants, its structures, its groups",
+    "agent/edgewarden/judge": "each kind of decision is a file",
     "agent/edgewarden/settings": "each section of a policy is a file beside the reader of all",
 }
 """``FILE``, ``FILE:FUNCTION`` or ``ROOM`` of each exemption from the size budget (law 10)."""

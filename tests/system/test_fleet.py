@@ -23,8 +23,9 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.enrol import by_token as enrol
 from edgewarden.errors import TrustFault, WireRefusal
-from edgewarden.trust import enrol, identity, tls
+from edgewarden.trust import identity, tls
 from edgewarden.trust.keys import verifier_for
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType

@@ -25,6 +25,7 @@ THRESHOLDS = {
     "edgewarden-recheck.service": 30,
     "edgewarden-confine.service": 35,
     "edgewarden-look.service": 20,
+    "edgewarden-renew.service": 15,
     "edgewarden-healthy.service": 20,
 }
 FOREIGN = [

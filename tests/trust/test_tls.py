@@ -18,7 +18,7 @@ from edgewarden.trust.identity import Identity, load, store
 from edgewarden.trust.keys import FileSigner
 from edgewarden.trust.tls import client_context, pinned_context
 from edgewarden_fleet.ca import certificates
-from tests.trust.service import DEVICE, HOST, Fleet
+from tests.enrol.service import DEVICE, HOST, Fleet
 
 
 @pytest.fixture(scope="module")

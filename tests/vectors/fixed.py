@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgewarden.trust.enrol import device_urn
+from edgewarden.enrol.service import device_urn
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose
 from tests.wire import samples

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import base64
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +43,11 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
         "selftest", help="a real handshake with the key, and does it all fit"
     )
     renew = verbs.add_parser("renew", help="a new certificate for the key that is there")
-    _token_options(renew)
+    renew.add_argument("--ca", metavar="URL", default="", help="default: where it came from")
+    renew.add_argument(
+        "--token-file", metavar="F", help="only for an identity that may not renew by itself"
+    )
+    renew.add_argument("--if-due", action="store_true", help="do nothing before its last third")
     for verb, run in ((show, _show), (selftest, _selftest), (renew, _renew)):
         settings_option(verb)
         verb.set_defaults(run=run)
@@ -55,7 +61,8 @@ def _token_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _enroll(args: argparse.Namespace, console: Console) -> int:
-    from edgewarden.trust.enrol import Wish, enroll, host_and_port
+    from edgewarden.enrol.by_token import Wish, enroll
+    from edgewarden.enrol.service import host_and_port
 
     host_and_port(args.ca)  # a wrong URL is named before the token is looked at
     settings = read_settings(args.settings, Disk())
@@ -76,15 +83,48 @@ def _enroll(args: argparse.Namespace, console: Console) -> int:
 
 
 def _renew(args: argparse.Namespace, console: Console) -> int:
-    from edgewarden.trust.enrol import host_and_port, renew
+    from edgewarden.enrol.by_key import renew
+    from edgewarden.enrol.by_token import renew as renew_by_token
+    from edgewarden.probe.control import ask_link
+    from edgewarden.trust import identity as store
+    from edgewarden.wire.control import Command
 
-    host_and_port(args.ca)
     settings = lenient_settings(args, console).settings
-    keys = own_keys(settings.identity.tcti)
-    identity = renew(Path(settings.paths.state), args.ca, _token(args.token_file), keys)
-    console.line(f"renewed {identity.device}: certificate {identity.serial}")
-    console.line(f"valid until {identity.not_after_utc}; a running link takes it at once")
+    state, keys = Path(settings.paths.state), own_keys(settings.identity.tcti)
+    with store.locked(state):
+        identity = store.load(state, keys)
+        if args.if_due and (early := _early(state, identity)):
+            console.line(f"{identity.device}: {early}")
+            return Exit.OK
+
+        def evidence(challenge: bytes) -> bytes:
+            answer = ask_link(settings.paths.run, Command.EVIDENCE, challenge)
+            return base64.b64decode(str(answer["evidence"]))
+
+        if args.token_file is None:
+            fresh = renew(state, identity, evidence, args.ca)
+        else:
+            url = args.ca or identity.service
+            fresh = renew_by_token(state, url, _token(args.token_file), keys)
+    console.line(f"renewed {fresh.device}: certificate {fresh.serial}")
+    console.line(f"valid until {fresh.not_after_utc}; a running link takes it at once")
     return Exit.OK
+
+
+def _early(state: Path, identity: Identity) -> str:
+    """Why the certificate is not to be renewed now; "" when it is."""
+    from edgewarden.enrol.service import life_of
+    from edgewarden.judge.renewal import Life, Why, judge
+    from edgewarden.trust.identity import wanted
+
+    life, now_utc_s = Life(*life_of(identity)), system_clock().now().wall_ns / 1e9
+    verdict = judge(life, identity.device, now_utc_s, wanted=bool(wanted(state)))
+    if verdict.due:
+        return ""
+    if verdict.why is Why.CLOCK:
+        return "the clock stands before the certificate's beginning; nothing is done by it"
+    at = datetime.fromtimestamp(verdict.at_utc_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"the certificate is due from {at}"
 
 
 def _token(path: str) -> str:

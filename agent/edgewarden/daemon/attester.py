@@ -128,13 +128,18 @@ class Attester:
     async def on_nonce(self, message: bytes) -> None:
         """Answer one message of e/nonce; a refused one is counted by name and not answered."""
         try:
-            challenge = self._open_challenge(message)
+            sealed = await self.answer(message)
         except WireRefusal as refusal:
             self._count(refusal)
             return
+        self._publish(sealed)
+
+    async def answer(self, message: bytes) -> bytes:
+        """The evidence message for a challenge, its record durable; raises WireRefusal."""
+        challenge = self._open_challenge(message)
         sealed, heads = await self.make(challenge.nonce, whole=challenge.whole)
         await self._keep(sealed, heads)
-        self._publish(sealed)
+        return sealed
 
     async def run(self, keep: Callable[[bytes], Future[int]]) -> None:
         """Keep evidence as records while nobody asks; until cancelled."""

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from edgewarden.errors import EdgewardenError, HardwareFault, WireRefusal
@@ -33,7 +33,7 @@ READ_S = 2.0
 """The request is one write of 60 bytes: whoever needs longer is not a client."""
 WRITE_S = 5.0
 
-Handler = Callable[[Request], dict[str, object]]
+Handler = Callable[[Request], "dict[str, object] | Awaitable[dict[str, object]]"]
 """Answers on the event loop's thread, without blocking; may raise EdgewardenError."""
 
 
@@ -94,7 +94,8 @@ async def _converse(
     try:
         async with asyncio.timeout(READ_S):
             line = await _line(reader)
-        answer = encode_answer(handler(parse_request(line)))
+        made = handler(parse_request(line))
+        answer = encode_answer(made if isinstance(made, dict) else await made)
     except WireRefusal as refusal:
         answer = encode_refusal(refusal.name, refusal.text, refusal.code, refusal.next_step)
     except EdgewardenError as fault:

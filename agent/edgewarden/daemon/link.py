@@ -25,6 +25,7 @@ from pathlib import Path
 from edgewarden import __version__
 from edgewarden.act.indicator import condition_of, open_indicator
 from edgewarden.daemon import config
+from edgewarden.daemon.answers import Answers
 from edgewarden.daemon.attester import Attester, Who
 from edgewarden.daemon.clock import SystemClock, SystemRandomness, credentials_folder
 from edgewarden.daemon.config import Running
@@ -36,6 +37,7 @@ from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
 from edgewarden.daemon.written import Written
+from edgewarden.enrol.care import Care, Did
 from edgewarden.errors import EdgewardenError, TrustFault
 from edgewarden.inventory.look import NAME as LOOK
 from edgewarden.inventory.looked import Looks
@@ -45,7 +47,7 @@ from edgewarden.inventory.watcher import Watcher
 from edgewarden.judge.triage import Triage
 from edgewarden.kernel import memory
 from edgewarden.link.names import NameRefresh, TableFile, resolve
-from edgewarden.link.uplink import Uplink, UplinkSettings
+from edgewarden.link.uplink import CERTIFICATE_REFUSED, Uplink, UplinkSettings
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.spool import DiskSpool
 from edgewarden.record.storage import StorageThread
@@ -59,7 +61,6 @@ from edgewarden.trust.ladder import Keys
 from edgewarden.trust.measure import Measurer
 from edgewarden.trust.tls import client_context
 from edgewarden.wire import cose, evidence
-from edgewarden.wire.control import Command, Request
 from edgewarden.wire.evidence import Status
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.network_table import NAMES_NAME
@@ -127,6 +128,7 @@ class Link:
         state, who = Path(settings.paths.state), identity
         self.continuity = Continuity(lambda: TokenFile(state, who.tenant, who.device), self.random)
         self.attester = self._build_attester(report_key)
+        self.care = Care(Path(settings.paths.state))
         self.written = Written(self.clock.now().boot_ns)
         self.exit_code = 0
         self.stopping = asyncio.Event()
@@ -247,29 +249,12 @@ class Link:
 
     # --- the technician's questions -----------------------------------------------------------
 
-    def answer(self, request: Request) -> dict[str, object]:
-        """Answer one line of the control socket."""
-        device = self.identity.device
-        if request.command is Command.FINDINGS:
-            return {
-                "schema": Command.FINDINGS.schema,
-                "device": device,
-                "findings": self.findings.listed(),
-            }
-        if request.command is Command.OBSERVED:
-            seen = self.gate.observed
-            told = {"observed": seen.listed(), "others": seen.others}
-            return {"schema": Command.OBSERVED.schema, "device": device, **told}
-        body = status(self._parts(), self.running, self.faults, self.uplink.snapshot())
-        if request.command is Command.SENSORS:
-            return {"schema": Command.SENSORS.schema, "device": device, "sensors": body["sensors"]}
-        return body
-
-    def _parts(self) -> Parts:
-        return Parts(
+    def _status(self) -> dict[str, object]:
+        parts = Parts(
             self.identity, self.clock, self.attester, self.gate, self.storage,
             tuple(self.sensors), self.processes, self.watcher, self.written,
         )  # fmt: skip
+        return status(parts, self.running, self.faults, self.uplink.snapshot())
 
     # --- running ------------------------------------------------------------------------------
 
@@ -281,7 +266,10 @@ class Link:
         loop.add_signal_handler(signal.SIGHUP, self._look_at_settings)
         await loop.run_in_executor(None, self.storage.start)
         socket_path = Path(self.running.settings.paths.run, "link", "link.sock")
-        control = await serve_control(socket_path, self.answer)
+        answers = Answers(
+            self.identity.device, self._status, self.findings, self.gate, self.attester
+        )
+        control = await serve_control(socket_path, answers.answer)
         self._tell_start(await loop.run_in_executor(None, self.continuity.look))
         self.notifier.tell("READY=1")
         try:
@@ -328,8 +316,21 @@ class Link:
             busy_ns = self.storage.busy_since_ns()
             if busy_ns is None or now_ns - busy_ns < STUCK_STORAGE_S * 1e9:
                 self.notifier.tell("WATCHDOG=1")
+            self._care_for_identity()
             if identities.replaced(Path(self.running.settings.paths.state), self.identity):
                 self._start_over()
+
+    def _care_for_identity(self) -> None:
+        seen = self.uplink.snapshot()
+        did = self.care.look(
+            connected=seen.connected,
+            refused=seen.counters[CERTIFICATE_REFUSED],
+            unknown_verifier=self.attester.refused.get("unknown_key", 0),
+        )
+        if did is Did.WENT_BACK:
+            now_ns = self.clock.now().boot_ns
+            detail: dict[str, Plain] = {"title": "the broker refuses the new certificate"}
+            self.take(Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, now_ns, detail, "EW-ID-042"))
 
     def _look_at_settings(self) -> None:
         restart, self.faults = config.recheck(self.path, self.running)

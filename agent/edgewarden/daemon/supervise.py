@@ -7,7 +7,8 @@ systemd.
     3. the canary, which proves what this kernel can deny, and again each RECHECK_S; then gate,
     which never spawns
     4. the privileged look at processes, each LOOK_S, where we are root
-    5. link, as the user `exec.link_user` when we are root and that user exists
+    5. the renewal of the certificate, each RECHECK_S, as link's user
+    6. link, as the user `exec.link_user` when we are root and that user exists
 
 A part that ends is started again after a wait that doubles from RESTART_S to RESTART_CAP_S and is
 forgotten after STABLE_S; link's exit RESTART_ME means "new settings, again at once". TERM or INT
@@ -42,6 +43,8 @@ STABLE_S = 60.0
 STOP_S = 5.0
 RECHECK_S = 3600.0
 """As edgewarden-recheck.timer."""
+RENEW_FIRST_S = 120.0
+"""As edgewarden-renew.timer."""
 LOOK_S = 60.0
 """As edgewarden-look.timer: 25 ms of CPU a minute (x86-64)."""
 RESTART_ME = 75
@@ -75,6 +78,8 @@ class Part:
     user: str = ""
     listen: socket.socket | None = None
     every_s: float = 0.0
+    patient: bool = False
+    """One that failed is started again when it is due anyway."""
     process: subprocess.Popen[bytes] | None = None
     started_mono: float = 0.0
     wait_s: float = RESTART_S
@@ -166,13 +171,20 @@ def _parts(plan: Plan, listener: socket.socket) -> list[Part]:
         Part("guard", _lean("guard", str(_LISTEN_FD)), "", listener),
         Part("gate", _lean("gate", "*sys.argv[1:]", plan.state_dir, plan.run_dir)),
         Part("link", link, user=plan.link_user),
-    ]
+        Part("renew", _renewal(plan), user=plan.link_user, every_s=RECHECK_S, patient=True,
+             due_mono=time.monotonic() + RENEW_FIRST_S),
+    ]  # fmt: skip
     if os.geteuid() == 0:
         look = [sys.executable, "-I", "-S", f"{_PACKAGE}/inventory/look.py", plan.run_dir]
         later_mono = time.monotonic() + RECHECK_S  # it has just run
         parts.append(Part("look", look, every_s=LOOK_S))
         parts.append(Part("canary", _canary(plan), every_s=RECHECK_S, due_mono=later_mono))
     return parts
+
+
+def _renewal(plan: Plan) -> list[str]:
+    words = ["identity", "renew", "--if-due", "--settings", plan.settings]
+    return [sys.executable, "-m", "edgewarden", *words]
 
 
 def _lean(daemon: str, arguments: str, *words: str) -> list[str]:
@@ -233,7 +245,7 @@ def _reap(parts: list[Part]) -> None:
         part.process = None
         if part.name == "gate":  # whoever it had stopped at tier T2 goes on
             _one_shot([sys.executable, "-I", "-S", f"{_PACKAGE}/stop/resume.py"])
-        if part.every_s and code == 0:
+        if part.every_s and (code == 0 or part.patient):
             part.due_mono = part.started_mono + part.every_s
             continue
         if code == RESTART_ME:

@@ -20,9 +20,11 @@ from edgewarden.settings.faults import CREATE, NOT_THERE
 from edgewarden.settings.schema import Device
 
 CERTIFICATE_LIFE_S = 30 * 86400
-"""What the fleet's CA issues; with a third of it left a person still has time to act."""
-RENEW_BELOW_S = CERTIFICATE_LIFE_S // 3
-_RENEW = "get a new token and run `edgewarden identity renew --ca URL --token-file F`"
+"""What the fleet's CA issues."""
+RENEW_BELOW_S = CERTIFICATE_LIFE_S // 4
+"""It renews itself in its last third (judge/renewal.py): below a quarter that has failed for days,
+and a person still has a week."""
+_RENEW = "run `edgewarden identity renew` and read what it says"
 
 # 2026-01-01T00:00:00Z. No certificate of this program is older: a clock before it has not been set.
 EARLIEST_S = 1767225600

@@ -25,6 +25,7 @@ import ssl
 from edgewarden.errors import OurFault, PeerUnavailable, TrustFault
 from edgewarden.ports import Clock
 
+REFUSES_US = "EW-NET-007"
 DEADLINE_S = 15.0
 """TCP and TLS together: a satellite link needs 3 s, a slow board 1 s more for the signature."""
 PROBE_READ_S = 3.0
@@ -108,7 +109,7 @@ def refused_certificate(alert: str) -> TrustFault:
     """The broker does not accept our certificate, and says why."""
     return TrustFault(
         f"the broker refuses this gateway's certificate: {alert.replace('_', ' ')}",
-        code="EW-NET-007",
+        code=REFUSES_US,
         next_step="see `edgewarden identity show`; ask the operator whether it was revoked",
         alert=alert,
     )

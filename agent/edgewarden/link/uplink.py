@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from edgewarden.errors import EdgewardenError, PeerUnavailable, TrustFault
-from edgewarden.link.dial import dial, probe, refused_certificate
+from edgewarden.link.dial import REFUSES_US, dial, probe, refused_certificate
 from edgewarden.link.drain import Drainer
 from edgewarden.link.receiver import Receiver
 from edgewarden.link.reconnect import STABLE_S, Reconnect
@@ -43,6 +43,8 @@ from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.record import RecordClass
 from edgewarden.wire.topics import Topic
 
+CERTIFICATE_REFUSED = "certificate_refused"
+"""Counter: the broker's TLS alerts about our certificate."""
 PROBE_AFTER = 3
 """Losses in front of CONNACK before a probe: one is a restart, two are bad luck."""
 
@@ -318,6 +320,8 @@ class Uplink:
         """One alarm when it begins: the re-checks that find the same are counted only."""
         self._fault = fault
         self._counters["trust_failures"] += 1
+        if fault.code == REFUSES_US:
+            self._counters[CERTIFICATE_REFUSED] += 1
         if not self._distrusted:
             self._distrusted = True
             detail: dict[str, Plain] = {"what": "no trust in the uplink", "why": fault.text}

@@ -21,8 +21,11 @@ GATE_SOCKET = "gate.sock"
 """Below [paths] run. link may write into run/link only (daemon/supervise.py, tmpfiles.d)."""
 
 
-def ask_link(run_dir: str, command: control.Command) -> dict[str, object]:
+def ask_link(run_dir: str, command: control.Command, challenge: bytes = b"") -> dict[str, object]:
     """Return link's answer, checked.
+
+    Args:
+        challenge: for Command.EVIDENCE.
 
     Raises:
         PeerUnavailable: EW-AGT-002 nobody listens; EW-AGT-006 no whole answer in time.
@@ -31,7 +34,7 @@ def ask_link(run_dir: str, command: control.Command) -> dict[str, object]:
         control.Refused: link refused.
     """
     with _connection(socket.SOCK_STREAM, f"{run_dir}/{LINK_SOCKET}", "link", "EW-AGT-002") as peer:
-        peer.sendall(control.encode_request(control.Request(command)))
+        peer.sendall(control.encode_request(control.Request(command, challenge)))
         line = b""
         while len(line) <= control.MAX_ANSWER_BYTES:
             chunk = peer.recv(65536)

@@ -7,6 +7,9 @@
         ca.pem         the root, pinned at enrolment
         identity.json  device, tenant, grade, serial, end of validity, broker, verifier's key
 
+    state/identity/previous -> identity-2/   until the new certificate has carried a round trip
+    state/identity/wanted                    why the next look should renew before it is due
+
 ``current`` is a symlink that ``rename(2)`` replaces, so a power cut leaves the old identity or
 the new one, never half of each: every file and folder is on the disk before the swap. A key made
 for an enrolment that got no answer is kept as ``pending.pem`` and used by the next try; it goes
@@ -19,20 +22,25 @@ enrolment.
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgewarden.errors import HardwareFault, TrustFault
+from edgewarden.errors import HardwareFault, OperatorFault, TrustFault
 from edgewarden.trust.ladder import GRADES, Keys, OwnKey
 
 FOLDER = "identity"
 CURRENT = "current"
 PENDING = "pending.pem"
 RECORDED = "grade"
+PREVIOUS = "previous"
+WANTED = "wanted"
 SCHEMA = "edgewarden.identity/1"
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
@@ -59,6 +67,8 @@ class Identity:
     broker_port: int
     verifier_key: bytes
     keys: Keys = field(default_factory=Keys, compare=False, repr=False)
+    service: str = ""
+    """``https://host:port`` of the enrolment service; "" in a folder of an earlier version."""
 
     @property
     def key_path(self) -> Path:
@@ -135,6 +145,7 @@ def load(state_dir: Path, keys: Keys | None = None) -> Identity:
             broker_port=int(body["broker"]["port"]),
             verifier_key=bytes.fromhex(body["verifier_key"]),
             keys=keys or Keys(),
+            service=str(body.get("service", "")),
         )
     except (KeyError, TypeError, ValueError) as fault:
         raise _damaged(f"identity.json: {fault!r}") from fault
@@ -216,11 +227,10 @@ def store(state_dir: Path, signer: OwnKey, identity_json: dict[str, object],
         _sync_folder(building)
         building.rename(fresh)
         _sync_folder(parent)
-        pointer = parent / ".current"
-        pointer.unlink(missing_ok=True)
-        pointer.symlink_to(fresh.name)
-        pointer.rename(parent / CURRENT)
-        _sync_folder(parent)
+        if (parent / CURRENT).is_symlink():
+            _point(parent, PREVIOUS, os.readlink(parent / CURRENT))
+        _point(parent, CURRENT, fresh.name)
+        (parent / WANTED).unlink(missing_ok=True)
         # Only now: without the new identity on the disk this key is all that the certificate has.
         (parent / PENDING).unlink(missing_ok=True)
         _record_grade(parent, signer.grade)
@@ -235,6 +245,96 @@ def _record_grade(parent: Path, grade: str) -> None:
     building.unlink(missing_ok=True)
     _write(building, grade.encode(), 0o644)
     building.rename(parent / RECORDED)
+
+
+@contextlib.contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """One enrolment or renewal at a time.
+
+    Raises:
+        OperatorFault: EW-ID-041, another is under way.
+        HardwareFault: EW-ID-006, the folder cannot be locked.
+    """
+    try:
+        fd = os.open(state_dir / FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield  # there is no identity: whoever needs one says so
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as fault:
+        raise OperatorFault(
+            "another enrolment or renewal of this gateway is under way",
+            code="EW-ID-041",
+            next_step="wait a minute, then see `edgewarden identity show`",
+        ) from fault
+    finally:
+        os.close(fd)
+
+
+def prove(state_dir: Path) -> bool:
+    """The current certificate has carried a round trip: what was before it may go.
+
+    Returns:
+        Whether there was something to forget.
+    """
+    parent = state_dir / FOLDER
+    previous = parent / PREVIOUS
+    if not previous.is_symlink():
+        return False
+    try:
+        previous.unlink()
+        _sync_folder(parent)
+        current = os.readlink(parent / CURRENT)
+        for folder in parent.glob("identity-*"):
+            if folder.name != current:
+                shutil.rmtree(folder)
+    except OSError as fault:
+        raise _not_stored(fault) from fault
+    return True
+
+
+def go_back(state_dir: Path) -> bool:
+    """The broker does not take the current certificate: the one before becomes current again.
+
+    Returns:
+        Whether there was one.
+    """
+    parent = state_dir / FOLDER
+    try:
+        before = os.readlink(parent / PREVIOUS)
+    except OSError:
+        return False
+    try:
+        _point(parent, CURRENT, before)
+        (parent / PREVIOUS).unlink()
+        _sync_folder(parent)
+    except OSError as fault:
+        raise _not_stored(fault) from fault
+    return True
+
+
+def want(state_dir: Path, why: str) -> None:
+    """Ask for renewal before it is due; said once, until it has happened."""
+    with contextlib.suppress(OSError):
+        (state_dir / FOLDER / WANTED).write_text(f"{why}\n")
+
+
+def wanted(state_dir: Path) -> str:
+    """Why somebody asked for renewal; "" when nobody did."""
+    try:
+        return (state_dir / FOLDER / WANTED).read_text("ascii", "replace").strip()
+    except OSError:
+        return ""
+
+
+def _point(parent: Path, name: str, folder: str) -> None:
+    fresh = parent / f".{name}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(folder)
+    fresh.rename(parent / name)
+    _sync_folder(parent)
 
 
 def pem_to_der(text: str) -> list[bytes]:

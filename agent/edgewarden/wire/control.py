@@ -15,6 +15,8 @@ who may ask (the socket's mode and group, daemon/control.py), what is answered (
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +24,7 @@ from enum import StrEnum
 from edgewarden.errors import OurFault, PeerFault, WireRefusal
 
 MAX_REQUEST_BYTES = 4096
-"""The only request holds 60 bytes; later ones carry a name or a reason."""
+"""A question holds 60 bytes; one for evidence carries a challenge of 400."""
 MAX_ANSWER_BYTES = 1024 * 1024
 """16 ports and 200 findings stay below 200 KiB; 1,000 observed programs with paths of 500 bytes too
 stay below it."""
@@ -38,6 +40,7 @@ class Command(StrEnum):
     FINDINGS = "findings"
     SENSORS = "sensors"
     OBSERVED = "observed"
+    EVIDENCE = "evidence"
 
     @property
     def schema(self) -> str:
@@ -47,9 +50,14 @@ class Command(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question."""
+    """One question.
+
+    Attributes:
+        challenge: for EVIDENCE, the message of the verifier; else b"".
+    """
 
     command: Command
+    challenge: bytes = b""
 
 
 class Refused(PeerFault):
@@ -118,12 +126,15 @@ SHAPES: dict[Command, Shape] = {
     Command.FINDINGS: {"device": str, "findings": [FINDING]},
     Command.SENSORS: {"device": str, "sensors": {"*": SENSOR}},
     Command.OBSERVED: {"device": str, "observed": [PROGRAM], "others": int},
+    Command.EVIDENCE: {"device": str, "evidence": str},
 }
 
 
 def encode_request(request: Request) -> bytes:
     """The line that asks."""
     body = {"schema": REQUEST_SCHEMA, "command": request.command.value}
+    if request.command is Command.EVIDENCE:
+        body["challenge"] = base64.b64encode(request.challenge).decode()
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
 
 
@@ -135,13 +146,22 @@ def parse_request(line: bytes) -> Request:
     """
     body = _object(line, MAX_REQUEST_BYTES)
     _schema(body, REQUEST_SCHEMA)
-    extra = sorted(set(body) - {"schema", "command"})
-    if extra:
-        raise WireRefusal("bad_field", f"{extra[0][:64]} is not known")
     command = body.get("command")
     if not isinstance(command, str) or command not in list(Command):
         raise WireRefusal("unknown_command", f"{command!r:.64}")
-    return Request(Command(command))
+    known = {"schema", "command"}
+    if command == Command.EVIDENCE:
+        known.add("challenge")
+    extra = sorted(set(body) - known)
+    if extra:
+        raise WireRefusal("bad_field", f"{extra[0][:64]} is not known")
+    if command != Command.EVIDENCE:
+        return Request(Command(command))
+    try:
+        challenge = base64.b64decode(str(body.get("challenge", "")), validate=True)
+    except (ValueError, binascii.Error):
+        raise WireRefusal("bad_field", "challenge is not base64") from None
+    return Request(Command.EVIDENCE, challenge)
 
 
 def encode_answer(body: dict[str, object]) -> bytes:

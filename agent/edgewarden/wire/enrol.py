@@ -186,9 +186,7 @@ def parse_answer(data: bytes) -> EnrolAnswer:
         WireRefusal: under the server's own name when it refused, ``bad_request`` when it is
         garbled.
     """
-    refusal = _refusal(data)
-    if refusal is not None:
-        raise refusal
+    unless_refused(data)
     keys = {"tenant", "certificate", "ca", "verifier_key", "broker"}
     body = load(data, ANSWER_SCHEMA, keys)
     broker = body["broker"]
@@ -211,6 +209,14 @@ def encode_refusal(name: str, text: str, next_step: str) -> bytes:
     """The body of a refusal; its text does not begin with the name, which stands beside it."""
     bare = text.removeprefix(f"{name}: ")
     return dump({"schema": REFUSAL_SCHEMA, "error": name, "text": bare, "next": next_step})
+
+
+def unless_refused(data: bytes) -> bytes:
+    """An answer as it came, unless it is a refusal: that is raised under the server's own name."""
+    refusal = _refusal(data)
+    if refusal is not None:
+        raise refusal
+    return data
 
 
 def _refusal(data: bytes) -> WireRefusal | None:

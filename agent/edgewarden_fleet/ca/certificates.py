@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from edgewarden.enrol.service import device_urn
 from edgewarden.errors import OurFault, WireRefusal
-from edgewarden.trust.enrol import device_urn
 
 ROOT_DAYS = 20 * 365
 """Outlives the boards: pinned in every gateway, changing it is a visit."""

@@ -1,9 +1,10 @@
-"""The enrolment service: GET /v1/ca, POST /v1/enroll, POST /v1/enroll/activate, over TLS.
+"""The enrolment service, over TLS: GET /v1/ca, POST /v1/enroll, POST /v1/enroll/activate, POST
+/v1/renew/challenge, POST /v1/renew.
 
-The messages are wire/enrol.py's, what is made of them enrolment.py's. Open to whoever reaches the
-port, so everything is bounded before it is read: body bytes, seconds for a request, requests per
-address and minute, requests at once. A refusal is JSON with a name, a line and a next step; the
-gateway prints the same name.
+The messages are wire/enrol.py's and wire/renewal.py's; what is made of them is enrolment.py's and
+renewal.py's. Open to whoever reaches the port, so everything is bounded before it is read: body
+bytes, seconds for a request, requests per address and minute, requests at once. A refusal is JSON
+with a name, a line and a next step; the gateway prints the same name.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import contextlib
 import logging
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from aiohttp import web
 
-from edgewarden.errors import WireRefusal
-from edgewarden.wire import bodies, enrol, enrol_tpm
+from edgewarden.errors import PeerFault, PeerUnavailable, WireRefusal
+from edgewarden.wire import bodies, enrol, enrol_tpm, renewal
 from edgewarden.wire.enrol_tpm import CredentialChallenge
 from edgewarden_fleet.ca.enrolment import Enrolment
+from edgewarden_fleet.ca.renewal import RenewalDesk
 from edgewarden_fleet.ca.tokens import Office
 
 REQUEST_S = 10.0
@@ -48,12 +51,29 @@ _NEXT = {
     "activation_expired": "run `edgewarden enroll` again with the same token",
     "activation_failed": "this answer did not come from the TPM that was shown: report it",
     "lineage_conflict": "a device keeps its TPM: choose another id, or have it replaced",
+    "revoked": "ask the fleet's operator why; a board that is to go on needs `replace`",
+    "renewal_unknown": "check the URL; if it is right, enrol with a new token",
+    "quarantined": "ask the fleet's operator which board is the true one",
+    "renewal_too_late": "ask the fleet's operator for a token: `edgewarden-fleet token new`",
+    "evidence_missing": "run it again while `edgewarden run` or edgewarden-link.service runs",
+    "evidence_refused": "ask the fleet's operator what is held against this gateway",
+    "ca_unavailable": "nothing was lost: try again later, or ask the fleet's operator",
 }
 
 log = logging.getLogger("edgewarden_fleet.enroll")
 
-Answer = tuple[enrol.EnrolRequest, enrol.EnrolAnswer | CredentialChallenge]
-"""What was asked, and what is said to it."""
+
+class Said(NamedTuple):
+    """What is answered, and what is logged of it.
+
+    Attributes:
+        new: the broker has to let this gateway speak from now on.
+    """
+
+    device: str
+    body: bytes
+    what: str
+    new: bool = False
 
 
 class RateLimit:
@@ -79,66 +99,103 @@ ADMITTED_S = 2.0
 LOOK_S = 0.02
 
 
+class Steps:
+    """What each POST does: a request's body to what is said, in a thread, one at a time."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        office: Office,
+        renewals: RenewalDesk,
+        now_utc_s: Callable[[], float],
+    ) -> None:
+        self._enrolment = Enrolment(db, office, office.makers)
+        self._renewals = renewals
+        self._now = now_utc_s
+
+    def begin(self, body: bytes) -> Said:
+        """/v1/enroll"""
+        wanted = enrol.parse_request(body)
+        return _enrolled(wanted, self._enrolment.begin(wanted, self._now()))
+
+    def finish(self, body: bytes) -> Said:
+        """/v1/enroll/activate"""
+        return _enrolled(*self._enrolment.finish(enrol_tpm.parse_activation(body), self._now()))
+
+    def challenge(self, body: bytes) -> Said:
+        """/v1/renew/challenge"""
+        device = renewal.parse_ask(body)
+        message = self._renewals.challenge(device, self._now())
+        return Said(device, renewal.encode_challenge(message), "challenged for renewal")
+
+    def renew(self, body: bytes) -> Said:
+        """/v1/renew"""
+        wanted = renewal.parse_renew(body)
+        answer = self._renewals.renew(wanted, self._now())
+        return Said(wanted.device, enrol.encode_answer(answer), "renewed")
+
+
+def _enrolled(wanted: enrol.EnrolRequest, answer: enrol.EnrolAnswer | CredentialChallenge) -> Said:
+    if isinstance(answer, CredentialChallenge):
+        return Said(wanted.device, enrol_tpm.encode_challenge(answer), "asked for its TPM")
+    return Said(wanted.device, enrol.encode_answer(answer), f"enrolled {wanted.grade}", new=True)
+
+
 def application(
     db: sqlite3.Connection,
     office: Office,
+    renewals: RenewalDesk,
     now_utc_s: Callable[[], float],
     admitted: Callable[[str], bool] = lambda _: True,
+    per_minute: int = PER_MINUTE,
 ) -> web.Application:
-    """Return the service; db is used by it alone.
+    """Return the service; db is used by it and by ``renewals`` alone.
 
     Args:
-        admitted: whether the broker lets a gateway speak by now. The answer waits for it, so that
-            the gateway's first connection is not its first refusal.
+        admitted: whether the broker lets a gateway speak by now. An enrolment's answer waits for
+            it, so that the gateway's first connection is not its first refusal.
+        per_minute: attempts of one address.
     """
-    limit, room, one_writer = RateLimit(), asyncio.Semaphore(AT_ONCE), asyncio.Lock()
+    limit, room, one_writer = RateLimit(per_minute), asyncio.Semaphore(AT_ONCE), asyncio.Lock()
     app = web.Application(client_max_size=bodies.MAX_MESSAGE_BYTES)
-    desk = Enrolment(db, office, office.makers)
+    steps = Steps(db, office, renewals, now_utc_s)
 
     async def get_ca(_: web.Request) -> web.Response:
         return web.Response(text=office.roots_pem(), content_type="application/x-pem-file")
 
-    def begin(body: bytes) -> Answer:
-        wanted = enrol.parse_request(body)
-        return wanted, desk.begin(wanted, now_utc_s())
+    def post(step: Callable[[bytes], Said]) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            address = request.remote or ""
+            try:
+                if not limit.allow(address, asyncio.get_running_loop().time()) or room.locked():
+                    raise WireRefusal("rate_limited", "too many attempts")
+                async with room:
+                    async with asyncio.timeout(REQUEST_S):
+                        body = await request.read()
+                    async with one_writer:
+                        said = await asyncio.to_thread(step, body)
+            except web.HTTPRequestEntityTooLarge:
+                return _refuse(address, WireRefusal("too_long", "the request is too long"), 413)
+            except TimeoutError:
+                return _refuse(address, WireRefusal("too_slow", "the request took too long"), 408)
+            except WireRefusal as refusal:
+                return _refuse(address, refusal, 429 if refusal.name == "rate_limited" else 403)
+            except (PeerFault, PeerUnavailable) as fault:
+                log.error("the CA gave no certificate code=%s why=%r", fault.code, fault.text)
+                refused = WireRefusal("ca_unavailable", "the certificate authority gave none")
+                return _refuse(address, refused, 503)
+            if said.new:
+                await _until(lambda: admitted(said.device))
+            log.info("granted what=%r device=%s address=%s", said.what, said.device, address)
+            return web.Response(body=said.body, content_type="application/json")
 
-    def finish(body: bytes) -> Answer:
-        return desk.finish(enrol_tpm.parse_activation(body), now_utc_s())
-
-    async def answer(request: web.Request, step: Callable[[bytes], Answer]) -> web.Response:
-        address = request.remote or ""
-        try:
-            if not limit.allow(address, asyncio.get_running_loop().time()) or room.locked():
-                raise WireRefusal("rate_limited", "too many attempts")
-            async with room:
-                async with asyncio.timeout(REQUEST_S):
-                    body = await request.read()
-                async with one_writer:
-                    wanted, said = await asyncio.to_thread(step, body)
-        except web.HTTPRequestEntityTooLarge:
-            return _refuse(address, WireRefusal("too_long", "the request is too long"), 413)
-        except TimeoutError:
-            return _refuse(address, WireRefusal("too_slow", "the request took too long"), 408)
-        except WireRefusal as refusal:
-            return _refuse(address, refusal, 429 if refusal.name == "rate_limited" else 403)
-        if isinstance(said, CredentialChallenge):
-            return _json(enrol_tpm.encode_challenge(said))
-        await _until(lambda: admitted(wanted.device))
-        log.info(
-            "enrolled device=%s tenant=%s grade=%s address=%s",
-            wanted.device, said.tenant, wanted.grade, address,
-        )  # fmt: skip
-        return _json(enrol.encode_answer(said))
-
-    async def post_enroll(request: web.Request) -> web.Response:
-        return await answer(request, begin)
-
-    async def post_activate(request: web.Request) -> web.Response:
-        return await answer(request, finish)
+        return handle
 
     app.router.add_get("/v1/ca", get_ca)
-    app.router.add_post("/v1/enroll", post_enroll)
-    app.router.add_post("/v1/enroll/activate", post_activate)
+    app.router.add_post("/v1/enroll", post(steps.begin))
+    app.router.add_post("/v1/enroll/activate", post(steps.finish))
+    app.router.add_post("/v1/renew/challenge", post(steps.challenge))
+    app.router.add_post("/v1/renew", post(steps.renew))
     return app
 
 
@@ -149,12 +206,10 @@ async def _until(there: Callable[[], bool]) -> None:
                 await asyncio.sleep(LOOK_S)
 
 
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json")
-
-
 def _refuse(address: str, refusal: WireRefusal, status: int) -> web.Response:
-    log.warning("enrolment refused reason=%s address=%s", refusal.name, address)
-    next_step = _NEXT.get(refusal.name, "run `edgewarden enroll` again with the token as printed")
+    log.warning("request refused reason=%s address=%s", refusal.name, address)
+    next_step = _NEXT.get(
+        refusal.name, "run the command again; ask the fleet's operator if it stays so"
+    )
     body = enrol.encode_refusal(refusal.name, refusal.text, next_step)
     return web.Response(body=body, status=status, content_type="application/json")

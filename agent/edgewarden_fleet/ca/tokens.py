@@ -27,8 +27,8 @@ from edgewarden.wire import enrol
 from edgewarden.wire.record import is_identifier
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.binding import Makers
-from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.ca.folder import FleetFolder
+from edgewarden_fleet.ca.issuers import BuiltIn, Chain, Issuer, Wanted, checked
 from edgewarden_fleet.ca.settings import FleetSettings
 from edgewarden_fleet.store import registry
 from edgewarden_fleet.store.lineage import Lineage
@@ -43,7 +43,7 @@ class Office:
 
     settings: FleetSettings
     roots: tuple[x509.Certificate, ...]
-    issuing: Authority
+    issuer: Issuer
     verifier_key: bytes
     folder: Path
 
@@ -53,7 +53,7 @@ class Office:
         return cls(
             folder.settings(),
             tuple(folder.roots()),
-            folder.issuing(),
+            BuiltIn(folder.issuing()),
             folder.verifier().public_key(),
             folder.path,
         )
@@ -72,6 +72,17 @@ class Office:
     def roots_pem(self) -> str:
         """What a gateway is to believe."""
         return "".join(map(certificates.pem, self.roots))
+
+    def answer(self, chain: Chain) -> enrol.EnrolAnswer:
+        """What a gateway gets with a certificate: everything it is to believe from now on."""
+        return enrol.EnrolAnswer(
+            tenant=self.settings.tenant,
+            certificate_pem=chain.pem(),
+            ca_pem=self.roots_pem(),
+            verifier_key=self.verifier_key,
+            broker_host=self.settings.broker.host,
+            broker_port=self.settings.broker.port,
+        )
 
     def root_sha256(self) -> bytes:
         """The fingerprint a token carries."""
@@ -143,21 +154,11 @@ def enrol_device(
         raise WireRefusal("tpm_keys", "G2 is what was proven of a TPM, and nothing else")
     token = _read_token(office, request)
     key = certificates.read_request(request.csr_pem)
-    tenant = office.settings.tenant
-    leaf = certificates.make_gateway(office.issuing, key, tenant, request.device, now_utc_s)
-    leaf_pem = certificates.pem(leaf)
-    issued = registry.Issued(
-        certificates.serial_hex(leaf), leaf_pem, leaf.not_valid_after_utc.timestamp()
-    )
+    wanted = Wanted(office.settings.tenant, request.device, key, request.csr_pem)
+    chain = checked(office.issuer.issue(wanted, now_utc_s), wanted, office.roots, now_utc_s)
+    public = public_cose_key(key)
     registry.redeem(
-        db, token.secret, request.device, tenant, public_cose_key(key), issued, now_utc_s,
+        db, token.secret, request.device, wanted.tenant, public, chain.issued(), now_utc_s,
         request.grade, lineage,
     )  # fmt: skip
-    return enrol.EnrolAnswer(
-        tenant=tenant,
-        certificate_pem=leaf_pem + certificates.pem(office.issuing.certificate),
-        ca_pem=office.roots_pem(),
-        verifier_key=office.verifier_key,
-        broker_host=office.settings.broker.host,
-        broker_port=office.settings.broker.port,
-    )
+    return office.answer(chain)

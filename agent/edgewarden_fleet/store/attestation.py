@@ -94,10 +94,15 @@ def save_session(db: sqlite3.Connection, status: Status, now_utc_s: float) -> No
 def add_nonce(
     db: sqlite3.Connection, nonce: bytes, device: str, now_utc_s: float, expires_utc_s: float
 ) -> None:
-    """Remember a challenge together with the heads stored at this moment."""
+    """Remember a challenge together with the heads stored at that moment, which may be past."""
     heads = {
-        str(row["class"]): row["head_seq"]
-        for row in db.execute("SELECT class, head_seq FROM chain WHERE device = ?", (device,))
+        str(row["class"]): row["head"]
+        for row in db.execute(
+            "SELECT class, coalesce((SELECT seq FROM record r WHERE r.device = c.device AND"
+            " r.class = c.class AND r.received_utc_s <= ? ORDER BY seq DESC LIMIT 1), 0) AS head"
+            " FROM chain c WHERE device = ?",
+            (now_utc_s, device),
+        )
     }
     db.execute(
         "INSERT INTO nonce VALUES (?, ?, ?, ?, ?, NULL)",

@@ -72,13 +72,15 @@ def save(
     )
 
 
-def set_floor(db: sqlite3.Connection, device: str, nonce: bytes) -> None:
-    """Remember how far a gateway's thread had come when a challenge went out."""
+def step_of(db: sqlite3.Connection, device: str) -> int:
+    """How far a gateway's thread has come; 0 when it has none."""
     known = head(db, device)
-    if known is not None:
-        db.execute(
-            "INSERT OR REPLACE INTO continuity_floor VALUES (?, ?, ?)", (nonce, device, known.step)
-        )
+    return 0 if known is None else known.step
+
+
+def set_floor(db: sqlite3.Connection, device: str, nonce: bytes, step: int) -> None:
+    """Remember how far a gateway's thread had come when a challenge was made."""
+    db.execute("INSERT OR REPLACE INTO continuity_floor VALUES (?, ?, ?)", (nonce, device, step))
     db.execute(
         "DELETE FROM continuity_floor WHERE device = ? AND nonce NOT IN (SELECT nonce FROM nonce)",
         (device,),

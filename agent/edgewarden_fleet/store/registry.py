@@ -124,6 +124,15 @@ def check_token(
         raise WireRefusal("token_expired", "the token's time is over")
 
 
+def renewed(db: sqlite3.Connection, device: str, certificate: Issued) -> None:
+    """Another certificate for the key that is registered."""
+    c = certificate
+    db.execute(
+        "UPDATE device SET serial = ?, certificate = ?, not_after_utc_s = ? WHERE device = ?",
+        (c.serial, c.pem, c.not_after_utc_s, device),
+    )
+
+
 def find(db: sqlite3.Connection, device: str) -> Registered | None:
     """The registry's entry of a device."""
     row = db.execute("SELECT * FROM device WHERE device = ?", (device,)).fetchone()

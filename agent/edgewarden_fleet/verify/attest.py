@@ -144,9 +144,22 @@ class Appraiser:
     def challenge(self, device: str, now_utc_s: float) -> Outgoing:
         """Make, remember and sign one challenge."""
         nonce = secrets.token_bytes(NONCE_BYTES)
+        self.remember(device, nonce, now_utc_s, threads.step_of(self._db, device))
+        return self.sign_challenge(device, nonce, now_utc_s)
+
+    def remember(self, device: str, nonce: bytes, issued_utc_s: float, step: int) -> None:
+        """Let evidence for this nonce in.
+
+        Args:
+            step: how far the gateway's thread of tokens had come when the nonce was made.
+        """
+        expires = issued_utc_s + self._settings.nonce_ttl_s
+        kept.add_nonce(self._db, nonce, device, issued_utc_s, expires)
+        threads.set_floor(self._db, device, nonce, step)
+
+    def sign_challenge(self, device: str, nonce: bytes, now_utc_s: float) -> Outgoing:
+        """The message of a challenge; nothing is remembered of it."""
         expires = now_utc_s + self._settings.nonce_ttl_s
-        kept.add_nonce(self._db, nonce, device, now_utc_s, expires)
-        threads.set_floor(self._db, device, nonce)
         tenant = self._verifier.tenant
         whole = quotes.asked_whole(self._db, device)
         challenge = Challenge(tenant, device, nonce, int(now_utc_s), int(expires), whole)

@@ -30,8 +30,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from edgewarden.enrol.service import device_urn
 from edgewarden.errors import WireRefusal
-from edgewarden.trust.enrol import device_urn
 from edgewarden.trust.keys import public_cose_key
 
 MAX_CERTIFICATE_BYTES = 4096

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from edgewarden.enrol.by_token import enroll, renew
 from edgewarden.errors import (
     EdgewardenError,
     OperatorFault,
@@ -24,16 +22,13 @@ from edgewarden.errors import (
     WireRefusal,
 )
 from edgewarden.trust import identity
-from edgewarden.trust.enrol import enroll, renew
 from edgewarden.trust.identity import load, replaced
 from edgewarden.wire import enrol
 from edgewarden_fleet.ca import certificates
-from edgewarden_fleet.ca import server as fleet_server
 from edgewarden_fleet.ca.folder import FleetFolder, create
 from edgewarden_fleet.ca.settings import Attestation, Endpoint, FleetSettings
-from edgewarden_fleet.ca.tokens import Office, new_token
-from edgewarden_fleet.store.schema import open_store
-from tests.trust.service import DEVICE, HOST, Fleet, Service, new_key, running
+from tests.enrol.fleet_service import standing_service
+from tests.enrol.service import DEVICE, HOST, Fleet, Service, new_key, running
 
 Answer = Callable[[bytes], tuple[int, bytes]]
 
@@ -114,12 +109,12 @@ def test_a_foreign_root_ends_it_before_anything_is_sent(
 
 
 @pytest.mark.parametrize(
-    "ca", ["", "no PEM", "-----BEGIN CERTIFICATE-----\n???\n-----END CERTIFICATE-----\n", "twice"]
+    "ca", ["", "no PEM", "-----BEGIN CERTIFICATE-----\n???\n-----END CERTIFICATE-----\n"]
 )
 def test_a_garbled_root_is_a_foreign_one(
     fleet: Fleet, serve: Callable[..., Service], tmp_path: Path, ca: str
 ) -> None:
-    service = serve(fleet.honest, ca=fleet.ca_pem() * 2 if ca == "twice" else ca or " ")
+    service = serve(fleet.honest, ca=ca or " ")
     fault = refused(tmp_path / "state", service.url, fleet.token())
     assert isinstance(fault, TrustFault)
     assert "token_foreign_ca" in str(fault)
@@ -190,11 +185,25 @@ def edited(**changed: object) -> Callable[[Fleet, Fleet, bytes], bytes]:
     return answer
 
 
+def leaf_as_root(fleet: Fleet, stranger: Fleet, request: bytes) -> bytes:
+    answer = json.loads(fleet.answer(fleet.leaf(key_of(request))))
+    answer["ca"] += certificates.pem(fleet.leaf(new_key().public_key()))
+    return json.dumps(answer).encode()
+
+
+def five_roots(fleet: Fleet, stranger: Fleet, request: bytes) -> bytes:
+    answer = json.loads(fleet.answer(fleet.leaf(key_of(request))))
+    return json.dumps({**answer, "ca": fleet.ca_pem() * 5}).encode()
+
+
 LIES: dict[str, tuple[Callable[[Fleet, Fleet, bytes], bytes], str]] = {
     "another key": (another_key, "another key"),
     "another device": (another_device, "another device"),
     "another tenant": (another_tenant, "another device"),
-    "another issuer": (another_issuer, "cannot be checked"),
+    "another issuer": (another_issuer, "none of the roots"),
+    "no roots": (edited(ca=""), "cannot be checked"),
+    "a root that is none": (leaf_as_root, "no roots"),
+    "five roots": (five_roots, "no roots"),
     "issued by somebody else under the right name": (broken_link, "cannot be checked"),
     "no name": (no_name, "cannot be checked"),
     "P-384": (p384, "another key"),
@@ -312,38 +321,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> FleetFolder:
 @pytest.fixture
 def fleet_service(folder: FleetFolder) -> Iterator[tuple[str, Callable[..., str]]]:
     """(URL, token(device, ttl_s)) of the fleet's enrolment service."""
-    db, office = open_store(folder.database), Office.open(folder)
-    app = fleet_server.application(db, office, lambda: time.time())
-    loop, ready, ports = asyncio.new_event_loop(), threading.Event(), []
-
-    async def start() -> web.AppRunner:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=folder.enroll_context()).start()
-        ports.append(runner.addresses[0][1])
-        ready.set()
-        return runner
-
-    def run() -> None:
-        runner = loop.run_until_complete(start())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-    def token(device: str = DEVICE, ttl_s: int = 60, made_utc_s: float | None = None) -> str:
-        made = time.time() if made_utc_s is None else made_utc_s
-        return str(new_token(db, office.roots[0], device, made, ttl_s))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        assert ready.wait(10)
-        yield f"https://{HOST}:{ports[0]}", token
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        db.close()
+    with standing_service(folder) as made:
+        yield made.url, made.token
 
 
 def test_the_fleet_enrols_and_refuses_by_the_same_names(

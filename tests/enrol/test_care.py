@@ -1,0 +1,60 @@
+"""What link does for its certificate: proves, goes back, asks; each once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgewarden.enrol.care import TRIES, Care, Did
+from edgewarden.trust import identity
+from edgewarden.trust.identity import load
+from tests.trust.test_identity import put
+
+
+@pytest.fixture
+def renewed(tmp_path: Path) -> Path:
+    """A state folder with two identities, the second current and not yet proved."""
+    put(tmp_path, "1")
+    put(tmp_path, "2")
+    assert load(tmp_path).serial == "2"
+    return tmp_path
+
+
+def look(care: Care, *, connected: bool = False, refused: int = 0, unknown: int = 0) -> Did:
+    return care.look(connected=connected, refused=refused, unknown_verifier=unknown)
+
+
+def test_a_session_proves_the_new_one(renewed: Path) -> None:
+    care = Care(renewed)
+    assert look(care) is Did.NOTHING
+    assert look(care, connected=True) is Did.PROVED
+    assert look(care, connected=True) is Did.NOTHING
+    assert [p.name for p in (renewed / "identity").glob("identity-*")] == ["identity-2"]
+    assert look(care, refused=99) is Did.NOTHING, "what has worked is not given up"
+    assert load(renewed).serial == "2"
+
+
+def test_a_broker_that_refuses_it_brings_the_last_one_back(renewed: Path) -> None:
+    care = Care(renewed)
+    assert look(care, refused=TRIES - 1) is Did.NOTHING
+    assert look(care, refused=TRIES) is Did.WENT_BACK
+    assert load(renewed).serial == "1"
+    assert "refused" in identity.wanted(renewed)
+    assert look(care, refused=TRIES + 1) is Did.NOTHING, "there is nothing behind it"
+    assert load(renewed).serial == "1"
+
+
+def test_the_first_identity_has_nothing_behind_it(tmp_path: Path) -> None:
+    put(tmp_path, "1")
+    assert look(Care(tmp_path), refused=99) is Did.NOTHING
+    assert load(tmp_path).serial == "1"
+
+
+def test_another_verifier_key_asks_for_renewal_once(renewed: Path) -> None:
+    care = Care(renewed)
+    assert look(care, unknown=1) is Did.ASKED
+    assert "another key" in identity.wanted(renewed)
+    assert look(care, unknown=2) is Did.NOTHING
+    put(renewed, "3")
+    assert identity.wanted(renewed) == "", "a renewal has answered it"

@@ -1,0 +1,169 @@
+"""Renewal for real: a running gateway whose certificate has ended, and kills at any moment.
+
+A clock that is wrong is the pure rule's (tests/judge/test_renewal.py) and the command's here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from edgewarden.enrol.by_key import renew
+from edgewarden.trust import identity as store
+from edgewarden.trust.identity import load
+from edgewarden.trust.tls import client_context
+from edgewarden_fleet.store import registry
+from tests.enrol.fleet_service import DAY_S, made_ago, standing_service
+from tests.fleet.standing import ENV
+from tests.system.standing import standing
+
+pytestmark = pytest.mark.needs("root", "mosquitto", "faketime")
+
+DEVICE = "gw-cut"
+SEED = 20261125
+
+
+def settings_of(folder: Path) -> Path:
+    path = folder / "edgewarden.toml"
+    path.write_text(f'[paths]\nstate = "{folder}/state"\nrun = "{folder}/run"\n')
+    return path
+
+
+def renewing(settings: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "edgewarden", "identity", "renew", "--settings", str(settings)]
+    return subprocess.Popen(
+        [*command, *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    out, _ = process.communicate(timeout=60)
+    return process.returncode, out.decode()
+
+
+def test_an_ended_certificate_renews_itself_while_the_gateway_runs() -> None:
+    """By the fleet's clock it has ended: evidence comes from the running link, no token is needed,
+    and nothing that was promised is lost."""
+    with standing() as site:
+        site.await_status(lambda s: s["uplink"]["connected"])
+        before = site.status()
+        serial = before["identity"]["certificate"]["serial"]
+        with closing(sqlite3.connect(Path(site.demo.fleet, "store/fleet.db"))) as db, db:
+            db.execute("UPDATE device SET not_after_utc_s = ?", (time.time() - DAY_S,))
+        done = site.command("identity", "renew")
+        assert done.returncode == 0, done.stderr
+        site.await_status(
+            lambda s: (
+                s["uplink"]["connected"]
+                and s["identity"]["certificate"]["serial"] not in (serial, "")
+            )
+        )
+        identities = Path(site.gateway.identity).parent
+        site.await_status(lambda _: not (identities / "previous").is_symlink())
+        assert len(list(identities.glob("identity-*"))) == 1, "it has carried a round trip"
+        promised = {name: c["durable"] for name, c in site.status()["spool"].items()}
+        site.await_fleet(lambda f: all(f["chain"][n]["head"] >= d for n, d in promised.items()))
+        shown = site.shown()
+        assert [c["unexplained_gaps"] for c in shown["chain"].values()] == [0, 0, 0]
+        assert shown["reports_rejected"] == {}
+        early = site.command("identity", "renew", "--if-due")
+        assert early.returncode == 0
+        assert b"due from" in early.stdout
+
+
+def test_killed_at_any_moment_there_is_a_usable_certificate(tmp_path: Path, runs: int) -> None:
+    """SIGKILL at random moments of the command, the service up all the time: key, certificate and
+    root load and fit after each, and the next try works. The wait is drawn from the time that a
+    whole renewal takes here."""
+    draw = random.Random(SEED)
+    folder = made_ago(tmp_path / "fleet", 300)
+    settings, state = settings_of(tmp_path), tmp_path / "state"
+    with standing_service(folder) as service:
+        service.enrol(state, DEVICE, days_ago=25)
+        began = time.monotonic()
+        code, said = ended(renewing(settings))
+        assert code == 0, said
+        whole_s = time.monotonic() - began
+        killed = 0
+        for _ in range(runs):
+            process = renewing(settings)
+            time.sleep(draw.uniform(0.2, 1.0) * whole_s)
+            process.send_signal(signal.SIGKILL)
+            code, _ = ended(process)
+            killed += code == -signal.SIGKILL
+            found = load(state)
+            client_context(found)  # OpenSSL: the certificate is the key's
+            known = registry.find(service.db, DEVICE)
+            assert known is not None
+            assert known.public_key == found.signer().public_key()
+        print(f"{killed} of {runs} killed within {whole_s:.2f} s of a renewal's whole time")
+        assert killed >= runs // 2
+        fresh = renew(state, load(state), lambda _: b"")
+        assert fresh == load(state)
+        assert store.prove(state)
+
+
+def test_every_write_of_a_renewal_is_followed_by_a_kill_once(tmp_path: Path) -> None:
+    """The same by the operation, in tests/trust/test_identity.py; here the folder after a kill
+    between the two symlinks is used by the next renewal."""
+    folder = made_ago(tmp_path / "fleet", 300)
+    with standing_service(folder) as service:
+        old = service.enrol(tmp_path / "state", DEVICE, days_ago=25)
+        parent = tmp_path / "state/identity"
+        (parent / "previous").symlink_to(os.readlink(parent / "current"))
+        assert load(tmp_path / "state") == old
+        fresh = renew(tmp_path / "state", old, lambda _: b"")
+        assert os.readlink(parent / "previous") == old.folder.name
+        assert load(tmp_path / "state") == fresh
+
+
+@pytest.mark.parametrize(
+    ("days", "says"),
+    [(-300 * 365, "clock stands before"), (0, "due from"), (25, ""), (3650, "")],
+    ids=["1970", "today", "due", "ten years on"],
+)
+def test_whatever_the_clock_says_nothing_is_lost(tmp_path: Path, days: int, says: str) -> None:
+    """faketime moves the command's clock; the service keeps its own."""
+    folder = made_ago(tmp_path / "fleet", 300)
+    settings, state = settings_of(tmp_path), tmp_path / "state"
+    with standing_service(folder) as service:
+        before = service.enrol(state, DEVICE)
+        moved = moved_clock("1970-01-02 00:00:00" if days < 0 else f"+{days}d")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgewarden", "identity", "renew", "--if-due",
+             "--settings", str(settings)],
+            env={**ENV, **moved}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        code, said = ended(process)
+        print(code, said)
+        after = load(state)
+        client_context(after)
+        assert after.signer().public_key() == before.signer().public_key()
+        if says:
+            assert says in said
+            assert code == 0
+            assert after == before
+        elif days == 25:
+            assert code == 0, said
+            assert after.serial != before.serial
+        else:
+            assert code != 0, "a service's certificate that ended years ago is not believed"
+            assert "clock" in said
+            assert after == before
+        body = json.loads((after.folder / "identity.json").read_text())
+        assert body["device"] == DEVICE
+
+
+def moved_clock(when: str) -> dict[str, str]:
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    return {"LD_PRELOAD": str(library), "FAKETIME": when}
