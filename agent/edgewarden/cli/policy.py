@@ -255,7 +255,9 @@ def _show(args: argparse.Namespace, console: Console) -> int:
         body = {"source": settings.exec.policy, "program": program, "table": table, "gate": gate}
         body["baseline"] = None if baseline is None else _about(baseline)
         body["peripherals"] = policy_areas.peripherals_json(policy, settings.paths.run)
-        body["network"] = policy_network.network_json(policy, settings.paths.run)
+        body["network"] = policy_network.network_json(
+            policy, settings.paths.run, settings.paths.state
+        )
         console.json("edgewarden.policy/1", dict(body))
         return Exit.OK
     console.line(f"policy  {settings.exec.policy}: {len(policy.program)} rule(s) about programs")
@@ -283,7 +285,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
         count = "" if found is None or effect.every else f" ({effect.contents} contents)"
         console.line(clip(f"{rule.action:<7} {rule.name}{count}: {_words(rule)}"))
     policy_areas.show_peripherals(policy, settings.paths.run, console)
-    policy_network.show_network(policy, settings.paths.run, console)
+    policy_network.show_network(policy, settings.paths.run, settings.paths.state, console)
     return Exit.OK
 
 
