@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -194,6 +195,53 @@ def test_what_cannot_be_judged_is_allowed_counted_and_said(bench: Bench, tmp_pat
     alarms = [fact for fact in bench.facts if isinstance(fact, Alarm)]
     assert [a.code for a in alarms] == ["EW-EXEC-007"] * 2
     assert "MemoryError: no room" in alarms[0].text
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["default", "strict"])
+def test_r3_a_judgement_that_does_not_end_is_ended(
+    bench: Bench, tmp_path: Path, strict: bool
+) -> None:
+    good, digest = program(tmp_path / "good")
+    bad, _ = program(tmp_path / "bad", b"\x7fELF two")
+    bench.listed[digest] = "tool"
+    spoken = bench.gate.quick.judge
+
+    def hang(found: bytes, subject: Subject) -> Rule | None:
+        while found != digest:
+            pass
+        return spoken(found, subject)
+
+    bench.gate.quick.judge = hang
+    bench.gate.strict = strict
+    before = signal.signal(signal.SIGALRM, lambda number, frame: bench.gate.patience.end())
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        for path in (bad, good, bad):
+            bench.script.exec(path)
+        bench.serve()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert [allow for _, allow in bench.script.answers] == [not strict, True, not strict]
+    assert [v.reason for v in bench.verdicts()] == ["undecidable", "listed", "undecidable"]
+    assert [f.code for f in bench.facts if isinstance(f, Alarm)] == ["EW-EXEC-007"] * 2
+    bench.gate.patience.end()  # nothing is judged: nothing happens
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["default", "strict"])
+def test_r3_an_excuse_that_cannot_be_found_out_is_none_in_strict_mode(
+    bench: Bench, tmp_path: Path, strict: bool
+) -> None:
+    bad, _ = program(tmp_path / "bad")
+
+    def stumble(one: Judged) -> str:
+        raise MemoryError("no room")
+
+    bench.gate._excuse = stumble
+    bench.gate.strict = strict
+    bench.script.exec(bad)
+    bench.serve()
+    assert [allow for _, allow in bench.script.answers] == [not strict]
 
 
 def test_r3_what_cannot_be_judged_is_denied_in_strict_mode(bench: Bench, tmp_path: Path) -> None:

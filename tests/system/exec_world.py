@@ -91,6 +91,7 @@ class World:
         self.life_s = LIFE_S
         self.data: list[str] = []
         self.besides: list[str] = []
+        self.gate_program = DAEMONS / "gate.py"
         self.markers = self.state / "markers"
         self.markers.mkdir(mode=0o777)
         self.markers.chmod(0o777)
@@ -176,7 +177,7 @@ class World:
 
     def start_gate(self, *, masked: str = "") -> None:
         clock = [str(STEPPED), str(self.step_file)] if self.step_file else []
-        command = [*PYTHON, *clock, str(DAEMONS / "gate.py"), str(self.state), str(self.run)]
+        command = [*PYTHON, *clock, str(self.gate_program), str(self.state), str(self.run)]
         if masked:
             command = [sys.executable, str(MASKER), masked, *command]
         (self.run / "gate.sock").unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -20,6 +21,8 @@ from tests.system.exec_world import AGENT, NOBODY, World, private_tmpfs, world
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "fanotify-permission")
+
+HANGING_GATE = Path(__file__).with_name("hanging_gate.py")
 
 
 @pytest.fixture
@@ -244,3 +247,43 @@ STARTS_S = 2.0
 def hangs(pid: int) -> bool:
     """Whether a process waits for a verdict: it sleeps in the kernel, and only a kill wakes it."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D"
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["default", "strict"])
+def test_r3_a_judgement_that_hangs_is_given_up_and_the_others_have_theirs(strict: bool) -> None:
+    """Denied in strict mode, let through in the default one, and told; gate lives on."""
+    with private_tmpfs() as filesystem, world(filesystem) as here:
+        good, evil = here.program("good", allow=True), here.program("evil", allow=False)
+        hangs = here.program("hangs", allow=False)
+        here.strict = strict
+        here.gate_program = HANGING_GATE
+        digest = hashlib.sha256(hangs.read_bytes()).hexdigest()
+        (here.state / "hangs").write_text(f"{digest} loops")
+        here.enforcing()
+        link = here.connect("gate-facts.sock")
+        wait_until(lambda: here.status().link)
+        began = time.monotonic()
+        assert here.outcome([hangs]) == ("denied" if strict else "ran")
+        assert time.monotonic() - began < 3
+        assert here.outcome([evil]) == "denied"
+        assert here.outcome([good]) == "ran"
+        status = here.status()
+        assert (status.armed, status.trips, status.undecidable) == (True, 0, 1)
+        alarms = [f for f in here.facts(link) if isinstance(f, Alarm) and f.code == "EW-EXEC-007"]
+        assert ["Overdue" in alarm.text for alarm in alarms] == [True]
+
+
+def test_r3_where_no_signal_reaches_it_guard_ends_gate_and_lets_go_of_everybody() -> None:
+    """In strict mode, too: nobody may be left waiting for a gate that hangs (ADR 20)."""
+    with private_tmpfs() as filesystem, world(filesystem) as here:
+        here.program("good", allow=True)
+        hangs = here.program("hangs", allow=False)
+        here.strict = True
+        here.gate_program = HANGING_GATE
+        digest = hashlib.sha256(hangs.read_bytes()).hexdigest()
+        (here.state / "hangs").write_text(f"{digest} deaf")
+        here.enforcing()
+        began = time.monotonic()
+        assert here.outcome([hangs]) == "ran"
+        assert time.monotonic() - began < 4
+        wait_until(here.gate_is_gone)

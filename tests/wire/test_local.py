@@ -300,17 +300,17 @@ def test_a_count_holds_one_alarm_and_no_other_count() -> None:
 @pytest.mark.parametrize(
     ("tier", "stop", "gaps"),
     [
-        (ExecTier("T3", "none", "", "b"), None, ("namespace", "inline", "scripts")),
+        (ExecTier("T3", "none", "", "b"), None, ("namespace", "inline", "scripts", "restart")),
         (
             ExecTier("T3", "none", "", "b", ("memfd",)),
             None,
-            ("memfd", "namespace", "inline", "scripts"),
+            ("memfd", "namespace", "inline", "scripts", "restart"),
         ),
-        (ExecTier("T2", "none", "", "b"), StopConfig("/", (0,)), ("inline", "scripts")),
+        (ExecTier("T2", "none", "", "b"), StopConfig("/", (0,)), ("inline", "scripts", "restart")),
         (
             ExecTier("T2", "none", "", "b"),
             StopConfig("/system.slice", ()),
-            ("inline", "scripts", "sessions", "resume"),
+            ("inline", "scripts", "sessions", "resume", "restart"),
         ),
         (ExecTier("T1", "none", "", "b", ("memfd",)), None, ("memfd", "inline", "confined")),
         (ExecTier("T0", "none", "", "b", ("memfd",)), None, ("memfd", "after-start")),
@@ -345,11 +345,8 @@ def test_a_cgroup_that_is_none_is_refused(cgroup: str) -> None:
 
 
 def test_strict_mode_closes_the_gap_of_scripts() -> None:
-    assert said(ExecTier("T3", "none", "", "b"), None, True).gaps == (
-        "namespace",
-        "inline",
-        "classes",
-    )
+    found = said(ExecTier("T3", "none", "", "b"), None, True).gaps
+    assert found == ("namespace", "inline", "classes", "restart")
 
 
 def test_strict_mode_and_its_data_paths_reach_gate() -> None:

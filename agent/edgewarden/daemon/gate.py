@@ -294,6 +294,7 @@ class Gate:
                 self._start_afresh(fault)
         if now >= self._next_beat_mono:
             self._next_beat_mono = now + HEARTBEAT_S
+            self.responder.patience.wind()
             self._beat()
             self.modes.look()
             if self.policy.look():

@@ -1,17 +1,26 @@
-"""What the responder knows of one exec event, and what it counts of all.
+"""What the responder knows of one exec event, what it counts of all, and how long it may take.
 
-Decides nothing; exec/responder.py fills both in.
+Decides nothing; exec/responder.py fills the first two in.
 """
 
 from __future__ import annotations
 
 from edgewarden.kernel.lease import ReadLease
+from edgewarden.kernel.signals import ITIMER_REAL, SIGALRM, setitimer, signal
 from edgewarden.wire.local import UNKNOWN_UID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from edgewarden.exec.digest import Hashing, Known
     from edgewarden.kernel.fanotify import ExecEvent
+
+    T = TypeVar("T")
+
+OVERDUE_S = 1.5
+"""Three of gate's heartbeats, and less than guard's patience (2 s)."""
 
 
 class Counters:
@@ -67,3 +76,42 @@ class Judged:
     def left_bytes(self) -> int:
         """What is still to be hashed."""
         return self.size_bytes - (0 if self.hashing is None else self.hashing.at)
+
+
+class Overdue(Exception):
+    """Judging one event took so long that others may not be left waiting for it."""
+
+
+class Patience:
+    """Ends a judgement that does not come to an end: what is raised in it is that event's fault.
+
+    Wound up with each heartbeat; the handler of the signal that comes when no other followed raises
+    in this thread. It reaches what loops, or waits where a signal can; what waits in the kernel
+    where none can ends with gate, by guard.
+    """
+
+    __slots__ = ("_begun", "_judging")
+
+    def __init__(self) -> None:
+        self._begun = self._judging = False
+
+    def wind(self) -> None:
+        """All is well; from now on OVERDUE_S. In the process whose only responder this is."""
+        if not self._begun:
+            self._begun = True
+            signal(SIGALRM, lambda _signal, _frame: self.end())
+        setitimer(ITIMER_REAL, OVERDUE_S)
+
+    def within(self, act: Callable[[], T]) -> T:
+        """``act``, which may be ended. Raises what it raises, or Overdue."""
+        self._judging = True
+        try:
+            return act()
+        finally:
+            self._judging = False
+
+    def end(self) -> None:
+        """Raise Overdue if something is being judged, once."""
+        if self._judging:
+            self._judging = False
+            raise Overdue

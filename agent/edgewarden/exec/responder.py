@@ -16,8 +16,8 @@ What this decides, for each event, in order:
    ``ruled_out``, not allowed; content of the critical set: ``critical``, allowed; none:
    ``unlisted``.
 7. What would be denied by these may still be excused (lockout/excuses.py), by a reason of its own.
-8. Anything raised on the way: ``undecidable``, allowed in this release, counted, and an alarm for
-   each. So is what still waits when the marks are taken away: closing them has allowed it.
+8. Anything raised on the way, or that takes too long: ``undecidable``, allowed (strict: denied), an
+   alarm for each. So is what still waits when the marks are taken away: closing has allowed it.
 
 The mode then makes it a decision: learn ``learned``; observe ``allow`` or ``would_deny``; enforce
 ``allow`` or ``deny``. Who does not wait cannot be denied: ``would_deny``, or, where ``kills`` says
@@ -49,7 +49,7 @@ from edgewarden.errors import HardwareFault
 from edgewarden.exec.after_start import end
 from edgewarden.exec.digest import MAX_HASH_BYTES, Digests
 from edgewarden.exec.hold import Hold, lend_lease
-from edgewarden.exec.judged import Counters, Judged
+from edgewarden.exec.judged import Counters, Judged, Patience
 from edgewarden.exec.opened import Opened
 from edgewarden.exec.queue import PENDING_AT_MOST, Queue
 from edgewarden.exec.quick import Quick
@@ -108,7 +108,7 @@ class ExecGate:
         self._subjects = subjects
         self.mode = "learn"
         self.digests = Digests(wall_ns)
-        self.kills = False
+        self.kills, self.patience = False, Patience()
         self.counters = Counters()
         self.opened: Opened | None = None
         self._strict = False
@@ -254,7 +254,7 @@ class ExecGate:
         """Take ``one`` further, and answer it when it has its verdict; raises nothing: whoever
         waits for it must get one."""
         try:
-            allowed = self._judge(one, most_bytes)
+            allowed = self.patience.within(lambda: self._judge(one, most_bytes))
         except Exception as fault:
             self._give_up(one, f"{type(fault).__name__}: {fault}")
             allowed = not self.strict
@@ -307,13 +307,13 @@ class ExecGate:
 
     def _is_excused(self, one: Judged) -> bool:
         try:
-            reason = self._excuse(one)
+            reason = self.patience.within(lambda: self._excuse(one))
             if reason and one.event.wants_answer and one.lease.granted:
                 status = os.fstat(one.event.fd)
                 one.inode = status.st_dev, status.st_ino
         except Exception as fault:
             self._give_up(one, f"{type(fault).__name__}: {fault}")
-            return True
+            return not self.strict
         one.reason = reason or one.reason
         return bool(reason)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from signal import (
+        ITIMER_REAL,
         SIG_IGN,
+        SIGALRM,
         SIGCONT,
         SIGINT,
         SIGIO,
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
         SIGTERM,
         alarm,
         pidfd_send_signal,
+        setitimer,
         signal,
     )  # fmt: skip
 else:
     from _signal import (
+        ITIMER_REAL,
         SIG_IGN,
+        SIGALRM,
         SIGCONT,
         SIGINT,
         SIGIO,
@@ -32,10 +37,11 @@ else:
         SIGTERM,
         alarm,
         pidfd_send_signal,
+        setitimer,
         signal,
     )  # fmt: skip
 
 __all__ = [
-    "SIGCONT", "SIGINT", "SIGIO", "SIGKILL", "SIGSTOP", "SIGTERM", "SIG_IGN", "alarm",
-    "pidfd_send_signal", "signal",
+    "ITIMER_REAL", "SIGALRM", "SIGCONT", "SIGINT", "SIGIO", "SIGKILL", "SIGSTOP", "SIGTERM",
+    "SIG_IGN", "alarm", "pidfd_send_signal", "setitimer", "signal",
 ]  # fmt: skip

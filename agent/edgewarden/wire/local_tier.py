@@ -13,6 +13,8 @@ those that the canary saw (docs/policy.md says each with its mechanism):
     after-start  what is not allowed runs until it is noticed
     classes      (strict) a program that runs what it reads, and that neither the policy's class nor
                  its name calls an interpreter
+    restart      when gate ends, or hangs and is ended, who waits is let through, and nobody is
+                 judged until the next one has armed
 
     TierSaid("T2", "no permission events", ("inline", "scripts", "sessions", "resume"))
 """
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 TIERS = ("T0", "T1", "T2", "T3", "T4")
 GAPS = (
     "memfd", "namespace", "inline", "scripts", "sessions", "resume", "after-start", "confined",
-    "classes",
+    "classes", "restart",
 )  # fmt: skip
 MAX_REASON_BYTES = 240
 _LAYOUT = struct.Struct("<BHH")  # tier, gaps as bits, reason length
@@ -57,9 +59,9 @@ def said(tier: ExecTier, stop: StopConfig | None, strict: bool = False) -> TierS
     """What gate tells of the tier it goes by."""
     found = set(tier.gaps)
     if tier.tier == "T3":
-        found |= {"namespace", "inline", "classes" if strict else "scripts"}
+        found |= {"namespace", "inline", "classes" if strict else "scripts", "restart"}
     elif tier.tier == "T2":
-        found |= {"inline", "scripts"}
+        found |= {"inline", "scripts", "restart"}
         if stop is not None and stop.cgroup != "/":
             found.add("sessions")
         if stop is None or not stop.users:
