@@ -59,27 +59,39 @@ class Pki:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._root_key = ec.generate_private_key(ec.SECP256R1())
-        self._root = _certificate(f"{name} root", self._root_key, None, self._root_key, ca=True)
+        self._root = _certificate(
+            f"{name} root", self._root_key.public_key(), None, self._root_key, ca=True
+        )
         self._issuing_key = ec.generate_private_key(ec.SECP256R1())
         self._issuing = _certificate(
-            f"{name} issuing", self._issuing_key, self._root, self._root_key, ca=True
+            f"{name} issuing", self._issuing_key.public_key(), self._root, self._root_key, ca=True
         )
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(_pem(self._root))
 
     def issue(
-        self, name: str, *, server: bool = False, days: float = 30, tenant: str = "main"
+        self,
+        name: str,
+        *,
+        server: bool = False,
+        days: float = 30,
+        tenant: str = "main",
+        key: ec.EllipticCurvePublicKey | None = None,
     ) -> tuple[Path, Path]:
-        """(certificate and issuing CA, key) of a new pair; days < 0: it expired that long ago."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        """(certificate and issuing CA, key) of a new pair; days < 0: it expired that long ago.
+
+        With ``key`` the certificate is for that one, and the key's file is another's to write.
+        """
+        made = ec.generate_private_key(ec.SECP256R1())
         leaf = _certificate(
-            name, key, self._issuing, self._issuing_key, server=server, days=days, tenant=tenant
-        )
+            name, key or made.public_key(), self._issuing, self._issuing_key, server=server,
+            days=days, tenant=tenant,
+        )  # fmt: skip
         cert_path, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         cert_path.write_bytes(_pem(leaf) + _pem(self._issuing))
         key_path.touch(mode=0o600)
         key_path.write_bytes(
-            key.private_bytes(
+            made.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,
                 serialization.NoEncryption(),
@@ -112,7 +124,7 @@ def _pem(certificate: x509.Certificate) -> bytes:
 
 def _certificate(
     name: str,
-    key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePublicKey,
     issuer: x509.Certificate | None,
     issuer_key: ec.EllipticCurvePrivateKey,
     *,
@@ -133,12 +145,12 @@ def _certificate(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer.subject if issuer else subject)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
             critical=False,

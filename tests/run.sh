@@ -119,12 +119,7 @@ tier_unit() {
 }
 
 tier_system() {
-    # A TPM in software, what stands around a real one, and what the binding is built from (ADR 25).
-    apt_need swtpm:swtpm swtpm_setup:swtpm-tools tpm2_quote:tpm2-tools tpm2-abrmd:tpm2-abrmd dbus-daemon:dbus-daemon \
-        certtool:gnutls-bin faketime:faketime gcc:gcc pkg-config:pkg-config python3-config:python3-dev \
-        /usr/include/tss2/tss2_esys.h:libtss2-dev /usr/share/doc/tpm2-openssl/copyright:tpm2-openssl \
-        /usr/share/doc/libtss2-tcti-tabrmd0/copyright:libtss2-tcti-tabrmd0 \
-        /usr/share/doc/python3-tpm2-pytss/copyright:python3-tpm2-pytss
+    apt_need faketime:faketime "${apt_tpm[@]}"
     bash requirements/venv.sh .venv ceiling
     bash requirements/tpm.sh .venv
     bash requirements/venv.sh .venv-peers peers # the stranger's interpreter: pycose, and no edgewarden

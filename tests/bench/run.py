@@ -23,7 +23,18 @@ from tests.bench import proc
 from tests.bench.place import Place
 from tests.bench.rows import SCHEMA, Figure, Spec, rows, table
 
-AREAS = ("footprint", "gate", "strict", "tiers", "policy", "watch", "network", "data", "fleet")
+AREAS = (
+    "footprint",
+    "gate",
+    "strict",
+    "tiers",
+    "policy",
+    "watch",
+    "network",
+    "data",
+    "fleet",
+    "identity",
+)
 """Files beside this one, each with SPECS and measure(place)."""
 
 

@@ -28,8 +28,9 @@ done
 
 . requirements/apt.sh
 trap apt_guard_down EXIT
-apt_need mosquitto:mosquitto mount:mount openssl:openssl strace:strace nft:nftables ip:iproute2
+apt_need mosquitto:mosquitto mount:mount openssl:openssl strace:strace nft:nftables ip:iproute2 "${apt_tpm[@]}"
 bash requirements/venv.sh .venv ceiling
+bash requirements/tpm.sh .venv
 # As an installed package is: link runs as a user who could not keep what it compiles.
 .venv/bin/python -m compileall -q agent
 .venv/bin/python -m tests.bench.run "${arguments[@]}"

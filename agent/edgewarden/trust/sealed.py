@@ -27,14 +27,16 @@ import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from edgewarden.errors import TrustFault
 from edgewarden.trust.keys import FileSigner
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 BEGIN, END = "-----BEGIN EDGEWARDEN SEALED KEY-----", "-----END EDGEWARDEN SEALED KEY-----"
 CREDENTIAL, BOARD = 1, 2
@@ -87,7 +89,7 @@ def seal(key: FileSigner, source: int, secret: bytes) -> SealedKey:
     head = bytes([_VERSION, source])
     kek, plain = _kek(secret, head), key.to_pem()
     nonce = hmac.digest(kek, plain, "sha256")[:_NONCE_BYTES]
-    body = ChaCha20Poly1305(kek).encrypt(nonce, plain, head)
+    body = _cipher(kek).encrypt(nonce, plain, head)
     text = base64.b64encode(head + nonce + body).decode()
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     return SealedKey(key, source, "\n".join([BEGIN, *lines, END, ""]).encode())
@@ -117,13 +119,22 @@ def open_sealed(pem: bytes, secrets: Mapping[int, bytes]) -> SealedKey:
     if secret is None:
         raise _elsewhere(f"{_FROM[head[1]]} is not to be had here")
     try:
-        plain = ChaCha20Poly1305(_kek(secret, head)).decrypt(nonce, body, head)
+        plain = _cipher(_kek(secret, head)).decrypt(nonce, body, head)
     except InvalidTag:
         raise _elsewhere(f"{_FROM[head[1]]} does not open it") from None
     return SealedKey(FileSigner.from_pem(plain), head[1], pem)
 
 
+def _cipher(kek: bytes) -> ChaCha20Poly1305:
+    # Here, and not above: who has a plain file need not carry the library's ciphers in memory.
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    return ChaCha20Poly1305(kek)
+
+
 def _kek(secret: bytes, head: bytes) -> bytes:
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     if len(secret) < SECRET_BYTES:
         raise _elsewhere(f"the secret has {len(secret)} bytes, at least {SECRET_BYTES} are needed")
     return HKDF(hashes.SHA256(), 32, salt=None, info=_LABEL + head).derive(secret)
