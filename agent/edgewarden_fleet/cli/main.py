@@ -2,7 +2,7 @@
 
     init DIR   serve DIR   token new --device ID   gateways   show ID
     reference add|list|end   evidence ID   appraise FILE   verify FILE
-    decode FILE   revoke ID   quarantine list|lift ID
+    decode FILE   revoke ID   replace ID   quarantine list|lift ID
 
 Commands that work on a fleet folder take --dir DIR, by default the present folder.
 """
@@ -32,6 +32,7 @@ NOUNS = {
     "evidence": ("appraise", "write stored evidence with all its appraisal went by"),
     "appraise": ("appraise", "judge such a file again, by another verifier too"),
     "revoke": ("revoke", "refuse everything a gateway sends from now on"),
+    "replace": ("replace", "another board for the same place; its history stays"),
     "quarantine": ("quarantine", "gateways of which two states exist, and ending that"),
     "verify": ("verify", "check a file of records against the CA alone"),
     "decode": ("verify", "print a file of records without believing them"),

@@ -80,6 +80,10 @@ def _print(body: views.Json) -> None:
     output.say(f"{body['device']}  {body['verdict']}  {'on' if body['online'] else 'off'} line")
     for reason in reasons:
         output.say(f"  - {reason}")
+    earlier = body["earlier"]
+    assert isinstance(earlier, list)
+    for one in earlier:
+        output.say(f"before it  {one['device']}  until {one['replaced_utc']}  {one['why']}")
     quarantine = body["quarantine"]
     if quarantine is not None:
         assert isinstance(quarantine, dict)

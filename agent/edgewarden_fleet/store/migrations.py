@@ -70,7 +70,13 @@ CREATE TABLE late_result (
 ) STRICT;
 """
 
-STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED)
+REPLACED = """
+CREATE TABLE replaced (
+    device TEXT NOT NULL, name TEXT NOT NULL UNIQUE, why TEXT NOT NULL, at_utc_s REAL NOT NULL
+) STRICT;
+"""
+
+STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED, REPLACED)
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)
 """user_version of the file. A newer file is refused, never guessed at."""

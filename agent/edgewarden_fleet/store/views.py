@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from edgewarden.judge.continuity import explains
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import RecordClass
-from edgewarden_fleet.store import attestation, continuity, late, records
+from edgewarden_fleet.store import attestation, continuity, late, records, replaced
 
 Json = dict[str, object]
 
@@ -37,7 +37,8 @@ HOST = "host"
 
 def gateways(db: sqlite3.Connection, now_utc_s: float) -> Json:
     """Every gateway, one line each."""
-    names = [row[0] for row in db.execute("SELECT device FROM device ORDER BY device")]
+    rows = db.execute("SELECT device FROM device ORDER BY device")
+    names = [row[0] for row in rows if replaced.MARK not in row[0]]
     lines = []
     for name in names:
         whole = gateway(db, name, now_utc_s)
@@ -69,6 +70,16 @@ def gateway(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json | Non
             "enrolled_utc": iso(row["enrolled_utc_s"]),
             "revoked_utc": iso(row["revoked_utc_s"]),
         },
+        "earlier": [
+            {
+                "device": r.name,
+                "serial": r.serial,
+                "grade": r.grade,
+                "why": r.why,
+                "replaced_utc": iso(r.at_utc_s),
+            }
+            for r in replaced.earlier(db, device)
+        ],
         "quarantine": _quarantine(db, device),
         "attestation": _attestation(db, device, now_utc_s),
         "enforcement": _enforcement(db, device),
