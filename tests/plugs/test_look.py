@@ -262,6 +262,42 @@ def test_u5_the_uplink_that_loses_contact_while_gate_is_gone_is_let_in(world: Wo
     assert world.tree.authorized()["2-2"] == "1"
 
 
+@pytest.mark.parametrize(("between_s", "let_in"), [(3, "1"), (90, "0")])
+def test_u5_a_modem_that_shows_a_disk_first_is_let_in_as_that_at_the_next_boot(
+    world: World, between_s: int, let_in: str
+) -> None:
+    """usb_modeswitch needs the disk; what left the place long before was something else."""
+    world.tree.plug("disk", "2-2")
+    world.look("observe")
+    world.tree.unplug("2-2")
+    world.look("observe")
+    world.now_ns += between_s * 1_000_000_000
+    world.tree.plug("nic", "2-2")
+    world.look("observe")
+    world.tree.routes("eth1")
+    world.look()
+    world.tree.unplug("2-2")
+    world.tree.routes()
+    world.start(NEXT_BOOT)
+    world.tree.plug("disk", "2-2")
+    world.look()
+    assert world.tree.authorized()["2-2"] == let_in
+
+
+def test_u5_a_modem_that_changes_between_two_looks_is_known_as_both(world: World) -> None:
+    world.tree.plug("disk", "2-2")
+    world.look("observe")
+    world.tree.unplug("2-2")
+    world.tree.plug("nic", "2-2")
+    world.tree.routes("eth1")
+    world.look()
+    world.tree.unplug("2-2")
+    world.tree.plug("disk", "2-2")
+    world.tree.routes()
+    world.look()
+    assert world.tree.authorized()["2-2"] == "1"
+
+
 def test_u5_the_uplink_is_known_at_another_speed_but_not_with_a_keyboard(world: World) -> None:
     """A worn cable: the same adapter as USB 2 has other descriptors, and offers the same."""
     world.tree.plug("nic", "2-2")

@@ -143,6 +143,8 @@ class Plugs:
         pins = find_pins(self._tree, self._disks)
         judged_by = (mode, table.generation, armed)
         if judged_by != self._judged_by:  # another policy, or another mode: everything is news
+            for known in self._known.values():
+                self._left(known)
             self._known.clear()
             self._ports.clear()
             self._told.clear()
@@ -175,8 +177,12 @@ class Plugs:
     def _go_away(self, present: set[str], work: Look) -> None:
         for name in [n for n in self._known if n not in present]:
             known = self._known.pop(name)
+            self._left(known)
             gone = Verdict("gone", known.verdict.rule, known.verdict.reason, "taken away")
             self._tell_device(known.facts, gone, "gone", True, work)
+
+    def _left(self, known: Known) -> None:
+        self._memory.gone(known.place, _lasting(known.facts), self._boot_ns())
 
     def _forget_gone(self) -> None:
         """Who was pulled out needs nothing put back."""
@@ -199,9 +205,14 @@ class Plugs:
             facts = read_device(self._tree, fd, name)
             if facts is None:
                 return
-            verdict = self._judge(facts, work)
+            place = self._place(name)
+            if known is not None and known.inode != inode:  # another one since the last look
+                self._left(known)
+            self._memory.came(place, _lasting(facts), self._boot_ns())
+            verdict = self._judge(facts, place, work)
             effective = self._act(fd, facts, verdict, work)
-            self._known[name] = Known(facts, inode, verdict, work.pinned.get(name, ""))
+            pin = work.pinned.get(name, "")
+            self._known[name] = Known(facts, inode, verdict, pin, place)
         finally:
             os.close(fd)
         if is_root_hub(name):
@@ -228,8 +239,8 @@ class Plugs:
         wanted = "0" if known.verdict.decision == "deny" else "1"
         return self._tree.text(fd, "authorized") == wanted
 
-    def _judge(self, facts: DeviceFacts, work: Look) -> Verdict:
-        port, identity, place = facts.port, _lasting(facts), self._place(facts.port)
+    def _judge(self, facts: DeviceFacts, place: str, work: Look) -> Verdict:
+        port, identity = facts.port, _lasting(facts)
         why = work.pinned.get(port, "")
         if why and place:
             self._memory.pin(place, identity, why, keep=work.armed)

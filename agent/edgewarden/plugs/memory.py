@@ -37,6 +37,9 @@ BEFORE_NAME, ADAPTERS_NAME, PINS_NAME = "usb.before", "usb.adapters", "usb.pins"
 MAGIC, PINS_MAGIC = b"EWUSBAD1", b"EWUSBPN1"
 MAX_PINS = 64
 """Disks, uplinks, consoles and the hubs before them; the oldest goes."""
+BECAME_NS = 60_000_000_000
+"""Who comes to another's place within this may have been that: usb_modeswitch waits 20 s."""
+MAX_PLACES = 512
 MAX_ADAPTERS = 256
 """Ports with a serial adapter; a rack of them has 64."""
 MAX_BYTES = 1 << 17
@@ -60,6 +63,10 @@ class PlugMemory:
         self._adapters = self._load_adapters()
         self._pins = self._load_pins()
         self._kept = set(self._pins)
+        self._left: dict[str, tuple[Identity, int]] = {}
+        """Place -> who went from there last, and when."""
+        self._was: dict[tuple[str, Identity], Identity] = {}
+        """Who is at a place, and what it was before it came back as this."""
 
     def _load_before(self, boot_id: str) -> Before:
         try:
@@ -158,12 +165,32 @@ class PlugMemory:
         """Why this device at this place carried the system, of PIN_REASONS; "" for never."""
         return self._pins.get((place, identity), "")
 
+    def gone(self, place: str, identity: Identity, now_ns: int) -> None:
+        """It left its place."""
+        self._left.pop(place, None)
+        self._left[place] = identity, now_ns
+        if len(self._left) > MAX_PLACES:
+            del self._left[next(iter(self._left))]
+
+    def came(self, place: str, identity: Identity, now_ns: int) -> None:
+        """It is there now: a modem that showed a disk and came back as what it is, perhaps."""
+        was, left_ns = self._left.pop(place, (identity, 0))
+        if was != identity and now_ns - left_ns <= BECAME_NS:
+            self._was[place, identity] = was
+            if len(self._was) > MAX_PLACES:
+                del self._was[next(iter(self._was))]
+
     def pin(self, place: str, identity: Identity, why: str, *, keep: bool) -> None:
-        """It carries the system now.
+        """It carries the system now, and so does what it was before.
 
         Args:
             keep: also for the next gate and the next boot.
         """
+        was = self._was.get((place, identity))
+        for one in (identity,) if was is None else (was, identity):
+            self._pin(place, one, why, keep=keep)
+
+    def _pin(self, place: str, identity: Identity, why: str, *, keep: bool) -> None:
         key = place, identity
         kept = key in self._kept
         if self._pins.get(key) == why and (kept or not keep):

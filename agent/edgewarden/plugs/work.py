@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 
 
 class Known:
-    """A device as it was judged last; ``pin``: what it carried then."""
+    """A device as it was judged last; ``pin``: what it carried then; ``place``: where it is."""
 
-    __slots__ = ("facts", "inode", "pin", "verdict")
+    __slots__ = ("facts", "inode", "pin", "place", "verdict")
 
-    def __init__(self, facts: DeviceFacts, inode: int, verdict: Verdict, pin: str) -> None:
+    def __init__(
+        self, facts: DeviceFacts, inode: int, verdict: Verdict, pin: str, place: str
+    ) -> None:
         self.facts = facts
         self.inode = inode
         self.verdict = verdict
         self.pin = pin
+        self.place = place
 
 
 class Look:
