@@ -36,9 +36,9 @@ class System:
         self.install("ls", b"ls 1")
 
     def install(self, name: str, tail: bytes) -> bytes:
-        """What dpkg does with a new version of coreutils."""
+        """What dpkg does with a new version of coreutils: another file, renamed into place."""
         data = elf(tail=tail)
-        put(self.root, f"/usr/bin/{name}", data)
+        put(self.root, f"/usr/bin/{name}.dpkg-new", data).rename(self.root / "usr/bin" / name)
         sums = self.root / "var/lib/dpkg/info/coreutils.md5sums"
         sums.write_text(f"{hashlib.md5(data).hexdigest()}  bin/{name}\n")
         return hashlib.sha256(data).digest()

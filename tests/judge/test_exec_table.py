@@ -21,6 +21,7 @@ from edgewarden.judge.exec_table import (
     Table,
     compile_list,
     compile_table,
+    with_generation,
 )
 from edgewarden.wire.lean import seal
 from tests.fakes.subject import NOBODY, Someone
@@ -245,3 +246,11 @@ def test_garbage_under_a_good_seal_is_refused_or_harmless(garbage: bytes) -> Non
     except WireRefusal:
         return
     assert table.decide(A, NOBODY) is None or table.rules
+
+
+def test_a_table_under_another_generation_is_the_same_table() -> None:
+    rows = [("a", b"\x01" * 32), ("b", b"\x02" * 32)]
+    made = compile_list(rows, generation=1)
+    assert with_generation(made, 1 << 40) == compile_list(rows, generation=1 << 40)
+    with pytest.raises(WireRefusal):
+        with_generation(made[:-1], 2)

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from edgewarden.baseline.folders import FOLDERS_NAME, MAX_FOLDERS_BYTES, Folders, steady_devices
 from edgewarden.baseline.hashing import (
     MAX_SEEN_BYTES,
     Content,
@@ -25,7 +26,14 @@ from edgewarden.baseline.hashing import (
 )
 from edgewarden.baseline.packages import Packages, read_packages
 from edgewarden.baseline.paths import Paths, barred_mounts
-from edgewarden.baseline.survey import DEFAULT_ROOTS, MAX_PROGRAM_BYTES, Survey, survey
+from edgewarden.baseline.survey import (
+    DEFAULT_ROOTS,
+    MAX_PROGRAM_BYTES,
+    NOTHING_BEFORE,
+    Since,
+    Survey,
+    survey,
+)
 from edgewarden.errors import HardwareFault, OperatorFault, WireRefusal
 from edgewarden.wire.baseline import MAX_BASELINE_BYTES, Baseline, Entry
 
@@ -54,18 +62,26 @@ class Machine:
         Raises:
             HardwareFault: the mount table cannot be read: nothing could be told apart.
         """
-        if not self.mountinfo:
-            return Paths(self.root)
+        return Paths(self.root, barred_mounts(self._mounts()) if self.mountinfo else frozenset())
+
+    def steady(self) -> frozenset[int] | None:
+        """Devices whose folders' times can be relied on; None, all of them, for a tree.
+
+        Raises:
+            HardwareFault: as ``paths``.
+        """
+        return steady_devices(self._mounts()) if self.mountinfo else None
+
+    def _mounts(self) -> str:
         try:
             with open(self.mountinfo, "rb") as file:
-                text = file.read(MAX_MOUNTINFO_BYTES + 1).decode("utf-8", "surrogateescape")
+                return file.read(MAX_MOUNTINFO_BYTES + 1).decode("utf-8", "surrogateescape")
         except OSError as fault:
             raise HardwareFault(
                 f"{self.mountinfo}: {fault.strerror}",
                 code="EW-POL-005",
                 next_step="mount /proc and try again",
             ) from fault
-        return Paths(self.root, barred_mounts(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +99,9 @@ def learn(
     *,
     started_ns: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    since: Since = NOTHING_BEFORE,
 ) -> Learned:
-    """Look at the system; takes seconds.
+    """Look at the system, or at what of it changed since; takes seconds.
 
     Raises:
         OperatorFault: no dpkg database, or more programs than fit.
@@ -93,9 +110,10 @@ def learn(
     paths = machine.paths()
     packages = read_packages(paths, DATABASE)
     roots = (*DEFAULT_ROOTS, *more_roots)
-    return Learned(
-        survey(paths, packages, roots, known, started_ns=started_ns, progress=progress), packages
+    found = survey(
+        paths, packages, roots, known, started_ns=started_ns, progress=progress, since=since
     )
+    return Learned(found, packages)
 
 
 def some(machine: Machine, names: Iterable[str]) -> Baseline:
@@ -137,6 +155,15 @@ def kept_stamps(folder: str) -> dict[Stamp, Content]:
         return {} if data is None else load_seen(data)
     except (WireRefusal, OperatorFault):
         return {}
+
+
+def kept_folders(folder: str) -> Folders | None:
+    """The folders that the last survey saw; None when there are none that can be believed."""
+    try:
+        data = _read(folder, FOLDERS_NAME, MAX_FOLDERS_BYTES)
+        return None if data is None else Folders.load(data)
+    except (WireRefusal, OperatorFault):
+        return None
 
 
 def _read(folder: str, name: str, most: int) -> bytes | None:

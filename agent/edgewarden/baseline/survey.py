@@ -17,6 +17,8 @@ Rules in order:
    about an attacker who chose both; it shows what was changed since the package was installed.
 5. Bytecode that Python made of a package's module belongs to that package.
 6. What cannot be read, changes meanwhile or is too long for gate to hash is left out and named.
+7. With ``since``, a folder that is as it was (folders.py) is not looked into: of its files stands
+   what the last baseline says. Folders below it are looked at all the same.
 
     found = survey(Paths("/", barred), packages, DEFAULT_ROOTS, {}, started_ns=now)
     found.baseline.entries; found.findings
@@ -32,6 +34,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from edgewarden.baseline.folders import Folder, stamp_of
 from edgewarden.baseline.hashing import Content, Moving, Stamp, read_content, settled
 from edgewarden.baseline.kinds import may_be_code
 from edgewarden.baseline.packages import Packages
@@ -77,6 +80,9 @@ class Survey:
         stamps: for the next survey.
         hashed: files whose content was read, and ``hashed_bytes`` of it.
         looked_at: files seen.
+        folders: for the next survey.
+        passed_over: folders that were as they had been.
+        units_changed: of the others, one holds unit files, which say where a unit runs.
     """
 
     baseline: Baseline
@@ -85,10 +91,41 @@ class Survey:
     hashed: int = 0
     hashed_bytes: int = 0
     looked_at: int = 0
+    folders: dict[str, Folder] = field(default_factory=dict)
+    passed_over: int = 0
+    units_changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What the last survey left, for one that looks at changes alone.
+
+    Attributes:
+        before: the baseline that was made of it.
+        folders: that may be passed over where they are as they were.
+        steady: devices whose folders' times can be relied on; None: all of them.
+    """
+
+    before: Baseline
+    folders: Mapping[str, Folder]
+    steady: frozenset[int] | None
+
+    def same(self, path: str, status: os.stat_result) -> Folder | None:
+        """What is known of a folder that is as it was."""
+        known = self.folders.get(path)
+        return known if known is not None and known.stamp == stamp_of(status) else None
+
+
+NOTHING_BEFORE = Since(Baseline((), {}), {}, frozenset())
 
 
 @dataclass(slots=True)
 class _Candidates:
+    since: Since
+    started_ns: int
+    folders: dict[str, Folder] = field(default_factory=dict)
+    same: set[str] = field(default_factory=set)
+    units_changed: bool = False
     files: list[tuple[str, os.stat_result]] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -103,6 +140,7 @@ def survey(
     *,
     started_ns: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    since: Since = NOTHING_BEFORE,
 ) -> Survey:
     """Look at the system once; takes seconds.
 
@@ -111,38 +149,52 @@ def survey(
         known: ``stamps`` of the last survey; {} reads everything.
         started_ns: the wall clock now.
         progress: called from this thread now and then with files done and their number.
+        since: what need not be looked at again; everything is where nothing is given.
 
     Raises:
         OperatorFault: EW-POL-002, more programs than a baseline takes.
     """
-    seen = _candidates(paths, packages, roots)
+    seen = _candidates(paths, packages, roots, _Candidates(since, started_ns))
     if len(seen.files) > MAX_ENTRIES:
         raise _too_many(len(seen.files), "files that may be programs")
     result = Survey(Baseline((), {}), seen.findings, {}, looked_at=seen.looked_at)
-    entries: list[Entry] = []
+    result.folders, result.passed_over = seen.folders, len(seen.same)
+    result.units_changed = seen.units_changed
+    entries = [e for e in since.before.entries if e.path.rpartition("/")[0] in seen.same]
     for path, status, content in _contents(paths, packages, seen.files, known, result, progress):
         if settled(status, started_ns):
             result.stamps[Stamp.of(status)] = content
         if content.kind:
-            entries.append(_entry(path, content, status, packages, result.findings))
+            entry = _entry(path, content, status, packages, result.findings)
+            entries.append(entry)
+            if not entry.package or entry.differs:
+                result.folders.pop(path.rpartition("/")[0], None)  # see folders.py, rule 1
     entries.sort(key=lambda entry: entry.path)
     aliases = _aliases(paths, seen.links, [entry.path for entry in entries])
     result.baseline = Baseline(tuple(entries), aliases)
     result.findings.sort()
+    for finding in result.findings:
+        if finding.kind in (UNREADABLE, MOVING):
+            result.folders.pop(finding.path.rpartition("/")[0], None)
     return result
 
 
-def _candidates(paths: Paths, packages: Packages, roots: Sequence[str]) -> _Candidates:
+def _candidates(
+    paths: Paths, packages: Packages, roots: Sequence[str], found: _Candidates
+) -> _Candidates:
     """Every regular file that may be code, and every link."""
-    found = _Candidates()
     walked: list[str] = []
     for root in dict.fromkeys(paths.resolve(root) for root in roots):
         if root is not None and not any(_below(root, other) for other in walked):
             walked.append(root)
             _walk(paths, root, found)
+    inside = tuple(f"{root}/" for root in walked)
     for path in packages.owner_of:  # what packages put elsewhere
-        if not any(_below(path, root) for root in walked):
+        if not path.startswith(inside):
             _look(paths, path, found)
+    for entry in found.since.before.entries:  # of folders that somebody named once
+        if not entry.path.startswith(inside) and entry.path not in packages.owner_of:
+            _look(paths, entry.path, found)
     return found
 
 
@@ -162,18 +214,36 @@ def _walk(paths: Paths, root: str, found: _Candidates) -> None:
             if (status.st_dev, status.st_ino) in visited:
                 continue  # a bind mount of a folder into itself
             visited.add((status.st_dev, status.st_ino))
-            names = sorted(os.scandir(paths.real(folder)), key=lambda item: item.name)
+            known = found.since.same(folder, status)
+            if known is None:
+                known = _read_folder(paths, folder, status, found)
+            else:
+                found.same.add(folder)
+                found.folders[folder] = known
         except OSError:
             found.findings.append(Finding(UNREADABLE, folder))
             continue
-        for item in names:
-            path = f"{folder}/{item.name}"
-            if item.is_dir(follow_symlinks=False):
-                waiting.append(path)
-            elif item.is_symlink():
-                found.links.append(path)
-            elif not paths.barred(path):
-                _look(paths, path, found)
+        waiting += [f"{folder}/{name}" for name in known.below]
+        found.links += [f"{folder}/{name}" for name in known.links]
+
+
+def _read_folder(paths: Paths, folder: str, status: os.stat_result, found: _Candidates) -> Folder:
+    """Look into a folder; ``status`` is older than its list of names."""
+    found.units_changed |= "/systemd" in folder
+    below, links = [], []
+    for item in sorted(os.scandir(paths.real(folder)), key=lambda item: item.name):
+        path = f"{folder}/{item.name}"
+        if item.is_dir(follow_symlinks=False):
+            below.append(item.name)
+        elif item.is_symlink():
+            links.append(item.name)
+        elif not paths.barred(path):
+            _look(paths, path, found)
+    made = Folder(stamp_of(status), tuple(below), tuple(links))
+    steady = found.since.steady
+    if (steady is None or status.st_dev in steady) and settled(status, found.started_ns):
+        found.folders[folder] = made
+    return made
 
 
 def _look(paths: Paths, path: str, found: _Candidates) -> None:

@@ -6,8 +6,11 @@ Rules in order:
 2. ``learn`` takes the system as it is. A policy file that is absent or holds no rule gets one to
    start from (settings/starting.py); a policy that somebody wrote is never touched.
 3. ``rebaseline`` takes over what packages brought and holds on to the rest (baseline/change.py). It
-   does nothing where nobody has learned: a hook is no reason to begin.
-4. The baseline is in place before the table that was compiled from it: a power cut in between
+   does nothing where nobody has learned: a hook is no reason to begin. It looks into folders that
+   changed (baseline/folders.py), and compiles where that found something: apt runs dpkg several
+   times, and most of them change no program.
+4. The baseline is in place before the table that was compiled from it, and both before what says
+   that they are (the folders; the digest of the baseline that was compiled): a power cut in between
    leaves a table that knows less, and the next compilation repairs it.
 
 What it leaves to others: looking (baseline/), compiling (daemon/policy.py).
@@ -19,25 +22,34 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.baseline.change import Changes, changes, vouched
-from edgewarden.baseline.hashing import dump_seen
+from edgewarden.baseline.folders import FOLDERS_NAME, Folders, database_stamps, usable
+from edgewarden.baseline.hashing import Content, Stamp, dump_seen
 from edgewarden.baseline.learn import (
     BASELINE_NAME,
     SEEN_NAME,
     Learned,
     Machine,
     kept,
+    kept_folders,
     kept_stamps,
     learn,
 )
 from edgewarden.baseline.running import Contents, Starts, processes, services
-from edgewarden.baseline.survey import Finding
+from edgewarden.baseline.survey import NOTHING_BEFORE, Finding, Since
 from edgewarden.daemon.clock import SystemClock
-from edgewarden.daemon.policy import Compiled, build, compile_policy, last_table, user_number
+from edgewarden.daemon.policy import (
+    Compiled,
+    build,
+    compile_policy,
+    compiled_from,
+    last_table,
+    user_number,
+)
 from edgewarden.errors import HardwareFault, OperatorFault
 from edgewarden.exec.policy_files import DIRECTORY_MODE, POLICY_DIRECTORY, write_whole
 from edgewarden.judge.exec_table import Table
@@ -48,6 +60,8 @@ from edgewarden.settings.starting import starting_policy
 from edgewarden.wire.baseline import Baseline, Entry
 
 LOCK_NAME = "baseline.lock"
+STALE_TIMES, STALE_MORE = 3, 20_000
+"""Stamps beside those of the baseline's files: of what is no program, and of what is gone."""
 THIS = Machine()
 Progress = Callable[[int, int], None]
 
@@ -137,9 +151,12 @@ def learn_system(
     folder = _folder(settings)
     with _alone(folder):
         more = (*settings.exec.roots, *roots)
-        found = _look(machine, folder, more, full=full, progress=progress)
+        known = {} if full else kept_stamps(str(folder))
+        whole = Since(Baseline((), {}), {}, machine.steady())
+        found = _look(machine, more, known, progress=progress, since=whole)
         started = _start_policy(settings, found.survey.baseline)
         compiled = _keep(settings_path, folder, found, found.survey.baseline)
+        _keep_seen(machine, folder, found, known, whole)
     return _taken(found, found.survey.baseline, (), compiled, started)
 
 
@@ -155,9 +172,14 @@ def rebaseline(settings_path: str, machine: Machine = THIS) -> Taken | None:
         before = kept(str(folder))
         if before is None:
             return None
-        found = _look(machine, folder, settings.exec.roots, full=False, progress=_quiet)
+        known = kept_stamps(str(folder))
+        since = _since(machine, folder, before, known)
+        found = _look(machine, settings.exec.roots, known, progress=_quiet, since=since)
         baseline, held = vouched(before, found.survey.baseline)
-        compiled = _keep(settings_path, folder, found, baseline)
+        same = not found.survey.hashed and baseline == before and not found.survey.units_changed
+        compiled = compiled_from(folder) if same else None
+        compiled = compiled or _keep(settings_path, folder, found, baseline)
+        _keep_seen(machine, folder, found, known, since)
     return _taken(found, baseline, held, compiled, started=False)
 
 
@@ -178,7 +200,8 @@ def compare(
             code="EW-POL-004",
             next_step="run `edgewarden policy learn`",
         )
-    found = _look(machine, folder, settings.exec.roots, full=full, progress=progress)
+    known = {} if full else kept_stamps(str(folder))
+    found = _look(machine, settings.exec.roots, known, progress=progress)
     last = last_table(folder)
     built = build(read_policy(settings.exec.policy, Disk()), before, settings.exec.link_user)
     table = "none"
@@ -242,17 +265,50 @@ def _quiet(done: int, of: int) -> None:
 
 
 def _look(
-    machine: Machine, folder: Path, roots: Sequence[str], *, full: bool, progress: Progress
+    machine: Machine,
+    roots: Sequence[str],
+    known: Mapping[Stamp, Content],
+    *,
+    progress: Progress,
+    since: Since = NOTHING_BEFORE,
 ) -> Learned:
-    known = {} if full else kept_stamps(str(folder))
-    started_ns = SystemClock().now().wall_ns
-    return learn(machine, roots, known, started_ns=started_ns, progress=progress)
+    return learn(machine, roots, known, started_ns=_now_ns(), progress=progress, since=since)
+
+
+def _now_ns() -> int:
+    return SystemClock().now().wall_ns
+
+
+def _since(
+    machine: Machine, folder: Path, before: Baseline, known: Mapping[Stamp, Content]
+) -> Since:
+    """What the hook need not look at. Stamps of what is gone are dropped by a whole survey alone,
+    so there must be one now and then."""
+    kept = kept_folders(str(folder))
+    if len(known) > STALE_TIMES * len(before.entries) + STALE_MORE:
+        kept = None
+    folders = usable(kept, database_stamps(machine.paths()), now_ns=_now_ns())
+    return Since(before, folders, machine.steady())
 
 
 def _keep(settings_path: str, folder: Path, found: Learned, baseline: Baseline) -> Compiled:
-    write_whole(str(folder), SEEN_NAME, dump_seen(found.survey.stamps))
     write_whole(str(folder), BASELINE_NAME, baseline.dump())
-    return compile_policy(settings_path, baseline)
+    return compile_policy(settings_path, baseline, stamps=found.survey.stamps)
+
+
+def _keep_seen(
+    machine: Machine, folder: Path, found: Learned, known: Mapping[Stamp, Content], since: Since
+) -> None:
+    """What the next survey need not read again: last, see rule 4."""
+    survey = found.survey
+    last = kept_folders(str(folder))
+    stamps = {**known, **survey.stamps} if since.folders else survey.stamps
+    if stamps != known:
+        write_whole(str(folder), SEEN_NAME, dump_seen(stamps))
+    full_ns = last.full_ns if last is not None and since.folders else _now_ns()
+    fresh = Folders(full_ns, database_stamps(machine.paths()), survey.folders)
+    if fresh != last:
+        write_whole(str(folder), FOLDERS_NAME, fresh.dump())
 
 
 def _start_policy(settings: Settings, baseline: Baseline) -> bool:

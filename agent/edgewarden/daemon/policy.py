@@ -30,12 +30,13 @@ import hashlib
 import os
 import pwd
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgewarden.baseline.hashing import Content, Stamp
 from edgewarden.baseline.images import images
-from edgewarden.baseline.learn import Machine, kept, kept_stamps, some
+from edgewarden.baseline.learn import BASELINE_NAME, Machine, kept, kept_stamps, some
 from edgewarden.daemon.managed import Places, subordinates
 from edgewarden.errors import OperatorFault, PeerUnavailable, WireRefusal
 from edgewarden.exec.digest import PACK_KEY
@@ -48,7 +49,7 @@ from edgewarden.exec.policy_files import (
 )
 from edgewarden.judge import peripherals_table
 from edgewarden.judge.critical import Critical, critical_set, names, with_critical
-from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table
+from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table, with_generation
 from edgewarden.judge.programs import Selected, select
 from edgewarden.peers.table import next_table
 from edgewarden.peers.users import Users
@@ -71,6 +72,9 @@ NETWORK_TABLE = "network.table"
 
 GENERATION_NAME = "exec.generation"
 MAX_GENERATION_BYTES = 21
+COMPILED_NAME = "baseline.compiled"
+MAX_COMPILED_BYTES = 128
+"""The digest of the baseline that the table in place was compiled from, and how many rules."""
 RULES_NAME = "exec.rules"
 """The digest of the rules that the table in place was compiled from."""
 
@@ -141,13 +145,18 @@ def build(policy: Policy, baseline: Baseline | None, link_user: str) -> Built:
 
 
 def compile_policy(
-    settings_path: str, baseline: Baseline | None = None, *, older: bool = False
+    settings_path: str,
+    baseline: Baseline | None = None,
+    *,
+    older: bool = False,
+    stamps: Mapping[Stamp, Content] | None = None,
 ) -> Compiled:
     """Compile what gate reads.
 
     Args:
-        baseline: in place of the one that is kept.
+        baseline: as it is kept; read where it is not given.
         older: gate is told to take a table of a lower generation too.
+        stamps: what the last survey read, as it is kept.
 
     Raises:
         SettingsFaults: settings or policy, every fault at once.
@@ -157,6 +166,7 @@ def compile_policy(
     settings = read_settings(settings_path, Disk())
     folder = Path(settings.paths.state, POLICY_DIRECTORY)
     last = last_table(folder)
+    source = _digest_of_file(folder / BASELINE_NAME)
     if last is None and not Path(settings.exec.policy).exists():
         policy = Policy()
     else:
@@ -168,22 +178,23 @@ def compile_policy(
     units = Places(UnitFiles())
     network = _network(policy, settings, folder, units, used.get("network", 0))
     old = 0 if last is None else Table.load(last).generation
-    changed = last is None or built.table(old) != last
+    table = built.table(old)
+    changed = last is None or table != last
     highest = max(_generation(folder), used.get("exec", 0))
     behind = not older and old < highest
     generation = max(old, highest) + 1 if changed or behind else old
-    table = built.table(generation)
+    table = with_generation(table, generation)
     rules = _digest_of(policy.program)
     same_rules = rules == _rules(folder)
     write_generation(settings.paths.state, GENERATION_NAME, generation)
     write_policy(settings.paths.state, table, gate_config(settings))
-    write_whole(str(folder), IMAGES_NAME, _images(built, baseline, folder))
+    write_whole(str(folder), IMAGES_NAME, _images(built, baseline, folder, stamps))
     write_whole(str(folder), RULES_NAME, rules)  # after its table: see the module
     if peripherals is not None:
         write_whole(str(folder), peripherals_table.TABLE_NAME, peripherals)
     if network is not None:
         write_whole(str(folder), NETWORK_TABLE, network)
-    return Compiled(
+    done = Compiled(
         len(policy.program),
         Table.load(table).count,
         generation,
@@ -191,14 +202,31 @@ def compile_policy(
         _reload(settings.paths.run, older=older, same_rules=same_rules),
         (*built.notes(), *units.notes()),
     )
+    write_whole(str(folder), COMPILED_NAME, f"{source} {done.rules}\n".encode())
+    return done
 
 
-def _images(built: Built, baseline: Baseline | None, folder: Path) -> bytes:
+def compiled_from(folder: Path) -> Compiled | None:
+    """The table in place, if it was compiled from the baseline in place; None where that is not
+    known, as after a power cut between the two."""
+    words = (_bytes_of(folder / COMPILED_NAME, MAX_COMPILED_BYTES) or b"").decode().split()
+    data = last_table(folder)
+    if data is None or len(words) != 2 or words[0] != _digest_of_file(folder / BASELINE_NAME):
+        return None
+    table = Table.load(data)
+    return Compiled(int(words[1]), table.count, table.generation, changed=False, reloaded=False)
+
+
+def _images(
+    built: Built,
+    baseline: Baseline | None,
+    folder: Path,
+    stamps: Mapping[Stamp, Content] | None,
+) -> bytes:
     """What gate must know of images that it has not seen start."""
     wanted = {digest for spec in built.selected.specs for digest in spec.rule.parents}
-    found = images(
-        Machine().paths(), baseline or Baseline((), {}), kept_stamps(str(folder)), wanted
-    )
+    known = kept_stamps(str(folder)) if stamps is None else stamps
+    found = images(Machine().paths(), baseline or Baseline((), {}), known, wanted)
     return compile_images(
         {
             PACK_KEY(s.device, s.inode, s.ctime_ns, s.mtime_ns, s.size_bytes): digest
@@ -293,6 +321,15 @@ def _generation(folder: Path) -> int:
     """The highest generation that was written here; 0 when nobody remembers."""
     number = (_bytes_of(folder / GENERATION_NAME, MAX_GENERATION_BYTES) or b"").strip()
     return int(number) if number.isdigit() else 0
+
+
+def _digest_of_file(path: Path) -> str:
+    """SHA-256 in hex, "" of a file that is not there."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 def _digest_of(rules: Sequence[Program]) -> bytes:

@@ -332,6 +332,12 @@ def compile_table(
     return seal(MAGIC, b"".join(parts + rows))
 
 
+def with_generation(data: bytes, generation: int) -> bytes:
+    """A table under another generation; raises WireRefusal for what is no table."""
+    body = unseal(MAGIC, data, most=MAX_TABLE_BYTES)
+    return seal(MAGIC, struct.pack("<Q", generation) + body[8:])  # _HEAD begins with it
+
+
 def compile_list(listed: Sequence[tuple[str, bytes]], *, generation: int = 1) -> bytes:
     """A table of programs that anybody may execute: (name of the rule, SHA-256) each.
 
