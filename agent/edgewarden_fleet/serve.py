@@ -21,6 +21,7 @@ from aiohttp import web
 
 from edgewarden.errors import OperatorFault
 from edgewarden_fleet.ca import server as enrolment
+from edgewarden_fleet.ca import timing
 from edgewarden_fleet.ca.broker import listen_address
 from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.ca.renewal import RenewalDesk
@@ -89,6 +90,7 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
             now_utc_s,
             admission.admits,
         )
+        timing.add_time(app, folder.verifier(), settings.tenant, now_utc_s)
         host = listen_address(settings.enroll.host)
         await _listen(stack, app, host, settings.enroll.port, folder)
         page = console.application(console_db, settings, now_utc_s)

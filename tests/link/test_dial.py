@@ -129,20 +129,24 @@ def test_an_impostor_is_a_matter_of_trust(pki: Pki, tmp_path: Path, impostor: st
     server = tls_server(theirs, days=-1 if impostor == "expired" else 30)
     host = "127.0.0.1" if impostor == "another name" else HOST
     with serving(answering(server)) as port, pytest.raises(TrustFault) as caught:
-        dial(host, port, pki.client_context("gw-demo"), FakeClock())
+        dial(host, port, pki.client_context("gw-demo"), FakeClock(state="ntp"))
     assert caught.value.code == "EW-NET-006"
 
 
-@pytest.mark.parametrize(("state", "fault"), [("unsynced", PeerUnavailable), ("ntp", TrustFault)])
-def test_not_yet_valid_passes_only_while_our_clock_was_never_set(
-    pki: Pki, state: str, fault: type[Exception], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", [9, 10])
+@pytest.mark.parametrize(
+    ("state", "fault"),
+    [("unsynced", PeerUnavailable), ("ntp", TrustFault), ("signed", TrustFault)],
+)
+def test_dates_that_do_not_hold_pass_only_while_nothing_vouches_for_our_clock(
+    pki: Pki, code: int, state: str, fault: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(lambda c: c.close()) as port:
         context = pki.client_context("gw-demo")
 
         def too_early(*_: object, **__: object) -> None:
             error = ssl.SSLCertVerificationError("certificate is not yet valid")
-            error.verify_code, error.verify_message = 9, "certificate is not yet valid"
+            error.verify_code, error.verify_message = code, "certificate is not yet valid"
             raise error
 
         monkeypatch.setattr(dial_module, "_handshake", too_early)

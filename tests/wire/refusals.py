@@ -24,6 +24,7 @@ from edgewarden.wire import (
     ratchet,
     record,
     references,
+    timing,
     topics,
 )
 from edgewarden.wire.cose import ContentType
@@ -306,6 +307,7 @@ REFERENCE_FIELDS: dict[int, tuple[object, ...]] = {
 }  # fmt: skip
 
 Decode = Callable[[bytes], object]
+Finish = Callable[[bytes], bytes]
 MESSAGES: list[tuple[str, bytes, Decode, dict[int, tuple[object, ...]]]] = [
     ("bad_record", record.encode_record(samples.record()), record.decode_record, RECORD_FIELDS),
     ("bad_challenge", evidence.encode_challenge(samples.CHALLENGE), evidence.decode_challenge,
@@ -555,6 +557,51 @@ def _slot(body: object) -> bytes:
     return len(encoded).to_bytes(2, "big") + encoded + checksum
 
 
+TIME_FIELDS: dict[int, tuple[object, ...]] = {
+    0: (0, 2, True, 1.0), 1: NOT_ID, 2: NOT_BLOB32, 3: (timing.MAX_UTC_MS + 1, *NOT_UINT),
+}  # fmt: skip
+NOT_NS = (2**63, *NOT_UINT)
+KEPT_FIELDS: dict[int, tuple[object, ...]] = {
+    0: (0, 2, True, 1.0), 1: (bytes(15), bytes(17), "x" * 16), 2: NOT_NS, 3: NOT_NS,
+    4: ([], 1, "x", [1, 2], [1, 2, 3, 4], [-1, 2, 3], [1, True, 3], [1, 2, 2**63]),
+}  # fmt: skip
+
+
+def _whole(data: bytes) -> bytes:
+    return data
+
+
+def _summed(data: bytes) -> bytes:
+    return data + hashlib.sha256(data).digest()[:16]
+
+
+def _times() -> Iterator[Refused]:
+    """Signed time, and the file that keeps the floor."""
+    moment = timing.Moment(1, 2, 3)
+    time = timing.encode_time(timing.SignedTime("main", bytes(32), 7))
+    kept = timing.encode_kept(timing.Kept(bytes(16), 5, 6, moment))[:-16]
+    kinds: list[tuple[str, bytes, Decode, dict[int, tuple[object, ...]], Finish]] = [
+        ("time", time, timing.decode_time, TIME_FIELDS, _whole),
+        ("kept", kept, timing.decode_kept, KEPT_FIELDS, _summed),
+    ]
+    for where, good, decode, fields, finish in kinds:
+        body = cbor.decode(good)
+        assert isinstance(body, dict)
+        for label, odd in (
+            ("list", [1, 0, *range(2, len(body))]), ("more", {**body, 9: 0}), ("one", [1]),
+            ("less", {k: v for k, v in body.items() if k != 1}),
+        ):  # fmt: skip
+            data = finish(cbor.encode(odd))  # type: ignore[arg-type]
+            yield refused(where, decode, data, "bad_time", "fields", id=label)
+        for field, values in fields.items():
+            for number, value in enumerate(values):
+                data = finish(cbor.encode({**body, field: value}))  # type: ignore[arg-type]
+                yield refused(where, decode, data, "bad_time", id=f"field-{field}-{number}")
+    for label, data in (("empty", b""), ("zeros", bytes(100)), ("cut", _summed(kept)[:-1]),
+                        ("flipped", b"\xa6" + _summed(kept)[1:])):  # fmt: skip
+        yield refused("kept", timing.decode_kept, data, "bad_time", "checksum", id=label)
+
+
 def _tpm() -> Iterator[Refused]:
     for label, parse, data, says in refusals_tpm.faults():
         yield refused("tpm", parse, data, "bad_tpm", says, id=label)
@@ -562,5 +609,5 @@ def _tpm() -> Iterator[Refused]:
 
 REFUSED: list[Refused] = [
     *_cbor(), *_cose(), *_messages(), *_payloads(), *_facts(), *_topics(), *_enrol(), *_tpm(),
-    *_token(),
+    *_token(), *_times(),
 ]  # fmt: skip

@@ -28,6 +28,7 @@ MODULES = (
     "evidence",
     "facts",
     "enrol",
+    "timing",
     "enrol_tpm",
     "topics",
     "tpm",

@@ -27,7 +27,7 @@ from edgewarden.act.indicator import condition_of, open_indicator
 from edgewarden.daemon import config
 from edgewarden.daemon.answers import Answers
 from edgewarden.daemon.attester import Attester, Who
-from edgewarden.daemon.clock import SystemClock, SystemRandomness, credentials_folder
+from edgewarden.daemon.clock import SystemRandomness, credentials_folder
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.daemon.control import serve_control
@@ -36,6 +36,7 @@ from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
+from edgewarden.daemon.timekeeper import keep_time
 from edgewarden.daemon.written import Written
 from edgewarden.enrol.care import Care, Did
 from edgewarden.errors import EdgewardenError, TrustFault
@@ -87,7 +88,8 @@ class Link:
         self.running = running
         self.faults = running.faults
         self.identity = identity
-        self.clock, self.random = SystemClock(), SystemRandomness()
+        state, self.random = Path(settings.paths.state), SystemRandomness()
+        self.clock = keep_time(identity, state, self.random, self._uplink_event)
         self.notifier = Notifier()
         self.triage = Triage()
         self.findings = Findings(self.clock)
@@ -125,10 +127,10 @@ class Link:
             self.clock,
         )
         self.uplink = self._build_uplink()
-        state, who = Path(settings.paths.state), identity
-        self.continuity = Continuity(lambda: TokenFile(state, who.tenant, who.device), self.random)
+        names = identity.tenant, identity.device
+        self.continuity = Continuity(lambda: TokenFile(state, *names), self.random)
         self.attester = self._build_attester(report_key)
-        self.care = Care(Path(settings.paths.state))
+        self.care = Care(state)
         self.written = Written(self.clock.now().boot_ns)
         self.exit_code = 0
         self.stopping = asyncio.Event()
@@ -166,7 +168,7 @@ class Link:
                 reconnect_cap_s=wanted.reconnect_cap_s,
             ),
             self.storage,
-            lambda: client_context(self.identity),
+            lambda: client_context(self.identity, self.clock.verify_at()),
             self._session_status,
             self._on_nonce,
             self._on_result,
@@ -283,6 +285,7 @@ class Link:
                     "listeners": self.watcher.run(),
                     "indicator": self.indicator.run(),
                     "housekeeping": self._housekeeping(),
+                    "time": self.clock.run(self.uplink.fails_by_dates),
                     "evidence": self.attester.run(self.storage.keep_evidence),
                     **{f"serial {i}": s.run() for i, s in enumerate(self.sensors)},
                 }
@@ -351,17 +354,13 @@ class Link:
             "indicator": self.indicator.unavailable or "available",
         }
         self.take(Event(OCSF.HEALTH, 3, Severity.INFORMATIONAL, now_ns, detail))
-        if token_fault:
-            title: Plain = f"no continuity token: {token_fault}"
-            self.take(
-                Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, now_ns, {"title": title},
-                      "EW-ATT-030")
-            )  # fmt: skip
+        found = [("EW-ATT-030", Severity.HIGH, f"no continuity token: {token_fault}")]
+        told = found if token_fault else []
         for fault in self.faults[:8]:
-            broken: dict[str, Plain] = {"title": f"new settings are not used: {fault}"}
-            self.take(
-                Event(OCSF.DETECTION_FINDING, 1, Severity.MEDIUM, now_ns, broken, "EW-SET-001")
-            )
+            told.append(("EW-SET-001", Severity.MEDIUM, f"new settings are not used: {fault}"))
+        for code, severity, title in told:
+            text: dict[str, Plain] = {"title": title}
+            self.take(Event(OCSF.DETECTION_FINDING, 1, severity, now_ns, text, code))
 
 
 def _tell_fault(task: asyncio.Task[None]) -> None:

@@ -1,4 +1,6 @@
-"""A TPM key inside the OpenSSL that Python's ssl uses: tpm2-openssl loaded into this process.
+"""What Python's ssl does not offer of the OpenSSL it uses: a TPM's key, and which time it is.
+
+A TPM key: tpm2-openssl loaded into this process.
 
 Decides which recipe works with which provider; leaves to trust/ whether it did work (a real
 handshake says so, not a version number).
@@ -20,6 +22,10 @@ on the TPM; raises HardwareFault EW-ID-032.
 
     recipe = load_tpm_provider("device:/dev/tpmrm0")
     context.load_cert_chain(cert, "key.pem")     # PEM "TSS2 PRIVATE KEY"
+
+The time: a board whose clock nobody sets holds certificates to the time that it believes
+(order/clock.py), not to its wall clock: ``check_certificates_at(context, utc_s)``. Dates are
+checked as ever, by OpenSSL, against another now.
 """
 
 from __future__ import annotations
@@ -28,10 +34,17 @@ import ctypes
 import os
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from edgewarden.errors import HardwareFault
 
+if TYPE_CHECKING:
+    import ssl
+
 _CRYPTO = "libcrypto.so.3"
+_SSL = "libssl.so.3"
+_USE_CHECK_TIME = 0x2  # X509_V_FLAG_USE_CHECK_TIME of <openssl/x509_vfy.h>
 _PROVIDER = b"tpm2"
 _TCTI_NAME = b"TPM2OPENSSL_TCTI"
 _PREFER_SIGNATURE = "?tpm2.signature=yes"
@@ -127,6 +140,49 @@ def _libcrypto() -> ctypes.CDLL:
     crypto.OSSL_PROVIDER_get_params.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
     crypto.EVP_set_default_properties.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
     return crypto
+
+
+def check_certificates_at(context: ssl.SSLContext, utc_s: int) -> None:
+    """Hold the peers of a context to the certificates' dates at this time, not at the system's.
+
+    The SSL_CTX is the first member behind the object's head (CPython's Modules/_ssl.c, since 2.7).
+    Two looks make sure of it: its flags are what Python says before, and say afterwards that a time
+    was set.
+
+    Raises:
+        HardwareFault: EW-ID-032, this Python's ssl cannot be told.
+    """
+    crypto = _libcrypto()
+    library = _loaded_library(_SSL)
+    library.SSL_CTX_get0_param.restype = ctypes.c_void_p
+    library.SSL_CTX_get0_param.argtypes = (ctypes.c_void_p,)
+    crypto.X509_VERIFY_PARAM_get_flags.restype = ctypes.c_ulong
+    crypto.X509_VERIFY_PARAM_get_flags.argtypes = (ctypes.c_void_p,)
+    crypto.X509_VERIFY_PARAM_set_time.restype = None
+    crypto.X509_VERIFY_PARAM_set_time.argtypes = (ctypes.c_void_p, _time_t())
+    held = ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
+    parameters = library.SSL_CTX_get0_param(held)
+    if crypto.X509_VERIFY_PARAM_get_flags(parameters) != int(context.verify_flags):
+        raise _no("this Python keeps its SSL_CTX elsewhere")
+    crypto.X509_VERIFY_PARAM_set_time(parameters, utc_s)
+    if not int(context.verify_flags) & _USE_CHECK_TIME:
+        raise _no("OpenSSL takes no time to check certificates against")
+
+
+def _time_t() -> type[ctypes.c_int64] | type[ctypes.c_int32]:
+    """What the C library takes for a time: 32 bits on an older 32-bit Debian."""
+    try:
+        datetime.fromtimestamp(1 << 33, UTC)
+    except OverflowError:
+        return ctypes.c_int32
+    return ctypes.c_int64
+
+
+def _loaded_library(name: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError as fault:
+        raise _no(f"this Python's ssl does not use {name}") from fault
 
 
 def _version(crypto: ctypes.CDLL, provider: int) -> str:

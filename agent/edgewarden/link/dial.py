@@ -32,7 +32,8 @@ PROBE_READ_S = 3.0
 """How long a broker may take from our Finished message to its alert."""
 
 # OpenSSL <openssl/x509_vfy.h>
-_X509_V_ERR_CERT_NOT_YET_VALID = 9
+DATES = frozenset({9, 10})
+"""X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED: what a wrong clock looks like."""
 _ALERT = re.compile(r"ALERT_([A-Z_]+)")
 CERTIFICATE_ALERTS = frozenset(
     {
@@ -179,6 +180,7 @@ def _distrust(
     text = f"{host} does not prove to be the broker: {why}"
     step = "check the clock (`date -u`); if it is right, report it to the operator"
     unset = clock.now().state == "unsynced"
-    if unset and fault.verify_code == _X509_V_ERR_CERT_NOT_YET_VALID:
-        return PeerUnavailable(text, code="EW-NET-006", next_step=step)
-    return TrustFault(text, code="EW-NET-006", next_step=step, verify_code=fault.verify_code)
+    code = fault.verify_code
+    if unset and code in DATES:
+        return PeerUnavailable(text, code="EW-NET-006", next_step=step, verify_code=code)
+    return TrustFault(text, code="EW-NET-006", next_step=step, verify_code=code)

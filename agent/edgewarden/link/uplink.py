@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from edgewarden.errors import EdgewardenError, PeerUnavailable, TrustFault
-from edgewarden.link.dial import REFUSES_US, dial, probe, refused_certificate
+from edgewarden.link.dial import DATES, REFUSES_US, dial, probe, refused_certificate
 from edgewarden.link.drain import Drainer
 from edgewarden.link.receiver import Receiver
 from edgewarden.link.reconnect import STABLE_S, Reconnect
@@ -165,6 +165,10 @@ class Uplink:
             return False
         self._drainer.send(self._topic("e", "evidence"), message)
         return True
+
+    def fails_by_dates(self) -> bool:
+        """Is there no session because a certificate's dates do not hold, here and now?"""
+        return self._fault is not None and self._fault.fields.get("verify_code") in DATES
 
     def snapshot(self) -> UplinkSnapshot:
         """The picture of this moment."""

@@ -60,6 +60,7 @@ class ContentType(StrEnum):
     REFERENCES = "application/ew-references+cbor"
     APPRAISAL = "application/ew-appraisal+cbor"
     RENEWAL = "application/ew-renewal+cbor"
+    TIME = "application/ew-time+cbor"
 
 
 @dataclass(frozen=True, slots=True)
