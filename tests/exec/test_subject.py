@@ -28,6 +28,30 @@ def test_what_proc_says() -> None:
     assert found.cgroup == "/system.slice/nginx.service"
 
 
+@pytest.mark.needs("root", "pidfd-info")
+def test_user_and_cgroup_stand_for_an_answer_that_asked_for_nothing_else() -> None:
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        found = subject(os.getpid(), pidfd)
+        assert found.ids is None, "nobody has asked"
+        assert (found.uid, found.ids and found.ids[0]) == (os.getuid(), os.getuid())
+        assert found.cgroup
+        assert found.ids is not None
+        assert found.parent == IMAGE
+        assert found.ids is None, "another program of the same user in the same cgroup"
+        nameless = Subjects(lambda name: "", lambda pid: b"").of(ExecEvent(0, -1, 7, pidfd))
+        assert nameless.uid == os.getuid()
+        assert nameless.cgroup == ""
+        assert nameless.ids is None, "next time it may be told"
+    finally:
+        os.close(pidfd)
+
+
+def test_where_the_kernel_does_not_say_nothing_stands_for_it() -> None:
+    found = subject()
+    assert (found.uid, found.ids) == (1000, None)
+
+
 @pytest.mark.parametrize("gone", [subject(pidfd=FAN_NOPIDFD), subject(pid=0)])
 def test_a_process_that_is_gone_tells_nothing(gone: Subject) -> None:
     assert (gone.uid, gone.parent, gone.cgroup) == (UNKNOWN_UID, b"", "")

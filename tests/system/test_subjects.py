@@ -5,17 +5,19 @@ The owner package and the usrmerge alias are the policy compiler's: it turns bot
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edgewarden.exec import subject as subjects
-from edgewarden.exec.digest import key_of
+from edgewarden.exec.digest import CTIME_SETTLE_NS, key_of
 from edgewarden.exec.subject import Subjects
 from edgewarden.kernel import process
 from edgewarden.kernel.fanotify import FAN_OPEN_EXEC_PERM, ExecEvent
@@ -69,6 +71,7 @@ def unit() -> Iterator[Path]:
     try:
         yield made
     finally:
+        wait_until(lambda: not (made / "cgroup.procs").read_text())
         made.rmdir()
         made.parent.rmdir()
 
@@ -83,6 +86,80 @@ def test_a9_unit(disk: World, unit: Path) -> None:
     for _ in range(2):
         assert disk.outcome([sys.executable, "-I", "-S", "-c", start, good]) == "ran"
         assert disk.outcome([good]) == "denied"
+
+
+@contextlib.contextmanager
+def loop(disk: World, good: Path, before: str = "") -> Iterator[None]:
+    """Somebody who may, over and over: what gate remembers of him is fresh all the while."""
+    script = f"{before}while :; do {good} /dev/null || exit 9; done"
+    allowed = disk.status().allowed
+    shell = subprocess.Popen(["sh", "-c", script])
+    try:
+        wait_until(lambda: disk.status().allowed > allowed + 20)
+        yield
+        assert shell.poll() is None, "it was denied to him, too"
+    finally:
+        shell.kill()
+        shell.wait(10)
+
+
+OFTEN = 20
+
+
+def test_who_may_not_is_denied_beside_one_who_may_by_uid(disk: World) -> None:
+    good = disk.program("good", allow=True)
+    disk.only_for("good", uid=0)
+    disk.enforcing()
+    time.sleep(CTIME_SETTLE_NS / 1e9)
+    with loop(disk, good):
+        for _ in range(OFTEN):
+            assert disk.outcome([*AS_NOBODY, good]) == "denied"
+
+
+@pytest.mark.needs("root", "fanotify-permission", "loop-mount", "cgroup2")
+def test_who_may_not_is_denied_beside_one_who_may_by_unit(disk: World, unit: Path) -> None:
+    good = disk.program("good", allow=True)
+    disk.only_for("good", units=("ew-good.service",))
+    disk.enforcing()
+    time.sleep(CTIME_SETTLE_NS / 1e9)
+    with loop(disk, good, f"echo 0 > {unit / 'cgroup.procs'}; "):
+        for _ in range(OFTEN):
+            assert disk.outcome([good]) == "denied"
+
+
+def test_who_may_not_is_denied_beside_one_who_may_by_parent(disk: World) -> None:
+    """Same user, same unit: what lets one through is another program that starts it."""
+    good = disk.program("good", allow=True)
+    env = disk.program("env", allow=True, image="/usr/bin/env")
+    disk.only_for("good", uid=0, parents=(hashlib.sha256(env.read_bytes()).digest(),))
+    disk.enforcing()
+    time.sleep(CTIME_SETTLE_NS / 1e9)
+    script = f"while :; do {env} {good} /dev/null; done"
+    shell = subprocess.Popen(["sh", "-c", script])
+    try:
+        wait_until(lambda: disk.status().allowed > 20)
+        for _ in range(OFTEN):
+            assert disk.outcome([good]) == "denied"
+    finally:
+        shell.kill()
+        shell.wait(10)
+
+
+def test_a_policy_that_takes_the_user_away_counts_for_what_is_remembered(disk: World) -> None:
+    good = disk.program("good", allow=True)
+    disk.only_for("good", uid=0)
+    disk.enforcing()
+    time.sleep(CTIME_SETTLE_NS / 1e9)
+    script = f"while :; do {good} /dev/null || exit 9; done"
+    with subprocess.Popen(["sh", "-c", script], stderr=subprocess.DEVNULL) as shell:
+        wait_until(lambda: disk.status().allowed > 20)
+        disk.only_for("good", uid=NOBODY)
+        disk.policy("observe")
+        assert isinstance(disk.ask("reload"), Answer)
+        for _ in range(3):
+            assert disk.outcome([good]) == "denied"
+        assert disk.outcome([*AS_NOBODY, good]) == "ran"
+        assert shell.wait(10) == 9
 
 
 def test_a9_a_parent_that_gate_never_saw_start(disk: World) -> None:
@@ -114,6 +191,7 @@ def test_what_the_kernel_says_of_a_pidfd_is_what_proc_says() -> None:
         assert info is not None
         assert (info.uid, info.parent_pid) == (NOBODY, os.getpid())
         assert process.uid_of(pidfd) == NOBODY
+        assert process.ids_of(pidfd) == (NOBODY, info.cgroup_id)
         text = Path(f"/proc/{child.pid}/cgroup").read_text()
         found = Subjects(lambda name: Path("/proc", name).read_text(), lambda pid: b"")
         event = ExecEvent(FAN_OPEN_EXEC_PERM, -1, child.pid, pidfd)

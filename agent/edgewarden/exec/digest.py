@@ -60,6 +60,8 @@ look like one. A full second by chance costs one more hash."""
 CACHE_ENTRIES = 2048
 """About 350 bytes each; a gateway runs some hundred different programs."""
 
+TOLD = 16
+"""Who executes the same program within one policy: a few users and units."""
 OTHERS_MAY_WRITE = 0o022
 """An ACL that lets others write shows in the group's bits: they are its mask (acl(5))."""
 
@@ -118,11 +120,13 @@ class Known:
         used_mono: when somebody last relied on that lease.
         starting: how many that rely on it may not have started yet.
         again: somebody relied on it since it was taken.
+        told: (uid, cgroup) -> the rule of ``epoch`` that lets these through, where it asks for
+            nothing else; at most TOLD.
     """
 
     __slots__ = (
         "again", "checked_mono", "digest", "epoch", "handle", "lease_fd", "roots", "rule",
-        "starting", "used_mono",
+        "starting", "told", "used_mono",
     )  # fmt: skip
 
     def __init__(self, digest: bytes, handle: bytes = b"", *, roots: bool = True) -> None:
@@ -136,6 +140,7 @@ class Known:
         self.used_mono = 0.0
         self.starting = 0
         self.again = False
+        self.told: dict[tuple[int, int], Rule] = {}
 
 
 class Digests:

@@ -9,7 +9,9 @@ beginning). Yes, if all of this holds:
    it away by itself only after fs.lease-break-time (45 s), so one that was seen to be held a
    TRUSTED_S ago is ours, and
 3. the rule that answers for the content lets it through. What a rule without a subject says is
-   remembered until the policy changes; of the subject nothing is read then.
+   remembered until the policy changes; of the subject nothing is read then. What one says that
+   asks for user or unit is remembered for that user in that cgroup, and the kernel is asked each
+   time who it is; one that asks for the parent is judged each time.
 
 Why it is written as it is: while a program is opened gate sleeps, and whoever was waiting is woken
 on gate's processor, behind gate's priority. Every instruction between waking up and going back to
@@ -33,7 +35,7 @@ from errno import ENOENT
 from os import close, fstat, write
 
 from edgewarden.errors import HardwareFault
-from edgewarden.exec.digest import PACK_KEY, key_of, only_root
+from edgewarden.exec.digest import PACK_KEY, TOLD, key_of, only_root
 from edgewarden.exec.judged import Judged
 from edgewarden.exec.reports import REPORT_AFTER_S, REPORTS_AT_MOST
 from edgewarden.exec.subject import Anybody, SubjectCounts
@@ -50,7 +52,7 @@ from edgewarden.kernel.fanotify import (
     pack_answer,
     parse_events,
 )
-from edgewarden.kernel.process import uid_of
+from edgewarden.kernel.process import ids_of, uid_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 
     from edgewarden.exec.digest import Digests, Known
     from edgewarden.exec.judged import Counters
+    from edgewarden.exec.subject import Subject as Asker
     from edgewarden.exec.subject import Subjects
     from edgewarden.judge.exec_rules import Rule, Subject
     from edgewarden.kernel.fanotify import Group
@@ -243,10 +246,14 @@ class Quick:
             now_mono = self._mono_s()
             if now_mono - known.checked_mono > TRUSTED_S:
                 return False
-            rule, who = known.rule, None
+            rule, who, ids = known.rule, None, None
             if known.epoch is not self._epoch:
-                who = self._subjects.of(ExecEvent(FAN_OPEN_EXEC_PERM, fd, pid, pidfd))
-                rule = self._ask(known, who)
+                if known.epoch is self._asks:
+                    ids = ids_of(pidfd)
+                    rule = None if ids is None else known.told.get(ids)
+                if ids is None or rule is None:
+                    who = self._subjects.of(ExecEvent(FAN_OPEN_EXEC_PERM, fd, pid, pidfd))
+                    rule = self._ask(known, who)
             if rule is None or not rule.allow:
                 return False
         except Exception:
@@ -264,7 +271,7 @@ class Quick:
         counters.cached += 1
         counters.allowed += 1
         try:
-            uid = uid_of(pidfd) if who is None else who.uid
+            uid = who.uid if who is not None else uid_of(pidfd) if ids is None else ids[0]
         except OSError:  # it was killed meanwhile, or the kernel is older
             uid = self._subjects.uid_of(ExecEvent(FAN_OPEN_EXEC_PERM, fd, pid, pidfd))
         self._done.append((fd, pid, pidfd, known, rule, uid, status, now_mono))
@@ -278,15 +285,20 @@ class Quick:
             return known.rule
         return self._ask(known, self._subjects.of(event))
 
-    def _ask(self, known: Known, who: Subject) -> Rule | None:
+    def _ask(self, known: Known, who: Asker) -> Rule | None:
         if known.epoch is not self._asks:
+            known.told.clear()
             try:
                 known.rule = self.judge(known.digest, ANYBODY)
                 known.epoch = self._epoch
                 return known.rule
             except SubjectCounts:
                 known.epoch = self._asks
-        return self.judge(known.digest, who)
+        rule = self.judge(known.digest, who)
+        ids = who.ids
+        if ids is not None and rule is not None and rule.allow and len(known.told) < TOLD:
+            known.told[ids] = rule
+        return rule
 
     def word(self, known: Known) -> Rule | None:
         """What the policy is known to say of a content, whoever asks."""

@@ -97,12 +97,19 @@ class Subject:
         ways: how to find out.
     """
 
-    __slots__ = ("_event", "_info", "_ways")
+    __slots__ = ("_event", "_info", "_more", "_ways")
 
     def __init__(self, event: ExecEvent, ways: Subjects) -> None:
         self._event = event
         self._ways = ways
         self._info: ProcessInfo | None = None
+        self._more = False
+
+    @property
+    def ids(self) -> tuple[int, int] | None:
+        """Real uid and cgroup, if what was asked follows from these two alone."""
+        info = self._info
+        return None if info is None or self._more else (info.uid, info.cgroup_id)
 
     @property
     def uid(self) -> int:
@@ -118,6 +125,7 @@ class Subject:
 
     @property
     def parent(self) -> bytes:
+        self._more = True
         pid = self._event.pid
         found = self._ways.image_of(pid) if pid > 0 else b""
         return found if self._event.is_alive() else b""
@@ -126,9 +134,11 @@ class Subject:
     def cgroup(self) -> str:
         try:
             info = self.info()
-            return self.read_cgroup() if info is None else self._ways.cgroup(info, self)
+            found = self.read_cgroup() if info is None else self._ways.cgroup(info, self)
         except ProcessLookupError:
-            return ""
+            found = ""
+        self._more = self._more or not found
+        return found
 
     def info(self, *, anew: bool = False) -> ProcessInfo | None:
         """The kernel's word; None where it has none.

@@ -164,6 +164,15 @@ def uid_of(pidfd: int) -> int:
     return uid
 
 
+def ids_of(pidfd: int) -> tuple[int, int] | None:
+    """Real uid and cgroup; None where the kernel does not say both. As ``uid_of`` in few steps."""
+    _INFO_BUFFER[:] = _INFO_REQUEST
+    if _ioctl(pidfd, PIDFD_GET_INFO, _INFO_ADDRESS) < 0:
+        return None
+    mask, cgroup_id, _, _, _, uid = _INFO.unpack_from(_INFO_BUFFER)
+    return (uid, cgroup_id) if mask & _INFO_ALL == _INFO_ALL else None
+
+
 def accept_connection(listener: socket) -> tuple[socket, Peer] | None:
     """The next connection of a non-blocking AF_UNIX listener and who made it; None: there is none.
 
