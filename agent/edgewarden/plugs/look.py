@@ -182,7 +182,7 @@ class Plugs:
             self._tell_device(known.facts, gone, "gone", True, work)
 
     def _left(self, known: Known) -> None:
-        self._memory.gone(known.place, _lasting(known.facts), self._boot_ns())
+        self._memory.gone(known.facts.port, _lasting(known.facts), self._boot_ns())
 
     def _forget_gone(self) -> None:
         """Who was pulled out needs nothing put back."""
@@ -205,14 +205,12 @@ class Plugs:
             facts = read_device(self._tree, fd, name)
             if facts is None:
                 return
-            place = self._place(name)
             if known is not None and known.inode != inode:  # another one since the last look
                 self._left(known)
-            self._memory.came(place, _lasting(facts), self._boot_ns())
-            verdict = self._judge(facts, place, work)
+            self._memory.came(name, _lasting(facts), self._boot_ns())
+            verdict = self._judge(facts, work)
             effective = self._act(fd, facts, verdict, work)
-            pin = work.pinned.get(name, "")
-            self._known[name] = Known(facts, inode, verdict, pin, place)
+            self._known[name] = Known(facts, inode, verdict, work.pinned.get(name, ""))
         finally:
             os.close(fd)
         if is_root_hub(name):
@@ -239,22 +237,17 @@ class Plugs:
         wanted = "0" if known.verdict.decision == "deny" else "1"
         return self._tree.text(fd, "authorized") == wanted
 
-    def _judge(self, facts: DeviceFacts, place: str, work: Look) -> Verdict:
+    def _judge(self, facts: DeviceFacts, work: Look) -> Verdict:
         port, identity = facts.port, _lasting(facts)
         why = work.pinned.get(port, "")
-        if why and place:
-            self._memory.pin(place, identity, why, keep=work.armed)
-        elif place and not facts.refusal:
-            why = self._memory.pinned(place, identity)
+        if why:
+            self._memory.pin(port, identity, why, keep=work.armed)
+        elif not facts.refusal and not is_root_hub(port):
+            why = self._memory.pinned(port, identity)
             verdict = judge_device(work.table.devices, facts, {})
             if not why or verdict.reason == "deny_rule":
                 return verdict
         return judge_device(work.table.devices, facts, {port: why} if why else {})
-
-    def _place(self, port: str) -> str:
-        """The controller and the path of ports: buses are numbered anew at each boot."""
-        above, found, _ = self._tree.link(f"{DEVICES}/{port}").partition("/usb")
-        return f"{above}:{port.partition('-')[2]}" if found else ""
 
     def _act(self, fd: int, facts: DeviceFacts, verdict: Verdict, work: Look) -> bool:
         """Bring the verdict about; whether the kernel shows it."""

@@ -7,7 +7,7 @@ part. What it leaves to others: what is undone (act/usb.py), what another adapte
     memory = PlugMemory(files, boot_id)
     memory.before; memory.save_before()
     memory.remember(path, identity)       # who was there before, or None
-    memory.pin(place, identity, "uplink"); memory.pinned(place, identity)
+    memory.pin(port, identity, "uplink"); memory.pinned(port, identity)
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class PlugMemory:
         self._pins = self._load_pins()
         self._kept = set(self._pins)
         self._left: dict[str, tuple[Identity, int]] = {}
-        """Place -> who went from there last, and when."""
+        """Port -> who went from there last, and when."""
         self._was: dict[tuple[str, Identity], Identity] = {}
-        """Who is at a place, and what it was before it came back as this."""
+        """Who is at a port -> what it was before it came back as this."""
 
     def _load_before(self, boot_id: str) -> Before:
         try:
@@ -161,34 +161,34 @@ class PlugMemory:
             return {}
         return found
 
-    def pinned(self, place: str, identity: Identity) -> str:
-        """Why this device at this place carried the system, of PIN_REASONS; "" for never."""
-        return self._pins.get((place, identity), "")
+    def pinned(self, port: str, identity: Identity) -> str:
+        """Why this device at this port carried the system, of PIN_REASONS; "" for never."""
+        return self._pins.get((_place(port), identity), "")
 
-    def gone(self, place: str, identity: Identity, now_ns: int) -> None:
-        """It left its place."""
-        self._left.pop(place, None)
-        self._left[place] = identity, now_ns
+    def gone(self, port: str, identity: Identity, now_ns: int) -> None:
+        """It left its port."""
+        self._left.pop(port, None)
+        self._left[port] = identity, now_ns
         if len(self._left) > MAX_PLACES:
             del self._left[next(iter(self._left))]
 
-    def came(self, place: str, identity: Identity, now_ns: int) -> None:
+    def came(self, port: str, identity: Identity, now_ns: int) -> None:
         """It is there now: a modem that showed a disk and came back as what it is, perhaps."""
-        was, left_ns = self._left.pop(place, (identity, 0))
+        was, left_ns = self._left.pop(port, (identity, 0))
         if was != identity and now_ns - left_ns <= BECAME_NS:
-            self._was[place, identity] = was
+            self._was[port, identity] = was
             if len(self._was) > MAX_PLACES:
                 del self._was[next(iter(self._was))]
 
-    def pin(self, place: str, identity: Identity, why: str, *, keep: bool) -> None:
+    def pin(self, port: str, identity: Identity, why: str, *, keep: bool) -> None:
         """It carries the system now, and so does what it was before.
 
         Args:
             keep: also for the next gate and the next boot.
         """
-        was = self._was.get((place, identity))
+        was = self._was.get((port, identity))
         for one in (identity,) if was is None else (was, identity):
-            self._pin(place, one, why, keep=keep)
+            self._pin(_place(port), one, why, keep=keep)
 
     def _pin(self, place: str, identity: Identity, why: str, *, keep: bool) -> None:
         key = place, identity
@@ -212,3 +212,9 @@ class PlugMemory:
             self._files.save(PINS_NAME, seal(PINS_MAGIC, "".join(lines).encode()))
         except (OSError, EdgewardenError) as fault:
             self.alarms.append(("EW-USB-004", 4, f"what carries the system is not kept: {fault}"))
+
+
+def _place(port: str) -> str:
+    """The path of ports without the bus: buses are numbered anew at each boot, and another kernel
+    may call their controller another name."""
+    return port.partition("-")[2]

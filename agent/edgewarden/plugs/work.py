@@ -13,18 +13,15 @@ if TYPE_CHECKING:
 
 
 class Known:
-    """A device as it was judged last; ``pin``: what it carried then; ``place``: where it is."""
+    """A device as it was judged last; ``pin``: what it carried then."""
 
-    __slots__ = ("facts", "inode", "pin", "place", "verdict")
+    __slots__ = ("facts", "inode", "pin", "verdict")
 
-    def __init__(
-        self, facts: DeviceFacts, inode: int, verdict: Verdict, pin: str, place: str
-    ) -> None:
+    def __init__(self, facts: DeviceFacts, inode: int, verdict: Verdict, pin: str) -> None:
         self.facts = facts
         self.inode = inode
         self.verdict = verdict
         self.pin = pin
-        self.place = place
 
 
 class Look:
