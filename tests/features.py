@@ -225,6 +225,15 @@ def _debian_tpm_binding() -> bool:
     return done.returncode == 0
 
 
+def _keylime() -> bool:
+    """keylime's TPM code in .venv-peers; it is read there, never imported by ours."""
+    python = Path(__file__).parents[1] / ".venv-peers/bin/python"
+    if not python.exists():
+        return False
+    line = [python, "-c", "import keylime.tpm.tpm_util"]
+    return subprocess.run(line, capture_output=True, check=False).returncode == 0
+
+
 def _tpm_provider() -> bool:
     """OpenSSL's tpm2 provider where OpenSSL looks; without a TPM it does not load to be asked."""
     if shutil.which("openssl") is None:
@@ -273,4 +282,5 @@ PROBES: dict[str, Callable[[], bool]] = {
     "tpm2-pytss": _tpm_binding,
     "python3-tpm2-pytss": _debian_tpm_binding,
     "tpm2-openssl": _tpm_provider,
+    "keylime": _keylime,
 }

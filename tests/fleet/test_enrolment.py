@@ -224,6 +224,7 @@ def test_the_refusal_names_what_to_list(service: Service) -> None:
     with pytest.raises(WireRefusal) as caught:
         service.desk.begin(service.request(tpm), NOW)
     assert parse_ek(tpm.keys.ek_public).name.hex() in caught.value.text
+    assert "has no certificate" in caught.value.text
 
 
 # --- whom to trust -------------------------------------------------------------------------------
@@ -270,6 +271,22 @@ def test_an_ek_nobody_vouches_for_is_refused(
         service.trusted = Makers([*maker.pinned, middle])
     assert service.enrol(tpm) == "ek_untrusted"
     assert service.registered() is None
+
+
+def test_authorities_that_vouch_for_each_other_are_no_root(service: Service, maker: Maker) -> None:
+    """Two pinned certificates, each issued by the other: a walk without an end."""
+    one, other = Maker(), Maker()
+    upper = make_issuing(
+        replace(other.issuing, key=other.issuing_key), one.issuing_key, "maker", NOW
+    )
+    one.issuing = replace(one.issuing, certificate=upper)
+    lower = make_issuing(one.issuing, other.issuing_key, "maker", NOW)
+    above = make_issuing(replace(other.issuing, certificate=lower), one.issuing_key, "maker", NOW)
+    tpm = PaperTpm()
+    one.issuing = replace(one.issuing, certificate=above)
+    service.trusted = Makers([above, lower])
+    with pytest.raises(WireRefusal, match="no root within"):
+        service.desk.begin(service.request(one.certify(tpm)), NOW)
 
 
 def test_without_its_root_a_chain_leads_nowhere(service: Service, maker: Maker) -> None:
@@ -333,6 +350,23 @@ def test_a_key_that_is_not_what_it_must_be_is_refused(
     tpm = maker.certify(replace(PaperTpm(), **weak))  # type: ignore[arg-type]
     assert service.enrol(tpm) == "tpm_keys"
     assert service.registered() is None
+
+
+def test_an_attestation_key_of_another_kind_is_refused(service: Service, maker: Maker) -> None:
+    tpm = maker.certify(PaperTpm())
+    rsa_ak = with_attributes(tpm_forms.EK["rsa"], add=A.SIGN, drop=A.DECRYPT)
+    plain = rsa_ak[:8] + tpm_forms.sized(b"") + tpm_forms.NONE + bytes.fromhex("0014000b")
+    modulus = tpm_forms.sized(b"\xff" * 256)
+    keys = replace(tpm.keys, ak_public=plain + struct.pack(">HI", 2048, 0) + modulus)
+    assert service.enrol_request(replace(service.request(tpm), tpm=keys), tpm) == "tpm_keys"
+
+
+def test_an_ek_beside_its_curve_gets_no_credential(service: Service, maker: Maker) -> None:
+    tpm = maker.certify(PaperTpm())
+    beside = tpm.keys.ek_public[:-1] + bytes([tpm.keys.ek_public[-1] ^ 1])
+    service.trusted = Makers((), frozenset({parse_ek(beside).name}))
+    keys = replace(tpm.keys, ek_public=beside)
+    assert service.enrol_request(replace(service.request(tpm), tpm=keys), tpm) == "bad_tpm"
 
 
 def test_a_signing_request_of_another_key_is_refused(service: Service, maker: Maker) -> None:

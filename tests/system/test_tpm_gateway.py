@@ -65,6 +65,21 @@ def test_the_key_file_is_wrapped_and_shown_with_its_recipe(site: Site) -> None:
     assert "property query" in tested
 
 
+def test_its_certificate_is_renewed_by_the_key_in_the_tpm(site: Site) -> None:
+    before = site.status()["identity"]["certificate"]["serial"]
+    key = (site.gateway.identity / "key.pem").read_bytes()
+    done = site.command("identity", "renew")
+    assert done.returncode == 0, done.stderr
+    site.await_status(
+        lambda s: (
+            s["uplink"]["connected"] and s["identity"]["certificate"]["serial"] not in (before, "")
+        )
+    )
+    assert (site.gateway.identity / "key.pem").read_bytes() == key
+    assert site.status()["identity"]["grade"] == "G2"
+    site.await_fleet(lambda f: f["attestation"]["result"] == "affirming")
+
+
 def test_a_copied_card_is_refused_by_another_tpm(
     site: Site, tpm: SoftTpm, tpm_bus: Bus, tmp_path: Path
 ) -> None:

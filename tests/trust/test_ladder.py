@@ -154,6 +154,25 @@ def test_no_changed_byte_of_a_sealed_file_opens(tmp_path: Path) -> None:
         assert caught.value.code in ("EW-ID-003", "EW-ID-035")
 
 
+@pytest.mark.parametrize(
+    "pem",
+    [
+        b"",
+        sealed.BEGIN.encode(),
+        f"{sealed.BEGIN}\n?\n{sealed.END}\n".encode(),
+        f"{sealed.BEGIN}\nAAA\n{sealed.END}\n".encode(),
+        f"{sealed.BEGIN}\n{'AAAA' * 600}\n{sealed.END}\n".encode(),
+        f"{sealed.BEGIN}\nAgIA\n{sealed.END}\n".encode(),  # version 2
+        f"{sealed.BEGIN}\nAQkA\n{sealed.END}\n".encode(),  # source 9
+        f"{sealed.BEGIN}\nAQI=\n{sealed.END}\n".encode(),  # nothing behind the head
+    ],
+)
+def test_what_is_no_sealed_file_is_said_to_be_damaged(pem: bytes) -> None:
+    with pytest.raises(TrustFault) as caught:
+        sealed.open_sealed(pem, {sealed.BOARD: SECRET})
+    assert caught.value.code == "EW-ID-003"
+
+
 def test_a_short_secret_seals_nothing(tmp_path: Path) -> None:
     choice = choose(keys(tmp_path, credential=b"short"), "auto", sound)
     assert choice.key.grade == "G0"

@@ -52,6 +52,8 @@ def test_the_structure_is_the_drafts() -> None:
         again(der().replace(b"\x01\x01\xff", b"\x01\x01\x00")),  # a password
         again(der().replace(b"\x40\x00\x00\x01", b"\x81\x00\x00\x01")),  # a persistent parent
         again(b"\x30\x80" + der()[3:] + b"\0\0"),  # BER
+        again(b"\x30\x81" + bytes([der()[2] + 2]) + der()[3:] + b"\x04\x00"),  # one string more
+        again(der().replace(b"\x04\x58", b"\x05\x58")),  # another element
         tsskey.write(bytes(2000), bytes(2000)),
     ],
 )

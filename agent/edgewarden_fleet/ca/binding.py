@@ -182,9 +182,7 @@ def check_certify(ak: Public, tls: Public, activation: Activation, secret: bytes
     assert ak.point is not None
     x, y = (int.from_bytes(part, "big") for part in ak.point)
     r, s = (int.from_bytes(part, "big") for part in (signature.value[:32], signature.value[32:]))
-    if signature.scheme is not Alg.ECDSA:
-        raise WireRefusal("tpm_keys", "the certification is not signed with ECDSA")
-    try:
+    try:  # an RSA signature has no such halves, and fails as any other wrong one
         key = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
         key.verify(encode_dss_signature(r, s), activation.certify, ec.ECDSA(hashes.SHA256()))
     except (ValueError, InvalidSignature):

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.errors import WireRefusal
-from edgewarden.trust.keys import public_cose_key
 from edgewarden.trust.ladder import is_lower
 from edgewarden.wire.enrol import EnrolAnswer, EnrolRequest
 from edgewarden.wire.enrol_tpm import SESSION_BYTES, Activation, CredentialChallenge
@@ -37,7 +36,7 @@ from edgewarden_fleet.ca import binding, certificates
 from edgewarden_fleet.ca.binding import Makers
 from edgewarden_fleet.ca.credential import make_credential, parse_ek
 from edgewarden_fleet.ca.tokens import Office, check_token, enrol_device
-from edgewarden_fleet.store import lineage, records, registry
+from edgewarden_fleet.store import lineage, records
 from edgewarden_fleet.store.lineage import Lineage
 
 ACTIVATE_S = 120.0
@@ -115,9 +114,6 @@ class Enrolment:
         ak, tls = binding.check_keys(keys, point)
         asked = Lineage(ek.name, keys.ek_public, keys.ak_public, keys.tls_public, vouched_by)
         lineage.check(self._db, request.device, asked)
-        known = registry.find(self._db, request.device)
-        if known is not None and known.public_key != public_cose_key(key):
-            raise WireRefusal("device_exists", f"{request.device} is enrolled with another key")
         secret, session = secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SESSION_BYTES)
         credential, encrypted = make_credential(ek, ak.name, secret)
         self._waiting[session] = _Waiting(request, secret, ak, tls, asked, now_utc_s + ACTIVATE_S)
