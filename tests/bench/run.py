@@ -34,6 +34,7 @@ AREAS = (
     "data",
     "fleet",
     "identity",
+    "attest",
 )
 """Files beside this one, each with SPECS and measure(place)."""
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edgewarden.errors import WireRefusal
 from edgewarden.wire import cose, tpm
@@ -46,6 +47,8 @@ AK_ATTRIBUTES = (
 )
 """Restricted: it signs only what the TPM itself made; nobody can have it sign a made-up quote."""
 TLS_ATTRIBUTES = Attribute.FIXED_TPM | Attribute.FIXED_PARENT | Attribute.SENSITIVE_DATA_ORIGIN
+_public = lru_cache(maxsize=4096)(tpm.parse_public)
+"""Public areas stay the same for years: two a gateway, 1 kB each."""
 _SELECTION = ((Alg.SHA256, tpm.QUOTE_PCRS),)
 
 
@@ -141,7 +144,7 @@ def _quote(
 ) -> Quote:
     if keys.ak_public != enrolled.ak_public:
         raise Contradiction("ak_foreign", "another attestation key than the enrolled one")
-    ak = tpm.parse_public(keys.ak_public)
+    ak = _public(keys.ak_public)
     if ak.attributes & AK_ATTRIBUTES != AK_ATTRIBUTES or ak.attributes & Attribute.DECRYPT:
         raise Contradiction("ak_attributes", "the attestation key is not one that only quotes")
     if not verify(ak, quoted.quote, tpm.parse_signature(quoted.quote_signature)):
@@ -157,11 +160,11 @@ def _quote(
 
 
 def _check_tls_key(keys: TpmKeys, quote: Quote, bound: Bound, verify: Verify) -> None:
-    ak = tpm.parse_public(keys.ak_public)
+    ak = _public(keys.ak_public)
     if not verify(ak, keys.certify, tpm.parse_signature(keys.certify_signature)):
         raise Contradiction("certify_signature", "the attestation key did not certify the TLS key")
     certified: Certification = tpm.parse_certify(keys.certify)
-    tls = tpm.parse_public(keys.tls_public)
+    tls = _public(keys.tls_public)
     if certified.name != tls.name:
         raise Contradiction("certify_name", "another key was certified")
     if certified.signer != quote.signer:

@@ -33,6 +33,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _CHUNK_BYTES = 256 * 1024
 
 Identity = tuple[int, int, int, int, int]
+Seen = tuple[str, bool, int, Identity]
+"""Path, is it a link, mode, identity."""
 
 
 @dataclass
@@ -50,17 +52,40 @@ class Measurer:
     package: Path = _PACKAGE
     cmdline: Path = Path("/proc/cmdline")
     _digests: dict[Path, tuple[Identity, bytes]] = field(default_factory=dict)
+    _whole: tuple[list[Seen], bytes, str] | None = None
     _compiled: dict[Path, tuple[Identity, Identity, bool]] = field(default_factory=dict)
 
     def take(self) -> tuple[dict[str, bytes], str]:
         """Return (measurements by name, bytecode verdict)."""
+        seen = self._tree()
+        if self._whole is None or self._whole[0] != seen:
+            self._whole = (seen, self._code(), self._bytecode())
+        _, code, bytecode = self._whole
         return {
-            "code": self._code(),
+            "code": code,
             "interpreter": self._digest_of(Path(os.path.realpath(sys.executable))),
             "settings": self._set_digest(self.settings_files),
             "policy": self._set_digest(self.policy_files),
             "cmdline": self._digest_of(self.cmdline),
-        }, self._bytecode()
+        }, bytecode
+
+    def _tree(self) -> list[Seen]:
+        """Everything below the package that a measurement could turn on, by name, inode, size and
+        times: while this is the same, so are code and byte code (2 ms in place of 20)."""
+        found: list[Seen] = []
+        folders = [str(self.package)]
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for e in entries:
+                    try:
+                        s = e.stat()
+                    except OSError:  # a link to nowhere
+                        s = e.stat(follow_symlinks=False)
+                    identity = (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+                    found.append((e.path, e.is_symlink(), s.st_mode, identity))
+                    if e.is_dir(follow_symlinks=False):
+                        folders.append(e.path)
+        return found
 
     def _code(self) -> bytes:
         entries = []

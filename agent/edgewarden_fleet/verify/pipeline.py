@@ -113,6 +113,7 @@ class Verifier:
         self._grace_s = grace_s
         self.on_evidence: Callable[[Record, float], None] = lambda record, now_utc_s: None
         self._keys: OrderedDict[bytes, cose.Verify] = OrderedDict()
+        self._chains: OrderedDict[tuple[bytes, ...], Identity] = OrderedDict()
 
     def take(self, message: Incoming, now_utc_s: float) -> Verdict:
         """Verify one record message and store what is to be stored."""
@@ -150,7 +151,7 @@ class Verifier:
         Raises:
             WireRefusal: see the module's docstring.
         """
-        identity = read_chain(envelope.x5chain, self.roots)
+        identity = self._chain(envelope.x5chain)
         check_issuing(identity, now_utc_s)
         if (identity.tenant, identity.device) != (topic.tenant, topic.device):
             raise WireRefusal("wrong_topic", f"{identity.device} speaks on {topic.device}'s topic")
@@ -165,6 +166,16 @@ class Verifier:
             raise WireRefusal("revoked", "the device is revoked")
         cose.check_signature(envelope, self._verify_with(identity.public_key))
         return identity
+
+    def _chain(self, x5chain: tuple[bytes, ...]) -> Identity:
+        """The gateway that a chain names: what stands in it does not change, dates are checked by
+        the caller each time."""
+        found = self._chains.get(x5chain)
+        if found is None:
+            found = self._chains[x5chain] = read_chain(x5chain, self.roots)
+            if len(self._chains) > KEYS_CACHED:
+                self._chains.popitem(last=False)
+        return found
 
     def drop_overdue(self, now_utc_s: float) -> int:
         """Refuse what waited too long for its key; returns how many."""

@@ -7,6 +7,8 @@ harm here: a quote is known by its content, never by its signature's bytes.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -15,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from edgewarden.wire.tpm import Alg, Public, Signature
 
 _EXPONENT = 65537
+KEYS_CACHED = 4096
+"""Parsed attestation keys kept; one per gateway."""
 _SHA256 = hashes.SHA256()
 
 
@@ -34,9 +38,14 @@ def verify(public: Public, message: bytes, signature: Signature) -> bool:
     return True
 
 
-def _check_ecdsa(point: tuple[bytes, bytes], message: bytes, value: bytes) -> None:
+@lru_cache(maxsize=KEYS_CACHED)
+def _key(point: tuple[bytes, bytes]) -> ec.EllipticCurvePublicKey:
     x, y = (int.from_bytes(c, "big") for c in point)
-    key = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+
+
+def _check_ecdsa(point: tuple[bytes, bytes], message: bytes, value: bytes) -> None:
+    key = _key(point)
     r, s = int.from_bytes(value[:32], "big"), int.from_bytes(value[32:], "big")
     key.verify(encode_dss_signature(r, s), message, ec.ECDSA(_SHA256))
 
