@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.json_page import printed
 from tests.system.standing import FLEET, Site, read_json, standing
 from tests.waiting import wait_until
 
@@ -28,6 +29,18 @@ def site() -> Iterator[Site]:
 def test_attests_affirming(site: Site) -> None:
     site.await_fleet(lambda f: f["attestation"]["result"] == "affirming")
     site.await_status(lambda s: s["attestation"]["result"] == "affirming")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["status", "findings", "sensors", "doctor", "spool stat", "spool verify", "identity show",
+     "policy show", "policy would-block", "policy learn --from-observed"],
+)  # fmt: skip
+def test_what_is_printed_as_json_is_what_its_page_says(site: Site, words: str) -> None:
+    """Every key, in both directions, and its type."""
+    site.await_status(lambda s: s["uplink"]["connected"])
+    done = site.command(*words.split(), "--json")
+    assert printed(done.stdout.decode()) == []
 
 
 def test_a_running_link_says_of_certificate_and_clock_what_doctor_says(site: Site) -> None:
