@@ -195,15 +195,30 @@ _NEXT = {
 }
 
 
+_FROM_A_NEW_LOGIN = (
+    "EW-EXEC-026",
+    "log in again (a new ssh connection) and type `edgewarden policy confirm` there",
+)
+REFUSED = {
+    "no_login": _FROM_A_NEW_LOGIN,
+    "same_login": _FROM_A_NEW_LOGIN,
+    "old_login": _FROM_A_NEW_LOGIN,
+    "unknown_login": _FROM_A_NEW_LOGIN,
+    "nothing_to_confirm": (
+        "EW-EXEC-025",
+        "see `edgewarden findings`, then try again: `edgewarden policy enforce --confirm 10m`",
+    ),
+}
+"""gate's name of a refusal -> code and next step, where they say more than "gate refused"."""
+
+
 def _ask(run_dir: str, request: Request) -> str:
     """Have gate do it; what it says. Raises OperatorFault when it refuses."""
     answer = ask_gate(run_dir, request)
     if isinstance(answer, Answer) and not answer.ok:
-        raise OperatorFault(
-            f"gate refused: {answer.name}: {answer.text}",
-            code="EW-EXEC-024",
-            next_step=_NEXT[request.area],
-        )
+        code, step = REFUSED.get(answer.name, ("EW-EXEC-024", _NEXT[request.area]))
+        text = f"gate refused: {answer.name}: {answer.text}"
+        raise OperatorFault(text, code=code, next_step=step)
     return answer.text if isinstance(answer, Answer) else ""
 
 
