@@ -222,7 +222,7 @@ def _fill(at: Path, final: Path, wanted: FleetSettings, now_utc_s: float, user: 
                        ("tpm", 0o700), ("tpm/roots", 0o700)):  # fmt: skip
         (at / name).mkdir(mode=mode)
         (at / name).chmod(mode)
-    root_key, issuing_key = _key(), _key()
+    root_key, issuing_key = new_key(), new_key()
     root = Authority(certificates.make_root(root_key, wanted.tenant, now_utc_s), root_key)
     issuing = Authority(
         certificates.make_issuing(root, issuing_key, wanted.tenant, now_utc_s), issuing_key
@@ -236,15 +236,15 @@ def _fill(at: Path, final: Path, wanted: FleetSettings, now_utc_s: float, user: 
     _put(at / "ca/issuing.pem", issuing_pem)
     _put_key(at / "ca/issuing-key.pem", issuing_key)
     for name, host in (("broker", wanted.broker.host), ("enroll", wanted.enroll.host)):
-        key = _key()
+        key = new_key()
         leaf = certificates.make_server(issuing, key.public_key(), [host], now_utc_s)
         _put(at / name / "server.pem", certificates.pem(leaf) + issuing_pem)
         _put_key(at / name / "server-key.pem", key)
-    key = _key()
+    key = new_key()
     leaf = certificates.make_client(issuing, key.public_key(), wanted.tenant, now_utc_s)
     _put(at / "verifier/client.pem", certificates.pem(leaf) + issuing_pem)
     _put_key(at / "verifier/client-key.pem", key)
-    _put_key(at / "verifier/key.pem", _key())
+    _put_key(at / "verifier/key.pem", new_key())
     _put(at / "broker/ca.pem", root_pem)
     _put(at / "broker/acl", broker.acl(wanted.tenant))
     plugin = broker.find_plugin()
@@ -263,7 +263,8 @@ def _fill(at: Path, final: Path, wanted: FleetSettings, now_utc_s: float, user: 
             os.chown(path, account.pw_uid, account.pw_gid)
 
 
-def _key() -> ec.EllipticCurvePrivateKey:
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """P-256, for anything of the folder."""
     return ec.generate_private_key(ec.SECP256R1())
 
 

@@ -3,6 +3,7 @@
     init DIR   serve DIR   token new --device ID   gateways   show ID
     reference add|list|end   evidence ID   appraise FILE   verify FILE
     decode FILE   revoke ID   replace ID   quarantine list|lift ID
+    ca show|rotate
 
 Commands that work on a fleet folder take --dir DIR, by default the present folder.
 """
@@ -34,6 +35,7 @@ NOUNS = {
     "revoke": ("revoke", "refuse everything a gateway sends from now on"),
     "replace": ("replace", "another board for the same place; its history stays"),
     "quarantine": ("quarantine", "gateways of which two states exist, and ending that"),
+    "ca": ("ca", "what stands above the gateways' certificates, and rotating it"),
     "verify": ("verify", "check a file of records against the CA alone"),
     "decode": ("verify", "print a file of records without believing them"),
 }
