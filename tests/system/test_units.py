@@ -163,7 +163,8 @@ def test_link_is_an_ordinary_user_with_serial_ports_only() -> None:
     assert link["AmbientCapabilities"] == ""
     assert link["DevicePolicy"] == "closed"
     assert all(
-        word.startswith(("char-tty", "char-gpiochip", "rw")) for word in link["DeviceAllow"].split()
+        word.startswith(("char-tty", "char-gpiochip", "/dev/tpmrm0", "rw"))
+        for word in link["DeviceAllow"].split()
     )
 
 

@@ -67,7 +67,7 @@ class IdentityKey:
         "auto",
         of=("auto", "G0", "G0+", "G1", "G2"),
         help="What `edgewarden enroll` makes: the highest grade whose key passes a handshake, or "
-        "this one and no other. docs/attestation.md says what each proves.",
+        "this one and no other. docs/keys.md says how each is had.",
     )
     tcti: str = text(
         "device:/dev/tpmrm0",

@@ -159,5 +159,5 @@ def _elsewhere(why: str) -> TrustFault:
     return TrustFault(
         f"the sealed key does not open: {why}",
         code="EW-ID-035",
-        next_step="put the card back into its own board; for a credential see docs/attestation.md",
+        next_step="put the card back into its own board; for a credential see docs/keys.md",
     )
