@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,27 @@ def test_rules_about_devices_are_a_table_of_their_own(tmp_path: Path, settings: 
     (tmp_path / "policy.toml").write_text(ONE)
     compile_policy(settings)
     assert load_table(path.read_bytes()) == PeripheralTable((), (), 2)
+
+
+def test_rules_about_peers_are_a_table_and_units_nobody_knows_are_noted(
+    tmp_path: Path, settings: str
+) -> None:
+    rule = '[[egress]]\nname = "a"\nunit = "no-such@unit.service"\naddress = "10.0.0.1"\n'
+    (tmp_path / "policy.toml").write_text(rule)
+    done = compile_policy(settings)
+    assert [note for note in done.notes if "no-such@unit.service" in note]
+    found = NetworkTable.load((tmp_path / "state/policy/network.table").read_bytes())
+    assert [unit.path for unit in found.units] == [
+        r"system.slice/system-no\x2dsuch.slice/no-such@unit.service"
+    ]
+
+
+def test_a_range_of_users_that_covers_link_changes_nothing(tmp_path: Path, settings: str) -> None:
+    uid = pwd.getpwnam("nobody").pw_uid
+    path = Path(settings)
+    path.write_text(path.read_text().replace("no-such-user", "nobody"))
+    rule = f'[[egress]]\nname = "a"\nuid = "{uid - 5}-{uid + 5}"\naddress = "10.0.0.1"\n'
+    (tmp_path / "policy.toml").write_text(rule)
+    with pytest.raises(OperatorFault, match="covers nobody"):
+        compile_policy(settings)
+    assert not (tmp_path / "state/policy/network.table").exists()

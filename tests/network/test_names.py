@@ -99,6 +99,15 @@ def test_answers_are_rationed(names: Names, clock: Clock) -> None:
     assert taken == int(2 * ANSWERS_PER_S)
 
 
+def test_a_move_can_be_taken_back(names: Names) -> None:
+    names.take(answer("10.0.0.1", host=0), TABLE)
+    before = names.known()
+    names.move_to(TABLE.hosts, ("c.example.org",))
+    assert names.standing() == {}
+    names.back_to(before)
+    assert names.standing() == {0: [(4, "10.0.0.1", 300)]}
+
+
 def test_what_is_known_of_a_name_goes_on_under_its_new_number(names: Names) -> None:
     names.take(answer("10.0.0.1", host=0), TABLE)
     names.take(answer("10.0.0.2", host=1), TABLE)

@@ -625,6 +625,25 @@ def test_names_are_let_through_as_answered_and_labelled(world: NetWorld) -> None
     assert world.connect_says("tcp", PEER, ALLOWED) == "", "answers outlive a new policy"
 
 
+def test_what_is_known_of_names_outlives_a_table_that_is_refused(world: NetWorld) -> None:
+    """Review B, M4: what the refused table did not name was forgotten."""
+    enforced(world, BY_NAME)
+    link = world.connect("gate-names.sock")
+    link.send(encode(answer(world, 0, PEER)))
+    wait_until(lambda: world.connect_says("tcp", PEER, ALLOWED) == "")
+    path = world.state / "policy" / "network.table"
+    good = NetworkTable.load(path.read_bytes())
+    other = BY_NAME.replace("api.", "other.").replace("time.", "another.")
+    world.write(other)
+    bad = NetworkTable.load(path.read_bytes())
+    values = [getattr(bad, name) for name in NetworkTable.fields]  # type: ignore[attr-defined]
+    path.write_bytes(NetworkTable(*values[:-1], "chain x { nonsense }").dump())
+    assert not world.reload().ok
+    assert world.mode("enforce").ok, "made anew, from what gate remembers"
+    assert world.network_stats().generation == good.generation
+    assert world.connect_says("tcp", PEER, ALLOWED) == ""
+
+
 def test_answers_about_anything_else_are_refused(world: NetWorld) -> None:
     enforced(world, BY_NAME)
     facts = world.connect("gate-facts.sock")

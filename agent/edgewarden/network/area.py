@@ -192,7 +192,7 @@ class Network:
         if table == self._table and self._force.mode:
             return f"network: {table.rules} rules, unchanged"
         self._forward.check("network", table.generation, older=older)
-        before = self._table
+        before, known = self._table, self._names.known()
         self._count()
         self._use(table)
         try:
@@ -200,6 +200,7 @@ class Network:
             self._put_again()
         except EdgewardenError:
             self._use(before)
+            self._names.back_to(known)
             raise
         self._forward.take("network", table.generation, older=older)
         self._why_not = ""

@@ -151,6 +151,14 @@ class Names:
             if before[host] in numbers
         }
 
+    def known(self) -> dict[tuple[int, int], dict[str, float]]:
+        """What is known, for ``back_to``."""
+        return dict(self._known)
+
+    def back_to(self, known: dict[tuple[int, int], dict[str, float]]) -> None:
+        """The other table is refused: nothing is forgotten."""
+        self._known = known
+
     def fileno(self) -> int:
         """Of the client's connection, -1 without one."""
         return -1 if self.client is None else self.client.fileno()
