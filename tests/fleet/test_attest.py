@@ -73,6 +73,14 @@ def test_references_of_another_version_or_device_do_not_count(desk: Desk, ready:
     assert "9.9.9" in result.reasons["executables"]
 
 
+def test_what_was_measured_is_shown(desk: Desk, ready: Board) -> None:
+    """For an operator who adds a reference: never taken over by itself."""
+    appraised(desk, ready, nonce(desk))
+    told = shown(desk)["attestation"]
+    assert isinstance(told, dict)
+    assert told["measurements"]["code"] == CODE.hex()
+
+
 def test_a_report_key_nobody_introduced_is_a_warning(desk: Desk, board: Board) -> None:
     desk.reference("code", CODE)
     result = appraised(desk, board, nonce(desk))

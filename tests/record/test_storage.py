@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -75,6 +76,15 @@ def entries(spool: MemorySpool) -> list[dict[int, Any]]:
 
 def settled(storage: StorageThread) -> None:
     storage.flush().result(WAIT_S)
+
+
+def test_an_attestation_record_holds_the_hash_of_the_evidence_alone() -> None:
+    spool = MemorySpool()
+    with running(spool) as storage:
+        storage.attest(b"evidence", {}).result(WAIT_S)
+        storage.keep_evidence(b"unasked").result(WAIT_S)
+    told = {r.kind: r.body["evidence"] for r in opened(spool, AUDIT)[1:]}
+    assert told == {"attestation": sha256(b"evidence").digest(), "evidence": b"unasked"}
 
 
 @pytest.mark.parametrize("record_class", [ALARM, AUDIT])

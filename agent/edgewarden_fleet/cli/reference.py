@@ -182,9 +182,9 @@ def _values(arguments: argparse.Namespace) -> tuple[str, dict[str, bytes], dict[
         try:
             values["programs"] = bytes.fromhex(arguments.programs)
         except ValueError:
-            raise _no("--programs is not hexadecimal", "copy it from `show ID`") from None
+            raise _no("--programs is not hexadecimal", "copy it from `show ID --json`") from None
     if any(len(digest) != _PCR_BYTES for digest in values.values()):
-        raise _no("--programs is not a SHA-256", "copy it from `show ID`")
+        raise _no("--programs is not a SHA-256", "copy it from `show ID --json`")
     return version, values, sources
 
 
