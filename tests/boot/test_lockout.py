@@ -32,6 +32,8 @@ NOTHING = '[[program]]\nname = "nothing"\naction = "deny"\npath = "/**"\n'
 STRANGER = "/opt/stranger"
 FREED_S, REARMED_S = 3.0, 10.0
 UNHEALTHY = 2
+TRIPS_LIMIT = 3
+"""As daemon/gate.py has it; the one stop before counts too."""
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +269,28 @@ def test_r1_r2_a_gate_that_ends_or_stops_holds_nobody(site: Site, end: str) -> N
     assert time.monotonic() - began <= FREED_S
     wait_until(lambda: site.main_pid("gate") not in (0, was), REARMED_S)
     site.await_gate(holds)
+
+
+def test_r2_a_gate_that_is_stopped_again_and_again_ends_in_observe(
+    site: Site, logins: Logins
+) -> None:
+    """Whatever stops it persists: nobody waits longer for that, and guard gives up on enforcing."""
+    for _ in range(TRIPS_LIMIT):
+        was = site.main_pid("gate")
+        assert bare(site, f"kill -STOP {was}").returncode == 0
+        began = time.monotonic()
+        done = logins.ssh(":")
+        assert done.returncode == 0, said(done)
+        assert time.monotonic() - began <= FREED_S, "a whole ssh login"
+        wait_until(lambda was=was: site.main_pid("gate") not in (0, was), REARMED_S)
+        site.await_gate(lambda g: holds(g) or g["mode"] == "observe")
+        if site.gate()["mode"] == "observe":
+            break
+    site.await_gate(lambda g: g["mode"] == "observe" and not g["armed"])
+    assert not denies(site)
+    lifted = logins.ssh("edgewarden policy enforce")
+    assert lifted.returncode == 0, said(lifted)
+    assert denies(site)
 
 
 def test_r4_a_stopped_journal_holds_no_exec(site: Site) -> None:
