@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.cli.doctor import as_link_knows
 from edgewarden.cli.main import main
+from edgewarden.ports import Instant
 from edgewarden.wire.control import Request
 from tests.fakes.agent import running_gate, running_link, stats
 from tests.fakes.pki import store_identity
@@ -123,3 +125,24 @@ def test_identity_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert body["schema"] == "edgewarden.identity/1"
     assert body["device"] == "gw-demo"
     assert body["certificate"]["serial"] == "2a"
+
+
+@pytest.mark.parametrize(
+    ("clock", "state"),
+    [
+        ({"state": "signed", "uncertainty_s": 0.25, "utc": "2026-11-25T20:00:00Z"}, "signed"),
+        ({"state": "ntp", "uncertainty_s": 0.02, "utc": "2026-11-25T20:00:00Z"}, "unsynced"),
+        ({"state": "signed", "uncertainty_s": 0.25}, "unsynced"),
+        ({"state": "signed", "uncertainty_s": 0.25, "utc": "yesterday"}, "unsynced"),
+        ({"state": "unsynced", "uncertainty_s": None, "utc": "2026-11-25T20:00:00Z"}, "unsynced"),
+    ],
+)
+def test_where_the_fleet_signed_the_time_doctor_goes_by_it_as_link_does(
+    clock: dict[str, object], state: str
+) -> None:
+    """A board without a clock: certificates are held to the signed time, not to the system's."""
+    found = as_link_knows(Instant(7, 5, None, "unsynced"), {"clock": clock})
+    assert (found.boot_ns, found.state) == (7, state)
+    if state == "signed":
+        assert (found.wall_ns, found.uncertainty_ms) == (1_795_636_800 * 10**9, 250)
+    assert as_link_knows(Instant(7, 5, None, "unsynced"), None).wall_ns == 5

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from edgewarden.judge import doctor as judge
 from edgewarden.judge import doctor_net as judge_net
 from edgewarden.judge.doctor import Rung, State
 from edgewarden.judge.health import BACKLOG_RECORDS
+from edgewarden.ports import Instant
 from edgewarden.probe import host
 from edgewarden.probe.control import ask_gate, ask_link
 from edgewarden.probe.disk import Disk, room
@@ -135,9 +137,11 @@ def _climb(settings_path: str, ladder: Ladder) -> None:
     """Every rung from the ground up."""
     settings, whole = _settings(settings_path, ladder)
     _folders(settings, ladder)
-    identity = _identity(settings, ladder)
-    ladder.step(judge.judge_clock(ladder.clock.now()))
-    status = _link(settings, ladder)
+    told = _told(settings)
+    now = as_link_knows(ladder.clock.now(), None if isinstance(told, EdgewardenError) else told)
+    identity = _identity(settings, now, ladder)
+    ladder.step(judge.judge_clock(now))
+    status = _link(settings, told, ladder)
     if ladder.wants("network"):
         _network(settings, identity, status, ladder)
     if ladder.wants("exec"):
@@ -191,7 +195,7 @@ def _spool(state_dir: str) -> Rung:
     return judge.judge_spool(sum(c.evicted for c in classes), unsent, BACKLOG_RECORDS)
 
 
-def _identity(settings: Settings, ladder: Ladder) -> Identity | None:
+def _identity(settings: Settings, now: Instant, ladder: Ladder) -> Identity | None:
     from edgewarden.trust import identity as store
 
     try:
@@ -201,22 +205,43 @@ def _identity(settings: Settings, ladder: Ladder) -> Identity | None:
     except EdgewardenError as fault:
         ladder.step(judge.broken("identity", "identity", fault.text, fault.code, fault.next_step))
         return None
-    ladder.step(judge.judge_identity(identity, settings.device, ladder.clock.now()))
+    ladder.step(judge.judge_identity(identity, settings.device, now))
     return identity
 
 
-def _link(settings: Settings, ladder: Ladder) -> dict[str, Any] | None:
-    """Ask the running link; None when it is not there or does not answer."""
+def _told(settings: Settings) -> dict[str, Any] | EdgewardenError:
+    """The running link's status, or why it does not answer."""
     try:
-        status = ask_link(settings.paths.run, Command.STATUS)
+        return ask_link(settings.paths.run, Command.STATUS)
     except EdgewardenError as fault:
-        user = settings.exec.link_user
-        if host.is_orphaned(f"{settings.paths.state}/identity"):
-            ladder.step(judge.judge_user(user, orphaned=True))
-        ladder.step(judge.broken("link", "agent", fault.text, fault.code, fault.next_step))
-        return None
-    ladder.step(judge.ok("link", "agent", f"running, version {status['version']}"))
-    return status
+        return fault
+
+
+def as_link_knows(now: Instant, status: dict[str, Any] | None) -> Instant:
+    """The time that certificates are held to: what the fleet signed, where link goes by that."""
+    clock = {} if status is None else status["clock"]
+    bound_s, utc = clock.get("uncertainty_s"), clock.get("utc")
+    if clock.get("state") != "signed" or bound_s is None or not isinstance(utc, str):
+        return now
+    try:
+        moment = datetime.fromisoformat(utc.replace("Z", "+00:00"))
+    except ValueError:
+        return now
+    return Instant(now.boot_ns, int(moment.timestamp()) * 10**9, round(bound_s * 1000), "signed")
+
+
+def _link(
+    settings: Settings, told: dict[str, Any] | EdgewardenError, ladder: Ladder
+) -> dict[str, Any] | None:
+    """What link said of itself; None when it is not there or does not answer."""
+    if not isinstance(told, EdgewardenError):
+        ladder.step(judge.ok("link", "agent", f"running, version {told['version']}"))
+        return told
+    user = settings.exec.link_user
+    if host.is_orphaned(f"{settings.paths.state}/identity"):
+        ladder.step(judge.judge_user(user, orphaned=True))
+    ladder.step(judge.broken("link", "agent", told.text, told.code, told.next_step))
+    return None
 
 
 def _network(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import resource
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -85,6 +85,7 @@ def status(
         "clock": {
             "state": now.state,
             "uncertainty_s": None if bound_ms is None else bound_ms / 1000,
+            "utc": f"{datetime.fromtimestamp(now.wall_ns / 1e9, UTC):%Y-%m-%dT%H:%M:%SZ}",
         },
         "uplink": {
             "connected": up.connected,
