@@ -18,7 +18,11 @@ run on A: a gate that answers without judging measures nothing.
     gate.exec-cached-p10    p10 B - p10 A: what it costs when nothing else happens
     gate.exec-fapolicyd     p50 B / p50 P, P an ext2 that Debian's fapolicyd watches (fapolicyd.py)
     gate.exec-subject       p50 S / p50 A, S an ext4 of B's gate where the rule asks for the user
+    gate.exec-asked         p50 B' / p50 A, B' a program on B that others than root may write to
     gate.exec-hogs          p50 B / p50 A while HOGS processes do nothing but compute
+
+What is started again within 20 ms, is root's and is allowed whoever asks, as in B here, starts
+without gate being asked, and gate is told (ADR 24). B' and S are what gate is asked for each time.
 
 The start of a Python program in strict mode, and gate's memory: strict.py.
 """
@@ -55,6 +59,9 @@ WARM_UP = 50
 HOGS, HOG_ROUNDS = 2, 150
 """Row P1 of issue 4. A round waits for its turn behind the hogs, so fewer do."""
 HOG = "import signal; signal.alarm(100)\nwhile True: pass"
+ASKED, PEER = 4, 5
+"""Places among the programs of a round."""
+NOBODY = 65534
 PROGRAM = "/sbin/ldconfig"
 """Static in Debian's libc-bin, 0.9 MB: the exec itself, no loader and no libraries after it."""
 SPECS = (
@@ -64,6 +71,8 @@ SPECS = (
          1.1),
     Spec("gate.exec-cached-p10", "difference of the p10s of the same execs", "us", 60.0),
     Spec("gate.exec-subject", "the same ratio where the rule asks for the user", "x", 1.1),
+    Spec("gate.exec-asked", "the same ratio where gate is asked each time: others may write to the"
+         " program", "x", 1.1),
     Spec("gate.exec-fapolicyd", "the same p50, gate / fapolicyd", "x", 1.0),
     Spec("gate.exec-hogs", f"the ratio of gate.exec-cached beside {HOGS} processes that only"
          " compute", "x", 1.2),
@@ -91,6 +100,10 @@ def measure(place: Place) -> Iterator[Figure]:
             program.write(b"another program")
     with (subject / "listed").open("ab") as program:
         program.write(b"a content of its own")
+    shutil.copy(watched / "unlisted", watched / "asked")
+    with (watched / "asked").open("ab") as program:
+        program.write(b"listed all the same")
+    os.chown(watched / "asked", NOBODY, NOBODY)
     run = stand_up(place, watched, subject).run
     check_judges(plain, watched)
     check_judges(plain, subject)
@@ -102,32 +115,38 @@ def measure(place: Place) -> Iterator[Figure]:
     except CannotMeasure as fault:
         no_peer = str(fault)
     programs = [folder / "listed" for folder in (plain, watched, floor, subject, peer)]
+    programs.insert(ASKED, watched / "asked")
     rounds(programs, WARM_UP)
     before = stats(run)
     taken = [rounds(programs, ROUNDS) for _ in range(RUNS)]
     after = stats(run)
-    expected = 2 * RUNS * ROUNDS
+    expected = 3 * RUNS * ROUNDS
     if after.cached - before.cached < expected or after.denied != before.denied:
         raise CannotMeasure(f"{after.cached - before.cached} of {expected} verdicts were cached")
     p50 = [[middle(each) * 1e6 for each in one] for one in taken]
     p10 = [[quantiles(each, n=10)[0] * 1e6 for each in one] for one in taken]
     ratios = [one[1] / one[0] for one in p50]
     bare_us, floor_x = middle(one[0] for one in p50), middle(one[2] / one[0] for one in p50)
-    peer_x = "-" if no_peer else f"{middle(one[4] / one[0] for one in p50):.3f}"
+    peer_x = "-" if no_peer else f"{middle(one[PEER] / one[0] for one in p50):.3f}"
     against = f"{bare_us:.0f} us unwatched; bare responder {floor_x:.3f}; fapolicyd {peer_x}"
     spread = f"runs {min(ratios):.3f} to {max(ratios):.3f}, tier {after.tier}"
     yield Figure("gate.exec-cached", middle(ratios), against, RUNS, spread)
     yield Figure("gate.exec-floor", middle(one[1] / one[2] for one in p50), against, RUNS)
     yield Figure("gate.exec-subject", middle(one[3] / one[0] for one in p50), against, RUNS)
+    yield Figure("gate.exec-asked", middle(one[ASKED] / one[0] for one in p50), against, RUNS)
     floor_us = middle(one[2] - one[0] for one in p10)
     beside = f"bare responder {floor_us:.0f} us"
     if no_peer:
         yield Figure("gate.exec-fapolicyd", None, note=no_peer)
     else:
-        yield Figure("gate.exec-fapolicyd", middle(one[1] / one[4] for one in p50), against, RUNS)
-        beside += f", fapolicyd {middle(one[4] - one[0] for one in p10):.0f} us"
+        yield Figure(
+            "gate.exec-fapolicyd", middle(one[1] / one[PEER] for one in p50), against, RUNS
+        )
+        beside += f", fapolicyd {middle(one[PEER] - one[0] for one in p10):.0f} us"
+    beside += f", rule with a user {middle(one[3] - one[0] for one in p10):.0f} us"
+    beside += f", asked each time {middle(one[ASKED] - one[0] for one in p10):.0f} us"
     yield Figure("gate.exec-cached-p10", middle(one[1] - one[0] for one in p10), beside, RUNS)
-    yield beside_hogs(place, programs if not no_peer else programs[:4])
+    yield beside_hogs(place, programs if not no_peer else programs[:PEER])
 
 
 def beside_hogs(place: Place, programs: list[Path]) -> Figure:
@@ -142,7 +161,7 @@ def beside_hogs(place: Place, programs: list[Path]) -> Figure:
             stop(hog)
     p50 = [[middle(each) * 1e6 for each in one] for one in taken]
     ratios = [one[1] / one[0] for one in p50]
-    names = ("bare responder", "rule with a user", "fapolicyd")
+    names = ("bare responder", "rule with a user", "asked each time", "fapolicyd")
     others = [middle(one[i] / one[0] for one in p50) for i in range(2, len(programs))]
     beside = "; ".join(f"{n} {x:.3f}" for n, x in zip(names, others, strict=False))
     return Figure(
@@ -173,10 +192,11 @@ class Standing:
 def stand_up(place: Place, watched: Path, subject: Path) -> Standing:
     """One rule for anybody and one that asks for the user, and gate enforcing them."""
     contents, rules = {}, []
-    for i, (folder, uids) in enumerate(((watched, ()), (subject, ((0, 0),)))):
-        digest = hashlib.sha256((folder / "listed").read_bytes()).digest()
+    listed = (watched / "listed", ()), (subject / "listed", ((0, 0),)), (watched / "asked", ())
+    for i, (program, uids) in enumerate(listed):
+        digest = hashlib.sha256(program.read_bytes()).digest()
         contents[digest] = Content((i,), "program", False)
-        rules.append(RuleSpec(Rule(folder.name, True, uids, (), ()), False))
+        rules.append(RuleSpec(Rule(f"rule {i}", True, uids, (), ()), False))
     config = compile_gate_config([str(watched), str(subject)], "observe", link_uid=0)
     return enforcing(place, compile_table(rules, contents), config)
 
