@@ -59,6 +59,8 @@ WARM_UP = 50
 HOGS, HOG_ROUNDS = 2, 150
 """Row P1 of issue 4. A round waits for its turn behind the hogs, so fewer do."""
 HOG = "import signal; signal.alarm(100)\nwhile True: pass"
+CACHED_AT_LEAST = 0.99
+"""gate forgets its cache when somebody here mounts something; a median does not see that."""
 ASKED, PEER = 4, 5
 """Places among the programs of a round."""
 NOBODY = 65534
@@ -120,7 +122,7 @@ def measure(place: Place) -> Iterator[Figure]:
     before = stats(run)
     taken = [rounds(programs, ROUNDS) for _ in range(RUNS)]
     after = stats(run)
-    expected = 3 * RUNS * ROUNDS
+    expected = int(3 * RUNS * ROUNDS * CACHED_AT_LEAST)
     if after.cached - before.cached < expected or after.denied != before.denied:
         raise CannotMeasure(f"{after.cached - before.cached} of {expected} verdicts were cached")
     p50 = [[middle(each) * 1e6 for each in one] for one in taken]
