@@ -35,11 +35,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.baseline.hashing import Content, Stamp
-from edgewarden.baseline.images import images
+from edgewarden.baseline.images import images, running
 from edgewarden.baseline.learn import BASELINE_NAME, Machine, kept, kept_stamps, some
+from edgewarden.daemon.clock import SystemClock
 from edgewarden.daemon.managed import Places, subordinates
 from edgewarden.errors import OperatorFault, PeerUnavailable, WireRefusal
 from edgewarden.exec.digest import PACK_KEY
+from edgewarden.exec.marks import WATCHABLE
 from edgewarden.exec.policy_files import (
     POLICY_DIRECTORY,
     TABLE_NAME,
@@ -51,6 +53,7 @@ from edgewarden.judge import peripherals_table
 from edgewarden.judge.critical import Critical, critical_set, names, with_critical
 from edgewarden.judge.exec_table import MAX_TABLE_BYTES, Table, compile_table, with_generation
 from edgewarden.judge.programs import Selected, select
+from edgewarden.kernel.mounts import AT_FDCWD, Mounts, known_status
 from edgewarden.peers.table import next_table
 from edgewarden.peers.users import Users
 from edgewarden.probe.control import ask_gate
@@ -226,13 +229,30 @@ def _images(
     """What gate must know of images that it has not seen start."""
     wanted = {digest for spec in built.selected.specs for digest in spec.rule.parents}
     known = kept_stamps(str(folder)) if stamps is None else stamps
-    found = images(Machine().paths(), baseline or Baseline((), {}), known, wanted)
+    paths, near, now_ns = Machine().paths(), _near_devices(), SystemClock().now().wall_ns
+
+    def is_near(link: str) -> bool:
+        status = known_status(AT_FDCWD, link.encode())
+        return status is not None and status.st_dev in near
+
+    found = dict(running(known, is_near, now_ns=now_ns))
+    found.update(images(paths, baseline or Baseline((), {}), known, wanted, now_ns=now_ns))
     return compile_images(
         {
             PACK_KEY(s.device, s.inode, s.ctime_ns, s.mtime_ns, s.size_bytes): digest
-            for s, digest in found
+            for s, digest in found.items()
         }
     )
+
+
+def _near_devices() -> set[int]:
+    """st_dev of this host's local filesystems: of another one a user may be the server."""
+    proc_fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = Mounts(proc_fd).devices()
+    finally:
+        os.close(proc_fd)
+    return {device for device, kind in found.items() if kind in WATCHABLE}
 
 
 def _peripherals(policy: Policy, folder: Path, used: int) -> bytes | None:
