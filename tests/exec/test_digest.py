@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from edgewarden.exec.digest import CACHE_ENTRIES, Digests
 from edgewarden.kernel.fanotify import handle_of
 from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
-from tests.system.exec_world import loop_ext4
+from tests.system.exec_world import loop_ext4, overlay_of, private_tmpfs
 
 pytestmark = pytest.mark.needs("root", "loop-mount")
 
@@ -136,3 +138,52 @@ def test_who_makes_room_is_named_no_more(bench: Bench) -> None:
     assert not bench.knows(one)
     assert len(bench.digests.entries()) == CACHE_ENTRIES
     closing(one)
+
+
+@contextlib.contextmanager
+def filesystem(kind: str) -> Iterator[Path]:
+    if kind == "ext4":
+        with loop_ext4() as where:
+            yield where
+        return
+    with private_tmpfs() as where:
+        if kind == "tmpfs":
+            yield where
+            return
+        with overlay_of(where) as merged:
+            yield merged
+
+
+@pytest.mark.parametrize("by", ["descriptor", "mapping"])
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4", "overlay"])
+def test_a5_while_somebody_can_write_nothing_goes_into_the_cache(kind: str, by: str) -> None:
+    """Of these only ext4 is cached at all (exec/marks.py, CACHEABLE); the lease refuses on each."""
+    with filesystem(kind) as where:
+        bench = Bench(where)
+        bench.digests.writers = None
+        path = where / "program"
+        path.write_bytes(b"1" * 4096)
+        with contextlib.ExitStack() as held:
+            writer = os.open(path, os.O_RDWR)
+            if by == "mapping":
+                held.enter_context(mmap.mmap(writer, 4096))
+                os.close(writer)
+            else:
+                held.callback(os.close, writer)
+            assert read_into(bench, path) == (True, False)
+        assert read_into(bench, path) == (False, True)
+
+
+def read_into(bench: Bench, path: Path) -> tuple[bool, bool]:
+    """Whether a writer was seen, and whether the content is kept."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        lease = ReadLease(fd)
+        lease.take()
+        hashing = bench.digests.begin(os.fstat(fd))
+        assert hashing.step(fd, 1 << 20)
+        kept = bench.digests.finish(hashing, fd, lease)[1] is not None
+        lease.release()
+        return lease.writer_lives, kept
+    finally:
+        os.close(fd)

@@ -62,6 +62,16 @@ def loop_ext4(*options: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def overlay_of(folder: Path) -> Iterator[Path]:
+    """An overlay whose layers are folders made below ``folder``."""
+    for name in ("lower", "upper", "work"):
+        (folder / name).mkdir()
+    layers = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
+    with _mounted(["-t", "overlay", "-o", layers, "ew-overlay"]) as where:
+        yield where
+
+
+@contextlib.contextmanager
 def _mounted(arguments: list[str]) -> Iterator[Path]:
     where = Path(tempfile.mkdtemp(prefix="ew-fs-"))
     subprocess.run(["mount", *arguments, where], check=True, capture_output=True)

@@ -463,6 +463,41 @@ def test_without_descriptors_gate_lets_go_and_says_so(small: World) -> None:
     assert "EW-EXEC-022" in [f.code for f in small.facts(link) if isinstance(f, Alarm)]
 
 
+R6_DESCRIPTORS = 64
+
+
+def test_r6_with_64_descriptors_it_is_degraded_and_not_hung(small: World) -> None:
+    """Sixty at once, of which each needs two for as long as it is hashed: not all can be asked."""
+    good, evil = small.program("good", allow=True), small.program("evil", allow=False)
+    large = [small.filesystem / f"large-{number}" for number in range(60)]
+    for path in large:
+        path.touch(mode=0o755)
+        os.truncate(path, 16 << 20)
+    small.enforcing()
+    link = small.connect("gate-facts.sock")
+    wait_until(lambda: small.status().link)
+    gate, limits = small.gate_pid, resource.prlimit(small.gate_pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(gate, resource.RLIMIT_NOFILE, (R6_DESCRIPTORS, limits[1]))
+    began = time.monotonic()
+    children = []
+    for path in large:
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(OSError):
+                os.execv(path, [str(path)])
+            os._exit(7)
+        children.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [7] * 60
+    small.outcome([good], timeout_s=2)
+    assert time.monotonic() - began < 20
+    resource.prlimit(gate, resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: small.status().armed, 30)  # tried again after RETRY_S
+    assert small.outcome([evil]) == "denied"
+    assert small.outcome([good]) == "ran"
+    assert (small.status().trips, small.gate_is_gone()) == (0, False)
+    assert "EW-EXEC-022" in [f.code for f in small.facts(link) if isinstance(f, Alarm)]
+
+
 def lowest_free(pid: int) -> int:
     """The number that the next descriptor of a process would get."""
     taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
