@@ -76,7 +76,14 @@ CREATE TABLE replaced (
 ) STRICT;
 """
 
-STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED, REPLACED)
+ANCHORS = """
+CREATE TABLE anchor (
+    device TEXT NOT NULL, boot_id BLOB NOT NULL, boot_ns INTEGER NOT NULL, utc_ns INTEGER NOT NULL,
+    uncertainty_ms INTEGER NOT NULL, source TEXT NOT NULL, PRIMARY KEY (device, boot_id, boot_ns)
+) STRICT;
+"""
+
+STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED, REPLACED, ANCHORS)
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)
 """user_version of the file. A newer file is refused, never guessed at."""

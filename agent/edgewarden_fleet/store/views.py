@@ -26,7 +26,7 @@ from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES, decode_evidence
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.quoted import decode_payload
 from edgewarden.wire.record import RecordClass
-from edgewarden_fleet.store import attestation, continuity, late, records, replaced
+from edgewarden_fleet.store import anchors, attestation, continuity, late, records, replaced
 
 Json = dict[str, object]
 
@@ -35,6 +35,8 @@ SHOWN_FINDINGS = 50
 SHOWN_REFUSALS = 20
 SHOWN_VERDICTS = 50
 SHOWN_LATE = 10
+FLEETS_OWN = frozenset({"fork", "withheld", "unreadable_facts"})
+"""Findings about records that the fleet made by its own clock."""
 HOST = "host"
 """Source name of host health readings; everything else is a sensor."""
 
@@ -227,7 +229,7 @@ def _exec(db: sqlite3.Connection, device: str) -> Json:
             "mode": row["mode"],
             "class": RecordClass(row["class"]).label,
             "seq": row["seq"],
-            "seen_utc": iso(row["at_utc_s"]),
+            "seen_utc": iso(_seen(db, row)),
         }
         for row in rows
     ]
@@ -278,6 +280,14 @@ def _chain(
     }
 
 
+def _seen(db: sqlite3.Connection, row: sqlite3.Row) -> float:
+    """When it was seen; what a record says of a clock that nobody had set, by its anchors."""
+    at = float(row["at_utc_s"])
+    if row["class"] is None or ("kind" in row.keys() and row["kind"] in FLEETS_OWN):  # noqa: SIM118
+        return at
+    return at + anchors.shift_s(db, row["device"], row["class"], row["seq"])
+
+
 def _findings(db: sqlite3.Connection, device: str) -> list[Json]:
     """Worst first, of those the newest: noise must not bury a denied program."""
     return [
@@ -286,7 +296,7 @@ def _findings(db: sqlite3.Connection, device: str) -> list[Json]:
             "kind": row["kind"],
             "severity": _severity(row["severity"]),
             "text": row["text"],
-            "seen_utc": iso(row["at_utc_s"]),
+            "seen_utc": iso(_seen(db, row)),
             "class": RecordClass(row["class"]).label if row["class"] else None,
             "seq": row["seq"],
         }

@@ -17,7 +17,8 @@ from edgewarden.errors import WireRefusal
 from edgewarden.judge.describe import describe
 from edgewarden.wire.facts import OCSF, Event, Severity, event_from_map, readings_from_senml
 from edgewarden.wire.record import Kind, Record
-from edgewarden_fleet.store import records
+from edgewarden.wire.timing import ANCHOR_CODE, moment_from
+from edgewarden_fleet.store import anchors, records
 
 MAX_ITEMS = 65_536
 """Readings or events of one record; a 128 kB record holds fewer than this at two bytes each."""
@@ -34,7 +35,7 @@ def keep(db: sqlite3.Connection, record: Record, now_utc_s: float) -> None:
     """Store the facts of one accepted record."""
     try:
         if record.kind == Kind.BATCH:
-            _keep_batch(db, record)
+            _keep_batch(db, record, now_utc_s)
         elif record.kind == Kind.EVENT:
             _keep_event(db, record, 0, event_from_map(record.body))
     except WireRefusal as refusal:
@@ -44,7 +45,7 @@ def keep(db: sqlite3.Connection, record: Record, now_utc_s: float) -> None:
         )  # fmt: skip
 
 
-def _keep_batch(db: sqlite3.Connection, record: Record) -> None:
+def _keep_batch(db: sqlite3.Connection, record: Record, now_utc_s: float) -> None:
     events = record.body.get("events", [])
     counts = record.body.get("counts", {})
     if not isinstance(events, list) or not isinstance(counts, dict) or len(events) > MAX_ITEMS:
@@ -56,7 +57,9 @@ def _keep_batch(db: sqlite3.Connection, record: Record) -> None:
     for r in readings:
         key = (r.source[:64], r.name[:64])
         count = latest[key][3] if key in latest else 0
-        latest[key] = (r.unit[:32], _show(r.value), _wall(record, r.seen_mono_ns), count + 1)
+        # A clock years ahead must not stand in front of what comes after it was set.
+        at = min(_wall(record, r.seen_mono_ns), now_utc_s)
+        latest[key] = (r.unit[:32], _show(r.value), at, count + 1)
     for source, name in _room(db, "reading", "source, name", record.device, list(latest)):
         unit, value, at, count = latest[(source, name)]
         db.execute(
@@ -79,6 +82,8 @@ def _keep_batch(db: sqlite3.Connection, record: Record) -> None:
 
 def _keep_event(db: sqlite3.Connection, record: Record, item: int, event: Event) -> None:
     at = _wall(record, event.seen_mono_ns)
+    if event.code == ANCHOR_CODE:
+        _keep_anchor(db, record, event)
     detail = event.detail
     action = detail.get("action")
     place = (int(record.record_class), record.seq)
@@ -108,6 +113,13 @@ def _keep_event(db: sqlite3.Connection, record: Record, item: int, event: Event)
             db, record.device, event.code or event.class_uid.name.lower(), int(event.severity_id),
             describe(event), at, *place,
         )  # fmt: skip
+
+
+def _keep_anchor(db: sqlite3.Connection, record: Record, event: Event) -> None:
+    detail = event.detail
+    moment = moment_from(event.seen_mono_ns, detail.get("utc_ns"), detail.get("uncertainty_ms"))
+    if moment is not None:
+        anchors.add(db, record.device, record.boot_id, moment, _text(detail.get("source")))
 
 
 def _room(
