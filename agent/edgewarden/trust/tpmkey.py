@@ -3,13 +3,15 @@
 Decides nothing about grades (ladder.py) and reads no structure it could leave to wire/tpm.py. The
 key file is a ``TSS2 PRIVATE KEY`` (tsskey.py): of no use to any other TPM.
 
-Every method blocks (up to a second on a chip) and raises HardwareFault; executors only.
+Every method blocks (up to a second on a chip) and raises HardwareFault; executors only. Signing
+and quoting on an event loop is an OurFault: with swtpm nobody would notice, with a chip all stops.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ssl
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,7 +72,8 @@ class TpmKey:
         return self._public
 
     def sign(self, message: bytes) -> bytes:
-        """ES256: 64 bytes, r || s, s in the lower half."""
+        """ES256: 64 bytes, r || s, s in the lower half; OurFault on an event loop's thread."""
+        _off_the_loop()
         return low_s(self._raw(hashlib.sha256(message).digest()))
 
     def private_key(self) -> ec.EllipticCurvePrivateKey:
@@ -124,7 +127,8 @@ class TpmQuoter:
         self._certified: tuple[bytes, bytes, bytes] | None = None
 
     def quote(self, qualifying: bytes) -> TpmQuote:
-        """See ports.Quoter."""
+        """See ports.Quoter; OurFault on an event loop's thread."""
+        _off_the_loop()
         if self._certified is None:
             self._certified = (self._tpm.ak_public(), *self._tpm.certify(self._key, b""))
         ak_public, certify, certify_signature = self._certified
@@ -180,6 +184,12 @@ class _BuilderKey(ec.EllipticCurvePrivateKey):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _BuilderKey:
         return self
+
+
+def _off_the_loop() -> None:
+    asyncio = sys.modules.get("asyncio")  # who never imported it runs no loop
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        raise OurFault("a TPM was asked on an event loop: it blocks for up to a second")
 
 
 def _nowhere() -> NoReturn:

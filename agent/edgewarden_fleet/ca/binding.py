@@ -158,8 +158,7 @@ def check_keys(keys: TpmKeys, point: tuple[bytes, bytes]) -> tuple[Public, Publi
             raise WireRefusal("tpm_keys", f"the {name} was not made in its TPM, or may leave it")
         if Attribute.SIGN not in key.attributes or Attribute.DECRYPT in key.attributes:
             raise WireRefusal("tpm_keys", f"the {name} does not only sign")
-        if key.kind is not Alg.ECC:
-            raise WireRefusal("tpm_keys", f"the {name} is not P-256")
+    # With ECDSA as its scheme it is P-256; so is the TLS key, or it has no point.
     if Attribute.RESTRICTED not in ak.attributes or ak.scheme is not Alg.ECDSA:
         raise WireRefusal("tpm_keys", "the AK would sign what others hand it")
     if tls.point != point:

@@ -1,0 +1,134 @@
+"""A TPM's key, on a TPM of paper: forms, the other half of s, and no event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+from typing import Any, cast
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
+
+from edgewarden.errors import OurFault, TrustFault
+from edgewarden.kernel import tpm_forms
+from edgewarden.kernel.tpm import Tpm
+from edgewarden.trust import tsskey
+from edgewarden.trust.keys import verifier_for
+from edgewarden.trust.tpmkey import TpmKey
+
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+class PaperTpm:
+    """Signs with a key in memory, and with the upper half of s where it is asked to."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.upper = False
+        self.asked: list[str] = []
+        n = self.key.public_key().public_numbers()
+        point = b"".join(tpm_forms.sized(c.to_bytes(32, "big")) for c in (n.x, n.y))
+        self.public = tpm_forms.sized(tpm_forms.TLS[:-4] + point)
+        self.pem = tsskey.write(self.public, b"\0\x04wrap")
+
+    def check_key(self, key: tuple[bytes, bytes]) -> None:
+        self.asked.append("check")
+
+    def sign(self, key: tuple[bytes, bytes], digest: bytes) -> bytes:
+        self.asked.append("sign")
+        der = self.key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
+        r, s = decode_dss_signature(der)
+        s = max(s, ORDER - s) if self.upper else min(s, ORDER - s)
+        halves = b"".join(tpm_forms.sized(n.to_bytes(32, "big")) for n in (r, s))
+        return bytes.fromhex("0018000b") + halves
+
+    def ak_public(self) -> bytes:
+        return b"ak"
+
+    def certify(self, key: tuple[bytes, bytes], qualifying: bytes) -> tuple[bytes, bytes]:
+        self.asked.append("certify")
+        return b"certify", b"signature"
+
+    def quote(self, qualifying: bytes, pcrs: Any) -> tuple[bytes, bytes, dict[int, bytes]]:
+        self.asked.append("quote")
+        return b"quote" + qualifying, b"signature", {n: bytes(32) for n in pcrs}
+
+
+@pytest.fixture
+def paper() -> PaperTpm:
+    return PaperTpm()
+
+
+def key_of(paper: PaperTpm) -> TpmKey:
+    return TpmKey(cast("Tpm", paper), paper.pem)
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_a_signature_is_ours_whichever_half_the_tpm_takes(paper: PaperTpm, upper: bool) -> None:
+    paper.upper = upper
+    key = key_of(paper)
+    assert verifier_for(key.public_key())(b"message", key.sign(b"message"))
+    assert not verifier_for(key.public_key())(b"another", key.sign(b"message"))
+
+
+def test_a_signing_request_is_signed_by_the_tpm(paper: PaperTpm) -> None:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    request = builder.sign(key_of(paper).private_key(), hashes.SHA256())
+    assert request.is_signature_valid
+    assert request.public_key() == paper.key.public_key()
+    assert "sign" in paper.asked
+
+
+def test_the_private_half_is_nowhere(paper: PaperTpm) -> None:
+    key = key_of(paper).private_key()
+    with pytest.raises(OurFault):
+        key.private_numbers()
+    with pytest.raises(OurFault):
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    with pytest.raises(OurFault):
+        key.sign(hashlib.sha256(b"x").digest(), ec.ECDSA(Prehashed(hashes.SHA256())))
+    assert b"PRIVATE KEY" in key_of(paper).to_pem()
+    assert key_of(paper).to_pem() == paper.pem
+
+
+def test_quotes_are_fresh_and_the_certification_is_taken_once(paper: PaperTpm) -> None:
+    quoter = key_of(paper).quoter()
+    first, second = quoter.quote(b"1"), quoter.quote(b"2")
+    assert (first.quote, second.quote) == (b"quote1", b"quote2")
+    assert first.tls_public == tsskey.public_area(paper.public)
+    assert sorted(first.pcrs) == list(range(11))
+    assert paper.asked.count("certify") == 1
+    assert paper.asked.count("quote") == 2
+
+
+def test_an_event_loop_is_never_held_up(paper: PaperTpm) -> None:
+    key = key_of(paper)
+
+    async def on_the_loop() -> None:
+        for work in (lambda: key.sign(b"x"), lambda: key.quoter().quote(b"x")):
+            with pytest.raises(OurFault, match="event loop"):
+                work()
+            await asyncio.to_thread(work)
+
+    asyncio.run(on_the_loop())
+    assert paper.asked.count("sign") == 1
+    assert paper.asked.count("quote") == 1
+
+
+def test_a_file_whose_public_part_is_no_key_is_refused(paper: PaperTpm) -> None:
+    beside = paper.public[:-1] + bytes([paper.public[-1] ^ 1])
+    (modulus,) = (tpm_forms.sized(b"\xff" * 256),)
+    rsa = tpm_forms.sized(tpm_forms.EK["rsa"][:-258] + modulus)
+    for public in (beside, rsa, tpm_forms.sized(b"junk"), struct.pack(">H", 9)):
+        with pytest.raises(TrustFault) as caught:
+            TpmKey(cast("Tpm", paper), tsskey.write(public, b"\0\x04wrap"))
+        assert caught.value.code == "EW-ID-003"
+    assert "check" not in paper.asked, "nothing of it reaches the TPM"
