@@ -521,6 +521,37 @@ def test_our_table_removed_by_somebody_is_made_again_and_told(world: NetWorld) -
     world.wait_for_alarm(link, "EW-NET-036")
 
 
+OWNER = """
+import ctypes, sys
+nft = ctypes.CDLL("libnftables.so.1")
+nft.nft_ctx_new.restype = ctypes.c_void_p
+context = ctypes.c_void_p(nft.nft_ctx_new(0))
+text = b"flush ruleset; add table inet edgewarden { flags owner; }"
+assert nft.nft_run_cmd_from_buffer(context, text) == 0
+print("ready", flush=True)
+sys.stdin.read()
+"""
+"""A program that takes our table's name for itself; the kernel frees it when it ends."""
+
+
+def test_a_table_that_could_not_be_made_again_is_when_it_can(world: NetWorld) -> None:
+    enforced(world)
+    link = world.connect("gate-facts.sock")
+    command = world.inside(world.gateway, "/usr/bin/python3", "-c", OWNER)
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "ready\n"
+        world.wait_for_alarm(link, "EW-NET-031")
+        assert world.network_stats().why_not
+        owner.communicate(timeout=10)
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", 15)
+    stats = world.network_stats()
+    assert (stats.armed, stats.why_not) == (True, "")
+    assert world.mode("enforce").ok
+
+
 # --- N5 ------------------------------------------------------------------------------------------
 
 

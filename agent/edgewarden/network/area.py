@@ -33,12 +33,7 @@ from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
 from edgewarden.network.force import Force
 from edgewarden.network.groups import prefix_of_cgroups
 from edgewarden.network.tools import Tools
-from edgewarden.peers.modes import (
-    drop_host_element,
-    host_element,
-    login_port,
-    renew_host_element,
-)
+from edgewarden.peers.modes import host_change, login_port
 from edgewarden.wire.local import AreaStats, NetworkVerdict
 from edgewarden.wire.network_table import EMPTY, MAX_TABLE_BYTES, NAMES_NAME, NetworkTable
 
@@ -250,13 +245,14 @@ class Network:
             self._not_in_force(fault)
 
     def _not_in_force(self, fault: EdgewardenError) -> None:
+        if fault.text != self._why_not:
+            self._alarm("EW-NET-031", 4, f"the network table is not in force: {fault.text}")
         self._why_not = fault.text
-        self._alarm("EW-NET-031", 4, f"the network table is not in force: {fault.text}")
 
     def stats(self) -> AreaStats:
         """The picture of this moment."""
         table = self._table
-        armed = self._force.mode == "enforce" and bool(table.body)
+        armed = self._force.mode == "enforce" and bool(table.body) and not self._why_not
         left_s = self._force.trial.left_s(self._mono_s())
         lost = 0 if self._tools.log is None else self._tools.log.lost
         return AreaStats(
@@ -325,11 +321,8 @@ class Network:
         if nft is None or not self._force.mode:
             return
         for change in changes:
-            target = change.host, change.version
-            text = host_element if change.fresh else renew_host_element
-            drop = drop_host_element(*target, change.dropped) if change.dropped else ""
             try:
-                nft.run(drop + text(*target, change.address, change.keep_s))
+                nft.run(host_change(change))
             except HardwareFault as fault:
                 self._alarm("EW-NET-031", 3, f"an address is not allowed: {fault.text}")
 
@@ -368,11 +361,13 @@ class Network:
         if now_mono >= self._next_count_mono:
             self._next_count_mono = now_mono + COUNT_S
             if not self._count():
-                self._alarm("EW-NET-036", 5, "somebody removed our network table: made again")
                 try:
                     self._put_again()
                 except EdgewardenError as fault:
                     self._not_in_force(fault)
+                    return
+                self._why_not = ""
+                self._alarm("EW-NET-036", 5, "somebody removed our network table: made again")
 
     def _count(self) -> bool:
         """Read the counters; False when our table is not there."""

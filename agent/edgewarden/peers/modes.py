@@ -23,8 +23,26 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Protocol
 
     from edgewarden.wire.network_table import NetworkTable
+
+    class Change(Protocol):
+        """network/names.py."""
+
+        @property
+        def host(self) -> int: ...
+        @property
+        def version(self) -> int: ...
+        @property
+        def address(self) -> str: ...
+        @property
+        def keep_s(self) -> int: ...
+        @property
+        def fresh(self) -> bool: ...
+        @property
+        def dropped(self) -> str: ...
+
 
 TABLE = "inet edgewarden"
 ADD = f"add table {TABLE}\n"
@@ -132,6 +150,14 @@ def renew_host_element(host: int, version: int, address: str, keep_s: int) -> st
 def drop_host_element(host: int, version: int, address: str) -> str:
     """The command that forgets an address; the kernel refuses it where the address is not there."""
     return f"delete element {TABLE} h{host}v{version} {{ {address} }}\n"
+
+
+def host_change(change: Change) -> str:
+    """The commands of one change of a name's addresses."""
+    target = change.host, change.version
+    text = host_element if change.fresh else renew_host_element
+    drop = drop_host_element(*target, change.dropped) if change.dropped else ""
+    return drop + text(*target, change.address, change.keep_s)
 
 
 def _effect(name: str, mode: str, on_trial: bool) -> str:
