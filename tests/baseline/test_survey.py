@@ -247,3 +247,20 @@ def test_stamps_survive_their_file() -> None:
 def test_a_bad_stamp_file_is_refused(body: bytes) -> None:
     with pytest.raises(WireRefusal):
         load_seen(seal(hashing.MAGIC, body))
+
+
+def test_r9_a_clock_that_was_set_back_by_a_day_has_nothing_read_again(tmp_path: Path) -> None:
+    """The file's ctime lies a day ahead: a change of this moment could not show as that."""
+    system(tmp_path)
+    file = put(tmp_path, "/usr/bin/ls", LS)
+    paths, found = Paths(str(tmp_path)), packages(tmp_path)
+    ctime_ns = file.stat().st_ctime_ns
+
+    def look_at(started_ns: int, known: dict[Stamp, Content]) -> Survey:
+        return survey(paths, found, DEFAULT_ROOTS, known, started_ns=started_ns)
+
+    day_ago = look_at(ctime_ns - 86_400 * 10**9, {})
+    assert day_ago.hashed > 0
+    assert look_at(ctime_ns - 86_400 * 10**9, day_ago.stamps).hashed == 0
+    soon = look_at(ctime_ns - 60 * 10**9, {})
+    assert Stamp.of(file.stat()) not in soon.stamps, "it changed while the survey went on"

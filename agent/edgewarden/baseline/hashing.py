@@ -24,6 +24,9 @@ PIECE_BYTES = 1 << 20
 SETTLE_NS = 2_000_000_000
 """vfat counts mtime in steps of 2 s, which is the coarsest: a younger file may change once more
 without a change of its times."""
+AHEAD_NS = 3_600_000_000_000
+"""No survey takes an hour: what was changed further ahead than that was changed before somebody set
+the clock back, and a change of these minutes cannot show as the same time."""
 
 MAGIC = b"EWSEEN_1"
 MAX_SEEN = 400_000
@@ -75,7 +78,8 @@ class Content:
 
 def settled(status: os.stat_result, started_ns: int) -> bool:
     """Whether a later change of the file must show in its stamp."""
-    return status.st_ctime_ns + SETTLE_NS <= started_ns
+    ctime_ns = status.st_ctime_ns
+    return ctime_ns + SETTLE_NS <= started_ns or ctime_ns >= started_ns + AHEAD_NS
 
 
 def read_content(
