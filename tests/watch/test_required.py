@@ -16,7 +16,8 @@ BROKER = Requirement(name="broker", unit="mosquitto.service", grace_s=30, restar
 
 def broker(pid: int, ppid: int = 1, **more: Any) -> Process:
     fields: dict[str, Any] = {"comm": "mosquitto", "unit": "mosquitto.service", "start_ticks": pid}
-    return Process(pid=pid, ppid=ppid, uid=0, euid=0, **fields | more)
+    fields |= {"uid": 0, "euid": 0}
+    return Process(pid=pid, ppid=ppid, **fields | more)
 
 
 class Board:
@@ -107,6 +108,20 @@ def test_all_that_is_named_must_fit() -> None:
     assert not both.fits(broker(5, exe="/usr/sbin/mosquitto", unit="x.service"))
     assert both.fits(broker(5, command="/usr/sbin/mosquitto\0-c"))  # its program is not visible
     assert Requirement(name="b", comm="mosquitto").fits(broker(5, unit=""))
+
+
+def test_another_users_word_does_not_stand_in_for_a_program_that_was_seen() -> None:
+    """Somebody ends the broker's way back and calls a process of his own by its name."""
+    one = Requirement(name="b", exe="/usr/sbin/mosquitto", grace_s=30)
+    board = Board(one)
+    board.look(broker(5, exe="/usr/sbin/mosquitto", uid=117))
+    claims = "/usr/sbin/mosquitto\0-c"
+    assert board.look(broker(6, command=claims, uid=117), after_s=60) == [], "not visible yet"
+    board.look(broker(7, command=claims, uid=1000))
+    [missing] = board.look(broker(7, command=claims, uid=1000), after_s=40)
+    assert missing.code == "EW-PROC-008"
+    [back] = board.look(broker(8, command=claims, uid=0), broker(7, command=claims, uid=1000))
+    assert back.activity_id == 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.5, 60)), max_size=60))

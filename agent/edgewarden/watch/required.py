@@ -2,7 +2,8 @@
 
 A requirement names a program (``exe``), a unit, or what the process calls itself (``comm``); all
 that are given must fit. What calls itself something vouches for nothing: name the unit where you
-can.
+can. Where the program is not visible yet (only root may see another user's, once a minute) its own
+word stands for ``exe``, from root and from users whose program was seen to be it.
 
 Rules, in order:
 
@@ -30,6 +31,7 @@ from edgewarden.wire.processes import Delta, Process
 
 MAX_RECENT = 1024
 """Starts remembered per requirement; ``restarts`` is far below."""
+MAX_USERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ class Watched:
         looping: whether a restart loop was told.
         starts: since the watching began.
         loop_starts: in the loop that is going on.
+        users: real users of processes that were seen to run the program; the first MAX_USERS.
     """
 
     members: set[tuple[int, int]] = field(default_factory=set)
@@ -74,6 +77,7 @@ class Watched:
     looping: bool = False
     starts: int = 0
     loop_starts: int = 0
+    users: set[int] = field(default_factory=set)
 
 
 class Required:
@@ -95,17 +99,28 @@ class Required:
 
 def look(one: Requirement, state: Watched, delta: Delta) -> Iterator[Event]:
     """Bring ``state`` up to date; yield what is to be told."""
+    fitting = [p for p in delta.present.values() if _vouched(one, state, p)]
     if delta.baseline:
-        state.members = {p.key for p in delta.present.values() if one.fits(p)}
+        state.members = {p.key for p in fitting}
     else:
-        began = [p for p in delta.began if one.fits(p) and p.key not in state.members]
+        began = [p for p in delta.began if p.key not in state.members and _vouched(one, state, p)]
         keys = {p.pid for p in began} | {pid for pid, _ in state.members}
         fresh = sum(not _within(p, one, delta.present, keys) for p in began)
         _count(state, fresh, delta.now_ns)
         state.members |= {p.key for p in began}
-    state.members &= {p.key for p in delta.present.values() if one.fits(p)}
+    state.members &= {p.key for p in fitting}
     yield from _presence(one, state, delta)
     yield from _loop(one, state, delta.now_ns)
+
+
+def _vouched(one: Requirement, state: Watched, process: Process) -> bool:
+    """Whether it is one of these, and not by the word of somebody who never was."""
+    if not one.fits(process):
+        return False
+    if process.exe and len(state.users) < MAX_USERS:
+        state.users.add(process.uid)
+    known = not state.users or process.uid in state.users or process.uid == 0
+    return bool(process.exe) or not one.exe or known
 
 
 def _within(
