@@ -235,6 +235,9 @@ def test_what_the_loader_opens_is_a_library_whatever_it_holds(tmp_path: Path) ->
     assert judge(notes, cat, loads=True) == "unlisted"
     assert judge(notes, cat, loads=True, below=True) == "unlisted"
     assert judge(notes, cat, RULE, loads=True) == ""
+    assert judge(notes, b"/bin/sh", below=True) == ""
+    assert judge(notes, b"/bin/sh", loads=True, below=True) == "unlisted"
+    assert judge(notes, b"/lib64/ld-linux-x86-64.so.2", below=True) == "unlisted"
     (tmp_path / "etc").mkdir()
     for name in ("ld.so.cache", "ld.so.preload"):
         own = made(tmp_path / "etc" / name, b"glibc-ld.so.cache1.1")

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.wire.local_tier import TierSaid
+from tests.system.escape_ways import LOADER
 from tests.system.exec_world import NOBODY, World, loop_ext4, private_tmpfs, world
 from tests.waiting import wait_until
 
@@ -125,6 +126,42 @@ def gets_through(
             capture_output=True, timeout=20,
         )  # fmt: skip
     return marker.exists()
+
+
+@UIDS
+@pytest.mark.parametrize("into", ["a program", "an interpreter", "the loader itself"])
+def test_data_that_becomes_a_library_of_an_interpreter_below_its_data_path(
+    disk: World, into: str, uid: int, runs: int
+) -> None:
+    """What an interpreter reads there is data; what its loader reads there is not."""
+    folder = own_folder(disk, uid)
+    notes = folder / "notes"
+    flags = () if into == "the loader itself" else ("-shared", "-fPIC")
+    code = PROGRAM if into == "the loader itself" else LIBRARY
+    content = compiled(disk, "content", code, *flags).read_bytes()
+    notes.write_bytes(b"\0" + content[1:])
+    os.chown(notes, uid, uid)
+    toggle = compiled(disk, "toggle", TOGGLE)
+    disk.data = [str(folder)]
+    command: list[str | Path] = {
+        "a program": [disk.filesystem / "good", "/dev/null"],
+        "an interpreter": ["/bin/sh", "-c", ":"],
+        "the loader itself": [LOADER, notes],
+    }[into]
+    more = {} if into == "the loader itself" else {"LD_PRELOAD": str(notes)}
+    (folder / "steady").write_bytes(content)
+    steady = [folder / "steady" if word == notes else word for word in command]
+    assert gets_through(disk, steady, uid, {key: str(folder / "steady") for key in more}), (
+        "without marks it runs"
+    )
+    disk.enforcing()
+    with subprocess.Popen([toggle, notes], user=uid, group=uid, extra_groups=[]) as one:
+        try:
+            through = sum(gets_through(disk, command, uid, more) for _ in range(10 * runs))
+            assert one.poll() is None
+        finally:
+            one.kill()
+    assert through == 0, f"{through} of {10 * runs}"
 
 
 @UIDS

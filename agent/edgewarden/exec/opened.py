@@ -7,8 +7,9 @@ What this decides, for each file that is opened on a marked filesystem, in order
 3. A content that a rule allows, in a file that only root can write to: yes.
 4. Neither ELF nor opened by an interpreter, a shell (``hands_on``) or the loader: yes, it is data.
 5. Opened by one of those below a data path, and not looking like code (``looks_like_code``): yes.
-   Not for the loader of a program (``loads``): what it opens is a library, whatever it holds at
-   this moment. Its cache and ld.so.preload are its data, where root alone can write to them.
+   Not for the loader, of any program (``loads``) or started as one: what it opens is a library,
+   whatever it holds at this moment. Its cache and ld.so.preload are its data, where root alone can
+   write to them.
 6. No: the content is not listed (``unlisted``, ``ruled_out``), or somebody else than root can write
    to the file (``changeable``): he could exchange the content after the verdict, as nothing keeps
    the opener from reading it later.
@@ -71,10 +72,12 @@ CODE_SUFFIXES = (
     ".jar", ".class", ".wasm", ".egg", ".whl", ".zip",
 )  # fmt: skip
 """Of what Debian's interpreters take as code by its name; Python runs a zip file, too."""
+INTERPRETER, LOADER = "interpreter", "loader"
+_LOADERS = ("ld-linux", "ld-musl", "ld.so", "ld-2.")
 _INTERPRETERS = (
     "python", "pypy", "perl", "ruby", "node", "lua", "php", "tclsh", "wish", "guile", "java",
     "Rscript", "ocaml", "qemu-", "wine", "octave", "gnuplot", "ksh", "zsh", "bash-static",
-    "ld-linux", "ld-musl", "ld.so", "ld-2.", "busybox",
+    "busybox", *_LOADERS,
 )  # fmt: skip
 """Beginnings of names: versions follow. All that baseline/kinds.py calls shell, interpreter or
 loader is here or in _EXACTLY, and more: a name is asked where no content is known."""
@@ -112,13 +115,13 @@ class Opened:
     __slots__ = (
         "_class_of",
         "_digests",
-        "_hands_on",
         "_image_status",
         "_images",
         "_is_below",
         "_loads",
         "_looks",
         "_proc_link",
+        "_roles",
         "_self",
         "_started",
         "elsewhere",
@@ -143,12 +146,12 @@ class Opened:
         self._started: dict[int, tuple[int, int]] = {}
         self._images: dict[tuple[int, int], bytes] = {}
         self._looks: dict[tuple[int, int, int], bytes] = {}
-        self._hands_on: dict[bytes, bool] = {}
+        self._roles: dict[bytes, str] = {}
         self.elsewhere: frozenset[int] = frozenset()
 
     def forget(self) -> None:
         """The policy is another: contents are what they were, their classes need not be."""
-        self._hands_on.clear()
+        self._roles.clear()
 
     def runs(self, digest: bytes, status: os.stat_result) -> None:
         """A content was judged that is about to run, or does."""
@@ -211,18 +214,18 @@ class Opened:
 
     def _is_data(self, one: Judged, status: os.stat_result) -> bool | None:
         head, pid = os.pread(one.event.fd, HEAD_BYTES, 0), one.event.pid
-        if not self.hands_on(pid):
-            if head == ELF:
-                return None
-            if not self._loads(pid):
-                return True
-            path = self._proc_link(f"self/fd/{one.event.fd}")
-            return True if path.endswith(LOADERS_OWN) and only_root(status) else None
+        if head == ELF:
+            return None
+        role = self._role(pid)
         path = self._proc_link(f"self/fd/{one.event.fd}")
-        name = os.path.basename(path).decode("utf-8", "replace")
-        if not looks_like_code(head, name) and self._is_below(path, (status.st_dev, status.st_ino)):
-            return True
-        return None
+        if role:
+            name = os.path.basename(path).decode("utf-8", "replace")
+            inode = status.st_dev, status.st_ino
+            if looks_like_code(head, name) or not self._is_below(path, inode):
+                return None
+        if role == LOADER or self._loads(pid):
+            return True if path.endswith(LOADERS_OWN) and only_root(status) else None
+        return True
 
     def _after(self, one: Judged, rule: Rule | None, status: os.stat_result) -> bool:
         """Whether it may be opened, its content being known."""
@@ -239,24 +242,29 @@ class Opened:
 
     def hands_on(self, pid: int) -> bool:
         """Whether a process runs what it opens; one that is gone might have."""
+        return bool(self._role(pid))
+
+    def _role(self, pid: int) -> str:
+        """Of HANDS_ON; "" for a program that takes what it opens for data."""
         status = self._image_status(pid)
         if status is None:
-            return True
+            return INTERPRETER
         name = os.path.basename(self._proc_link(f"{pid}/exe")).decode("utf-8", "replace")
-        if named_like_interpreter(name):
-            return True
+        if name.startswith(_LOADERS):
+            return LOADER
         digest = (
             self._images.get((status.st_dev, status.st_ino))
             or self._looks.get(_look_of(status))
             or self._digests.digest_of(status)
         )
-        if not digest:
-            return status.st_dev not in self.elsewhere
-        found = self._hands_on.get(digest)
-        if found is None:
-            found = self._class_of(digest) in HANDS_ON
-            _remember(self._hands_on, digest, found)
-        return found
+        role = self._roles.get(digest) if digest else None
+        if digest and role is None:
+            kind = self._class_of(digest)
+            role = kind if kind in HANDS_ON else ""
+            _remember(self._roles, digest, role)
+        if role is None:
+            role = "" if status.st_dev in self.elsewhere else INTERPRETER
+        return role or (INTERPRETER if named_like_interpreter(name) else "")
 
 
 def _look_of(status: os.stat_result | Status) -> tuple[int, int, int]:
