@@ -276,6 +276,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "strace": _program("strace"),
     "piuparts": _program("piuparts"),
     "faketime": _program("faketime"),
+    "cfssl": _program("cfssl"),
     "swtpm": lambda: all(_program(name)() for name in ("swtpm", "swtpm_setup", "certtool")),
     "tpm2-abrmd": lambda: all(_program(name)() for name in ("tpm2-abrmd", "dbus-daemon")),
     "tpm2-tools": _program("tpm2_quote"),

@@ -119,7 +119,7 @@ tier_unit() {
 }
 
 tier_system() {
-    apt_need faketime:faketime "${apt_tpm[@]}"
+    apt_need faketime:faketime cfssl:golang-cfssl "${apt_tpm[@]}"
     bash requirements/venv.sh .venv ceiling
     bash requirements/tpm.sh .venv
     bash requirements/venv.sh .venv-peers peers # the stranger's interpreter: pycose, and no edgewarden

@@ -20,14 +20,14 @@ from pathlib import Path
 from aiohttp import web
 
 from edgewarden.errors import OperatorFault
-from edgewarden_fleet.ca import server as enrolment
 from edgewarden_fleet.ca import timing
 from edgewarden_fleet.ca.broker import listen_address
 from edgewarden_fleet.ca.folder import FleetFolder
-from edgewarden_fleet.ca.renewal import RenewalDesk
 from edgewarden_fleet.ca.settings import FleetSettings
-from edgewarden_fleet.ca.tokens import Office
 from edgewarden_fleet.console import server as console
+from edgewarden_fleet.desk import server as enrolment
+from edgewarden_fleet.desk.renewal import RenewalDesk
+from edgewarden_fleet.desk.tokens import Office
 from edgewarden_fleet.ingest.access_list import AccessList
 from edgewarden_fleet.ingest.admission import Admission
 from edgewarden_fleet.ingest.session import BrokerSession

@@ -21,7 +21,7 @@ from edgewarden.wire import cose, renewal
 from edgewarden.wire.evidence import decode_challenge
 from edgewarden.wire.record import RecordClass
 from edgewarden_fleet.ca.folder import FleetFolder
-from edgewarden_fleet.ca.renewal import GRACE_S, Nonces
+from edgewarden_fleet.desk.renewal import GRACE_S, Nonces
 from edgewarden_fleet.store import continuity, registry
 from edgewarden_fleet.store.schema import transaction
 from edgewarden_fleet.verify.pipeline import Incoming, Verifier

@@ -32,12 +32,12 @@ from edgewarden.wire.enrol_tpm import (
     qualifying,
 )
 from edgewarden_fleet.ca import certificates
-from edgewarden_fleet.ca.binding import Makers
 from edgewarden_fleet.ca.certificates import Authority, make_issuing, make_root
-from edgewarden_fleet.ca.credential import make_credential, parse_ek
-from edgewarden_fleet.ca.enrolment import ACTIVATE_S, MAX_WAITING, Enrolment
 from edgewarden_fleet.ca.folder import FleetFolder
-from edgewarden_fleet.ca.tokens import Office, new_token
+from edgewarden_fleet.desk.binding import Makers
+from edgewarden_fleet.desk.credential import make_credential, parse_ek
+from edgewarden_fleet.desk.enrolment import ACTIVATE_S, MAX_WAITING, Enrolment
+from edgewarden_fleet.desk.tokens import Office, new_token
 from edgewarden_fleet.store import lineage, registry
 from edgewarden_fleet.store.schema import open_store
 from tests.fleet.makers import NOW, new_key

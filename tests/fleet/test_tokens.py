@@ -11,8 +11,8 @@ from edgewarden.errors import OperatorFault, WireRefusal
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire.enrol import EnrolRequest, Token, parse_token
 from edgewarden_fleet.ca.folder import FleetFolder
-from edgewarden_fleet.ca.server import MAX_ADDRESSES, RateLimit
-from edgewarden_fleet.ca.tokens import MAX_TTL_S, Office, enrol_device, new_token
+from edgewarden_fleet.desk.server import MAX_ADDRESSES, RateLimit
+from edgewarden_fleet.desk.tokens import MAX_TTL_S, Office, enrol_device, new_token
 from edgewarden_fleet.store import registry
 from edgewarden_fleet.store.schema import open_store
 from tests.fleet.makers import NOW, new_key

@@ -19,7 +19,7 @@ import pytest
 from edgewarden.errors import EdgewardenError
 from edgewarden.kernel.tpm import Tpm
 from edgewarden.wire import tpm as forms
-from edgewarden_fleet.ca.credential import make_credential, parse_ek
+from edgewarden_fleet.desk.credential import make_credential, parse_ek
 from hw.rigs.tpm import Bus, SoftTpm
 
 pytestmark = pytest.mark.needs("swtpm", "tpm2-abrmd", "tpm2-pytss")

@@ -155,8 +155,7 @@ def check_answer(
         for child, parent in itertools.pairwise([*chain, *above[:1]]):
             child.verify_directly_issued_by(parent)
         key = chain[0].public_key()
-        uris = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        names = uris.value.get_values_for_type(x509.UniformResourceIdentifier)
+        names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         may_sign = [
             root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
             for root in roots
@@ -169,7 +168,7 @@ def check_answer(
         raise _bad_answer("its roots are no roots")
     if key != signer.private_key().public_key():
         raise _bad_answer("it is for another key")
-    if names != [device_urn(answer.tenant, device)]:
+    if not names_device(names, answer.tenant, device):
         raise _bad_answer("it names another device")
     return Certified(device, answer, chain[0])
 
@@ -179,6 +178,19 @@ def life_of(identity: Identity) -> tuple[float, float]:
     TrustFault."""
     leaf = x509.load_der_x509_certificate(identity.x5chain()[0])
     return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+
+
+def names_device(names: x509.SubjectAlternativeName, tenant: str, device: str) -> bool:
+    """Is this exactly one name, and this gateway's: the URI, or the DNS name that stands for it?"""
+    return list(names) in (
+        [x509.UniformResourceIdentifier(device_urn(tenant, device))],
+        [x509.DNSName(device_host(tenant, device))],
+    )
+
+
+def device_host(tenant: str, device: str) -> str:
+    """The same as a DNS name that never resolves (RFC 6761 §6.4), for CAs that know no URIs."""
+    return f"{device}.{tenant}.gateway.edgewarden.invalid"
 
 
 def device_urn(tenant: str, device: str) -> str:

@@ -11,7 +11,7 @@
                  the AK over the TLS key, its qualifying data ``qualifying(secret)``
         answer   edgewarden.enrolled/1, as without a TPM
 
-Bytes stand in hex. Shapes only: who believes what is the service's (edgewarden_fleet/ca/binding).
+Bytes stand in hex. Shapes only: who believes what is the service's (edgewarden_fleet/desk/binding).
 Refusal: ``bad_request``.
 """
 

@@ -6,6 +6,7 @@ somebody signed it: ``checked`` holds it to what a verifier will hold it to late
 so that a CA with another profile is found out at the desk and not in the field.
 
     BuiltIn      the fleet folder's own issuing certificate and key
+    Cmp, Cfssl   external.py
 """
 
 from __future__ import annotations

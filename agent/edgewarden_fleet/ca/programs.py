@@ -18,7 +18,7 @@ SAID_CHARACTERS = 400
 
 
 class Ended(NamedTuple):
-    """Exit status (negative: the signal) and the end of standard error."""
+    """Exit status (negative: the signal) and the end of what it said."""
 
     status: int
     said: str
@@ -32,13 +32,14 @@ def run(command: Sequence[str], within_s: float) -> Ended:
     """
     try:
         done = subprocess.run(
-            list(command), timeout=within_s, stdin=subprocess.DEVNULL, capture_output=True
-        )
+            list(command), timeout=within_s, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise PeerUnavailable(
             f"{command[0]} did not run: {fault}",
             code="EW-SET-029",
             next_step="check that the program is installed and named right in fleet.toml",
         ) from fault
-    said = done.stderr.decode(errors="replace").strip()[-SAID_CHARACTERS:]
+    said = done.stdout.decode(errors="replace").strip()[-SAID_CHARACTERS:]
     return Ended(done.returncode, said)

@@ -25,6 +25,7 @@ not the roots it believes: seen): the caller says so.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -60,10 +61,12 @@ class Progress:
 
     Attributes:
         step: ``""`` (none under way), ``begun`` or ``switched``.
+        old: SHA-256 of the root that goes, hex.
     """
 
     step: str
     since_utc_s: float
+    old: str
 
 
 class Rollover:
@@ -78,9 +81,9 @@ class Rollover:
         """Where the change of roots stands."""
         path = self._folder.path / STATE
         if not path.exists():
-            return Progress("", 0.0)
+            return Progress("", 0.0, "")
         body = json.loads(path.read_text())
-        return Progress(str(body["step"]), float(body["since_utc_s"]))
+        return Progress(str(body["step"]), float(body["since_utc_s"]), str(body["old"]))
 
     def behind(self, db: sqlite3.Connection) -> list[str]:
         """Gateways that have not renewed since the last step."""
@@ -106,34 +109,42 @@ class Rollover:
         self._put(NEXT_ROOT_KEY, FileSigner(key).to_pem().decode(), 0o600)
         self._put(NEXT_ROOT, certificates.pem(root.certificate))
         self._put(NEXT_ISSUING, certificates.pem(again))
-        self._believe([self._folder.root(), root.certificate])
-        self._set("begun")
+        old = self._folder.root()
+        self._believe([*self._folder.roots(), root.certificate])
+        self._set("begun", _name(old))
         return root.certificate
 
     def switch(self, db: sqlite3.Connection, *, force: bool = False) -> None:
         """Show the chain to the new root."""
         self._want("begun", db, force)
         new = self._certificate(NEXT_ROOT)
-        (old,) = [root for root in self._folder.roots() if root != new][:1]
+        others = [root for root in self._folder.roots() if root != new]
         issuing = (self._folder.path / NEXT_ISSUING).read_text()
         self._put("ca/issuing.pem", issuing)
         for name in CHAINS:
             self._put(name, _leaf(self._folder.path / name) + issuing)
-        self._put("broker/ca.pem", certificates.pem(old) + certificates.pem(new))
-        self._put(ALSO, certificates.pem(old) + certificates.pem(new))
+        every = "".join(map(certificates.pem, [*others, new]))
+        self._put("broker/ca.pem", every)
+        self._put(ALSO, every)
         self._put("ca/root.pem", certificates.pem(new))
         next_key = self._folder.path / NEXT_ROOT_KEY
         if next_key.exists():  # not when this is done again after a power cut
             os.replace(next_key, self._folder.path / "ca/root-key.pem")
-        self._believe([new, old])
-        self._set("switched")
+        self._believe([new, *others])
+        self._set("switched", self.progress().old)
 
     def finish(self, db: sqlite3.Connection, *, force: bool = False) -> None:
         """Believe the old root no more."""
         self._want("switched", db, force)
-        self._believe([self._folder.root()])
+        old = self.progress().old
+        self._believe([root for root in self._folder.roots() if _name(root) != old])
         for name in (STATE, NEXT_ROOT, NEXT_ISSUING):
             (self._folder.path / name).unlink(missing_ok=True)
+
+    def trust(self, roots: list[x509.Certificate]) -> None:
+        """Believe another CA's roots as well, from now on."""
+        have = self._folder.roots()
+        self._believe([*have, *(root for root in roots if root not in have)])
 
     # --- the others ---------------------------------------------------------------------------
 
@@ -225,8 +236,8 @@ class Rollover:
                 "wait for them, `revoke` or `replace` those that are gone, or add --force",
             )
 
-    def _set(self, step: str) -> None:
-        self._put(STATE, json.dumps({"step": step, "since_utc_s": self._now}))
+    def _set(self, step: str, old: str) -> None:
+        self._put(STATE, json.dumps({"step": step, "since_utc_s": self._now, "old": old}))
 
     def _certificate(self, name: str) -> x509.Certificate:
         return x509.load_pem_x509_certificate((self._folder.path / name).read_bytes())
@@ -275,6 +286,10 @@ def _signed_again(
 
 def _leaf(path: Path) -> str:
     return certificates.pem(x509.load_pem_x509_certificates(path.read_bytes())[0])
+
+
+def _name(root: x509.Certificate) -> str:
+    return hashlib.sha256(certificates.der(root)).hexdigest()
 
 
 def _tag(certificate: x509.Certificate) -> str:

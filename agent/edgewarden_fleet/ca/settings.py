@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from edgewarden.errors import OperatorFault
@@ -46,6 +46,29 @@ class Attestation:
 
 
 @dataclass(frozen=True, slots=True)
+class CaSettings:
+    """Who signs gateways' certificates (external.py).
+
+    Attributes:
+        backend: builtin, cmp or cfssl.
+        server: host:port of a CMP server, URL of cfssl.
+        path, ref: CMP's HTTP path and reference value.
+        profile: cfssl's.
+        secret_file: the shared secret, below the fleet folder.
+    """
+
+    backend: str = "builtin"
+    server: str = ""
+    path: str = "pkix/"
+    ref: str = ""
+    profile: str = ""
+    secret_file: str = "ca/secret"  # noqa: S105 - a path
+
+
+BACKENDS = ("builtin", "cmp", "cfssl")
+
+
+@dataclass(frozen=True, slots=True)
 class FleetSettings:
     """All of fleet.toml."""
 
@@ -56,6 +79,7 @@ class FleetSettings:
     attestation: Attestation
     broker_reload: tuple[str, ...] = ()
     """What makes a broker without the dynamic-security plugin read its access list again."""
+    ca: CaSettings = CaSettings()
 
 
 def text(settings: FleetSettings) -> str:
@@ -82,7 +106,15 @@ port = {s.console.port}
 period_s = {s.attestation.period_s}
 nonce_ttl_s = {s.attestation.nonce_ttl_s}
 required = [{required}]
-"""
+{_ca(s.ca)}"""
+
+
+def _ca(ca: CaSettings) -> str:
+    if ca.backend == "builtin":
+        return ""
+    given = [(f.name, getattr(ca, f.name)) for f in fields(ca)]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in given if value]
+    return "\n".join(["", "[ca]", *lines, ""])
 
 
 def _reload(command: tuple[str, ...]) -> str:
@@ -101,7 +133,8 @@ def read(path: Path) -> FleetSettings:
         body = tomllib.loads(path.read_text())
     except (OSError, ValueError) as fault:
         raise _no(f"{path}: {fault}") from fault
-    table = _Table(body, "", {"tenant", "broker", "enroll", "console", "attestation"}, set())
+    known = {"tenant", "broker", "enroll", "console", "attestation"}
+    table = _Table(body, "", known, {"ca"})
     tenant = table.text("tenant")
     if not is_identifier(tenant):
         raise _no(f"tenant {tenant!r} is not [a-z0-9][a-z0-9-]*, at most 63 characters")
@@ -119,12 +152,29 @@ def read(path: Path) -> FleetSettings:
         tenant=tenant,
         broker=Endpoint(b.text("host"), b.number("port", 1, 65535)),
         broker_reload=tuple(reload),
+        ca=_read_ca(table),
         enroll=_endpoint(table, "enroll"),
         console=_endpoint(table, "console"),
         attestation=Attestation(
             a.number("period_s", 1, 86400), a.number("nonce_ttl_s", 5, 3600), tuple(required)
         ),
     )
+
+
+def _read_ca(table: _Table) -> CaSettings:
+    if "ca" not in table.body:
+        return CaSettings()
+    ca = table.table("ca", {"backend"}, {f.name for f in fields(CaSettings)} - {"backend"})
+    given = {key: ca.text(key) for key in ca.body}
+    if given["backend"] not in BACKENDS:
+        raise _no(f"ca.backend is not one of {', '.join(BACKENDS)}")
+    if given["backend"] == "cfssl" and not given.get("server", "").startswith(
+        ("https://", "http://127.0.0.1", "http://[::1]", "http://localhost")
+    ):
+        raise _no("ca.server is not an https URL, or http on loopback")
+    if given["backend"] == "cmp" and not (given.get("server") and given.get("ref")):
+        raise _no("ca.server and ca.ref are needed for cmp")
+    return CaSettings(**given)
 
 
 class _Table:

@@ -19,7 +19,7 @@ from edgewarden.ports import Signer
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.timing import NONCE_BYTES, SignedTime, encode_time
-from edgewarden_fleet.ca.server import REQUEST_S, RateLimit
+from edgewarden_fleet.desk.server import REQUEST_S, RateLimit
 
 PER_MINUTE = 60
 """A site of sixty gateways behind one address that all come back from a power cut in one minute."""

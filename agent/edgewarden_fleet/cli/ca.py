@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from edgewarden.errors import OperatorFault
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.ca.rollover import Rollover
@@ -27,10 +28,14 @@ _AGAIN = "restart the broker (a SIGHUP is not enough for roots) and `edgewarden-
 
 def configure(noun: str, command: argparse.ArgumentParser) -> None:
     """Arguments."""
-    verbs = command.add_subparsers(dest="verb", metavar="show|rotate", required=True)
+    verbs = command.add_subparsers(dest="verb", metavar="show|trust|rotate", required=True)
     shown = verbs.add_parser("show", help="roots, issuing certificate, servers, verifier's key")
     shown.add_argument("--json", action="store_true")
     shown.set_defaults(run=show)
+    trusted = verbs.add_parser("trust", help="believe another CA's root as well")
+    trusted.add_argument("file", type=Path, help="PEM")
+    trusted.add_argument("--dir", type=Path, default=Path("."), help="the fleet folder")
+    trusted.set_defaults(run=_trust)
     rotated = verbs.add_parser("rotate", help="another one of these")
     whats = rotated.add_subparsers(dest="what", metavar="WHAT", required=True)
     issuing = whats.add_parser("issuing", help="another issuing key; needs the root's key")
@@ -84,6 +89,21 @@ def show(arguments: argparse.Namespace) -> Exit:
     if step.step:
         output.say(f"change of roots: {step.step} since {iso(step.since_utc_s)}")
         output.say(f"  {len(behind)} gateways have not renewed since: {', '.join(behind[:10])}")
+    return Exit.OK
+
+
+def _trust(arguments: argparse.Namespace) -> Exit:
+    try:
+        roots = x509.load_pem_x509_certificates(arguments.file.read_bytes())
+    except (OSError, ValueError) as fault:
+        raise OperatorFault(
+            f"{arguments.file}: {fault}", code="EW-SET-028", next_step="give the CA's root as PEM"
+        ) from fault
+    Rollover(_folder(arguments), time.time()).trust(roots)
+    for root in roots:
+        output.say(f"believed: {_shown(root)['name']}  {_shown(root)['sha256']}")
+    output.tell("gateways learn of it with their next renewal")
+    output.tell(_AGAIN)
     return Exit.OK
 
 

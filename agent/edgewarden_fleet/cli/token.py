@@ -8,9 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 from edgewarden_fleet.ca.folder import FleetFolder
-from edgewarden_fleet.ca.tokens import new_token
 from edgewarden_fleet.cli import output
 from edgewarden_fleet.cli.output import Exit
+from edgewarden_fleet.desk.tokens import new_token
 from edgewarden_fleet.store.schema import open_store
 
 DEFAULT_TTL_S = 3600

@@ -7,7 +7,8 @@ which rule failed. The rules, in order, each with its refusal:
 2. issuing signed by our root, leaf signed by issuing; P-256 only   ``bad_chain``
 3. issuing is a CA that may sign certificates, leaf is no CA        ``bad_chain``
 4. leaf's extended key usage is clientAuth and nothing else         ``wrong_purpose``
-5. leaf names a gateway: one SAN URI, CN and O say the same         ``bad_name``
+5. leaf names a gateway: one SAN (the URI, or the DNS name that stands for it where a CA knows no
+   URIs), CN and O say the same                                     ``bad_name``
 6. both valid at the time of receipt                                ``cert_expired`` /
    ``cert_not_yet_valid``
 
@@ -30,7 +31,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgewarden.enrol.service import device_urn
+from edgewarden.enrol.service import names_device
 from edgewarden.errors import WireRefusal
 from edgewarden.trust.keys import public_cose_key
 
@@ -167,6 +168,6 @@ def _name(leaf: x509.Certificate, extensions: x509.Extensions) -> tuple[str, str
     if len(common) != 1 or len(organisation) != 1:
         raise WireRefusal("bad_name", "the subject is not one tenant and one device")
     device, tenant = str(common[0].value), str(organisation[0].value)
-    if [n.value for n in names] != [device_urn(tenant, device)]:
-        raise WireRefusal("bad_name", "the SAN URI and the subject name different gateways")
+    if not names_device(names, tenant, device):
+        raise WireRefusal("bad_name", "the SAN and the subject name different gateways")
     return tenant, device

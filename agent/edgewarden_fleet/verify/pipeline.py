@@ -97,7 +97,7 @@ class Verifier:
 
     Args:
         grace_s: how long after its registered certificate has ended a gateway is still believed.
-            Only renewal gives any (ca/renewal.py).
+            Only renewal gives any (desk/renewal.py).
     """
 
     def __init__(

@@ -44,7 +44,7 @@ from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES, Tier, decode_result
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.issuers import Wanted, checked
-from edgewarden_fleet.ca.tokens import Office
+from edgewarden_fleet.desk.tokens import Office
 from edgewarden_fleet.store import continuity as threads
 from edgewarden_fleet.store import registry
 from edgewarden_fleet.store.registry import Registered

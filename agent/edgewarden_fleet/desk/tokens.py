@@ -26,10 +26,11 @@ from edgewarden.trust.keys import public_cose_key
 from edgewarden.wire import enrol
 from edgewarden.wire.record import is_identifier
 from edgewarden_fleet.ca import certificates
-from edgewarden_fleet.ca.binding import Makers
+from edgewarden_fleet.ca.external import Cfssl, Cmp
 from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.ca.issuers import BuiltIn, Chain, Issuer, Wanted, checked
 from edgewarden_fleet.ca.settings import FleetSettings
+from edgewarden_fleet.desk.binding import Makers
 from edgewarden_fleet.store import registry
 from edgewarden_fleet.store.lineage import Lineage
 
@@ -53,7 +54,7 @@ class Office:
         return cls(
             folder.settings(),
             tuple(folder.roots()),
-            BuiltIn(folder.issuing()),
+            _issuer(folder),
             folder.verifier().public_key(),
             folder.path,
         )
@@ -87,6 +88,15 @@ class Office:
     def root_sha256(self) -> bytes:
         """The fingerprint a token carries."""
         return hashlib.sha256(certificates.der(self.roots[0])).digest()
+
+
+def _issuer(folder: FleetFolder) -> Issuer:
+    wanted = folder.settings().ca
+    if wanted.backend == "cmp":
+        return Cmp(wanted, folder.path)
+    if wanted.backend == "cfssl":
+        return Cfssl(wanted, folder.path)
+    return BuiltIn(folder.issuing())
 
 
 def new_token(

@@ -32,10 +32,11 @@ from edgewarden.wire.enrol import EnrolAnswer, EnrolRequest
 from edgewarden.wire.enrol_tpm import SESSION_BYTES, Activation, CredentialChallenge
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.tpm import Public
-from edgewarden_fleet.ca import binding, certificates
-from edgewarden_fleet.ca.binding import Makers
-from edgewarden_fleet.ca.credential import make_credential, parse_ek
-from edgewarden_fleet.ca.tokens import Office, check_token, enrol_device
+from edgewarden_fleet.ca import certificates
+from edgewarden_fleet.desk import binding
+from edgewarden_fleet.desk.binding import Makers
+from edgewarden_fleet.desk.credential import make_credential, parse_ek
+from edgewarden_fleet.desk.tokens import Office, check_token, enrol_device
 from edgewarden_fleet.store import lineage, records
 from edgewarden_fleet.store.lineage import Lineage
 

@@ -22,9 +22,9 @@ from aiohttp import web
 from edgewarden.errors import PeerFault, PeerUnavailable, WireRefusal
 from edgewarden.wire import bodies, enrol, enrol_tpm, renewal
 from edgewarden.wire.enrol_tpm import CredentialChallenge
-from edgewarden_fleet.ca.enrolment import Enrolment
-from edgewarden_fleet.ca.renewal import RenewalDesk
-from edgewarden_fleet.ca.tokens import Office
+from edgewarden_fleet.desk.enrolment import Enrolment
+from edgewarden_fleet.desk.renewal import RenewalDesk
+from edgewarden_fleet.desk.tokens import Office
 
 REQUEST_S = 10.0
 """A request is 2 kB: ten seconds is a modem's time."""
