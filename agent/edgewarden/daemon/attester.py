@@ -169,16 +169,19 @@ class Attester:
         """Signed evidence about now, and the heads it names."""
         async with self._one_at_a_time:
             run = asyncio.get_running_loop().run_in_executor
-            measured, bytecode = await run(None, self._measurer.take)
+            measured, bytecode, facts, spent = await run(None, self._look, spend)
             measured["programs"] = self._programs()
-            facts, log, pcr10 = await run(None, self._boot.take)
-            spent = await run(None, self._continuity.spend) if spend else NOTHING_SPENT
-            claims = self._claims(
-                nonce, {**measured, "ima": log, "ima_pcr": pcr10}, bytecode, facts, spent
-            )
+            claims = self._claims(nonce, measured, bytecode, facts, spent)
             if self._quoter is None:
                 return await run(None, self._seal, claims, None), claims.heads
             return await run(None, self._quoted, claims, whole, spend), claims.heads
+
+    def _look(self, spend: bool) -> tuple[dict[str, bytes], str, dict[str, str], Spent]:
+        """Everything that the disk has to say; blocks."""
+        measured, bytecode = self._measurer.take()
+        facts, log, pcr10 = self._boot.take()
+        spent = self._continuity.spend() if spend else NOTHING_SPENT
+        return {**measured, "ima": log, "ima_pcr": pcr10}, bytecode, facts, spent
 
     def _claims(
         self, nonce: bytes, measured: dict[str, bytes], bytecode: str, facts: dict[str, str],
