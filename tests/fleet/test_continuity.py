@@ -21,7 +21,7 @@ from edgewarden.wire.ratchet import NOTHING_SPENT, Spent
 from edgewarden.wire.record import RecordClass
 from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.store import continuity as kept
-from edgewarden_fleet.store import migrations, schema, views
+from edgewarden_fleet.store import migrations, records, schema, views
 from edgewarden_fleet.store.schema import open_store, transaction
 from edgewarden_fleet.verify.attest import Appraiser
 from edgewarden_fleet.verify.pipeline import Incoming
@@ -213,6 +213,78 @@ def test_a_lifted_quarantine_takes_the_next_state_and_no_other(
     assert card.report(desk, ready).overall is Tier.AFFIRMING
     assert copy.report(desk, ready).overall is Tier.CONTRAINDICATED
     assert kinds(desk) == ["clone", "state_adopted", "clone"]
+
+
+def test_after_a_lift_the_true_chain_goes_on_and_the_other_is_set_aside(
+    desk: Desk, ready: Board, card: Card
+) -> None:
+    """A restored backup is the true one: its numbers were used by what it was taken from."""
+    card.report(desk, ready)
+    backup = replace_board(ready)
+    for _ in range(3):
+        desk.record(ready.event(ALARM))
+    assert desk.record(backup.introduce(ALARM)).outcome == "fork"
+    with transaction(desk.db):
+        kept.lift_quarantine(desk.db, DEVICE, "the old card broke, this is its backup", desk.now)
+    again = replace_board(backup)
+    again.heads = {**ready.heads, ALARM: (1, ready_hash(desk, 1))}
+    for c in (AUDIT, ALARM, RecordClass.BULK):
+        assert desk.record(again.introduce(c)).accepted
+    assert desk.record(again.event(ALARM)).outcome == "next"
+    assert card.report(desk, again).facets["freshness"] is Tier.AFFIRMING
+    assert shown(desk)["quarantine"] is None
+    aside = desk.db.execute("SELECT seq FROM aside WHERE device = ? ORDER BY seq", (DEVICE,))
+    assert [row[0] for row in aside] == [2, 3, 4]
+    assert desk.record(ready.event(ALARM)).outcome in ("fork", "stale_key")  # the other one's next
+
+
+def test_what_the_true_one_signed_while_it_was_not_believed_is_a_gap(
+    desk: Desk, ready: Board, card: Card
+) -> None:
+    """Its first start after the restore used numbers, too: refused, they are not coming."""
+    card.report(desk, ready)
+    backup = replace_board(ready)
+    for _ in range(4):
+        desk.record(ready.event(ALARM))
+    assert desk.record(backup.introduce(ALARM)).outcome == "fork"  # its 2
+    backup.event(ALARM)  # its 3
+    with transaction(desk.db):
+        kept.lift_quarantine(desk.db, DEVICE, "test", desk.now)
+    again = replace_board(backup)
+    for c in (AUDIT, ALARM, RecordClass.BULK):
+        assert desk.record(again.introduce(c)).accepted  # alarm: its 4
+    assert card.report(desk, again).facets["freshness"] is Tier.AFFIRMING
+    chain = shown(desk)["chain"]
+    assert isinstance(chain, dict)
+    assert (chain["alarm"]["head"], chain["alarm"]["dropped"]) == (4, 2)
+
+
+def test_the_original_goes_on_behind_its_own_records(desk: Desk, ready: Board, card: Card) -> None:
+    card.report(desk, ready)
+    copy = replace_board(ready)
+    for _ in range(3):
+        desk.record(ready.event(ALARM))
+    assert desk.record(copy.introduce(ALARM)).outcome == "fork"
+    with transaction(desk.db):
+        kept.lift_quarantine(desk.db, DEVICE, "test", desk.now)
+    again = replace_board(ready)
+    for c in (AUDIT, ALARM, RecordClass.BULK):
+        assert desk.record(again.introduce(c)).outcome == "next"
+    assert desk.db.execute("SELECT count(*) FROM aside").fetchone()[0] == 0
+    assert card.report(desk, again).facets["freshness"] is Tier.AFFIRMING
+
+
+def test_a_chain_that_was_never_opened_is_never_set_aside(desk: Desk, ready: Board) -> None:
+    twin = replace_board(ready)
+    desk.record(ready.event(ALARM))
+    assert desk.record(twin.introduce(ALARM)).outcome == "fork"
+    assert desk.db.execute("SELECT count(*) FROM aside").fetchone()[0] == 0
+
+
+def ready_hash(desk: Desk, seq: int) -> bytes:
+    found = records.hash_at(desk.db, DEVICE, ALARM, seq)
+    assert found is not None
+    return found
 
 
 def vouch(

@@ -91,7 +91,7 @@ def test_a_copy_whose_spool_was_torn_shares_no_number_and_is_caught(stage: Stage
     assert "fork" not in stage.findings()
 
 
-def test_a_restored_backup_is_caught(stage: Stage) -> None:
+def test_a_restored_backup_is_caught_and_goes_on_by_a_persons_word(stage: Stage) -> None:
     card = stage.enrolled()
     card.start()
     card.reports()
@@ -102,4 +102,14 @@ def test_a_restored_backup_is_caught(stage: Stage) -> None:
     card.end()
     assert stage.quarantine() is None
     backup.start()
+    assert stage.await_quarantine()["kind"] in ("fork", "clone", "older_state")
+    # The card it was taken from is gone for good, says a person: the backup goes on, and only it.
+    backup.end()
+    lifted = ("quarantine", "lift", DEVICE, "--why", "the old card broke")
+    fleet_command(*lifted, "--dir", stage.fleet.folder)
+    backup.start()
+    backup.reports(3)
+    assert stage.quarantine() is None
+    backup.end()
+    card.start()
     assert stage.await_quarantine()["kind"] in ("fork", "clone", "older_state")

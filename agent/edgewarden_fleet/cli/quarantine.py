@@ -3,7 +3,8 @@
 A quarantine says that two states of one gateway exist: a copied card, a restored backup. At grades
 without a key that exists once (G0, G0+, G1) the fleet cannot tell which of them is the true one; a
 person can. Lifting takes the state that the gateway shows next as the true one: the other copy must
-be gone by then.
+be gone by then. Start its link anew: its first records say where each chain goes on, and what the
+other copy had signed beyond is set aside (store/continuity.py).
 """
 
 from __future__ import annotations
@@ -66,5 +67,6 @@ def lift(arguments: argparse.Namespace) -> Exit:
                 next_step="see `edgewarden-fleet quarantine list`",
             )
     output.say(f"{arguments.device}: the state it shows next is taken as its true one")
+    output.tell("on it: `systemctl restart edgewarden-link`; its chains go on from there")
     output.tell("a copy of it that still runs will bring the quarantine back, at its next report")
     return Exit.OK

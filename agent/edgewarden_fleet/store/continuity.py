@@ -1,5 +1,16 @@
 """Continuity tokens and quarantines at rest. One step each, inside the caller's transaction;
-order/ratchet.py decides."""
+order/ratchet.py decides.
+
+While two states of a gateway reported, its chains may hold what the other one signed. When an
+operator lifts the quarantine (`edgewarden-fleet quarantine lift`), every class stands open until
+the next introduction that the identity key signs in it: that one says where the true chain goes on.
+What is stored at its number and above is the other history; where its predecessor does not fit
+what is stored, so is what lies above the first fork. It is set aside whole (table aside), with its
+bytes, never deleted, and the class is closed.
+
+While a class stands open no fork and no older head begins a quarantine anew; a token that is spent
+twice does (verify/ratchet.py).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +19,17 @@ from dataclasses import dataclass
 
 from edgewarden.order.ratchet import Around
 from edgewarden.wire.ratchet import Spent
+from edgewarden.wire.record import NO_PREDECESSOR, RecordClass
 from edgewarden_fleet.store.attestation import KEPT_NONCES
 from edgewarden_fleet.store.schema import transaction
 
 KEPT_STEPS = 2 * KEPT_NONCES
 """Presentations remembered per device: whatever challenge is still outstanding was sent within so
 many (KEPT_NONCES before it, KEPT_NONCES behind it, a step each)."""
+
+
+OF_RECORDS = ("record", "introduction", "exec_verdict", "claim")
+"""Tables whose rows stand for one record each, by (device, class, seq)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +157,71 @@ def lift_quarantine(db: sqlite3.Connection, device: str, why: str, now_utc_s: fl
             (now_utc_s, why[:300], device),
         )
         forget(db, device)
+        open_chains(db, device)
     return True
 
 
 def _quarantine(row: sqlite3.Row) -> Quarantine:
     return Quarantine(row["device"], row["kind"], row["why"], row["since_utc_s"])
+
+
+def open_chains(db: sqlite3.Connection, device: str) -> None:
+    """Let the next introduction in each class say where it goes on."""
+    for record_class in RecordClass:
+        db.execute("INSERT OR IGNORE INTO open_chain VALUES (?, ?)", (device, int(record_class)))
+
+
+def is_open(db: sqlite3.Connection, device: str, record_class: RecordClass | None = None) -> bool:
+    """Does a class, or any, stand open?"""
+    wanted = None if record_class is None else int(record_class)
+    row = db.execute(
+        "SELECT 1 FROM open_chain WHERE device = ? AND coalesce(?, class) = class",
+        (device, wanted),
+    ).fetchone()
+    return row is not None
+
+
+def lowest_fork(db: sqlite3.Connection, device: str, record_class: RecordClass) -> int | None:
+    """Where the two histories parted: the lowest fork since the quarantine that was lifted last."""
+    row = db.execute(
+        "SELECT min(seq) FROM finding WHERE device = ? AND class = ? AND kind = 'fork' AND"
+        " at_utc_s >= (SELECT max(since_utc_s) FROM quarantine WHERE device = ?"
+        " AND lifted_utc_s IS NOT NULL)",
+        (device, int(record_class), device),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def go_on_at(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, seq: int, now_utc_s: float
+) -> int:
+    """Set aside what is stored at a number and above, and close the class; returns how many.
+
+    Challenges that went out before named the other history's heads: they are void.
+    """
+    key = (device, int(record_class))
+    moved = db.execute(
+        "INSERT INTO aside (device, class, seq, hash, received_utc_s, aside_utc_s, data)"
+        " SELECT device, class, seq, hash, received_utc_s, ?, data FROM record"
+        " WHERE device = ? AND class = ? AND seq >= ?",
+        (now_utc_s, *key, seq),
+    ).rowcount
+    for table in OF_RECORDS:
+        db.execute(
+            f"DELETE FROM {table} WHERE device = ? AND class = ? AND seq >= ?",  # noqa: S608
+            (*key, seq),
+        )
+    db.execute("DELETE FROM gap WHERE device = ? AND class = ? AND first >= ?", (*key, seq))
+    db.execute("UPDATE gap SET last = min(last, ?) WHERE device = ? AND class = ?", (seq - 1, *key))
+    head = db.execute(
+        "SELECT seq, hash FROM record WHERE device = ? AND class = ? ORDER BY seq DESC LIMIT 1",
+        key,
+    ).fetchone()
+    db.execute(
+        "UPDATE chain SET head_seq = ?, head_hash = ? WHERE device = ? AND class = ?",
+        (head[0] if head else 0, head[1] if head else NO_PREDECESSOR, *key),
+    )
+    db.execute("DELETE FROM open_chain WHERE device = ? AND class = ?", key)
+    if moved:
+        db.execute("DELETE FROM nonce WHERE device = ?", (device,))
+    return moved

@@ -83,7 +83,19 @@ CREATE TABLE anchor (
 ) STRICT;
 """
 
-STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED, REPLACED, ANCHORS)
+BRANCHES = """
+CREATE TABLE open_chain (
+    device TEXT NOT NULL, class INTEGER NOT NULL, PRIMARY KEY (device, class)
+) STRICT;
+
+CREATE TABLE aside (
+    id INTEGER PRIMARY KEY, device TEXT NOT NULL, class INTEGER NOT NULL, seq INTEGER NOT NULL,
+    hash BLOB NOT NULL, received_utc_s REAL NOT NULL, aside_utc_s REAL NOT NULL, data BLOB NOT NULL
+) STRICT;
+CREATE INDEX aside_device ON aside (device, class, seq);
+"""
+
+STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED, REPLACED, ANCHORS, BRANCHES)
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)
 """user_version of the file. A newer file is refused, never guessed at."""

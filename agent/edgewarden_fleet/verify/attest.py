@@ -217,6 +217,8 @@ class Appraiser:
         Sequences go on across boots, so the heads in a status place it among introductions and
         other boots' statuses, in whatever order a broker hands them out.
         """
+        if threads.is_open(self._db, status.device):
+            return  # an operator's word: what stands in the way is the other history's
         heads = {c: status.heads.get(c, 0) for c in RecordClass}
         boot, known = status.boot_id, records.introductions(self._db, status.device)
         if any(i.boot_id != boot and i.seq > heads[i.record_class] for i in known):

@@ -53,6 +53,7 @@ from edgewarden.wire.record import (
     record_hash,
 )
 from edgewarden.wire.topics import Topic
+from edgewarden_fleet.store import continuity as threads
 from edgewarden_fleet.store import records, registry
 from edgewarden_fleet.verify import facts, ratchet
 from edgewarden_fleet.verify.chain import Identity, check_issuing, read_chain
@@ -244,6 +245,7 @@ class Verifier:
     ) -> Judgement:
         """Judge continuity and store what the judgement says."""
         device, record_class = record.device, record.record_class
+        self._go_on(record, digest, now_utc_s)
         chain = records.chain_of(self.db, device, record_class)
         around = replace(
             records.neighbours(self.db, device, record_class, record.seq),
@@ -276,6 +278,19 @@ class Verifier:
         if late:
             records.fill_gap(self.db, device, record_class, record.seq)
         return judged
+
+    def _go_on(self, record: Record, digest: bytes, now_utc_s: float) -> None:
+        """An introduction says where a chain goes on that an operator has left open."""
+        place = (record.device, record.record_class)
+        if record.kind != Kind.REPORT_KEY or not threads.is_open(self.db, *place):
+            return
+        if records.hash_at(self.db, *place, record.seq) == digest:
+            return  # delivered again
+        before = records.hash_at(self.db, *place, record.seq - 1)
+        cut = record.seq
+        if before is not None and before != record.prev:  # the other history begins further down
+            cut = min(cut, threads.lowest_fork(self.db, *place) or cut)
+        threads.go_on_at(self.db, *place, cut, now_utc_s)
 
     def _check_in_force(self, record: Record, kid: bytes) -> None:
         """Refuse a key outside its stretch of the chain; see rule 7."""

@@ -36,7 +36,12 @@ def is_bound(judged: Appraisal) -> bool:
 
 
 def suspect(db: sqlite3.Connection, device: str, kind: str, why: str, now_utc_s: float) -> None:
-    """Put a gateway into quarantine; what began it is told once."""
+    """Put a gateway into quarantine; what began it is told once.
+
+    Not for a fork or an older head while an operator's word is carried out (store/continuity.py).
+    """
+    if kind != CLONE and kept.is_open(db, device):
+        return
     if kept.begin_quarantine(db, device, kind, why, now_utc_s) and kind != FORK:
         records.add_finding(
             db, device, kind, Severity.CRITICAL, f"quarantined: {why}", now_utc_s
