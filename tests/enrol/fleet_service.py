@@ -20,6 +20,7 @@ from aiohttp import web
 
 from edgewarden.enrol.by_token import enroll
 from edgewarden.trust.identity import Identity
+from edgewarden_fleet.ca import timing
 from edgewarden_fleet.ca.folder import FleetFolder, create
 from edgewarden_fleet.ca.settings import Attestation, Endpoint, FleetSettings
 from edgewarden_fleet.desk import server
@@ -74,12 +75,18 @@ class FleetService:
 
 
 @contextlib.contextmanager
-def standing_service(folder: FleetFolder) -> Iterator[FleetService]:
-    """Serve on a free port until the block ends."""
+def standing_service(folder: FleetFolder, *, with_time: bool = True) -> Iterator[FleetService]:
+    """Serve on a free port until the block ends.
+
+    Args:
+        with_time: say what time it is, as `serve` does.
+    """
     db, office = open_store(folder.database), Office.open(folder)
     desk = RenewalDesk(db, office, folder.verifier(), folder.continuity_secret())
     made = FleetService(folder, db, office, desk, [])
     app = server.application(db, office, desk, lambda: made.now(), per_minute=10_000)
+    if with_time:
+        timing.add_time(app, folder.verifier(), "main", lambda: made.now())
     loop, ready = asyncio.new_event_loop(), threading.Event()
 
     async def note(request: web.Request, _: web.StreamResponse) -> None:

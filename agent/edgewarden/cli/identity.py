@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgewarden.cli.console import Console, Exit
-from edgewarden.cli.services import lenient_settings, own_keys, settings_option, system_clock
-from edgewarden.errors import HardwareFault, OperatorFault
+from edgewarden.cli.services import (
+    lenient_settings,
+    own_keys,
+    settings_option,
+    system_clock,
+    system_randomness,
+)
+from edgewarden.errors import HardwareFault, OperatorFault, PeerUnavailable, WireRefusal
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_settings
 
@@ -93,7 +100,8 @@ def _renew(args: argparse.Namespace, console: Console) -> int:
     state, keys = Path(settings.paths.state), own_keys(settings.identity.tcti)
     with store.locked(state):
         identity = store.load(state, keys)
-        if args.if_due and (early := _early(state, identity)):
+        now_utc_s, signed = _what_time(identity, args.ca)
+        if args.if_due and (early := _early(state, identity, now_utc_s)):
             console.line(f"{identity.device}: {early}")
             return Exit.OK
 
@@ -102,7 +110,8 @@ def _renew(args: argparse.Namespace, console: Console) -> int:
             return base64.b64decode(str(answer["evidence"]))
 
         if args.token_file is None:
-            fresh = renew(state, identity, evidence, args.ca)
+            at_utc_s = int(now_utc_s) if signed else None
+            fresh = renew(state, identity, evidence, args.ca, at_utc_s)
         else:
             url = args.ca or identity.service
             fresh = renew_by_token(state, url, _token(args.token_file), keys)
@@ -111,13 +120,29 @@ def _renew(args: argparse.Namespace, console: Console) -> int:
     return Exit.OK
 
 
-def _early(state: Path, identity: Identity) -> str:
+def _what_time(identity: Identity, url: str) -> tuple[float, bool]:
+    """Seconds since 1970, and whether the fleet has signed them: it is asked where nothing vouches
+    for this machine's clock, and where it does not answer the clock has to do."""
+    from edgewarden.enrol.service import host_and_port
+    from edgewarden.trust.signed_time import fetch
+
+    clock = system_clock()
+    now = clock.now()
+    if now.uncertainty_ms is None and (url or identity.service):
+        host, port = host_and_port(url or identity.service)
+        with contextlib.suppress(PeerUnavailable, WireRefusal):
+            moment = fetch(identity, host, port, clock, system_randomness())
+            return (moment.utc_ns + clock.now().boot_ns - moment.boot_ns) / 1e9, True
+    return now.wall_ns / 1e9, False
+
+
+def _early(state: Path, identity: Identity, now_utc_s: float) -> str:
     """Why the certificate is not to be renewed now; "" when it is."""
     from edgewarden.enrol.service import life_of
     from edgewarden.judge.renewal import Life, Why, judge
     from edgewarden.trust.identity import wanted
 
-    life, now_utc_s = Life(*life_of(identity)), system_clock().now().wall_ns / 1e9
+    life = Life(*life_of(identity))
     verdict = judge(life, identity.device, now_utc_s, wanted=bool(wanted(state)))
     if verdict.due:
         return ""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edgewarden.daemon.baseline import Progress as Progress
     from edgewarden.daemon.baseline import Taken as Taken
     from edgewarden.daemon.policy import Compiled
-    from edgewarden.ports import Clock
+    from edgewarden.ports import Clock, Randomness
     from edgewarden.trust.ladder import Keys
     from edgewarden.wire.peripherals import DeviceRule
 
@@ -121,6 +121,13 @@ def system_clock() -> Clock:
     from edgewarden.daemon.clock import SystemClock
 
     return SystemClock()
+
+
+def system_randomness() -> Randomness:
+    """The kernel's generator."""
+    from edgewarden.daemon.clock import SystemRandomness
+
+    return SystemRandomness()
 
 
 def own_keys(tcti: str) -> Keys:

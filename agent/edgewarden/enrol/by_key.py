@@ -37,13 +37,20 @@ MakeEvidence = Callable[[bytes], bytes]
 """A challenge message in, the evidence message that answers it out; raises EdgewardenError."""
 
 
-def renew(state_dir: Path, identity: Identity, evidence: MakeEvidence, url: str = "") -> Identity:
+def renew(
+    state_dir: Path,
+    identity: Identity,
+    evidence: MakeEvidence,
+    url: str = "",
+    at_utc_s: int | None = None,
+) -> Identity:
     """Get another certificate for the present key.
 
     Args:
         identity: the current one.
         evidence: called only when the service wants it.
         url: of the enrolment service; "": the one the identity came from.
+        at_utc_s: what time it is, where the system's clock does not know.
 
     Raises:
         OperatorFault: EW-ID-008, no usable URL.
@@ -63,7 +70,7 @@ def renew(state_dir: Path, identity: Identity, evidence: MakeEvidence, url: str 
     signer, roots = identity.signer(), identity.root_pem()
 
     def post(path: str, body: bytes) -> bytes:
-        return ask(host, port, pinned_context(roots), "POST", path, body)
+        return ask(host, port, pinned_context(roots, at_utc_s), "POST", path, body)
 
     def attempt(with_evidence: bool) -> enrol.EnrolAnswer:
         body = post("/v1/renew/challenge", renewal.encode_ask(identity.device))
