@@ -43,8 +43,8 @@ FUNCTIONS: list[Callable[..., object]] = [
 ]
 
 CHECKS = {
-    "read_chain", "check_issuing", "_check_roles", "check_signature", "verifier_for",
-    "_check_in_force", "_check_names", "_check_newer", "identity_of", "admit",
+    "read_chain", "check_issuing", "_check_under", "_check_roles", "check_signature",
+    "verifier_for", "_check_in_force", "_check_names", "_check_newer", "identity_of", "admit",
     "verify_directly_issued_by",
 }  # fmt: skip
 """Functions whose whole effect is to refuse."""

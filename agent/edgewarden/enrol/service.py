@@ -39,8 +39,9 @@ TIMEOUT_S = 15.0
 MAX_ROOTS = 4
 """One, and while it is being replaced two."""
 _UNREADABLE = (
-    ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, WireRefusal, x509.InvalidVersion,
-    x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+    ValueError, KeyError, TypeError, InvalidSignature, UnsupportedAlgorithm, WireRefusal,
+    x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
 )  # fmt: skip
 """What reading and checking a foreign certificate can raise."""
 

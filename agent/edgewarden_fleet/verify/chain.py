@@ -22,6 +22,7 @@ Left to others: registered, revoked, renewed (store/registry.py).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,7 +102,7 @@ def read_chain(x5chain: Sequence[bytes], roots: Sequence[x509.Certificate]) -> I
         raise WireRefusal("bad_chain", "not a leaf and its issuing certificate")
     try:
         leaf, issuing = (x509.load_der_x509_certificate(c) for c in x5chain)
-        issuing.verify_directly_issued_by(_above(issuing, roots))
+        _check_under(issuing, roots)
         leaf.verify_directly_issued_by(issuing)
         keys = [c.public_key() for c in (leaf, issuing)]
         extensions = leaf.extensions, issuing.extensions
@@ -132,9 +133,14 @@ def read_chain(x5chain: Sequence[bytes], roots: Sequence[x509.Certificate]) -> I
     )  # fmt: skip
 
 
-def _above(issuing: x509.Certificate, roots: Sequence[x509.Certificate]) -> x509.Certificate:
-    """The root that an issuing certificate names, or any: its signature is what is checked."""
-    return next((root for root in roots if root.subject == issuing.issuer), roots[0])
+def _check_under(issuing: x509.Certificate, roots: Sequence[x509.Certificate]) -> None:
+    """Raise what cryptography raises unless one of the roots has signed it. Names are compared by
+    it, never read here: reading a garbled one raises KeyError in cryptography 43."""
+    for root in roots[:-1]:
+        with contextlib.suppress(ValueError, TypeError, InvalidSignature):
+            issuing.verify_directly_issued_by(root)
+            return
+    issuing.verify_directly_issued_by(roots[-1])
 
 
 def _day(utc_s: float) -> str:
