@@ -32,7 +32,6 @@ from edgewarden.wire.enrol import EnrolAnswer, EnrolRequest
 from edgewarden.wire.enrol_tpm import SESSION_BYTES, Activation, CredentialChallenge
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.tpm import Public
-from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.desk import binding
 from edgewarden_fleet.desk.binding import Makers
 from edgewarden_fleet.desk.credential import make_credential, parse_ek
@@ -75,8 +74,7 @@ class Enrolment:
 
     def begin(self, request: EnrolRequest, now_utc_s: float) -> EnrolAnswer | CredentialChallenge:
         """Answer a request; raises WireRefusal by a name of wire/enrol.py."""
-        key = certificates.read_request(request.csr_pem)
-        check_token(self._db, self._office, request, key, now_utc_s)
+        key = check_token(self._db, self._office, request, now_utc_s)
         try:
             self._check_grade(request, now_utc_s)
             if request.tpm is None:

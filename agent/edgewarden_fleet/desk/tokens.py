@@ -128,12 +128,14 @@ def check_token(
     db: sqlite3.Connection,
     office: Office,
     request: enrol.EnrolRequest,
-    key: ec.EllipticCurvePublicKey,
     now_utc_s: float,
-) -> None:
-    """Would this token get a certificate for this key now? Spends nothing; raises WireRefusal."""
+) -> ec.EllipticCurvePublicKey:
+    """The request's key, if its token would get a certificate for it now; raises WireRefusal.
+    Spends nothing, and reads nothing of a request before its token."""
     token = _read_token(office, request)
+    key = certificates.read_request(request.csr_pem)
     registry.check_token(db, token.secret, request.device, public_cose_key(key), now_utc_s)
+    return key
 
 
 def _read_token(office: Office, request: enrol.EnrolRequest) -> enrol.Token:
