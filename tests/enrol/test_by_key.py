@@ -157,6 +157,7 @@ def test_an_older_state_of_the_gateway_gets_no_certificate(
     made = board.introduce(RecordClass.AUDIT)
     assert verifier.take(Incoming(made.topic, made.data), time.time() - 60).accepted
     assert refusal(tmp_path, old, answering(old)) == "evidence_refused"
+    assert continuity.quarantined(service.db, device), "what the evidence showed stays known"
 
 
 def test_programs_that_are_not_right_do_not_lock_a_gateway_out(

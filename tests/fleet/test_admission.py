@@ -15,7 +15,7 @@ from edgewarden_fleet.ca.certificates import FLEET_CN
 from edgewarden_fleet.ingest import admission as module
 from edgewarden_fleet.ingest.access_list import AccessList
 from edgewarden_fleet.ingest.admission import COMMANDS, Admission, changes
-from edgewarden_fleet.store import registry
+from edgewarden_fleet.store import registry, replaced
 from edgewarden_fleet.verify.attest import Outgoing
 from tests.fleet.makers import NOW, Desk, new_key
 
@@ -171,6 +171,21 @@ def test_a_broker_without_the_plugin_gets_the_list_in_a_file(
     admission.due(desk.db, module.ANSWER_S + 1)
     assert "user gw-1\ntopic deny #" in (tmp_path / "acl").read_text()
     assert told.exists()
+
+
+def test_a_replaced_board_stays_denied_by_name_until_another_stands_in_its_place(
+    desk: Desk, tmp_path: Path
+) -> None:
+    access = AccessList(tmp_path, "main", ())
+    (tmp_path / "acl").write_text("nothing")
+    desk.enrol("gw-1", new_key())
+    registry.revoke(desk.db, "gw-1", "stolen", NOW)
+    replaced.retire(desk.db, "gw-1", "stolen", NOW)
+    access.follow(desk.db)
+    assert "user gw-1\ntopic deny #" in (tmp_path / "acl").read_text()
+    desk.enrol("gw-1", new_key())
+    access.follow(desk.db)
+    assert "user gw-1\n" not in (tmp_path / "acl").read_text()
 
 
 def test_a_reload_that_fails_is_told(

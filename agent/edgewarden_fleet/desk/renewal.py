@@ -136,8 +136,14 @@ class RenewalDesk:
             WireRefusal: see the module.
             PeerFault, PeerUnavailable: the CA behind us.
         """
+        refused: WireRefusal | None = None
         with transaction(self._db):
-            wanted = self._admit(request, now_utc_s)
+            try:
+                wanted = self._admit(request, now_utc_s)
+            except WireRefusal as refusal:  # what the evidence showed (a copy, say) stays known
+                refused = refusal
+        if refused is not None:
+            raise refused
         office = self._office
         chain = checked(office.issuer.issue(wanted, now_utc_s), wanted, office.roots, now_utc_s)
         with transaction(self._db):

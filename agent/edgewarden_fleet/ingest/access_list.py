@@ -41,7 +41,12 @@ class AccessList:
         version = db.execute("PRAGMA data_version").fetchone()[0], db.total_changes
         if version == self._version:
             return
-        rows = db.execute("SELECT device FROM device WHERE revoked_utc_s IS NOT NULL ORDER BY 1")
+        # A place whose board was replaced and that waits for another: the old certificate names it.
+        rows = db.execute(
+            "SELECT device FROM device WHERE revoked_utc_s IS NOT NULL"
+            " UNION SELECT device FROM replaced WHERE device NOT IN (SELECT device FROM device)"
+            " ORDER BY 1"
+        )
         text = acl(self._tenant, [row["device"] for row in rows])
         try:
             if self._path.read_text() != text:
