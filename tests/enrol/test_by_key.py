@@ -404,10 +404,10 @@ def test_the_last_certificate_stays_until_the_new_one_has_carried_something(
     old = service.enrol(tmp_path, device, days_ago=25)
     fresh = renew(tmp_path, old, no_evidence)
     assert old.cert_path.exists()
-    assert store.prove(tmp_path)
+    assert store.prove(tmp_path, fresh.folder.name)
     assert not old.folder.exists()
     assert load(tmp_path) == fresh
-    assert not store.prove(tmp_path), "there is nothing to forget"
+    assert not store.prove(tmp_path, fresh.folder.name), "there is nothing to forget"
     assert not store.go_back(tmp_path), "and nothing to go back to"
     assert load(tmp_path) == fresh
 

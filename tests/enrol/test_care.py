@@ -26,7 +26,7 @@ def look(care: Care, *, connected: bool = False, refused: int = 0, unknown: int 
 
 
 def test_a_session_proves_the_new_one(renewed: Path) -> None:
-    care = Care(renewed)
+    care = Care(renewed, "identity-2")
     assert look(care) is Did.NOTHING
     assert look(care, connected=True) is Did.PROVED
     assert look(care, connected=True) is Did.NOTHING
@@ -36,7 +36,7 @@ def test_a_session_proves_the_new_one(renewed: Path) -> None:
 
 
 def test_a_broker_that_refuses_it_brings_the_last_one_back(renewed: Path) -> None:
-    care = Care(renewed)
+    care = Care(renewed, "identity-2")
     assert look(care, refused=TRIES - 1) is Did.NOTHING
     assert look(care, refused=TRIES) is Did.WENT_BACK
     assert load(renewed).serial == "1"
@@ -47,14 +47,28 @@ def test_a_broker_that_refuses_it_brings_the_last_one_back(renewed: Path) -> Non
 
 def test_the_first_identity_has_nothing_behind_it(tmp_path: Path) -> None:
     put(tmp_path, "1")
-    assert look(Care(tmp_path), refused=99) is Did.NOTHING
+    assert look(Care(tmp_path, "identity-1"), refused=99) is Did.NOTHING
     assert load(tmp_path).serial == "1"
 
 
 def test_another_verifier_key_asks_for_renewal_once(renewed: Path) -> None:
-    care = Care(renewed)
+    care = Care(renewed, "identity-2")
     assert look(care, unknown=1) is Did.ASKED
     assert "another key" in identity.wanted(renewed)
     assert look(care, unknown=2) is Did.NOTHING
     put(renewed, "3")
     assert identity.wanted(renewed) == "", "a renewal has answered it"
+
+
+def test_what_was_renewed_meanwhile_is_not_proven_by_the_old_session(renewed: Path) -> None:
+    care = Care(renewed, "identity-1")
+    assert look(care, connected=True) is Did.NOTHING
+    assert (renewed / "identity" / "previous").is_symlink()
+
+
+def test_nothing_is_cleared_away_while_a_renewal_is_under_way(renewed: Path) -> None:
+    with identity.locked(renewed):
+        assert look(Care(renewed, "identity-2"), connected=True) is Did.NOTHING
+        assert look(Care(renewed, "identity-2"), refused=TRIES) is Did.NOTHING
+    assert load(renewed).serial == "2"
+    assert (renewed / "identity" / "previous").is_symlink()

@@ -318,3 +318,23 @@ def test_a_damaged_key_is_named(tmp_path: Path) -> None:
 
 def test_pem_to_der_takes_every_block() -> None:
     assert pem_to_der(CERT + "text between\n" + CERT.replace("\n", "\r\n")) == [b"\1\2\3\4"] * 2
+
+
+@pytest.mark.needs("root")
+def test_root_gives_nothing_away_through_a_link(tmp_path: Path) -> None:
+    """Link's user owns the folder around it and may swap what root has just made."""
+    parent, victim = tmp_path / "identity", tmp_path / "etc"
+    for folder in (parent, victim):
+        folder.mkdir()
+    (victim / "shadow").write_text("root's")
+    os.chown(parent, 12345, 12345)
+    (parent / ".building-1").symlink_to(victim)
+    with pytest.raises(OSError, match=r"symbolic|Not a directory"):
+        identity._own_as(parent / ".building-1", parent)
+    mine = parent / ".building-2"
+    mine.mkdir()
+    (mine / "link").symlink_to(victim / "shadow")
+    (mine / "key.pem").touch()
+    identity._own_as(mine, parent)
+    assert (victim / "shadow").stat().st_uid == 0
+    assert (mine / "key.pem").stat().st_uid == 12345

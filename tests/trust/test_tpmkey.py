@@ -19,6 +19,8 @@ from edgewarden.kernel.tpm import Tpm
 from edgewarden.trust import tsskey
 from edgewarden.trust.keys import verifier_for
 from edgewarden.trust.tpmkey import TpmKey
+from edgewarden.wire.tpm import parse_quote
+from tests.fakes.tpm import SoftTpm
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -28,6 +30,7 @@ class PaperTpm:
 
     def __init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
+        self.soft = SoftTpm(self.key)
         self.upper = False
         self.asked: list[str] = []
         n = self.key.public_key().public_numbers()
@@ -55,7 +58,11 @@ class PaperTpm:
 
     def quote(self, qualifying: bytes, pcrs: Any) -> tuple[bytes, bytes, dict[int, bytes]]:
         self.asked.append("quote")
-        return b"quote" + qualifying, b"signature", {n: bytes(32) for n in pcrs}
+        return self.soft.quoted(qualifying), b"signature", dict(self.soft.pcrs)
+
+    def quote_alone(self, qualifying: bytes, pcrs: Any) -> tuple[bytes, bytes]:
+        self.asked.append("quote alone")
+        return self.soft.quoted(qualifying), b"signature"
 
 
 @pytest.fixture
@@ -102,11 +109,15 @@ def test_the_private_half_is_nowhere(paper: PaperTpm) -> None:
 def test_quotes_are_fresh_and_the_certification_is_taken_once(paper: PaperTpm) -> None:
     quoter = key_of(paper).quoter()
     first, second = quoter.quote(b"1"), quoter.quote(b"2")
-    assert (first.quote, second.quote) == (b"quote1", b"quote2")
+    assert [parse_quote(q.quote).qualifying for q in (first, second)] == [b"1", b"2"]
     assert first.tls_public == tsskey.public_area(paper.public)
     assert sorted(first.pcrs) == list(range(11))
     assert paper.asked.count("certify") == 1
-    assert paper.asked.count("quote") == 2
+    assert paper.asked.count("quote") == 1, "what the PCRs were is read once"
+    assert paper.asked.count("quote alone") == 1
+    paper.soft.pcrs = {**paper.soft.pcrs, 4: bytes(32)}
+    third = quoter.quote(b"3")
+    assert third.pcrs[4] == bytes(32), "and again when they have moved"
 
 
 def test_an_event_loop_is_never_held_up(paper: PaperTpm) -> None:

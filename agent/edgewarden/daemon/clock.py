@@ -18,6 +18,12 @@ from edgewarden.ports import Instant
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+def wall_ns() -> int:
+    """CLOCK_REALTIME, for what needs no more of a clock: a unit with ProcSubset=pid has no boot id
+    to read."""
+    return time.clock_gettime_ns(time.CLOCK_REALTIME)
+
+
 class SystemClock:
     """ports.Clock over the kernel's clocks."""
 

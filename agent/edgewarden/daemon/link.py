@@ -130,7 +130,7 @@ class Link:
         names = identity.tenant, identity.device
         self.continuity = Continuity(lambda: TokenFile(state, *names), self.random)
         self.attester = self._build_attester(report_key)
-        self.care = Care(state)
+        self.care = Care(state, identity.folder.name)
         self.written = Written(self.clock.now().boot_ns)
         self.exit_code = 0
         self.stopping = asyncio.Event()

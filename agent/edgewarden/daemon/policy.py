@@ -37,7 +37,7 @@ from pathlib import Path
 from edgewarden.baseline.hashing import Content, Stamp
 from edgewarden.baseline.images import images, running
 from edgewarden.baseline.learn import BASELINE_NAME, Machine, kept, kept_stamps, some
-from edgewarden.daemon.clock import SystemClock
+from edgewarden.daemon.clock import wall_ns
 from edgewarden.daemon.managed import Places, subordinates
 from edgewarden.errors import OperatorFault, PeerUnavailable, WireRefusal
 from edgewarden.exec.digest import PACK_KEY
@@ -229,7 +229,7 @@ def _images(
     """What gate must know of images that it has not seen start."""
     wanted = {digest for spec in built.selected.specs for digest in spec.rule.parents}
     known = kept_stamps(str(folder)) if stamps is None else stamps
-    paths, near, now_ns = Machine().paths(), _near_devices(), SystemClock().now().wall_ns
+    paths, near, now_ns = Machine().paths(), _near_devices(), wall_ns()
 
     def is_near(link: str) -> bool:
         status = known_status(AT_FDCWD, link.encode())

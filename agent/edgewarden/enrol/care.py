@@ -14,7 +14,7 @@ the daemon 7 MB. Decided here, each second, from what the uplink saw:
 Each is a handful of file operations; nothing is read but symlinks. Raises HardwareFault when the
 disk refuses.
 
-    care = Care(state_dir); care.look(connected=True, refused=0, unknown_verifier=0)
+    care = Care(state_dir, "identity-3"); care.look(connected=True, refused=0, unknown_verifier=0)
 """
 
 from __future__ import annotations
@@ -38,10 +38,16 @@ class Did(StrEnum):
 
 
 class Care:
-    """See the module. Args: the agent's state folder."""
+    """See the module.
 
-    def __init__(self, state_dir: Path) -> None:
+    Args:
+        state_dir: the agent's state folder.
+        name: of the folder of the identity that link goes by.
+    """
+
+    def __init__(self, state_dir: Path, name: str) -> None:
         self._state_dir = state_dir
+        self._name = name
         self._proved = self._asked = False
 
     def look(self, *, connected: bool, refused: int, unknown_verifier: int) -> Did:
@@ -52,9 +58,9 @@ class Care:
             refused: how often the broker has refused our certificate since link started.
             unknown_verifier: challenges that were refused as another key's, since then.
         """
-        if connected and not self._proved:
+        if connected:
             self._proved = True
-            if identity.prove(self._state_dir):
+            if identity.prove(self._state_dir, self._name):
                 return Did.PROVED
         if not self._proved and refused >= TRIES and identity.go_back(self._state_dir):
             identity.want(self._state_dir, "the broker refused the last one")

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -273,17 +274,30 @@ def locked(state_dir: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def prove(state_dir: Path) -> bool:
-    """The current certificate has carried a round trip: what was before it may go.
+def prove(state_dir: Path, name: str) -> bool:
+    """A certificate has carried a round trip: what was before it may go.
+
+    Args:
+        name: of its folder; when it is not the current one any more, nothing has been proven.
 
     Returns:
-        Whether there was something to forget.
+        Whether there was something to forget. False, too, while a renewal is under way: look again.
     """
     parent = state_dir / FOLDER
-    previous = parent / PREVIOUS
-    if not previous.is_symlink():
+    if not (parent / PREVIOUS).is_symlink():
         return False
     try:
+        with locked(state_dir):
+            return _prove(parent, name)
+    except OperatorFault:
+        return False
+
+
+def _prove(parent: Path, name: str) -> bool:
+    previous = parent / PREVIOUS
+    try:
+        if os.readlink(parent / CURRENT) != name:
+            return False
         previous.unlink()
         _sync_folder(parent)
         current = os.readlink(parent / CURRENT)
@@ -299,9 +313,16 @@ def go_back(state_dir: Path) -> bool:
     """The broker does not take the current certificate: the one before becomes current again.
 
     Returns:
-        Whether there was one.
+        Whether there was one. False, too, while a renewal is under way: look again.
     """
-    parent = state_dir / FOLDER
+    try:
+        with locked(state_dir):
+            return _go_back(state_dir / FOLDER)
+    except OperatorFault:
+        return False
+
+
+def _go_back(parent: Path) -> bool:
     try:
         before = os.readlink(parent / PREVIOUS)
     except OSError:
@@ -384,11 +405,23 @@ def _write(path: Path, data: bytes, mode: int) -> None:
 
 
 def _own_as(folder: Path, example: Path) -> None:
-    """Give folder and its files to whoever owns example: root may enrol for the agent's user."""
+    """Give folder and its files to whoever owns example: root may enrol for the agent's user.
+
+    By descriptor, and nothing that is a link: that user owns the folder around it and may put
+    something else in its place meanwhile.
+    """
     owner = example.stat()
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        for path in (folder, *folder.iterdir()):
-            os.chown(path, owner.st_uid, owner.st_gid)
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_uid != 0:
+            raise PermissionError(errno.EPERM, "somebody put another folder there", str(folder))
+        for name in os.listdir(fd):
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=fd, follow_symlinks=False)
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(fd)
 
 
 def _sync_folder(path: Path) -> None:

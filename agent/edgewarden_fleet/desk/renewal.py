@@ -147,7 +147,7 @@ class RenewalDesk:
         office = self._office
         chain = checked(office.issuer.issue(wanted, now_utc_s), wanted, office.roots, now_utc_s)
         with transaction(self._db):
-            registry.renewed(self._db, request.device, chain.issued())
+            registry.renewed(self._db, request.device, public_cose_key(wanted.key), chain.issued())
         return office.answer(chain)
 
     def _admit(self, request: renewal.RenewRequest, now_utc_s: float) -> Wanted:

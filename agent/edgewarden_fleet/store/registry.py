@@ -124,13 +124,20 @@ def check_token(
         raise WireRefusal("token_expired", "the token's time is over")
 
 
-def renewed(db: sqlite3.Connection, device: str, certificate: Issued) -> None:
-    """Another certificate for the key that is registered."""
+def renewed(db: sqlite3.Connection, device: str, public_key: bytes, certificate: Issued) -> None:
+    """Another certificate for the key that is registered.
+
+    Raises:
+        WireRefusal: ``revoked``, the device was revoked or replaced while the CA signed.
+    """
     c = certificate
-    db.execute(
-        "UPDATE device SET serial = ?, certificate = ?, not_after_utc_s = ? WHERE device = ?",
-        (c.serial, c.pem, c.not_after_utc_s, device),
+    done = db.execute(
+        "UPDATE device SET serial = ?, certificate = ?, not_after_utc_s = ?"
+        " WHERE device = ? AND public_key = ? AND revoked_utc_s IS NULL",
+        (c.serial, c.pem, c.not_after_utc_s, device, public_key),
     )
+    if done.rowcount != 1:
+        raise WireRefusal("revoked", "the device was revoked meanwhile")
 
 
 def find(db: sqlite3.Connection, device: str) -> Registered | None:
