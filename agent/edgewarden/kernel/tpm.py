@@ -152,8 +152,7 @@ class Tpm:
         """The attestation key's word for the PCRs: (TPMS_ATTEST, TPMT_SIGNATURE, their values).
 
         Args:
-            qualifying: at most 64 bytes that the quote carries.
-            pcrs: of the SHA-256 bank.
+            qualifying: at most 64 bytes that the quote carries; pcrs are of the SHA-256 bank.
         """
         wanted = sorted(pcrs)
 
@@ -161,7 +160,8 @@ class Tpm:
             for _ in range(_PCR_TRIES):
                 before, values = self._read_pcrs(wanted)
                 attest, signature = self._attest(qualifying, wanted)
-                if before == self._read_pcrs(wanted[:1])[0]:
+                after, _ = self._read_pcrs(wanted[:1])
+                if before == after:
                     return attest, signature, values
             raise _fault("quote", "the PCRs do not stand still")
 
