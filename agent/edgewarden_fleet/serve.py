@@ -23,6 +23,7 @@ from edgewarden.errors import OperatorFault
 from edgewarden_fleet.ca import timing
 from edgewarden_fleet.ca.broker import listen_address
 from edgewarden_fleet.ca.folder import FleetFolder
+from edgewarden_fleet.ca.rollover import note_handed_out
 from edgewarden_fleet.ca.settings import FleetSettings
 from edgewarden_fleet.console import server as console
 from edgewarden_fleet.desk import server as enrolment
@@ -67,6 +68,7 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
     settings = folder.settings()
     office = Office.open(folder)
     now_utc_s = time.time
+    note_handed_out(folder, now_utc_s())
     async with AsyncExitStack() as stack:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()

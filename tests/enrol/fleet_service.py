@@ -22,6 +22,7 @@ from edgewarden.enrol.by_token import enroll
 from edgewarden.trust.identity import Identity
 from edgewarden_fleet.ca import timing
 from edgewarden_fleet.ca.folder import FleetFolder, create
+from edgewarden_fleet.ca.rollover import note_handed_out
 from edgewarden_fleet.ca.settings import Attestation, Endpoint, FleetSettings
 from edgewarden_fleet.desk import server
 from edgewarden_fleet.desk.renewal import RenewalDesk
@@ -82,6 +83,7 @@ def standing_service(folder: FleetFolder, *, with_time: bool = True) -> Iterator
         with_time: say what time it is, as `serve` does.
     """
     db, office = open_store(folder.database), Office.open(folder)
+    note_handed_out(folder, time.time())
     desk = RenewalDesk(db, office, folder.verifier(), folder.continuity_secret())
     made = FleetService(folder, db, office, desk, [])
     app = server.application(db, office, desk, lambda: made.now(), per_minute=10_000)

@@ -112,6 +112,23 @@ def test_a_gateway_that_slept_through_it_is_named_and_waited_for(
         renew(tmp_path / "a", load(tmp_path / "a"), nobody, service.url)  # it was warned of
 
 
+def test_who_renewed_before_the_service_knew_the_new_root_is_not_taken_for_renewed(
+    folder: FleetFolder, tmp_path: Path
+) -> None:
+    """`serve` reads its files when it starts: between a step and that, a renewal brings nothing."""
+    state = tmp_path / "a"
+    with standing_service(folder) as service:
+        service.enrol(state, "gw-a", days_ago=5)
+        rollover(folder).begin()
+        time.sleep(1.1)  # certificates say when they were made in whole seconds
+        fresh = renew(state, load(state), nobody, service.url)
+        assert fresh.root_pem().count("BEGIN") == 1, "it was given the old root alone"
+        assert rollover(folder).behind(service.db) == ["gw-a"]
+        with pytest.raises(OperatorFault, match="1 gateways"):
+            rollover(folder).switch(service.db)
+    renewed_by_all(folder, {"gw-a": state}, roots=2)
+
+
 @pytest.mark.parametrize("cut_at", range(1, 12))
 def test_a_switch_that_was_interrupted_is_done_again(
     folder: FleetFolder, tmp_path: Path, cut_at: int, monkeypatch: pytest.MonkeyPatch

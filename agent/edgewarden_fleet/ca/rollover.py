@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Callable
@@ -49,6 +50,8 @@ from edgewarden_fleet.store.schema import transaction
 from edgewarden_fleet.verify.references import believe, sign
 
 STATE = "ca/rollover.json"
+HANDED_OUT = "ca/handed-out.json"
+"""What `serve` gives to gateways that renew, and since when: it reads files when it starts only."""
 NEXT_ROOT, NEXT_ROOT_KEY = "ca/next-root.pem", "ca/next-root-key.pem"
 NEXT_ISSUING = "ca/next-issuing.pem"
 CHAINS = ("broker/server.pem", "enroll/server.pem", "verifier/client.pem")
@@ -86,8 +89,12 @@ class Rollover:
         return Progress(str(body["step"]), float(body["since_utc_s"]), str(body["old"]))
 
     def behind(self, db: sqlite3.Connection) -> list[str]:
-        """Gateways that have not renewed since the last step."""
-        since = self.progress().since_utc_s
+        """Gateways that have not renewed since `serve` hands out what the last step made.
+
+        Everybody, while it hands out something else: a renewal that came between the step and the
+        restart of `serve` brought the gateway nothing.
+        """
+        since = max(self.progress().since_utc_s, _handed_out_since(self._folder))
         rows = db.execute(
             "SELECT device, certificate FROM device WHERE revoked_utc_s IS NULL ORDER BY device"
         )
@@ -282,6 +289,35 @@ def _signed_again(
         names[stored.set_id] = set_id(data)
         kept.append((data, stored))
     return kept, lost
+
+
+def note_handed_out(folder: FleetFolder, now_utc_s: float) -> None:
+    """`serve` has read the folder and hands out what stands there from now on."""
+    name = _what_is_handed_out(folder)
+    if _read_handed_out(folder)[0] != name:
+        since = math.floor(now_utc_s)  # as a certificate says when it was made
+        body = json.dumps({"what": name, "since_utc_s": since})
+        Rollover(folder, now_utc_s)._put(HANDED_OUT, body)
+
+
+def _handed_out_since(folder: FleetFolder) -> float:
+    name, since = _read_handed_out(folder)
+    return since if name == _what_is_handed_out(folder) else math.inf
+
+
+def _read_handed_out(folder: FleetFolder) -> tuple[str, float]:
+    try:
+        body = json.loads((folder.path / HANDED_OUT).read_text())
+        return str(body["what"]), float(body["since_utc_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", math.inf
+
+
+def _what_is_handed_out(folder: FleetFolder) -> str:
+    """Roots and issuing certificate, as one name."""
+    parts = [*sorted(map(certificates.der, folder.roots())),
+             certificates.der(folder.issuing().certificate)]  # fmt: skip
+    return hashlib.sha256(b"".join(hashlib.sha256(p).digest() for p in parts)).hexdigest()
 
 
 def _leaf(path: Path) -> str:
