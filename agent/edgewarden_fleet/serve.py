@@ -20,13 +20,13 @@ from pathlib import Path
 from aiohttp import web
 
 from edgewarden.errors import OperatorFault
-from edgewarden_fleet.ca import timing
 from edgewarden_fleet.ca.broker import listen_address
 from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.ca.rollover import note_handed_out
 from edgewarden_fleet.ca.settings import FleetSettings
 from edgewarden_fleet.console import server as console
 from edgewarden_fleet.desk import server as enrolment
+from edgewarden_fleet.desk import timing
 from edgewarden_fleet.desk.renewal import RenewalDesk
 from edgewarden_fleet.desk.tokens import Office
 from edgewarden_fleet.ingest.access_list import AccessList

@@ -20,11 +20,10 @@ from aiohttp import web
 
 from edgewarden.enrol.by_token import enroll
 from edgewarden.trust.identity import Identity
-from edgewarden_fleet.ca import timing
 from edgewarden_fleet.ca.folder import FleetFolder, create
 from edgewarden_fleet.ca.rollover import note_handed_out
 from edgewarden_fleet.ca.settings import Attestation, Endpoint, FleetSettings
-from edgewarden_fleet.desk import server
+from edgewarden_fleet.desk import server, timing
 from edgewarden_fleet.desk.renewal import RenewalDesk
 from edgewarden_fleet.desk.tokens import Office, new_token
 from edgewarden_fleet.store.schema import open_store

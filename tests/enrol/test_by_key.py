@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from edgewarden.wire.record import RecordClass
 from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.desk.renewal import GRACE_S, Nonces
 from edgewarden_fleet.store import continuity, registry
+from edgewarden_fleet.store.attestation import add_nonce
 from edgewarden_fleet.store.schema import transaction
 from edgewarden_fleet.verify.pipeline import Incoming, Verifier
 from tests.enrol.fleet_service import DAY_S, FleetService, made_ago, standing_service
@@ -179,6 +181,33 @@ def test_evidence_for_another_challenge_is_none(
         return first[0]
 
     assert refusal(tmp_path, old, stale) == "evidence_refused"
+
+
+def test_evidence_for_the_brokers_challenge_is_none_for_this_one(
+    service: FleetService, tmp_path: Path, device: str
+) -> None:
+    """It is outstanding, and honest: it still says nothing about this request."""
+    old = service.enrol(tmp_path, device, days_ago=40)
+
+    def other(challenge: bytes) -> bytes:
+        nonce, now = os.urandom(32), time.time()
+        with transaction(service.db):
+            add_nonce(service.db, nonce, device, now, now + 60)
+        return RealBoard(old).evidence(nonce, issued_utc_s=int(now))
+
+    with pytest.raises(WireRefusal, match="another challenge"):
+        renew(tmp_path, old, other)
+    assert load(tmp_path) == old
+
+
+def test_a_revoked_gateway_is_not_even_challenged(
+    service: FleetService, tmp_path: Path, device: str
+) -> None:
+    service.enrol(tmp_path, device)
+    registry.revoke(service.db, device, "stolen", time.time())
+    with pytest.raises(WireRefusal) as refused:
+        service.desk.challenge(device, time.time())
+    assert refused.value.name == "revoked"
 
 
 def test_no_evidence_from_a_stopped_link_leaves_everything(

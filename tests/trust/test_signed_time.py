@@ -23,8 +23,9 @@ from edgewarden.trust.tls import untimed_context
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.timing import Moment, SignedTime, encode_time
-from edgewarden_fleet.ca import certificates, timing
+from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
+from edgewarden_fleet.desk import timing
 from tests.fleet.makers import new_key
 
 VERIFIER = FileSigner.generate()
