@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgewarden.enrol.service import device_urn
+from edgewarden.enrol.service import device_host, device_urn
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
@@ -178,7 +178,10 @@ def _leaf(
     )
     if san:
         texts = uris if uris is not None else [device_urn(TENANT, board.device)]
-        values = [x509.UniformResourceIdentifier(u) for u in texts]
+        values: list[x509.GeneralName] = [
+            x509.UniformResourceIdentifier(u) if u.startswith("urn:") else x509.DNSName(u)
+            for u in texts
+        ]
         builder = builder.add_extension(x509.SubjectAlternativeName(values), False)
     return certificates.der(builder.sign(issuer.key, hashes.SHA256()))
 
@@ -278,6 +281,18 @@ def fleets_own_certificate(desk: Desk, board: Board) -> Verdict:
 
 def san_of_another(desk: Desk, board: Board) -> Verdict:
     leaf = _leaf(desk, board, uris=[device_urn(TENANT, "gw-other")])
+    return desk.record(introduction(board, [leaf, board.x5chain[1]]))
+
+
+def host_of_another(desk: Desk, board: Board) -> Verdict:
+    """The name that stands for the URI where a CA knows none."""
+    leaf = _leaf(desk, board, uris=[device_host(TENANT, "gw-other")])
+    return desk.record(introduction(board, [leaf, board.x5chain[1]]))
+
+
+def host_and_uri(desk: Desk, board: Board) -> Verdict:
+    names = [device_urn(TENANT, board.device), device_host(TENANT, board.device)]
+    leaf = _leaf(desk, board, uris=names)
     return desk.record(introduction(board, [leaf, board.x5chain[1]]))
 
 
@@ -563,7 +578,10 @@ ATTACKS: dict[str, list[Attack]] = {
         no_extensions, evidence_by_report_key, status_by_report_key,
     ],
     "wrong_purpose": [server_certificate, client_and_server_certificate],
-    "bad_name": [fleets_own_certificate, san_of_another, two_names, two_tenants, two_devices],
+    "bad_name": [
+        fleets_own_certificate, san_of_another, host_of_another, host_and_uri, two_names,
+        two_tenants, two_devices,
+    ],
     "cert_expired": [expired_certificate, expired_issuer],
     "cert_not_yet_valid": [certificate_of_tomorrow],
     "wrong_topic": [
