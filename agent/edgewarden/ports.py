@@ -1,8 +1,8 @@
 """Everything the outside world can do, on one page.
 
 Each Protocol states four things: whether it blocks, who may call it, what it raises, what close
-means. Real adapters live in kernel/, sense/, act/, trust/, record/ and link/; fakes live in
-tests/fakes/ and are held to the same contract suite as the real thing.
+means. Real adapters live in kernel/, sense/, serial/, act/, trust/, record/ and link/; fakes live
+in tests/fakes/ and are held to the same contract suite as the real thing.
 """
 
 from __future__ import annotations

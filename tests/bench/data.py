@@ -31,7 +31,7 @@ from edgewarden.daemon.clock import SystemClock
 from edgewarden.ports import Stored
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.spool import DiskSpool
-from edgewarden.sense.nmea import NmeaDecoder
+from edgewarden.serial.nmea import NmeaDecoder
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose
 from edgewarden.wire.facts import Reading, readings_to_senml

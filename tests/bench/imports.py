@@ -37,7 +37,8 @@ GROUPS: dict[str, tuple[str, float]] = {
     "judge": ("edgewarden.judge", 0.4),
     "trust": ("edgewarden.trust", 1.4),
     "record": ("edgewarden.record", 0.5),
-    "sense": ("edgewarden.sense", 0.7),
+    "serial-room": ("edgewarden.serial", 0.6),
+    "sense": ("edgewarden.sense", 0.3),
     "link": ("edgewarden.link", 0.6),
     "daemon": ("edgewarden.daemon.link", 1.0),
 }

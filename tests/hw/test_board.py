@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.sense.modbus import ModbusRegister, RegisterType
-from edgewarden.sense.portlife import Format, SerialSettings
+from edgewarden.serial.modbus import ModbusRegister, RegisterType
+from edgewarden.serial.portlife import Format, SerialSettings
 from hw.rigs.board import METER_BAUD, board, meter_registers
-from tests.sense.ports import running
+from tests.serial.ports import running
 from tests.waiting import until, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,14 +1,15 @@
-"""From settings to serial sensors: sense/ does not know settings/, so the words are translated
-here."""
+"""From settings to serial sensors: serial/ knows neither settings/ nor sense/, so the words are
+translated here and the question which adapter a port leads to is handed in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from edgewarden.ports import Clock, FactSink, Randomness
-from edgewarden.sense.modbus import ModbusRegister, RegisterType
-from edgewarden.sense.portlife import Format, SerialSettings
-from edgewarden.sense.serialport import SerialSensor, build_serial_sensor
+from edgewarden.sense.adapter import adapter_of
+from edgewarden.serial.modbus import ModbusRegister, RegisterType
+from edgewarden.serial.portlife import Format, SerialSettings
+from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
 from edgewarden.settings import schema
 
 
@@ -16,11 +17,13 @@ def build_sensors(
     wanted: Iterable[schema.Serial], sink: FactSink, clock: Clock, random: Randomness
 ) -> list[SerialSensor]:
     """One sensor for each [[serial]]; none is opened before its ``run``."""
-    return [build_serial_sensor(serial_settings(s), sink, clock, random) for s in wanted]
+    return [
+        build_serial_sensor(serial_settings(s), sink, clock, random, adapter_of) for s in wanted
+    ]
 
 
 def serial_settings(wanted: schema.Serial) -> SerialSettings:
-    """The same port in the words of sense/."""
+    """The same port in the words of serial/."""
     return SerialSettings(
         name=wanted.name,
         port=wanted.port,

@@ -27,8 +27,8 @@ from edgewarden.judge.doctor import judge_clock, judge_identity
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.ports import ClassState, Clock, Instant
-from edgewarden.sense.portlife import SensorState
-from edgewarden.sense.serialport import SerialSensor
+from edgewarden.serial.portlife import SensorState
+from edgewarden.serial.serialport import SerialSensor
 from edgewarden.trust.identity import Identity
 from edgewarden.wire.record import RecordClass
 

@@ -2,7 +2,8 @@
 
 What this decides: the device number of what is open leads through sysfs to the place and the USB
 device, so that neither a renumbered ttyUSB0 nor a link that was moved can answer for another. What
-it leaves to others: what a change means (serialport.py; for ports nobody opens, gate's plugs/).
+it leaves to others: what a change means (serial/serialport.py; for ports nobody opens,
+gate's plugs/).
 
     adapter_of(fd)      # "0403:6001 serial A100Y922 at platform-...-usb-0:1.2:1.0-port0", or ""
 """

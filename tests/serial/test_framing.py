@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewarden.sense.framing import MAX_REFUSAL_NAMES, FrameCounters, LineFramer
+from edgewarden.serial.framing import MAX_REFUSAL_NAMES, FrameCounters, LineFramer
 
 MAX = 32
 

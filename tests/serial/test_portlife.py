@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.errors import OurFault
-from edgewarden.sense.portlife import (
+from edgewarden.serial.portlife import (
     BACKOFF_CAP_S,
     BACKOFF_FIRST_S,
     TABLE,

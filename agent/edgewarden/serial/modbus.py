@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from edgewarden.errors import OperatorFault
-from edgewarden.sense.framing import FrameCounters
+from edgewarden.serial.framing import FrameCounters
 
 # --- constants of the specification ---
 READ_HOLDING_REGISTERS = 3

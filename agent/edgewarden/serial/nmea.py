@@ -27,7 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from edgewarden.sense.framing import FrameCounters
+from edgewarden.serial.framing import FrameCounters
 from edgewarden.wire.facts import Reading
 
 MAX_SENTENCE_BYTES = 255

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewarden.sense.framing import FrameCounters
-from edgewarden.sense.nmea import (
+from edgewarden.serial.framing import FrameCounters
+from edgewarden.serial.nmea import (
     MAX_SENTENCE_BYTES,
     NmeaDecoder,
     NmeaFramer,

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from edgewarden.ports import Instant
-from edgewarden.sense.portlife import SerialSettings
-from edgewarden.sense.serialport import SerialSensor, build_serial_sensor
+from edgewarden.serial.portlife import SerialSettings
+from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
 from edgewarden.wire.facts import Event, Reading
 from tests.fakes.clock import BOOT_ID, FakeRandomness
 
@@ -29,7 +29,7 @@ class Running:
     def __init__(self, settings: SerialSettings) -> None:
         self.facts: list[Event | Reading] = []
         self.sensor: SerialSensor = build_serial_sensor(
-            settings, self.facts.append, LoopClock(), FakeRandomness()
+            settings, self.facts.append, LoopClock(), FakeRandomness(), lambda fd: ""
         )
 
     @property

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewarden.sense.jsonlines import (
+from edgewarden.serial.jsonlines import (
     MAX_CHANNELS,
     MAX_LINE_BYTES,
     JsonLinesDecoder,

@@ -31,8 +31,8 @@ from dataclasses import dataclass
 
 from edgewarden.errors import HardwareFault, OperatorFault
 from edgewarden.ports import Clock, FactSink
-from edgewarden.sense.framing import FrameCounters
-from edgewarden.sense.modbus import (
+from edgewarden.serial.framing import FrameCounters
+from edgewarden.serial.modbus import (
     ModbusRegister,
     Reply,
     ReplyParser,
@@ -40,7 +40,7 @@ from edgewarden.sense.modbus import (
     decode_registers,
     encode_read,
 )
-from edgewarden.sense.portlife import SerialSettings
+from edgewarden.serial.portlife import SerialSettings
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 
 MISSES_TO_TRIP = 3

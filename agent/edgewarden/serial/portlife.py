@@ -37,7 +37,7 @@ from enum import StrEnum
 
 from edgewarden.errors import OurFault
 from edgewarden.ports import Randomness
-from edgewarden.sense.modbus import ModbusRegister
+from edgewarden.serial.modbus import ModbusRegister
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_CAP_S = 30.0

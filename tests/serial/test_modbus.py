@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pymodbus.framer import FramerRTU
 
 from edgewarden.errors import OperatorFault
-from edgewarden.sense.framing import FrameCounters
-from edgewarden.sense.modbus import (
+from edgewarden.serial.framing import FrameCounters
+from edgewarden.serial.modbus import (
     EXCEPTIONS,
     MAX_ADU_BYTES,
     ModbusRegister,

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from edgewarden.errors import OperatorFault
-from edgewarden.sense.modbus import ModbusRegister, RegisterType, encode_read, seal
-from edgewarden.sense.modbus_bus import MISSES_TO_TRIP, ModbusBus
-from edgewarden.sense.portlife import Format, SerialSettings
+from edgewarden.serial.modbus import ModbusRegister, RegisterType, encode_read, seal
+from edgewarden.serial.modbus_bus import MISSES_TO_TRIP, ModbusBus
+from edgewarden.serial.portlife import Format, SerialSettings
 from edgewarden.wire.facts import OCSF
 from hw.rigs.board import METER_BAUD, meter
 from hw.rigs.ptys import PtyPort
 from tests.fakes.clock import FakeClock
-from tests.sense.ports import Running, running
+from tests.serial.ports import Running, running
 from tests.waiting import until
 
 FAST_S = 0.02

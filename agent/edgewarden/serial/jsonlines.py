@@ -32,7 +32,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from edgewarden.sense.framing import FrameCounters, LineFramer
+from edgewarden.serial.framing import FrameCounters, LineFramer
 from edgewarden.wire.facts import Reading
 
 MAX_LINE_BYTES = 4096

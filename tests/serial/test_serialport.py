@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from edgewarden.errors import HardwareFault
-from edgewarden.sense.portlife import Format, SerialSettings
-from edgewarden.sense.serialport import close_port, open_port
+from edgewarden.serial.portlife import Format, SerialSettings
+from edgewarden.serial.serialport import close_port, open_port
 from edgewarden.wire.facts import OCSF, Severity
 from hw.rigs.board import recorded
 from hw.rigs.ptys import PtyPort
-from tests.sense.ports import running
-from tests.sense.test_nmea import GGA, sealed
+from tests.serial.ports import running
+from tests.serial.test_nmea import GGA, sealed
 from tests.waiting import until
 
 LINE = sealed(GGA)

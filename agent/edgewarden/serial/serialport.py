@@ -16,13 +16,15 @@ Rules, in order:
 2. At most ``READ_BYTES`` per wake-up, so that one flooded port cannot starve the loop.
 3. EIO, any other read error and b"" mean unplugged: the reader is removed at once, so a dead
    descriptor never spins.
-4. Each opening asks which adapter it reached (adapter.py). Another one than last time is a finding:
-   a renumbered port, a swap, or somebody in between; the readings go on, and say nothing of it.
+4. Each opening asks which adapter it reached (sense/adapter.py, handed in). Another one than last
+   time is a finding: a renumbered port, a swap, or somebody in between; the readings go on, and say
+   nothing of it.
 5. Time between retries is Backoff's; time for silence is the loop's own monotonic clock; facts are
    stamped by Clock.
 
     sensor = build_serial_sensor(SerialSettings("gps", "/dev/serial0", Format.NMEA), sink, clock,
-    random) task = asyncio.create_task(sensor.run())    # cancel it to close the port
+    random, adapter_of)
+    task = asyncio.create_task(sensor.run())    # cancel it to close the port
     sensor.snapshot().state is PortState.LIVE
 """
 
@@ -36,15 +38,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 import serial
-
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Clock, FactSink, Randomness
-from edgewarden.sense.adapter import adapter_of
-from edgewarden.sense.framing import FrameCounters
-from edgewarden.sense.jsonlines import JsonLinesDecoder
-from edgewarden.sense.modbus_bus import ModbusBus
-from edgewarden.sense.nmea import NmeaDecoder
-from edgewarden.sense.portlife import (
+from edgewarden.serial.framing import FrameCounters
+from edgewarden.serial.jsonlines import JsonLinesDecoder
+from edgewarden.serial.modbus_bus import ModbusBus
+from edgewarden.serial.nmea import NmeaDecoder
+from edgewarden.serial.portlife import (
     STABLE_S,
     Backoff,
     Format,
@@ -62,6 +62,8 @@ READ_BYTES = 4096
 # OCSF peripheral_activity and detection_finding activities.
 CONNECT, DISCONNECT, ENABLE = 1, 2, 3
 CREATE, CLOSE = 1, 3
+
+AdapterOf = Callable[[int], str]
 
 
 class Decoder(Protocol):
@@ -108,8 +110,8 @@ class SerialSensor:
         sink: takes the facts.
         clock: stamps the facts.
         random: jitter of the backoff.
-        opener: opens a port; a parameter so that tests can hold the kernel's part.
         adapter_of: descriptor -> the adapter behind it, "" for unknown.
+        opener: opens a port; a parameter so that tests can hold the kernel's part.
     """
 
     def __init__(
@@ -119,8 +121,8 @@ class SerialSensor:
         sink: FactSink,
         clock: Clock,
         random: Randomness,
+        adapter_of: AdapterOf,
         opener: Callable[[str, int], serial.Serial] = open_port,
-        adapter_of: Callable[[int], str] = adapter_of,
     ) -> None:
         self._settings = settings
         self._decoder = decoder
@@ -345,7 +347,11 @@ class SerialSensor:
 
 
 def build_serial_sensor(
-    settings: SerialSettings, sink: FactSink, clock: Clock, random: Randomness
+    settings: SerialSettings,
+    sink: FactSink,
+    clock: Clock,
+    random: Randomness,
+    adapter_of: AdapterOf,
 ) -> SerialSensor:
     """Return the sensor for ``settings``; call on the loop's thread, then run ``run()`` as a
     task."""
@@ -356,4 +362,4 @@ def build_serial_sensor(
         decoder = JsonLinesDecoder(settings.name, settings.units)
     else:
         decoder = ModbusBus(settings, sink, clock)
-    return SerialSensor(settings, decoder, sink, clock, random)
+    return SerialSensor(settings, decoder, sink, clock, random, adapter_of)
