@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.serial.modbus import ModbusRegister, RegisterType
-from edgewarden.serial.portlife import Format, SerialSettings
+from edgewarden.serial.portlife import Format, Line, SerialSettings
 from hw.rigs.board import METER_BAUD, board, meter_registers
 from tests.serial.ports import running
 from tests.waiting import until, wait_until
@@ -34,7 +34,7 @@ def test_all_three_sensors_are_read(tmp_path: Path) -> None:
             gps = SerialSettings("gps", paths["gps"], Format.NMEA)
             env = SerialSettings("env", paths["env"], Format.JSONLINES)
             meter = SerialSettings(
-                "meter", paths["meter"], Format.MODBUS_RTU, METER_BAUD, registers=METER
+                "meter", paths["meter"], Format.MODBUS_RTU, Line(METER_BAUD), registers=METER
             )
             async with running(gps) as a, running(env) as b, running(meter) as c:
                 await until(lambda: {a.state, b.state, c.state} == {"live"}, timeout_s=10)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from edgewarden.ports import Instant
 from edgewarden.serial.portlife import SerialSettings
 from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
-from edgewarden.wire.facts import Event, Reading
+from edgewarden.wire.facts import Event, FramesSeen, Reading
 from tests.fakes.clock import BOOT_ID, FakeRandomness
 
 
@@ -28,8 +28,14 @@ class Running:
 
     def __init__(self, settings: SerialSettings) -> None:
         self.facts: list[Event | Reading] = []
+        self.seen: list[FramesSeen] = []
         self.sensor: SerialSensor = build_serial_sensor(
-            settings, self.facts.append, LoopClock(), FakeRandomness(), lambda fd: ""
+            settings,
+            self.facts.append,
+            LoopClock(),
+            FakeRandomness(),
+            lambda fd: "",
+            self.seen.append,
         )
 
     @property

@@ -13,7 +13,7 @@ import pytest
 from edgewarden.errors import OperatorFault
 from edgewarden.serial.modbus import ModbusRegister, RegisterType, encode_read, seal
 from edgewarden.serial.modbus_bus import MISSES_TO_TRIP, ModbusBus
-from edgewarden.serial.portlife import Format, SerialSettings
+from edgewarden.serial.portlife import Format, Line, SerialSettings
 from edgewarden.wire.facts import OCSF
 from hw.rigs.board import METER_BAUD, meter
 from hw.rigs.ptys import PtyPort
@@ -35,7 +35,7 @@ def bus(link: Path, *registers: ModbusRegister, timeout_s: float = 0.1) -> Seria
         "meter",
         str(link),
         Format.MODBUS_RTU,
-        baud=METER_BAUD,
+        line=Line(METER_BAUD),
         registers=registers,
         reply_timeout_s=timeout_s,
     )

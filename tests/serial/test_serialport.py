@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import termios
 import time
 import tracemalloc
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from edgewarden.errors import HardwareFault
-from edgewarden.serial.portlife import Format, SerialSettings
-from edgewarden.serial.serialport import close_port, open_port
+from edgewarden.serial.opening import close_port, open_port
+from edgewarden.serial.portlife import Format, Line, SerialSettings
 from edgewarden.wire.facts import OCSF, Severity
 from hw.rigs.board import recorded
 from hw.rigs.ptys import PtyPort
@@ -239,13 +240,13 @@ def test_a_flood_without_end_leaves_memory_flat(tmp_path: Path, form: Format) ->
 
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     with PtyPort(tmp_path / "gps") as port:
-        first = open_port(str(port.link), 9600)
+        first = open_port(str(port.link), Line())
         try:
             with pytest.raises(HardwareFault, match="cannot be opened") as refused:
-                open_port(str(port.link), 9600)
+                open_port(str(port.link), Line())
         finally:
             close_port(first)
-        close_port(open_port(str(port.link), 9600))
+        close_port(open_port(str(port.link), Line()))
     assert refused.value.code == "EW-SER-001"
     assert refused.value.next_step
 
@@ -254,9 +255,55 @@ def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
     plain = tmp_path / "file"
     plain.write_text("")
     with pytest.raises(HardwareFault, match="cannot be opened"):
-        open_port(str(plain), 9600)
+        open_port(str(plain), Line())
     with pytest.raises(HardwareFault, match="cannot be opened"):
-        open_port(str(tmp_path), 9600)
+        open_port(str(tmp_path), Line())
+
+
+def test_a_line_is_set_up_as_the_settings_say(tmp_path: Path) -> None:
+    """What a pty takes: the speed. Its driver fixes character size and parity at 8N1."""
+    with PtyPort(tmp_path / "gps") as port:
+        opened = open_port(str(port.link), Line(19200, 7, "even", 2))
+        try:
+            asked = opened.baudrate, opened.bytesize, opened.parity, opened.stopbits
+            assert asked == (19200, 7, "E", 2)
+            assert termios.tcgetattr(opened.fileno())[4] == termios.B19200
+        finally:
+            close_port(opened)
+
+
+def test_a_line_that_cannot_drive_rts_is_refused_and_closed(tmp_path: Path) -> None:
+    """Half-duplex without its turn-around would talk into every answer."""
+    with PtyPort(tmp_path / "meter") as port:
+        before = descriptors()
+        with pytest.raises(HardwareFault, match="Inappropriate ioctl"):
+            open_port(str(port.link), Line(rs485=True))
+        assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "bits"), [(Line(), 10), (Line(parity="even"), 11), (Line(9600, 7, "odd", 2), 11)]
+)
+def test_a_character_takes_all_of_its_bits(line: Line, bits: int) -> None:
+    assert line.character_s == pytest.approx(bits / 9600)
+
+
+def test_each_read_that_completes_frames_is_seen_with_its_time(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "gps") as port:
+            async with running(gps(port.link)) as gateway:
+                await until(lambda: gateway.state == "open")
+                port.send(LINE[:5])
+                port.send(LINE[5:])
+                await until(lambda: len(gateway.seen) == 1)
+                port.send(b"$GPGGA,noise*00\r\n")
+                await until(lambda: len(gateway.seen) == 2)
+        good, bad = gateway.seen
+        assert (good.source, good.frames, good.bad, good.took_ns) == ("gps", 1, 0, None)
+        assert (bad.frames, bad.bad) == (0, 1)
+        assert good.seen_mono_ns == gateway.readings[0].seen_mono_ns
+
+    asyncio.run(scenario())
 
 
 def test_two_ports_share_one_loop(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.sense.adapter import adapter_of
 from edgewarden.serial.modbus import ModbusRegister, RegisterType
-from edgewarden.serial.portlife import Format, SerialSettings
+from edgewarden.serial.portlife import Format, Line, SerialSettings
 from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
-from edgewarden.settings import schema
+from edgewarden.settings import serial as schema
 
 
 def build_sensors(
@@ -28,7 +28,9 @@ def serial_settings(wanted: schema.Serial) -> SerialSettings:
         name=wanted.name,
         port=wanted.port,
         format=Format(wanted.format),
-        baud=wanted.baud,
+        line=Line(
+            wanted.baud, wanted.data_bits, wanted.parity, wanted.stop_bits, wanted.rs485 == "rts"
+        ),
         silent_s=wanted.silent_s,
         registers=tuple(_register(r) for r in wanted.modbus),
     )

@@ -46,8 +46,6 @@ from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 MISSES_TO_TRIP = 3
 HOLD_FIRST_S = 1.0
 HOLD_CAP_S = 60.0
-BITS_PER_CHARACTER = 11
-"""Modbus over serial line V1.02 §2.5.1; 8N1 has 10, so this errs on the patient side."""
 GAP_CHARACTERS = 3.5
 GAP_MIN_S = 0.00175
 """V1.02 §2.5.1.1: fixed above 19200 baud."""
@@ -88,6 +86,9 @@ class ModbusBus:
 
     ``feed`` has the shape of every decoder; ``talk`` runs as a task as long as the port is open.
     All on the loop's thread.
+
+    Attributes:
+        took_ns: from the latest answered question to its answer.
     """
 
     def __init__(self, settings: SerialSettings, sink: FactSink, clock: Clock) -> None:
@@ -104,7 +105,9 @@ class ModbusBus:
         self._slaves = {register.unit: _Slave() for register in settings.registers}
         self._parser: ReplyParser | None = None
         self._reply: asyncio.Future[Reply] | None = None
-        character_s = BITS_PER_CHARACTER / settings.baud
+        self._asked_ns = 0
+        self.took_ns: int | None = None
+        character_s = settings.line.character_s
         self._character_s = character_s
         self._gap_s = max(GAP_MIN_S, GAP_CHARACTERS * character_s)
 
@@ -115,6 +118,7 @@ class ModbusBus:
             return []
         reply = self._parser.feed(data)
         if reply is not None:
+            self.took_ns = seen_mono_ns - self._asked_ns
             self._reply.set_result(reply)
         return []
 
@@ -159,6 +163,7 @@ class ModbusBus:
         self._parser = ReplyParser(register.unit, register.count, self.counters)
         self._reply = asyncio.get_running_loop().create_future()
         try:
+            self._asked_ns = self._clock.now().boot_ns
             self._write(fd, request)
             return await asyncio.wait_for(self._reply, deadline_s)
         except TimeoutError:

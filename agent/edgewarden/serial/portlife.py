@@ -123,13 +123,37 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """How characters travel.
+
+    Attributes:
+        baud: bits per second.
+        data_bits: 7 or 8.
+        parity: none, even or odd.
+        stop_bits: 1 or 2.
+        rs485: the kernel drives RTS while it sends (TIOCSRS485).
+    """
+
+    baud: int = 9600
+    data_bits: int = 8
+    parity: str = "none"
+    stop_bits: int = 1
+    rs485: bool = False
+
+    @property
+    def character_s(self) -> float:
+        """Time of one character on the wire: start bit, data, parity, stop bits."""
+        return (1 + self.data_bits + (self.parity != "none") + self.stop_bits) / self.baud
+
+
+@dataclass(frozen=True, slots=True)
 class SerialSettings:
     """One serial sensor.
 
     Attributes:
         name: name of the sensor; the ``source`` of its readings.
         port: device path, best /dev/serial/by-path/...: ttyUSB numbers change over a reboot.
-        baud: bits per second; 8 data bits, no parity, 1 stop bit.
+        line: how characters travel on it.
         silent_s: no good frame for so long means silent.
         units: for ``jsonlines``: channel -> SenML unit.
         registers: for ``modbus-rtu``: what to poll.
@@ -139,7 +163,7 @@ class SerialSettings:
     name: str
     port: str
     format: Format
-    baud: int = 9600
+    line: Line = Line()
     silent_s: float = 10.0
     units: Mapping[str, str] = field(default_factory=dict)
     registers: tuple[ModbusRegister, ...] = ()

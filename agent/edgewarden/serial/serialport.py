@@ -4,15 +4,12 @@ Decides when to open, close and reopen (by portlife.py's table) and which transi
 events. Leaves to others what bytes mean (nmea.py, jsonlines.py, modbus_bus.py) and what happens to
 facts (the sink).
 
-pyserial opens and configures only. Its read calls cost 13 to 36 times the CPU of ``os.read`` on
-the same descriptor (research: 93.9 % of a core against 2.6 % for 32 ports at 115200), so the loop
-reads the descriptor itself.
+The loop reads the descriptor itself: pyserial's read calls cost 13 to 36 times the CPU of
+``os.read`` (research: 93.9 % of a core against 2.6 % for 32 ports at 115200).
 
 Rules, in order:
 
-1. The port is opened exclusively: a second reader would steal every other byte. Waiting input is
-   older than we can say, so it is flushed, and counted where the driver can tell how much there
-   was.
+1. The port is opened exclusively (opening.py): a second reader would steal every other byte.
 2. At most ``READ_BYTES`` per wake-up, so that one flooded port cannot starve the loop.
 3. EIO, any other read error and b"" mean unplugged: the reader is removed at once, so a dead
    descriptor never spins.
@@ -33,28 +30,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import termios
 from collections.abc import Callable
 from typing import Protocol
 
 import serial
+
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.serial.framing import FrameCounters
 from edgewarden.serial.jsonlines import JsonLinesDecoder
 from edgewarden.serial.modbus_bus import ModbusBus
 from edgewarden.serial.nmea import NmeaDecoder
+from edgewarden.serial.opening import close_port, open_port
 from edgewarden.serial.portlife import (
     STABLE_S,
     Backoff,
     Format,
     Happening,
+    Line,
     PortState,
     SensorState,
     SerialSettings,
     step,
 )
-from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
+from edgewarden.wire.facts import OCSF, Event, FramesSeen, Plain, Reading, Severity
 
 READ_BYTES = 4096
 """The kernel's own tty buffer: one wake-up never finds more."""
@@ -62,6 +61,7 @@ READ_BYTES = 4096
 # OCSF peripheral_activity and detection_finding activities.
 CONNECT, DISCONNECT, ENABLE = 1, 2, 3
 CREATE, CLOSE = 1, 3
+
 
 AdapterOf = Callable[[int], str]
 
@@ -75,32 +75,6 @@ class Decoder(Protocol):
         """Return the readings that ``data`` completes."""
 
 
-def open_port(path: str, baud: int) -> serial.Serial:
-    """Open ``path`` exclusively, non-blocking, 8N1.
-
-    Raises:
-        HardwareFault: EW-SER-001, with the kernel's reason.
-    """
-    try:
-        return serial.Serial(path, baudrate=baud, timeout=0, exclusive=True)
-    except (OSError, ValueError) as fault:  # SerialException is an OSError
-        reason = os.strerror(fault.errno) if isinstance(fault, OSError) and fault.errno else fault
-        raise HardwareFault(
-            f"serial port {path} cannot be opened: {reason}",
-            code="EW-SER-001",
-            next_step="check the plug, the path and that no other program holds the port",
-            port=path,
-        ) from fault
-
-
-def close_port(port: serial.Serial) -> None:
-    """Close ``port`` without waiting for output that nobody drains (closing_wait: 30 s)."""
-    with contextlib.suppress(OSError, termios.error):
-        port.reset_output_buffer()
-    with contextlib.suppress(OSError):
-        port.close()
-
-
 class SerialSensor:
     """One sensor on one port. Built by ``build_serial_sensor``; every method on the loop's thread.
 
@@ -112,6 +86,7 @@ class SerialSensor:
         random: jitter of the backoff.
         adapter_of: descriptor -> the adapter behind it, "" for unknown.
         opener: opens a port; a parameter so that tests can hold the kernel's part.
+        seen: takes what each read completed, before the readings it gave.
     """
 
     def __init__(
@@ -122,13 +97,15 @@ class SerialSensor:
         clock: Clock,
         random: Randomness,
         adapter_of: AdapterOf,
-        opener: Callable[[str, int], serial.Serial] = open_port,
+        opener: Callable[[str, Line], serial.Serial] = open_port,
+        seen: Callable[[FramesSeen], None] | None = None,
     ) -> None:
         self._settings = settings
         self._decoder = decoder
         self._sink = sink
         self._clock = clock
         self._opener = opener
+        self._seen = seen
         self._adapter_of = adapter_of
         self._adapter = ""
         self._backoff = Backoff(random)
@@ -170,7 +147,7 @@ class SerialSensor:
         try:
             while True:
                 try:
-                    port = self._opener(self._settings.port, self._settings.baud)
+                    port = self._opener(self._settings.port, self._settings.line)
                 except HardwareFault as fault:
                     self._happen(Happening.FAILED, str(fault))
                 else:
@@ -269,12 +246,22 @@ class SerialSensor:
             self._unplugged(fd, "end of file")
             return
         counters = self._decoder.counters
-        frames = counters.frames
+        frames, bad = counters.frames, counters.bad
         seen_mono_ns = self._clock.now().boot_ns
         readings = self._decoder.feed(data, seen_mono_ns)
+        if self._seen and (counters.frames != frames or counters.bad != bad):
+            self._tell_frames(self._seen, len(data), frames, bad, seen_mono_ns)
         # A refused frame is a frame: the port works even where the content is useless.
         if counters.frames != frames:
             self._on_good(readings, seen_mono_ns)
+
+    def _tell_frames(
+        self, seen: Callable[[FramesSeen], None], size: int, frames: int, bad: int, now_ns: int
+    ) -> None:
+        decoder, counters = self._decoder, self._decoder.counters
+        took_ns = decoder.took_ns if isinstance(decoder, ModbusBus) else None
+        new, new_bad = counters.frames - frames, counters.bad - bad
+        seen(FramesSeen(self._settings.name, now_ns, size, new, new_bad, took_ns))
 
     def _unplugged(self, fd: int, reason: str) -> None:
         asyncio.get_running_loop().remove_reader(fd)
@@ -352,6 +339,7 @@ def build_serial_sensor(
     clock: Clock,
     random: Randomness,
     adapter_of: AdapterOf,
+    seen: Callable[[FramesSeen], None] | None = None,
 ) -> SerialSensor:
     """Return the sensor for ``settings``; call on the loop's thread, then run ``run()`` as a
     task."""
@@ -362,4 +350,4 @@ def build_serial_sensor(
         decoder = JsonLinesDecoder(settings.name, settings.units)
     else:
         decoder = ModbusBus(settings, sink, clock)
-    return SerialSensor(settings, decoder, sink, clock, random, adapter_of)
+    return SerialSensor(settings, decoder, sink, clock, random, adapter_of, seen=seen)

@@ -18,7 +18,7 @@ from edgewarden.settings.schema import Settings
 
 _HEAD = """# Settings
 
-<!-- Printed by `edgewarden config reference`; change settings/schema.py instead. -->
+<!-- Printed by `edgewarden config reference`; change settings/ instead. -->
 
 `/etc/edgewarden/edgewarden.toml`, then `/etc/edgewarden/conf.d/NN-*.toml` in the order of their
 names; a later file wins key by key. Arrays of tables are merged by `name`: a later `[[serial]]` of

@@ -8,30 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgewarden.settings.faults import BAD_FORM, CONTRADICTION, MISSING
+from edgewarden.settings.faults import BAD_FORM, CONTRADICTION
 from edgewarden.settings.peers import address_fault, unit_fault
 from edgewarden.settings.processes import RequiredProcess, required_rules
-from edgewarden.settings.schema import ModbusRegister, Serial, Settings
+from edgewarden.settings.schema import Settings
+from edgewarden.settings.serial import ModbusRegister, Serial, register_rules, serial_rules
 from edgewarden.settings.tree import Broken, TableRules
-
-_REGISTERS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "f32": 2}
-
-
-def register_rules(register: ModbusRegister) -> Iterator[Broken]:
-    """What one Modbus register must keep."""
-    needed = _REGISTERS[register.type]
-    if register.count != needed:
-        yield ("count",), f"type {register.type} needs count = {needed}", CONTRADICTION
-    if register.address + register.count > 65536:
-        yield ("address",), "the last register lies beyond 65535", CONTRADICTION
-
-
-def serial_rules(serial: Serial) -> Iterator[Broken]:
-    """What one serial port must keep."""
-    if serial.format == "modbus-rtu" and not serial.modbus:
-        yield (), "format modbus-rtu needs at least one [[serial.modbus]]", MISSING
-    if serial.format != "modbus-rtu" and serial.modbus:
-        yield ("modbus",), f"format {serial.format} has no registers to read", CONTRADICTION
 
 
 def settings_rules(settings: Settings) -> Iterator[Broken]:

@@ -31,20 +31,15 @@ from edgewarden.settings.fields import (
 from edgewarden.settings.peers import ADDRESS, ADDRESS_RULE, UNIT, UNIT_RULE
 from edgewarden.settings.processes import Processes
 from edgewarden.settings.schema_exec import Exec
+from edgewarden.settings.serial import Serial
 
 # RFC 1123 §2.1 host names and RFC 4291 §2.2 addresses, written without brackets.
 _HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9.:])?|::[0-9A-Fa-f:.]*")
-_UNIT_FORM = re.compile(r"[A-Za-z0-9%/().*-]{0,16}")
 # systemd.unit(5): letters, digits and :-_.\\ with one @ for an instance; 255 characters in all.
 _SERVICE_FORM = re.compile(r"[A-Za-z0-9:_.\\-]{1,200}(?:@[A-Za-z0-9:_.\\-]{1,40})?\.service")
 
 # tss2-tctildr(7): NAME:CONFIGURATION.
 _TCTI_FORM = re.compile(r"[a-z0-9-]{1,32}(?::[A-Za-z0-9_./:,=-]{0,400})?")
-
-# Modbus Application Protocol V1.1b3 §6.3: function 3 reads at most 125 registers.
-_MODBUS_MAX_REGISTERS = 125
-# Modbus over Serial Line V1.02 §2.2: slave addresses 1 to 247.
-_MODBUS_MAX_UNIT = 247
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,56 +113,6 @@ class Uplink:
         1, low=0.1, high=60, help="Reconnect waits a random time below this, doubled each failure."
     )
     reconnect_cap_s: float = number(120, low=1, high=3600, help="The longest such wait.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModbusRegister:
-    """One value read from a Modbus RTU device with function 3."""
-
-    name: str = text(help="The channel's name in readings.", example='"temperature"')
-    unit: int = whole(low=1, high=_MODBUS_MAX_UNIT, help="Device address.", example="1")
-    function: int = choice(3, of=(3,), help="Read Holding Registers is the one function used.")
-    address: int = whole(low=0, high=65535, help="First register, counted from 0.", example="0")
-    count: int = whole(
-        1, low=1, high=_MODBUS_MAX_REGISTERS, help="Registers: 1 for u16 and s16, otherwise 2."
-    )
-    type: str = choice(
-        "u16",
-        of=("u16", "s16", "u32", "s32", "f32"),
-        help="How the registers are read; two registers: high word first.",
-    )
-    scale: float = number(1, low=-1e6, high=1e6, help="The value is multiplied by this.")
-    senml_unit: str = text(
-        "",
-        form=_UNIT_FORM,
-        rule="a SenML unit (RFC 8428 section 12.1), at most 16 characters",
-        help="Unit of the scaled value.",
-        example='"Cel"',
-    )
-    period_s: float = number(1, low=0.05, high=3600, help="Seconds between two reads.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serial:
-    """One serial port and what speaks on it."""
-
-    name: str = text(help="The sensor's name in readings and in status.", example='"gps"')
-    port: str = path(
-        help="Device file; prefer /dev/serial/by-path, which does not change at boot.",
-        example='"/dev/serial/by-path/platform-fd500000.pcie-usb-0:1.2:1.0-port0"',
-    )
-    baud: int = choice(
-        9600,
-        of=(1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600),
-        help="Speed in baud; 8 data bits, no parity, 1 stop bit.",
-    )
-    format: str = choice(of=("nmea", "jsonlines", "modbus-rtu"), help="How bytes become readings.")
-    silent_s: float = number(
-        10, low=1, high=86400, help="After this time without a good frame the sensor is silent."
-    )
-    modbus: tuple[ModbusRegister, ...] = tables(
-        ModbusRegister, most=64, help="The registers to read; with format modbus-rtu only."
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

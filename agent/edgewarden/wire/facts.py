@@ -99,6 +99,27 @@ class Event:
     code: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class FramesSeen:
+    """What one read of a port completed: what framing and timing are judged by. Leaves no process.
+
+    Attributes:
+        source: name of the sensor in the settings.
+        seen_mono_ns: CLOCK_BOOTTIME in nanoseconds, when the read came back.
+        size_bytes: how much was read at once.
+        frames: good frames that it completed.
+        bad: frames that it completed and that yield nothing (checksum, length, content).
+        took_ns: for a port that answers questions (Modbus): from the question to this answer.
+    """
+
+    source: str
+    seen_mono_ns: int
+    size_bytes: int
+    frames: int
+    bad: int
+    took_ns: int | None = None
+
+
 def event_to_map(event: Event) -> dict[str, Plain]:
     """Return the event as the map that goes on the wire (docs/wire-format.md, "event")."""
     body: dict[str, Plain] = {
