@@ -214,6 +214,13 @@ class Drain(Protocol):
     def ack(self, record_class: int, upto_seq: int) -> None:
         """As Spool.ack, at some later moment; raises nothing."""
 
+    async def set_aside(self, record_class: int, seq: int, reason: int) -> bool:
+        """Keep the oldest unaccepted record where a person finds it, say so in a signed gap record
+        and let the class go on behind it; False when there is no room for it (nothing was done).
+
+        Raises HardwareFault.
+        """
+
     def state(self) -> dict[int, ClassState]:
         """Counters per class as of the last commit."""
 

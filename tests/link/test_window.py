@@ -6,14 +6,18 @@ import random
 
 import pytest
 
+from edgewarden.link.pace import MAX_BYTES
 from edgewarden.link.window import (
     BULK_TURN,
-    MAX_FLYING_BYTES,
+    NO_MATCHING_SUBSCRIBERS,
     NOT_AUTHORIZED,
+    PACKET_TOO_LARGE,
     PARK_AFTER,
+    PAYLOAD_FORMAT_INVALID,
     QUOTA_EXCEEDED,
     Flight,
     Lane,
+    Refusal,
     Turns,
     Window,
 )
@@ -60,11 +64,11 @@ def test_the_last_slot_is_for_alarms(
 @pytest.mark.parametrize(
     ("flying_bytes", "size", "record_class", "room"),
     [
-        (0, MAX_FLYING_BYTES * 2, BULK, True),
-        (100, MAX_FLYING_BYTES, BULK, False),
-        (MAX_FLYING_BYTES - 100, 100, BULK, True),
-        (MAX_FLYING_BYTES - 100, 101, AUDIT, False),
-        (MAX_FLYING_BYTES, 5000, ALARM, True),
+        (0, MAX_BYTES * 2, BULK, True),
+        (100, MAX_BYTES, BULK, False),
+        (MAX_BYTES - 100, 100, BULK, True),
+        (MAX_BYTES - 100, 101, AUDIT, False),
+        (MAX_BYTES, 5000, ALARM, True),
     ],
 )
 def test_bytes_in_flight_are_bounded_but_not_for_the_first_alarm(
@@ -78,7 +82,7 @@ def test_bytes_in_flight_are_bounded_but_not_for_the_first_alarm(
 
 def test_the_second_alarm_needs_room_like_everybody() -> None:
     window = Window(20)
-    flying(window, BULK, 1, MAX_FLYING_BYTES)
+    flying(window, BULK, 1, MAX_BYTES)
     flying(window, ALARM, 1)
     assert not window.room_for(ALARM, 100)
 
@@ -154,7 +158,7 @@ def test_a_refusal_goes_back_and_sends_one_at_a_time() -> None:
     lane.fetch(stored(BULK, 1, 2, 3, 4))
     first, second, third = sent(lane, 3)
     assert lane.accept(first) == 1
-    assert not lane.refuse(second, QUOTA_EXCEEDED, now_ns=0, wait_s=2)
+    assert lane.refuse(second, QUOTA_EXCEEDED, now_ns=0, wait_s=2) is Refusal.AGAIN
     assert (lane.accepted, lane.fetched, list(lane.ready)) == (1, 1, [])
     assert lane.accept(third) is None, "an answer from before the refusal means nothing"
     assert lane.accepted == 1
@@ -174,7 +178,8 @@ def test_a_lasting_refusal_parks_after_three_and_says_so_once() -> None:
     for _ in range(PARK_AFTER + 3):
         lane.fetch(stored(AUDIT, 1))
         said.append(lane.refuse(lane.send(), NOT_AUTHORIZED, 0, 1))
-    assert said == [False] * (PARK_AFTER - 1) + [True] + [False] * 3
+    again = Refusal.AGAIN
+    assert said == [again] * (PARK_AFTER - 1) + [Refusal.PARKS] + [again] * 3
     assert lane.parked
     lane.fetch(stored(AUDIT, 1))
     assert lane.accept(lane.send()) == 1
@@ -194,7 +199,7 @@ def test_a_passing_refusal_never_parks() -> None:
     lane = Lane(AUDIT)
     for _ in range(20):
         lane.fetch(stored(AUDIT, 1))
-        assert not lane.refuse(lane.send(), QUOTA_EXCEEDED, 0, 1)
+        assert lane.refuse(lane.send(), QUOTA_EXCEEDED, 0, 1) is Refusal.AGAIN
 
 
 def test_a_new_session_begins_behind_what_the_spool_says() -> None:
@@ -206,3 +211,55 @@ def test_a_new_session_begins_behind_what_the_spool_says() -> None:
     assert (lane.accepted, lane.fetched) == (2, 2)
     lane.go_back(1)
     assert lane.accepted == 2, "never back"
+
+
+@pytest.mark.parametrize("reason", [PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID])
+def test_a_record_refused_for_what_it_is_is_set_aside_and_the_next_ones_go_on(reason: int) -> None:
+    lane = Lane(AUDIT)
+    said = []
+    for _ in range(PARK_AFTER):
+        lane.fetch(stored(AUDIT, 1, 2))
+        said.append(lane.refuse(lane.send(), reason, 0, 1))
+    assert said == [Refusal.AGAIN] * (PARK_AFTER - 1) + [Refusal.ASIDE]
+    assert lane.aside == (1, reason)
+    lane.fetch(stored(AUDIT, 1, 2))
+    assert not lane.may_send(10**12), "nothing before it is out of the way"
+    lane.was_set_aside(done=True, now_ns=0, wait_s=60)
+    assert (lane.accepted, lane.fetched, lane.aside, lane.parked) == (1, 1, None, False)
+    lane.fetch(stored(AUDIT, 2))
+    assert lane.accept(lane.send()) == 2
+
+
+def test_without_room_to_set_aside_the_class_is_parked_and_keeps_the_record() -> None:
+    lane = Lane(AUDIT)
+    for _ in range(PARK_AFTER):
+        lane.fetch(stored(AUDIT, 1))
+        lane.refuse(lane.send(), PACKET_TOO_LARGE, 0, 1)
+    lane.was_set_aside(done=False, now_ns=0, wait_s=60)
+    assert (lane.accepted, lane.parked, lane.aside) == (0, True, None)
+    lane.fetch(stored(AUDIT, 1))
+    assert not lane.may_send(59_999_999_999)
+    assert lane.may_send(60_000_000_000)
+
+
+def test_since_when_nobody_listens_is_known_until_somebody_does() -> None:
+    lane = Lane(ALARM)
+    for now_ns in (5, 6, 7):
+        lane.fetch(stored(ALARM, 1))
+        lane.refuse(lane.send(), NO_MATCHING_SUBSCRIBERS, now_ns, 1)
+        assert lane.void_since_ns == 5
+    lane.fetch(stored(ALARM, 1))
+    lane.accept(lane.send())
+    assert lane.void_since_ns is None
+
+
+@pytest.mark.parametrize(
+    ("record_class", "seq", "backlog"),
+    [(BULK, 9, True), (BULK, 10, False), (AUDIT, 9, True), (ALARM, 9, False)],
+)
+def test_backlog_is_what_was_there_when_the_session_began_but_never_an_alarm(
+    record_class: RecordClass, seq: int, backlog: bool
+) -> None:
+    lane = Lane(record_class, old_upto=9)
+    lane.fetch(stored(record_class, seq))
+    assert lane.is_backlog() is backlog

@@ -328,6 +328,36 @@ def test_a_class_the_broker_forbids_is_parked_and_nothing_of_it_deleted(
         wait_until(lambda: gap_free(heard, durable(one)), WAIT_S)
 
 
+def test_a_record_the_broker_finds_too_long_is_set_aside_and_the_others_go_on(
+    tmp_path: Path, pki: Pki
+) -> None:
+    """Mosquitto answers 0x95 and lives on; without CONNACK's word for it nobody knew before."""
+    with (
+        Broker(tmp_path / "broker", pki, extra=["message_size_limit 3000"]) as broker,
+        listening(broker, pki) as heard,
+        gateway(tmp_path, broker.port, pki) as one,
+    ):
+        one.write(audits=3)
+        wait_until(one.drained, WAIT_S)
+        one.write(audits=1, size=4000)
+        long_one = one.storage.heads()[AUDIT]
+        one.write(audits=3, alarms=3)
+        wait_until(one.drained, WAIT_S)
+        assert one.alarms() == ["EW-NET-013"]
+        assert one.snapshot().counters["set_aside"] == 1
+        (kept,) = (tmp_path / "state" / "aside").iterdir()
+        assert record_hash(kept.read_bytes()) == long_one[1]
+        arrived = {record_hash(p) for p in heard.payloads("/r/audit")}
+        assert long_one[1] not in arrived
+        wait_until(lambda: len(set(heard.payloads("/r/audit"))) == durable(one)[AUDIT] - 1, WAIT_S)
+        gaps = [
+            decode_record(cose.open_envelope(p, ContentType.RECORD).payload).body
+            for p in heard.payloads("/r/audit")
+        ]
+        (gap,) = [g for g in gaps if "first" in g]
+        assert (gap["first"], gap["last"], gap["after"]) == (long_one[0], long_one[0], long_one[1])
+
+
 # --- killed under load ---------------------------------------------------------------------------
 
 

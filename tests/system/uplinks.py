@@ -20,6 +20,7 @@ from pathlib import Path
 
 from edgewarden.daemon.clock import SystemClock, SystemRandomness
 from edgewarden.link.uplink import Uplink, UplinkSettings, UplinkSnapshot
+from edgewarden.record.aside import FOLDER as ASIDE
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.spool import FOLDER, DiskSpool
 from edgewarden.record.storage import StorageThread
@@ -38,6 +39,7 @@ FAST = UplinkSettings(
     start_spread_s=0,
     keepalive_s=2,
     window=20,
+    backlog_bytes_s=0,
     reconnect_base_s=0.05,
     reconnect_cap_s=0.4,
 )
@@ -57,6 +59,7 @@ def opened(state: Path, bulk_commit_s: float = 3600) -> StorageThread:
         clock,
         bulk_commit_s=bulk_commit_s,
         bulk_commit_bytes=8192,
+        aside=state / ASIDE,
     )
     storage.start()
     return storage

@@ -37,6 +37,7 @@ from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
 from edgewarden.daemon.timekeeper import keep_time
+from edgewarden.daemon.uplink import build_uplink
 from edgewarden.daemon.written import Written
 from edgewarden.enrol.care import Care, Did
 from edgewarden.errors import EdgewardenError, TrustFault
@@ -48,7 +49,8 @@ from edgewarden.inventory.watcher import Watcher
 from edgewarden.judge.triage import Triage
 from edgewarden.kernel import memory
 from edgewarden.link.names import NameRefresh, TableFile, resolve
-from edgewarden.link.uplink import CERTIFICATE_REFUSED, Uplink, UplinkSettings
+from edgewarden.link.uplink import CERTIFICATE_REFUSED
+from edgewarden.record.aside import FOLDER as ASIDE
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.spool import DiskSpool
 from edgewarden.record.storage import StorageThread
@@ -60,7 +62,6 @@ from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import FileSigner
 from edgewarden.trust.ladder import Keys
 from edgewarden.trust.measure import Measurer
-from edgewarden.trust.tls import client_context
 from edgewarden.wire import cose, evidence
 from edgewarden.wire.evidence import Status
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
@@ -126,7 +127,14 @@ class Link:
             self.take,
             self.clock,
         )
-        self.uplink = self._build_uplink()
+        self.uplink = build_uplink(
+            settings.uplink,
+            identity,
+            self.storage,
+            (self._session_status, self._on_nonce, self._on_result, self._uplink_event),
+            self.clock,
+            self.random,
+        )
         names = identity.tenant, identity.device
         self.continuity = Continuity(lambda: TokenFile(state, *names), self.random)
         self.attester = self._build_attester(report_key)
@@ -151,30 +159,7 @@ class Link:
             self.clock,
             bulk_commit_s=settings.spool.bulk_commit_s,
             bulk_commit_bytes=settings.spool.bulk_commit_bytes,
-        )
-
-    def _build_uplink(self) -> Uplink:
-        wanted, who = self.running.settings.uplink, self.identity
-        return Uplink(
-            UplinkSettings(
-                host=wanted.host or who.broker_host,
-                port=wanted.port or who.broker_port,
-                tenant=who.tenant,
-                device=who.device,
-                start_spread_s=wanted.start_spread_s,
-                keepalive_s=wanted.keepalive_s,
-                window=wanted.window,
-                reconnect_base_s=wanted.reconnect_base_s,
-                reconnect_cap_s=wanted.reconnect_cap_s,
-            ),
-            self.storage,
-            lambda: client_context(self.identity, self.clock.verify_at()),
-            self._session_status,
-            self._on_nonce,
-            self._on_result,
-            self._uplink_event,
-            self.clock,
-            self.random,
+            aside=Path(settings.paths.state, ASIDE),
         )
 
     def _build_attester(self, report_key: FileSigner) -> Attester:

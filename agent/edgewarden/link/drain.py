@@ -5,6 +5,8 @@ Decides the moments; the rules themselves are in window.py. Leaves connecting to
 * Only durable records are fetched, a few at a time: memory does not grow with the backlog.
 * The spool hears of a record's end only through Lane.accept: after a PUBACK that counts, in order.
 * Status and evidence go first and are not kept: they speak of this session only.
+* What was durable when the session began is backlog: beside live data it may send backlog_bytes_s
+  and no more, alarms excepted.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 
 from edgewarden.errors import EdgewardenError
+from edgewarden.link.pace import MAX_BYTES, Bucket, Pace
 from edgewarden.link.session import Session, Terms
 from edgewarden.link.window import (
     FAILURE,
@@ -23,6 +26,7 @@ from edgewarden.link.window import (
     PARK_AFTER,
     Flight,
     Lane,
+    Refusal,
     Turns,
     Window,
     is_accepted,
@@ -54,7 +58,9 @@ class Drainer:
         topics: (tenant, device).
         lanes: outlive sessions; their fetched and sent parts are forgotten here.
         park_s: how often a parked class is tried.
+        backlog_bytes_s: see the module's docstring; 0 has no bound.
         on_refused: called with the class and the reason code when that parks it, and for each 0x10.
+        on_aside: called with class, sequence and reason of a record that was set aside.
         counters: shared with the uplink.
     """
 
@@ -67,7 +73,9 @@ class Drainer:
         *,
         window: int,
         park_s: float,
+        backlog_bytes_s: int,
         on_refused: Callable[[RecordClass, int], None],
+        on_aside: Callable[[RecordClass, int, int], None],
         counters: Counter[str],
     ) -> None:
         self._storage = storage
@@ -77,6 +85,9 @@ class Drainer:
         self._window_messages = window
         self._park_s = park_s
         self._on_refused = on_refused
+        self._on_aside = on_aside
+        self._pace = Pace()
+        self._bucket = Bucket(backlog_bytes_s, MAX_BYTES, clock.now().boot_ns)
         self._counters = counters
         self._control: deque[tuple[str, bytes, bool]] = deque(maxlen=MAX_CONTROL)
         self._turns = Turns()
@@ -110,9 +121,11 @@ class Drainer:
         state = self._storage.state()
         for c, lane in self._lanes.items():
             lane.go_back(state[c].acked if c in state else None)
+            lane.old_upto = state[c].durable if c in state else 0
         while not session.ended.done():
             self._wake.clear()
             self._send_control(session)
+            await self._set_aside()
             refused_s = await self._fetch()
             self._fill(session)
             await self._sleep(session, refused_s)
@@ -125,6 +138,9 @@ class Drainer:
             self._counters["stray_acks"] += 1
             return
         self._counters["pubacks"] += 1
+        now_ns = self._clock.now().boot_ns
+        self._pace.acked(flight.size_bytes, flight.sent_ns, now_ns, crowded=flight.crowded)
+        self._window.limit_bytes = self._pace.limit_bytes
         if flight.record_class is None:
             if reason >= FAILURE:
                 self._counters["control_refused"] += 1
@@ -143,9 +159,30 @@ class Drainer:
         wait_s = min(MAX_REFUSED_WAIT_S, FIRST_REFUSED_WAIT_S * 2.0**lane.refusals)
         if reason in LASTING and lane.refusals + 1 >= PARK_AFTER:
             wait_s = self._park_s
-        parks = lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s)
-        if parks or reason == NO_MATCHING_SUBSCRIBERS:
+        found = lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s)
+        if found is Refusal.PARKS or reason == NO_MATCHING_SUBSCRIBERS:
             self._on_refused(lane.record_class, reason)
+
+    async def _set_aside(self) -> None:
+        """Records that the broker will never take leave the way, as far as there is room."""
+        for c, lane in self._lanes.items():
+            if lane.aside is None:
+                continue
+            seq, reason = lane.aside
+            try:
+                done = await self._storage.set_aside(c, seq, reason)
+            except EdgewardenError:
+                self._counters["storage_refused"] += 1
+                done = False
+            if lane.aside != (seq, reason):
+                continue
+            now_ns = self._clock.now().boot_ns
+            lane.was_set_aside(done=done, now_ns=now_ns, wait_s=self._park_s)
+            if done:
+                self._counters["set_aside"] += 1
+                self._on_aside(c, seq, reason)
+            else:
+                self._on_refused(c, reason)
 
     def _send_control(self, session: Session) -> None:
         while self._control and self._window.room_for(None, len(self._control[0][1])):
@@ -153,7 +190,8 @@ class Drainer:
             mid = session.publish(topic, payload, retain=retain)
             if mid is None:
                 return
-            self._window.sent(mid, Flight(None, 0, len(payload)))
+            now_ns, crowded = self._clock.now().boot_ns, self._window.crowded(len(payload))
+            self._window.sent(mid, Flight(None, 0, len(payload), 0, now_ns, crowded))
 
     async def _fetch(self) -> float | None:
         """Refill empty lanes; return after how long to try again when the disk refuses."""
@@ -177,7 +215,7 @@ class Drainer:
         """Send as much as window and turns allow."""
         while not session.ended.done():
             now_ns = self._clock.now().boot_ns
-            waiting = [c for c, lane in self._lanes.items() if lane.may_send(now_ns)]
+            waiting = [c for c, lane in self._lanes.items() if self._may_send(lane, now_ns)]
             chosen = self._choose(waiting)
             if chosen is None:
                 return
@@ -189,9 +227,17 @@ class Drainer:
             mid = session.publish(self._topics[chosen], data)
             if mid is None:
                 return
-            self._window.sent(mid, lane.send())
+            if lane.is_backlog():
+                self._bucket.take(len(data), now_ns)
+            crowded = self._window.crowded(len(data))
+            self._window.sent(mid, lane.send(now_ns, crowded=crowded))
             self._turns.took(chosen)
             self._counters["published"] += 1
+
+    def _may_send(self, lane: Lane, now_ns: int) -> bool:
+        if not lane.may_send(now_ns):
+            return False
+        return not lane.is_backlog() or self._bucket.may_take(now_ns)
 
     def _choose(self, waiting: list[RecordClass]) -> RecordClass | None:
         """Whose turn it is and who has room; behind one without room only an alarm may pass."""
@@ -216,6 +262,9 @@ class Drainer:
         ]
         if refused_s is not None:
             due_s.append(refused_s)
+        waits = any(lane.may_send(now_ns) and lane.is_backlog() for lane in self._lanes.values())
+        if waits and (refill_s := self._bucket.due_s(now_ns)) > 0:
+            due_s.append(refill_s)
         session.ended.add_done_callback(self._ended)
         try:
             async with asyncio.timeout(min(due_s, default=None)):

@@ -45,6 +45,8 @@ from edgewarden.wire.topics import Topic
 
 CERTIFICATE_REFUSED = "certificate_refused"
 """Counter: the broker's TLS alerts about our certificate."""
+VOID_ALARM_S = 60.0
+"""Without a subscriber for so long is no broker's restart: the fleet's verifier is gone."""
 PROBE_AFTER = 3
 """Losses in front of CONNACK before a probe: one is a restart, two are bad luck."""
 
@@ -69,6 +71,7 @@ class UplinkSettings:
     start_spread_s: float = 10.0
     keepalive_s: int = 30
     window: int = 20
+    backlog_bytes_s: int = 262_144
     reconnect_base_s: float = 1.0
     reconnect_cap_s: float = 120.0
 
@@ -226,7 +229,9 @@ class Uplink:
             (settings.tenant, settings.device),
             window=settings.window,
             park_s=settings.reconnect_cap_s,
+            backlog_bytes_s=settings.backlog_bytes_s,
             on_refused=self._note_refused,
+            on_aside=self._note_aside,
             counters=self._counters,
         )
         return Session(
@@ -333,9 +338,15 @@ class Uplink:
 
     def _note_refused(self, record_class: RecordClass, reason: int) -> None:
         if reason == NO_MATCHING_SUBSCRIBERS:
-            # Usual for a moment after a broker's restart: worth a record, not an alarm.
+            # Usual for a moment after a broker's restart: worth a record, not yet an alarm.
             detail: dict[str, Plain] = {"what": "nobody subscribed to our records"}
             self._once("EW-NET-012", Severity.MEDIUM, RecordClass.AUDIT, detail)
+            since_ns = self._lanes[record_class].void_since_ns
+            if since_ns is not None:
+                lasts_s = (self._clock.now().boot_ns - since_ns) / 1e9
+                if lasts_s >= VOID_ALARM_S:
+                    lasting: dict[str, Plain] = {"what": "still nobody", "class": "any"}
+                    self._once("EW-NET-012", Severity.HIGH, RecordClass.ALARM, lasting)
             return
         self._counters["parked"] += 1
         detail = {
@@ -344,6 +355,16 @@ class Uplink:
             "reason": reason,
         }
         self._once("EW-NET-010", Severity.HIGH, RecordClass.ALARM, detail)
+
+    def _note_aside(self, record_class: RecordClass, seq: int, reason: int) -> None:
+        """Each one by name: it is a record that the fleet will not see by itself."""
+        detail: dict[str, Plain] = {
+            "what": "a record was set aside",
+            "class": record_class.label,
+            "seq": seq,
+            "reason": reason,
+        }
+        self._tell(_REFUSE, Severity.HIGH, RecordClass.ALARM, detail, "EW-NET-013")
 
     def _once(
         self, code: str, severity: Severity, record_class: RecordClass, detail: dict[str, Plain]

@@ -2,9 +2,9 @@
 
 The rules, in order:
 
-1. At most ``messages`` in flight (our window, or the broker's Receive Maximum if less) and
-   MAX_FLYING_BYTES; a record longer than that travels alone. More would only stand in front of the
-   next alarm: 64 kB are 8 s at 64 kbit/s.
+1. At most ``messages`` in flight (our window, or the broker's Receive Maximum if less) and as many
+   bytes as pace.py allows; a record longer than that travels alone. More would only stand in front
+   of the next alarm.
 2. The last slot is for alarms, and the first alarm needs no room in bytes.
 3. Alarm before audit before bulk; but every BULK_TURN-th record is bulk when bulk waits, so that
    it never starves.
@@ -15,6 +15,8 @@ The rules, in order:
 6. After a refusal the class goes back to its last accepted record, waits, and then sends one
    record at a time until one is accepted. Answers to what was sent before going back free their
    slots and mean nothing else.
+7. The third refusal in a row that no waiting cures: what speaks of the topic parks the class, what
+   speaks of the record (ABOUT_RECORD) sets that record aside, so that the others go on.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
+from edgewarden.link.pace import MAX_BYTES
 from edgewarden.ports import Stored
 from edgewarden.wire.record import RecordClass
 
-MAX_FLYING_BYTES = 64 * 1024
 BULK_TURN = 8
 PARK_AFTER = 3
 """Refusals in a row of the kind that does not pass, before the class is parked."""
@@ -41,6 +44,16 @@ QUOTA_EXCEEDED = 0x97
 PAYLOAD_FORMAT_INVALID = 0x99
 LASTING = frozenset({NOT_AUTHORIZED, TOPIC_NAME_INVALID, PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID})
 """Refusals that no waiting cures: somebody must change something."""
+ABOUT_RECORD = frozenset({PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID})
+"""Those that the next record of the class may be spared."""
+
+
+class Refusal(Enum):
+    """What a refusal leads to (rules 6 and 7)."""
+
+    AGAIN = "tried again"
+    PARKS = "the class is parked, from now on"
+    ASIDE = "the record is to be set aside"
 
 
 def is_accepted(reason: int) -> bool:
@@ -56,21 +69,30 @@ class Flight:
         record_class: None for status and evidence.
         seq: 0 for status and evidence.
         epoch: of its lane when it was sent.
+        sent_ns: CLOCK_BOOTTIME.
+        crowded: whether half of what may fly was flying then.
     """
 
     record_class: RecordClass | None
     seq: int
     size_bytes: int
     epoch: int = 0
+    sent_ns: int = 0
+    crowded: bool = False
 
 
 class Window:
-    """Slots in flight, by packet identifier (rules 1 and 2)."""
+    """Slots in flight, by packet identifier (rules 1 and 2).
+
+    Attributes:
+        limit_bytes: what may fly, set by whoever keeps the pace.
+    """
 
     def __init__(self, messages: int) -> None:
         self._messages = messages
         self._flying: dict[int, Flight] = {}
         self.bytes_flying = 0
+        self.limit_bytes = MAX_BYTES
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -81,9 +103,13 @@ class Window:
         reserved = 0 if urgent or self._messages == 1 else 1
         if len(self._flying) >= self._messages - reserved:
             return False
-        if self.bytes_flying + size_bytes <= MAX_FLYING_BYTES or not self._flying:
+        if self.bytes_flying + size_bytes <= self.limit_bytes or not self._flying:
             return True
         return urgent and all(f.record_class is not record_class for f in self._flying.values())
+
+    def crowded(self, size_bytes: int) -> bool:
+        """Whether at least half of the bytes that may fly do, with one more message."""
+        return self.bytes_flying + size_bytes >= self.limit_bytes // 2
 
     def sent(self, mid: int, flight: Flight) -> None:
         """Take a slot."""
@@ -129,6 +155,9 @@ class Lane:
         refusals: in a row.
         held_until_ns: nothing is sent before this moment of CLOCK_BOOTTIME.
         parked: refused PARK_AFTER times for a lasting reason; tried slowly until it passes.
+        aside: (sequence, reason) of a record to be set aside before anything else of the class.
+        old_upto: what was durable when the session began: up to here it is backlog.
+        void_since_ns: since when nobody is subscribed; None while somebody is.
     """
 
     record_class: RecordClass
@@ -139,6 +168,9 @@ class Lane:
     refusals: int = 0
     held_until_ns: int = 0
     parked: bool = False
+    aside: tuple[int, int] | None = None
+    old_upto: int = 0
+    void_since_ns: int | None = None
     _sent: deque[int] = field(default_factory=deque)
     _done: set[int] = field(default_factory=set)
 
@@ -147,6 +179,7 @@ class Lane:
         if accepted is not None:
             self.accepted = max(self.accepted, accepted)
         self.fetched = self.accepted
+        self.aside = None
         self.ready.clear()
         self._sent.clear()
         self._done.clear()
@@ -160,21 +193,26 @@ class Lane:
 
     def may_send(self, now_ns: int) -> bool:
         """Whether the front record may go, as far as this class is concerned."""
-        if not self.ready or now_ns < self.held_until_ns:
+        if not self.ready or self.aside or now_ns < self.held_until_ns:
             return False
         return self.refusals == 0 or not self._sent
 
-    def send(self) -> Flight:
+    def is_backlog(self) -> bool:
+        """Whether the front record was there when the session began. An alarm never counts."""
+        return self.record_class is not RecordClass.ALARM and self.ready[0].seq <= self.old_upto
+
+    def send(self, now_ns: int = 0, *, crowded: bool = False) -> Flight:
         """The front record is being sent."""
         record = self.ready.popleft()
         self._sent.append(record.seq)
-        return Flight(self.record_class, record.seq, len(record.data), self.epoch)
+        size_bytes = len(record.data)
+        return Flight(self.record_class, record.seq, size_bytes, self.epoch, now_ns, crowded)
 
     def accept(self, flight: Flight) -> int | None:
         """A record was accepted; return the new contiguous end when it moved."""
         if flight.epoch != self.epoch:
             return None
-        self.refusals, self.parked = 0, False
+        self.refusals, self.parked, self.void_since_ns = 0, False, None
         self._done.add(flight.seq)
         before = self.accepted
         while self._sent and self._sent[0] in self._done:
@@ -182,13 +220,30 @@ class Lane:
             self._done.discard(self.accepted)
         return self.accepted if self.accepted != before else None
 
-    def refuse(self, flight: Flight, reason: int, now_ns: int, wait_s: float) -> bool:
-        """A record was refused: go back and wait; return whether this parks the class."""
+    def refuse(self, flight: Flight, reason: int, now_ns: int, wait_s: float) -> Refusal:
+        """A record was refused: go back and wait; return what else is to be done."""
         if flight.epoch != self.epoch:
-            return False
+            return Refusal.AGAIN
         self.go_back()
         self.refusals += 1
         self.held_until_ns = now_ns + round(wait_s * 1e9)
-        parks = reason in LASTING and self.refusals >= PARK_AFTER and not self.parked
-        self.parked = self.parked or parks
-        return parks
+        if reason == NO_MATCHING_SUBSCRIBERS and self.void_since_ns is None:
+            self.void_since_ns = now_ns
+        if reason not in LASTING or self.refusals < PARK_AFTER or self.parked:
+            return Refusal.AGAIN
+        if reason in ABOUT_RECORD:
+            self.aside = (flight.seq, reason)
+            return Refusal.ASIDE
+        self.parked = True
+        return Refusal.PARKS
+
+    def was_set_aside(self, *, done: bool, now_ns: int, wait_s: float) -> None:
+        """The record of ``aside`` is out of the way; without ``done`` the class is parked."""
+        assert self.aside is not None
+        seq, _ = self.aside
+        if done:
+            self.refusals, self.held_until_ns = 0, 0
+            self.go_back(seq)
+            return
+        self.aside, self.parked = None, True
+        self.held_until_ns = now_ns + round(wait_s * 1e9)

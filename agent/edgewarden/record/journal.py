@@ -26,6 +26,7 @@ from typing import TypeVar
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OurFault
 from edgewarden.ports import Clock, Instant, Loss, Signer, Spool, Stored
+from edgewarden.record.aside import Aside
 from edgewarden.record.segment import DiskFull
 from edgewarden.wire import cbor, cose
 from edgewarden.wire.cose import ContentType
@@ -38,7 +39,9 @@ from edgewarden.wire.record import (
     Record,
     RecordClass,
     RecordTime,
+    decode_record,
     encode_record,
+    record_hash,
 )
 
 MAX_EVICTIONS = 64
@@ -154,6 +157,21 @@ class Journal:
         for loss in found:
             self._put_gap(loss)
         return found
+
+    def set_aside(self, record_class: int, seq: int, why: str, box: Aside) -> bool:
+        """Move the oldest unaccepted record out of the way (aside.py); False without room for it.
+
+        The order: durable in the box, then a signed gap record, then accepted. A power cut in
+        between costs a second copy, never the record.
+        """
+        found = self.spool.peek(record_class, seq - 1, 1, MAX_RECORD_BYTES)
+        if not found or found[0].seq != seq or not box.keep(found[0]):
+            return False
+        record = decode_record(cose.open_envelope(found[0].data, ContentType.RECORD).payload)
+        digest = record_hash(found[0].data)
+        self._put_gap(Loss(int(record_class), seq, seq, record.prev, digest, why))
+        self.spool.ack(record_class, seq)
+        return True
 
     def take_evictions(self) -> list[Loss]:
         """What was evicted since the last call; gap records are written already."""

@@ -29,10 +29,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TypeVar
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OurFault
 from edgewarden.ports import ClassState, Clock, Loss, Stored
+from edgewarden.record.aside import Aside
 from edgewarden.record.intake import Batch, Intake
 from edgewarden.record.journal import (
     DISK_FULL,
@@ -68,6 +70,7 @@ class StorageThread:
         introduction: who vouches for the report key of this start.
         clock: ages of batches.
         bulk_commit_s, bulk_commit_bytes: when a batch of bulk facts becomes a record.
+        aside: the folder of records that the broker will never take; None keeps none.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class StorageThread:
         *,
         bulk_commit_s: float,
         bulk_commit_bytes: int,
+        aside: Path | None = None,
     ) -> None:
+        self._aside = None if aside is None else Aside(aside)
         self._open_journal = open_journal
         self._introduction = introduction
         self._clock = clock
@@ -147,6 +152,15 @@ class StorageThread:
     def ack(self, record_class: int, upto_seq: int) -> None:
         """See ports.Drain."""
         self._call(lambda journal: journal.spool.ack(record_class, upto_seq))
+
+    async def set_aside(self, record_class: int, seq: int, reason: int) -> bool:
+        """See ports.Drain."""
+        why = f"set aside: the broker refuses it with {reason:#04x}"
+        box = self._aside
+        if box is None:
+            return False
+        work = self._call(lambda journal: journal.set_aside(record_class, seq, why, box))
+        return await asyncio.wrap_future(work)
 
     def state(self) -> dict[int, ClassState]:
         """See ports.Drain."""

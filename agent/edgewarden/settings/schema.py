@@ -109,6 +109,13 @@ class Uplink:
     window: int = whole(
         20, low=1, high=20, help="Messages sent and not yet acknowledged by the broker."
     )
+    backlog_bytes_s: int = whole(
+        262144,
+        low=1024,
+        high=67108864,
+        help="What was kept while there was no session is sent at this rate at most, beside live "
+        "data. Alarms are not held back.",
+    )
     reconnect_base_s: float = number(
         1, low=0.1, high=60, help="Reconnect waits a random time below this, doubled each failure."
     )
