@@ -12,8 +12,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from edgewarden.enrol.by_token import enroll, renew
+from edgewarden.enrol.service import device_urn
 from edgewarden.errors import (
     EdgewardenError,
     OperatorFault,
@@ -154,6 +156,16 @@ def another_device(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
     return fleet.answer(fleet.leaf(key_of(request), "gw-other"))
 
 
+def another_name(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
+    """Ours by its SAN, and to the broker another gateway."""
+    subject = certificates._name("gw-other", "main")
+    builder = certificates._under(fleet.issuing, subject, key_of(request), 30, time.time())
+    uri = x509.UniformResourceIdentifier(device_urn("main", DEVICE))
+    builder = builder.add_extension(x509.SubjectAlternativeName([uri]), False)
+    purpose = ExtendedKeyUsageOID.CLIENT_AUTH
+    return fleet.answer(certificates._leaf(builder, purpose, fleet.issuing))
+
+
 def another_tenant(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
     leaf = certificates.make_gateway(fleet.issuing, key_of(request), "north", DEVICE, time.time())
     return fleet.answer(leaf)
@@ -199,6 +211,7 @@ def five_roots(fleet: Fleet, stranger: Fleet, request: bytes) -> bytes:
 LIES: dict[str, tuple[Callable[[Fleet, Fleet, bytes], bytes], str]] = {
     "another key": (another_key, "another key"),
     "another device": (another_device, "another device"),
+    "another name at the broker": (another_name, "by another name"),
     "another tenant": (another_tenant, "another device"),
     "another issuer": (another_issuer, "none of the roots"),
     "no roots": (edited(ca=""), "cannot be checked"),

@@ -279,6 +279,17 @@ def fleets_own_certificate(desk: Desk, board: Board) -> Verdict:
     return desk.record(introduction(board, [certificates.der(leaf), board.x5chain[1]]))
 
 
+def name_of_no_board(desk: Desk, board: Board) -> Verdict:
+    """A first board has no number; nothing but a number makes another."""
+    leaf = _leaf(desk, board, common=f"{board.device}.1")
+    return desk.record(introduction(board, [leaf, board.x5chain[1]]))
+
+
+def name_of_nobody(desk: Desk, board: Board) -> Verdict:
+    leaf = _leaf(desk, board, common=".2", uris=[device_urn(TENANT, "")])
+    return desk.record(introduction(board, [leaf, board.x5chain[1]]))
+
+
 def san_of_another(desk: Desk, board: Board) -> Verdict:
     leaf = _leaf(desk, board, uris=[device_urn(TENANT, "gw-other")])
     return desk.record(introduction(board, [leaf, board.x5chain[1]]))
@@ -579,8 +590,8 @@ ATTACKS: dict[str, list[Attack]] = {
     ],
     "wrong_purpose": [server_certificate, client_and_server_certificate],
     "bad_name": [
-        fleets_own_certificate, san_of_another, host_of_another, host_and_uri, two_names,
-        two_tenants, two_devices,
+        fleets_own_certificate, name_of_no_board, name_of_nobody, san_of_another, host_of_another,
+        host_and_uri, two_names, two_tenants, two_devices,
     ],
     "cert_expired": [expired_certificate, expired_issuer],
     "cert_not_yet_valid": [certificate_of_tomorrow],

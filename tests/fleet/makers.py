@@ -97,9 +97,9 @@ class Desk:
 
     def enrol(self, device: str, key: ec.EllipticCurvePrivateKey, days: float = 30) -> list[bytes]:
         """Register a device; its x5chain."""
-        secret = os.urandom(32)
+        secret, board = os.urandom(32), registry.board_of(self.db, device)
         leaf = certificates.make_gateway(
-            self.issuing, key.public_key(), TENANT, device, self.now, days
+            self.issuing, key.public_key(), TENANT, device, self.now, days, board
         )
         issued = registry.Issued(
             certificates.serial_hex(leaf),
@@ -108,7 +108,7 @@ class Desk:
         )
         registry.add_token(self.db, secret, device, self.now, 60)
         public = FileSigner(key).public_key()
-        registry.redeem(self.db, secret, device, TENANT, public, issued, self.now)
+        registry.redeem(self.db, secret, device, TENANT, public, issued, self.now, board=board)
         return [certificates.der(leaf), certificates.der(self.issuing.certificate)]
 
     def enrol_tpm(self, device: str, ak_public: bytes) -> None:

@@ -158,14 +158,17 @@ class Client:
     """An MQTT 5 client with a gateway's certificate."""
 
     def __init__(
-        self, context: ssl.SSLContext, port: int, client_id: str, *, clean: bool = True
-    ) -> None:
+        self, context: ssl.SSLContext, port: int, client_id: str, *, clean: bool = True,
+        will: tuple[str, bytes] | None = None,
+    ) -> None:  # fmt: skip
         self.got: queue.Queue[Got] = queue.Queue()
         self.acks: dict[int, int] = {}
         self.connected = threading.Event()
         self.lost = threading.Event()
         self.mqtt = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
         self.mqtt.tls_set_context(context)
+        if will is not None:
+            self.mqtt.will_set(*will, qos=1)
         self.mqtt.on_connect = lambda *a: self.connected.set() if not a[3].is_failure else None
         self.mqtt.on_disconnect = lambda *_: self.lost.set()
         self.mqtt.on_publish = self._on_publish

@@ -173,9 +173,7 @@ def test_a_broker_without_the_plugin_gets_the_list_in_a_file(
     assert told.exists()
 
 
-def test_a_replaced_board_stays_denied_by_name_until_another_stands_in_its_place(
-    desk: Desk, tmp_path: Path
-) -> None:
+def test_a_replaced_board_stays_denied_by_name_for_ever(desk: Desk, tmp_path: Path) -> None:
     access = AccessList(tmp_path, "main", ())
     (tmp_path / "acl").write_text("nothing")
     desk.enrol("gw-1", new_key())
@@ -185,7 +183,45 @@ def test_a_replaced_board_stays_denied_by_name_until_another_stands_in_its_place
     assert "user gw-1\ntopic deny #" in (tmp_path / "acl").read_text()
     desk.enrol("gw-1", new_key())
     access.follow(desk.db)
-    assert "user gw-1\n" not in (tmp_path / "acl").read_text()
+    text = (tmp_path / "acl").read_text()
+    assert "user gw-1\ntopic deny #" in text, "its successor has another name"
+    assert "user gw-1.2\ntopic write ew/1/main/gw-1/r/+\n" in text
+    assert "user gw-1.2\ntopic deny" not in text
+    registry.revoke(desk.db, "gw-1", "stolen too", NOW)
+    access.follow(desk.db)
+    text = (tmp_path / "acl").read_text()
+    assert "user gw-1.2\ntopic deny #" in text
+    assert "user gw-1.2\ntopic write" not in text
+
+
+def test_a_board_enrolled_by_an_earlier_version_keeps_the_plain_name(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """It stands where another was replaced, and its certificate says no number."""
+    desk.enrol("gw-1", new_key())
+    replaced.retire(desk.db, "gw-1", "burnt", NOW)
+    desk.enrol("gw-1", new_key())
+    desk.db.execute("DELETE FROM board")
+    assert registry.sessions(desk.db) == ({"gw-1": "gw-1"}, set())
+    assert registry.board_of(desk.db, "gw-1") == 1, "renewal, too, goes by what it has"
+    replaced.retire(desk.db, "gw-1", "burnt", NOW)
+    assert registry.board_of(desk.db, "gw-1") == 3, "and the next is told from both"
+
+
+def test_a_replaced_board_is_another_client_than_its_successor(desk: Desk, tmp_path: Path) -> None:
+    admission, plugin = new_admission(tmp_path), Plugin()
+    desk.enrol("gw-1", new_key())
+    settle(admission, desk, plugin)
+    replaced.retire(desk.db, "gw-1", "stolen", NOW)
+    settle(admission, desk, plugin)
+    assert plugin.ended == ["gw-1"]
+    desk.enrol("gw-1", new_key())
+    settle(admission, desk, plugin)
+    assert set(plugin.clients) == {FLEET_CN, "gw-1.2"}
+    assert admission.admits("gw-1.2")
+    assert not admission.admits("gw-1")
+    topics = {a["topic"] for a in plugin.roles[role_of("gw-1.2")]}
+    assert topics == {f"ew/1/main/gw-1/{t}" for t in (*GATEWAY_WRITES, *GATEWAY_READS)}
 
 
 def test_a_reload_that_fails_is_told(
@@ -223,7 +259,7 @@ def test_whatever_is_there_becomes_what_is_wanted(
         plugin.clients[device] = roles
         plugin.roles.update({role: [] for role in roles})
     mine = {d: r for d, r in plugin.clients.items() if d != FLEET_CN}
-    commands = changes("main", wanted, mine)
+    commands = changes("main", {d: d for d in wanted}, mine)
     plugin.take(json.dumps({"commands": commands}).encode())
     assert {d: r for d, r in plugin.clients.items() if d != FLEET_CN} == {
         d: [role_of(d)] for d in wanted

@@ -17,8 +17,8 @@ KEY = new_key().public_key()
 WANTED = Wanted(TENANT, "gw-demo", KEY, "")
 
 
-def made(key: object = KEY, tenant: str = TENANT, device: str = "gw-demo") -> Chain:
-    leaf = certificates.make_gateway(ISSUING, key, tenant, device, NOW)  # type: ignore[arg-type]
+def made(key: object = KEY, tenant: str = TENANT, device: str = "gw-demo", board: int = 1) -> Chain:
+    leaf = certificates.make_gateway(ISSUING, key, tenant, device, NOW, board=board)  # type: ignore[arg-type]
     return Chain(leaf, ISSUING.certificate)
 
 
@@ -39,10 +39,11 @@ def as_a_server() -> Chain:
         (lambda: made(device="gw-other"), "another gateway"),
         (lambda: made(tenant="north"), "another gateway"),
         (lambda: made(key=new_key().public_key()), "another key"),
+        (lambda: made(board=2), "another board"),
         (elsewhere, "root"),
         (as_a_server, "clients"),
     ],
-    ids=["device", "tenant", "key", "root", "purpose"],
+    ids=["device", "tenant", "key", "board", "root", "purpose"],
 )
 def test_anything_else_is_refused(make: Callable[[], Chain], why: str) -> None:
     with pytest.raises(PeerFault, match=why) as refused:

@@ -6,7 +6,6 @@ import pytest
 
 from edgewarden.errors import WireRefusal
 from edgewarden.wire.record import RecordClass
-from edgewarden_fleet.ingest.admission import enrolled
 from edgewarden_fleet.store import registry, replaced, views
 from tests.fleet.makers import Board, Desk, new_key
 
@@ -67,7 +66,7 @@ def test_the_old_board_is_refused_for_ever(desk: Desk, board: Board, reported: l
     with pytest.raises(WireRefusal) as refused:
         desk.enrol("gw-elsewhere", board.key)
     assert refused.value.name == "csr_invalid", "nor may its key be anybody else's"
-    assert enrolled(desk.db) == {board.device}
+    assert registry.sessions(desk.db) == ({"gw-demo.2": "gw-demo"}, {"gw-demo"})
 
 
 def test_tokens_made_for_the_old_board_are_void(desk: Desk, board: Board) -> None:

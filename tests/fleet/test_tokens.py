@@ -13,7 +13,7 @@ from edgewarden.wire.enrol import EnrolRequest, Token, parse_token
 from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.desk.server import MAX_ADDRESSES, RateLimit
 from edgewarden_fleet.desk.tokens import MAX_TTL_S, Office, enrol_device, new_token
-from edgewarden_fleet.store import registry
+from edgewarden_fleet.store import registry, replaced
 from edgewarden_fleet.store.schema import open_store
 from tests.fleet.makers import NOW, new_key
 from tests.fleet.test_certificates import request
@@ -137,3 +137,16 @@ def test_the_rate_limit_counts_each_address_and_forgets_the_oldest() -> None:
     for i in range(MAX_ADDRESSES + 10):
         limit.allow(f"address {i}", 21.0)
     assert len(limit._seen) == MAX_ADDRESSES
+
+
+def test_a_board_whose_name_would_not_fit_a_certificate_gets_no_token(fleet: FleetFolder) -> None:
+    """62 letters and ".2" are what a CN holds; the first board of any id is not concerned."""
+    fits, longer = "g" * 62, "g" * 63
+    for device in (fits, longer):
+        assert enrol(fleet, token_for(fleet, device), new_key()) == "ok"
+        db = open_store(fleet.database)
+        replaced.retire(db, device, "burnt", NOW)
+        db.close()
+    assert enrol(fleet, token_for(fleet, fits), new_key()) == "ok"
+    with pytest.raises(OperatorFault, match="too long for another board"):
+        token_for(fleet, longer)

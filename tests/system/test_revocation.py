@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.enrol import by_token
+from edgewarden.trust import tls
 from edgewarden.wire.record import RecordClass
 from edgewarden_fleet.ca import broker
 from edgewarden_fleet.ca.settings import read, text
@@ -122,20 +124,94 @@ def listed(standing: Standing, device: str) -> bool:
     return f'"{broker.role_of(device)}"' in state
 
 
+@pytest.mark.parametrize("plugin", [True, False], ids=["plugin", "access-list"])
+def test_a_replaced_boards_certificate_is_nobody_beside_its_successor(
+    tmp_path: Path, plugin: bool
+) -> None:
+    """The stolen board's session ends; with its certificate, 30 days good yet, it may say and hear
+    nothing, not in its last will either, and pushes nobody out."""
+    made = Standing(tmp_path / "fleet")
+    if not plugin:
+        by_access_list(made, tmp_path)
+    try:
+        made.start_broker()
+        made.start_server()
+        if not plugin:
+            wait_until(lambda: "EW-NET-022" in Path(made.log.name).read_text(), 20)
+        old = RealBoard(made.enrol("gw-demo"))
+        before = client_of(made, old)
+        assert before.publish(TOPIC.format("gw-demo"), b"x") < 0x80
+        fleet_command("replace", "gw-demo", "--reason", "stolen", "--dir", made.folder)
+        since_mono = time.monotonic()
+        last_s = last_accepted(before, "gw-demo", since_mono, LATEST_S)
+        print(f"last accepted {last_s:.2f} s after the replacement")
+        assert before.lost.is_set() or not plugin, "the session was ended"
+        before.close()
+
+        identity = by_token.enroll(
+            made.state / "another", str(made.init["enroll"]), made.token("gw-demo")
+        )
+        assert (identity.device, identity.session) == ("gw-demo", "gw-demo.2")
+        new = client_of(made, RealBoard(identity))
+        thief = client_of(made, old, "gw-demo.2")
+        try:
+            if not plugin:  # read again by a signal, which the enrolment does not wait for
+                wait_until(lambda: new.publish(TOPIC.format("gw-demo"), b"x") < 0x80, 10)
+            assert new.publish(TOPIC.format("gw-demo"), b"x") < 0x80
+            assert thief.publish(TOPIC.format("gw-demo"), b"x") == NOT_AUTHORISED
+            assert thief.publish("ew/1/main/gw-demo.2/r/bulk", b"x") == NOT_AUTHORISED
+            new.subscribe("ew/1/main/gw-demo/e/nonce")
+            thief.subscribe("ew/1/main/gw-demo/e/nonce")
+            new.publish("ew/1/main/gw-demo/s/status", RealBoard(identity).status({}))
+            assert new.got.get(timeout=20).topic.endswith("/e/nonce"), "a challenge came"
+            assert thief.got.empty(), "and the old board did not hear it"
+            assert not new.lost.is_set(), "nor was the new one's session taken over"
+        finally:
+            new.close()
+            thief.close()
+        for one, counted in ((RealBoard(identity), 1), (old, 0)):
+            before_n = refused(made)
+            die_with_a_will(made, one)
+            client = client_of(made, RealBoard(identity))
+            assert client.publish("ew/1/main/gw-demo/s/status", b"x") < 0x80
+            client.close()
+            wait_until(lambda n=before_n + counted + 1: refused(made) >= n, 10)
+            assert refused(made) == before_n + counted + 1, "a last will is held to the same"
+    finally:
+        made.close()
+
+
+def die_with_a_will(standing: Standing, board: RealBoard) -> None:
+    """A session that breaks off and leaves its last will to the broker."""
+    client = Client(
+        tls.client_context(board.folder), standing.broker_port, board.device,
+        will=(f"ew/1/main/{board.device}/s/status", b"not a status"),
+    )  # fmt: skip
+    client.mqtt.loop_stop()
+    client.mqtt.socket().close()
+
+
+def refused(standing: Standing) -> int:
+    """Messages that the verifier has refused."""
+    return sum(standing.show("gw-demo")["refused"].values())  # type: ignore[attr-defined]
+
+
+def by_access_list(made: Standing, place: Path, signal: str = "HUP") -> None:
+    """Take the plugin out of the broker's configuration; ``broker.reload`` sends a signal."""
+    conf = made.folder / "broker/mosquitto.conf"
+    acl = f"acl_file {made.folder}/broker/acl"
+    plain = re.sub(r"plugin .*\nplugin_opt.*", acl, conf.read_text())
+    conf.write_text(f"{plain}pid_file {place}/pid\n")
+    command = ("sh", "-c", f"kill -{signal} $(cat {place}/pid)")
+    settings = read(made.folder / "fleet.toml")
+    (made.folder / "fleet.toml").write_text(text(replace(settings, broker_reload=command)))
+
+
 @pytest.mark.parametrize("how", ["reload", "restart"])
 def test_without_the_plugin_the_access_list_is_read_again(tmp_path: Path, how: str) -> None:
     """``broker.reload`` of fleet.toml, which may as well be a restart."""
     made = Standing(tmp_path / "fleet")
-    conf = made.folder / "broker/mosquitto.conf"
-    plain = re.sub(
-        r"plugin .*\nplugin_opt.*", f"acl_file {made.folder}/broker/acl", conf.read_text()
-    )
-    conf.write_text(f"{plain}pid_file {tmp_path}/pid\n")
-    signal = {"reload": "HUP", "restart": "TERM"}[how]
-    command = ("sh", "-c", f"kill -{signal} $(cat {tmp_path}/pid)")
-    settings = read(made.folder / "fleet.toml")
-
-    (made.folder / "fleet.toml").write_text(text(replace(settings, broker_reload=command)))
+    by_access_list(made, tmp_path, {"reload": "HUP", "restart": "TERM"}[how])
     try:
         made.start_broker()
         made.start_server()

@@ -41,6 +41,19 @@ def refusal_of(read: Callable[[Any], object], data: object) -> str:
     return "accepted"
 
 
+def test_a_board_is_named_so_that_no_name_is_another_devices() -> None:
+    assert [topics.session_name("gw-demo", n) for n in (1, 2, 10)] == [
+        "gw-demo", "gw-demo.2", "gw-demo.10",
+    ]  # fmt: skip
+    for n in (1, 2, 10, 12345):
+        assert topics.device_of(topics.session_name("gw-demo", n)) == "gw-demo"
+    for text in (
+        "", ".2", "gw-demo.", "gw-demo.0", "gw-demo.1", "gw-demo.02", "gw-demo.2.2", "gw-demo.x",
+        "gw-demo.²", "GW.2", "fleet.verifier",
+    ):  # fmt: skip
+        assert topics.device_of(text) == "", text
+
+
 def test_each_message_comes_back_the_same() -> None:
     assert record.decode_record(record.encode_record(samples.record())) == samples.record()
     challenge = evidence.encode_challenge(samples.CHALLENGE)

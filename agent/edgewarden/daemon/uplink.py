@@ -42,6 +42,7 @@ def uplink_settings(wanted: schema.Uplink, who: Identity) -> UplinkSettings:
         port=wanted.port or who.broker_port,
         tenant=who.tenant,
         device=who.device,
+        session=who.session,
         start_spread_s=wanted.start_spread_s,
         keepalive_s=wanted.keepalive_s,
         window=wanted.window,

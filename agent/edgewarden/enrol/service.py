@@ -2,9 +2,10 @@
 believed of an answer.
 
 The service proves itself by a root that was pinned before. Then an answer's certificate is believed
-when it holds our key, names our device in its SAN URI and leads to one of the roots in the answer:
-those are the gateway's roots from then on, which is how a fleet gets another one without anybody
-travelling. How long a certificate lasts and under which issuer is the fleet's to decide.
+when it holds our key, names our device in its SAN URI, has the name of one of its boards and leads
+to one of the roots in the answer: those are the gateway's roots from then on, which is how a fleet
+gets another one without anybody travelling. How long a certificate lasts and under which issuer is
+the fleet's to decide.
 
 Blocks on the network; used by commands, never by the daemon (it needs the X.509 parser).
 
@@ -33,6 +34,7 @@ from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import verifier_for
 from edgewarden.trust.ladder import Keys, OwnKey
 from edgewarden.wire import bodies, enrol
+from edgewarden.wire.topics import device_of
 
 TIMEOUT_S = 15.0
 """A CA answers in milliseconds; a cellular link with a slow start needs a few seconds."""
@@ -48,9 +50,14 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """An answer that was found to be ours."""
+    """An answer that was found to be ours.
+
+    Attributes:
+        session: what this board is called at the broker (wire/topics.py).
+    """
 
     device: str
+    session: str
     answer: enrol.EnrolAnswer
     leaf: x509.Certificate
 
@@ -63,6 +70,7 @@ def keep(state_dir: Path, signer: OwnKey, url: str, certified: Certified, keys: 
         signer,
         {
             "device": certified.device,
+            "session": certified.session,
             "tenant": answer.tenant,
             "grade": signer.grade,
             "serial": f"{leaf.serial_number:x}",
@@ -157,6 +165,9 @@ def check_answer(
             child.verify_directly_issued_by(parent)
         key = chain[0].public_key()
         names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        common = [
+            str(c.value) for c in chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        ]
         may_sign = [
             root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
             for root in roots
@@ -171,7 +182,9 @@ def check_answer(
         raise _bad_answer("it is for another key")
     if not names_device(names, answer.tenant, device):
         raise _bad_answer("it names another device")
-    return Certified(device, answer, chain[0])
+    if len(common) != 1 or device_of(common[0]) != device:
+        raise _bad_answer("the broker would know it by another name")
+    return Certified(device, common[0], answer, chain[0])
 
 
 def life_of(identity: Identity) -> tuple[float, float]:
@@ -182,8 +195,9 @@ def life_of(identity: Identity) -> tuple[float, float]:
 
 
 def names_device(names: x509.SubjectAlternativeName, tenant: str, device: str) -> bool:
-    """Is this exactly one name, and this gateway's: the URI, or the DNS name that stands for it?"""
-    return list(names) in (
+    """Is this exactly one name, and this gateway's: the URI, or the DNS name that stands for it?
+    No device's (""): never."""
+    return bool(device) and list(names) in (
         [x509.UniformResourceIdentifier(device_urn(tenant, device))],
         [x509.DNSName(device_host(tenant, device))],
     )

@@ -74,6 +74,8 @@ class UplinkSettings:
     backlog_bytes_s: int = 262_144
     reconnect_base_s: float = 1.0
     reconnect_cap_s: float = 120.0
+    session: str = ""
+    """Client id; "" for the device id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +238,7 @@ class Uplink:
         )
         return Session(
             connection,
-            settings.device,
+            settings.session or settings.device,
             keepalive_s=settings.keepalive_s,
             window=settings.window,
             will=(self._topic("s", "status"), will),

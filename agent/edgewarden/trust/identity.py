@@ -70,6 +70,9 @@ class Identity:
     keys: Keys = field(default_factory=Keys, compare=False, repr=False)
     service: str = ""
     """``https://host:port`` of the enrolment service; "" in a folder of an earlier version."""
+    session: str = ""
+    """What the broker calls this board: the certificate's CN; "" in a folder of an earlier version,
+    where it is the device's id."""
 
     @property
     def key_path(self) -> Path:
@@ -147,6 +150,7 @@ def load(state_dir: Path, keys: Keys | None = None) -> Identity:
             verifier_key=bytes.fromhex(body["verifier_key"]),
             keys=keys or Keys(),
             service=str(body.get("service", "")),
+            session=str(body.get("session", "")),
         )
     except (KeyError, TypeError, ValueError) as fault:
         raise _damaged(f"identity.json: {fault!r}") from fault

@@ -6,6 +6,12 @@ e/nonce  e/result      signed challenge and appraisal   fleet -> gateway
 s/status               signed session status, retained, and the last will
 
 parse("ew/1/main/gw-demo/r/alarm") == Topic("main", "gw-demo", "r", "alarm")
+
+A topic names the device; a broker session is named by the board that stands in its place: the
+first is called as the device, those after it ``gw-demo.2``, ``gw-demo.3`` (ADR 28). The dot is not
+in a device id's alphabet, so no name is another device's.
+
+session_name("gw-demo", 2) == "gw-demo.2";  device_of("gw-demo.2") == "gw-demo"
 """
 
 from __future__ import annotations
@@ -16,6 +22,8 @@ from edgewarden.errors import WireRefusal
 from edgewarden.wire.record import RecordClass, is_identifier
 
 PREFIX = "ew/1"
+MAX_SESSION_NAME = 64
+"""What a certificate's CN may hold (RFC 5280, ub-common-name)."""
 _NAMES = {
     "r": frozenset(c.label for c in RecordClass),
     "e": frozenset({"evidence", "nonce", "result"}),
@@ -52,3 +60,15 @@ def parse(text: str) -> Topic:
 def record_topic(tenant: str, device: str, record_class: RecordClass) -> str:
     """Topic of a gateway's records of one class."""
     return str(Topic(tenant, device, "r", record_class.label))
+
+
+def session_name(device: str, board: int = 1) -> str:
+    """What a board is called at the broker: its certificate's CN, user name and client id."""
+    return device if board == 1 else f"{device}.{board}"
+
+
+def device_of(name: str) -> str:
+    """The device whose board has this name; what is no such name is nobody's: ""."""
+    device, dot, board = name.partition(".")
+    later = board.isascii() and board.isdigit() and board[0] != "0" and board != "1"
+    return device if is_identifier(device) and (later or not dot) else ""

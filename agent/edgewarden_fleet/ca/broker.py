@@ -8,6 +8,7 @@ What it promises, and the option that keeps it (mosquitto.conf(5), read for 2.0.
 * a gateway writes its own reports, evidence and status and      plugin dynamic-security: a role
   reads its own challenges and results, nothing else             for each (ADR 28)
 * a revoked gateway's session ends                               the same; ingest/admission.py
+* a replaced board's certificate is not its successor            another CN: wire/topics.py
 * without that plugin: the first still, the second by a reload   acl_file, patterns with %u
 * messages wait for a verifier that is down                      persistence, max_queued_messages,
    no byte limit
@@ -23,7 +24,7 @@ import glob
 import hashlib
 import ipaddress
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from edgewarden.wire.topics import PREFIX
@@ -121,9 +122,14 @@ use_username_as_clientid true
 """
 
 
-def acl(tenant: str, revoked: Sequence[str] = ()) -> str:
-    """Return the access list: gateways by pattern (%u is the certificate's CN), the fleet by
-    name. A list for brokers without the plugin; ``revoked`` are denied by name."""
+def acl(tenant: str, gone: Collection[str] = (), later: Mapping[str, str] | None = None) -> str:
+    """Return the access list, for brokers without the plugin: gateways by pattern (%u is the
+    certificate's CN), the fleet by name.
+
+    Args:
+        gone: names of boards that are revoked or replaced; denied.
+        later: names of boards that are not the first in their place, with the device of each.
+    """
     own = f"{PREFIX}/{tenant}/%u"
     lines = [
         "# Written by `edgewarden-fleet`. Whatever is not named here is denied.",
@@ -134,8 +140,13 @@ def acl(tenant: str, revoked: Sequence[str] = ()) -> str:
         f"topic read {PREFIX}/{tenant}/#",
         *(f"topic write {PREFIX}/{tenant}/+/{topic}" for topic in GATEWAY_READS),
     ]
-    for device in revoked:
-        lines += ["", f"user {device}", "topic deny #"]
+    for name, device in sorted((later or {}).items()):
+        place = f"{PREFIX}/{tenant}/{device}"
+        lines += ["", f"user {name}"]
+        lines += [f"topic write {place}/{topic}" for topic in GATEWAY_WRITES]
+        lines += [f"topic read {place}/{topic}" for topic in GATEWAY_READS]
+    for name in sorted(gone):
+        lines += ["", f"user {name}", "topic deny #"]
     return "\n".join(lines) + "\n"
 
 
@@ -169,11 +180,11 @@ def first_state(tenant: str) -> str:
     )
 
 
-def role_of(device: str) -> str:
-    """The name of a gateway's role. It names what it allows, too: a version that allows something
-    else makes another role. The dot is not in a device id's alphabet."""
+def role_of(session: str) -> str:
+    """The name of a board's role, from its name at the broker. It names what it allows, too: a
+    version that allows something else makes another role."""
     allowed = " ".join((*GATEWAY_WRITES, *GATEWAY_READS)).encode()
-    return f"gateway.{device}.{hashlib.sha256(allowed).hexdigest()[:8]}"
+    return f"gateway.{session}.{hashlib.sha256(allowed).hexdigest()[:8]}"
 
 
 def gateway_acls(tenant: str, device: str) -> list[dict[str, object]]:

@@ -5,7 +5,8 @@
     enrolment needs server      serverAuth             broker, enrolment service
     client      clientAuth             the fleet's own broker session; CN is no device id, so no
     gateway can be it gateway     clientAuth             CN = device, O = tenant, SAN URI =
-    urn:edgewarden:device:TENANT:DEVICE
+    urn:edgewarden:device:TENANT:DEVICE; CN = DEVICE.2 for the
+    second board in a place (wire/topics.py)
 
 Every key is P-256, every signature ECDSA with SHA-256. Names: nothing in a gateway's signing
 request is copied but its key. Left to others: who may have a certificate (tokens.py), believing
@@ -25,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgewarden.enrol.service import device_urn
 from edgewarden.errors import OurFault, WireRefusal
+from edgewarden.wire.topics import session_name
 
 ROOT_DAYS = 20 * 365
 """Outlives the boards: pinned in every gateway, changing it is a visit."""
@@ -98,9 +100,12 @@ def make_gateway(
     device: str,
     now_utc_s: float,
     days: float = GATEWAY_DAYS,
+    board: int = 1,
 ) -> x509.Certificate:
-    """A gateway's certificate."""
-    builder = _under(issuing, _name(device, tenant), key, days, now_utc_s)
+    """A gateway's certificate; ``board`` counts the boards in this place, and the broker tells
+    them apart by it."""
+    subject = _name(session_name(device, board), tenant)
+    builder = _under(issuing, subject, key, days, now_utc_s)
     uri = x509.UniformResourceIdentifier(device_urn(tenant, device))
     builder = builder.add_extension(x509.SubjectAlternativeName([uri]), False)
     return _leaf(builder, ExtendedKeyUsageOID.CLIENT_AUTH, issuing)

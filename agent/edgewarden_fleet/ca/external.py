@@ -55,7 +55,7 @@ class Cmp:
                     "openssl", "cmp", "-cmd", "cr", "-server", s.server, "-path", s.path,
                     "-ref", s.ref, "-secret", f"file:{self._secret}",
                     "-csr", str(place / "csr.pem"),
-                    "-subject", f"/O={wanted.tenant}/CN={wanted.device}",
+                    "-subject", f"/O={wanted.tenant}/CN={wanted.session}",
                     "-sans", device_urn(wanted.tenant, wanted.device), "-popo", "0",
                     "-certout", str(place / "leaf.pem"), "-extracertsout", str(place / "more.pem"),
                     "-disable_confirm", "-msg_timeout", "10", "-total_timeout", "15",
@@ -81,7 +81,7 @@ class Cfssl:
                 "certificate_request": wanted.csr_pem,
                 "profile": self._settings.profile,
                 "hosts": [device_host(wanted.tenant, wanted.device)],
-                "subject": {"CN": wanted.device, "names": [{"O": wanted.tenant}]},
+                "subject": {"CN": wanted.session, "names": [{"O": wanted.tenant}]},
             }
         ).encode()
         try:

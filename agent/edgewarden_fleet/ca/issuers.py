@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.errors import PeerFault, WireRefusal
 from edgewarden.trust.keys import public_cose_key
+from edgewarden.wire.topics import session_name
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.store.registry import Issued
@@ -32,12 +33,19 @@ class Wanted:
 
     Attributes:
         csr_pem: the request; nothing in it counts but its key.
+        board: which board of its place (wire/topics.py).
     """
 
     tenant: str
     device: str
     key: ec.EllipticCurvePublicKey
     csr_pem: str
+    board: int = 1
+
+    @property
+    def session(self) -> str:
+        """The CN: what the broker is to call it."""
+        return session_name(self.device, self.board)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +87,9 @@ class BuiltIn:
     def issue(self, wanted: Wanted, now_utc_s: float) -> Chain:
         """See Issuer; neither blocks nor refuses."""
         leaf = certificates.make_gateway(
-            self._issuing, wanted.key, wanted.tenant, wanted.device, now_utc_s
-        )
+            self._issuing, wanted.key, wanted.tenant, wanted.device, now_utc_s,
+            board=wanted.board,
+        )  # fmt: skip
         return Chain(leaf, self._issuing.certificate)
 
 
@@ -97,6 +106,8 @@ def checked(
                                now_utc_s)  # fmt: skip
         if (identity.tenant, identity.device) != (wanted.tenant, wanted.device):
             raise WireRefusal("bad_name", "it names another gateway")
+        if identity.session != wanted.session:
+            raise WireRefusal("bad_name", "the broker would take it for another board")
         if identity.public_key != public_cose_key(wanted.key):
             raise WireRefusal("bad_chain", "it is for another key")
     except WireRefusal as refusal:

@@ -45,7 +45,7 @@ from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.ca.folder import ALSO, FleetFolder, new_key
 from edgewarden_fleet.store import references
 from edgewarden_fleet.store.references import StoredSet
-from edgewarden_fleet.store.replaced import MARK
+from edgewarden_fleet.store.registry import RETIRED
 from edgewarden_fleet.store.schema import transaction
 from edgewarden_fleet.verify.references import believe, sign
 
@@ -101,7 +101,7 @@ class Rollover:
         return [
             row["device"]
             for row in rows
-            if MARK not in row["device"] and _made_utc_s(row["certificate"]) < since
+            if RETIRED not in row["device"] and _made_utc_s(row["certificate"]) < since
         ]
 
     # --- the root -----------------------------------------------------------------------------

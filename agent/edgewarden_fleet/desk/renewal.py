@@ -173,7 +173,7 @@ class RenewalDesk:
         if public_cose_key(key) != known.public_key:
             raise WireRefusal("csr_invalid", "the request is for another key")
         self._check_nonce(request, known, proof, now_utc_s)
-        return Wanted(tenant, request.device, key, request.csr_pem)
+        return Wanted(tenant, request.device, key, request.csr_pem, known.board)
 
     def _check_nonce(
         self, request: renewal.RenewRequest, known: Registered, proof: renewal.Proof, now: float

@@ -22,9 +22,11 @@ from aiohttp import web
 from edgewarden.errors import PeerFault, PeerUnavailable, WireRefusal
 from edgewarden.wire import bodies, enrol, enrol_tpm, renewal
 from edgewarden.wire.enrol_tpm import CredentialChallenge
+from edgewarden.wire.topics import session_name
 from edgewarden_fleet.desk.enrolment import Enrolment
 from edgewarden_fleet.desk.renewal import RenewalDesk
 from edgewarden_fleet.desk.tokens import Office
+from edgewarden_fleet.store import registry
 
 REQUEST_S = 10.0
 """A request is 2 kB: ten seconds is a modem's time."""
@@ -67,13 +69,14 @@ class Said(NamedTuple):
     """What is answered, and what is logged of it.
 
     Attributes:
-        new: the broker has to let this gateway speak from now on.
+        new: the name at the broker (wire/topics.py) of a board that it has to let speak from now
+            on; "" for none.
     """
 
     device: str
     body: bytes
     what: str
-    new: bool = False
+    new: str = ""
 
 
 class RateLimit:
@@ -109,6 +112,7 @@ class Steps:
         renewals: RenewalDesk,
         now_utc_s: Callable[[], float],
     ) -> None:
+        self._db = db
         self._enrolment = Enrolment(db, office, office.makers)
         self._renewals = renewals
         self._now = now_utc_s
@@ -116,11 +120,13 @@ class Steps:
     def begin(self, body: bytes) -> Said:
         """/v1/enroll"""
         wanted = enrol.parse_request(body)
-        return _enrolled(wanted, self._enrolment.begin(wanted, self._now()))
+        return self._enrolled(wanted, self._enrolment.begin(wanted, self._now()))
 
     def finish(self, body: bytes) -> Said:
         """/v1/enroll/activate"""
-        return _enrolled(*self._enrolment.finish(enrol_tpm.parse_activation(body), self._now()))
+        return self._enrolled(
+            *self._enrolment.finish(enrol_tpm.parse_activation(body), self._now())
+        )
 
     def challenge(self, body: bytes) -> Said:
         """/v1/renew/challenge"""
@@ -134,11 +140,14 @@ class Steps:
         answer = self._renewals.renew(wanted, self._now())
         return Said(wanted.device, enrol.encode_answer(answer), "renewed")
 
-
-def _enrolled(wanted: enrol.EnrolRequest, answer: enrol.EnrolAnswer | CredentialChallenge) -> Said:
-    if isinstance(answer, CredentialChallenge):
-        return Said(wanted.device, enrol_tpm.encode_challenge(answer), "asked for its TPM")
-    return Said(wanted.device, enrol.encode_answer(answer), f"enrolled {wanted.grade}", new=True)
+    def _enrolled(
+        self, wanted: enrol.EnrolRequest, answer: enrol.EnrolAnswer | CredentialChallenge
+    ) -> Said:
+        device = wanted.device
+        if isinstance(answer, CredentialChallenge):
+            return Said(device, enrol_tpm.encode_challenge(answer), "asked for its TPM")
+        new = session_name(device, registry.board_of(self._db, device))
+        return Said(device, enrol.encode_answer(answer), f"enrolled {wanted.grade}", new)
 
 
 def application(
@@ -152,8 +161,8 @@ def application(
     """Return the service; db is used by it and by ``renewals`` alone.
 
     Args:
-        admitted: whether the broker lets a gateway speak by now. An enrolment's answer waits for
-            it, so that the gateway's first connection is not its first refusal.
+        admitted: whether the broker lets a board speak by now, by its name there. An enrolment's
+            answer waits for it, so that the gateway's first connection is not its first refusal.
         per_minute: attempts of one address.
     """
     limit, room, one_writer = RateLimit(per_minute), asyncio.Semaphore(AT_ONCE), asyncio.Lock()
@@ -185,7 +194,7 @@ def application(
                 refused = WireRefusal("ca_unavailable", "the certificate authority gave none")
                 return _refuse(address, refused, 503)
             if said.new:
-                await _until(lambda: admitted(said.device))
+                await _until(lambda: admitted(said.new))
             log.info("granted what=%r device=%s address=%s", said.what, said.device, address)
             return web.Response(body=said.body, content_type="application/json")
 

@@ -25,6 +25,7 @@ from edgewarden.errors import OperatorFault, WireRefusal
 from edgewarden.trust.keys import public_cose_key
 from edgewarden.wire import enrol
 from edgewarden.wire.record import is_identifier
+from edgewarden.wire.topics import MAX_SESSION_NAME, session_name
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.external import Cfssl, Cmp
 from edgewarden_fleet.ca.folder import FleetFolder
@@ -113,6 +114,12 @@ def new_token(
             code="EW-SET-024",
             next_step="use a-z, 0-9 and -, at most 63 characters, beginning with a letter or digit",
         )
+    if len(session_name(device, registry.board_of(db, device))) > MAX_SESSION_NAME:
+        raise OperatorFault(
+            f"{device!r} is too long for another board: its certificate's name would not fit",
+            code="EW-SET-024",
+            next_step="enrol the new board under another, shorter device id",
+        )
     if not 1 <= ttl_s <= MAX_TTL_S:
         raise OperatorFault(
             f"a lifetime of {ttl_s} s cannot be",
@@ -166,11 +173,12 @@ def enrol_device(
         raise WireRefusal("tpm_keys", "G2 is what was proven of a TPM, and nothing else")
     token = _read_token(office, request)
     key = certificates.read_request(request.csr_pem)
-    wanted = Wanted(office.settings.tenant, request.device, key, request.csr_pem)
+    board = registry.board_of(db, request.device)
+    wanted = Wanted(office.settings.tenant, request.device, key, request.csr_pem, board)
     chain = checked(office.issuer.issue(wanted, now_utc_s), wanted, office.roots, now_utc_s)
     public = public_cose_key(key)
     registry.redeem(
         db, token.secret, request.device, wanted.tenant, public, chain.issued(), now_utc_s,
-        request.grade, lineage,
+        request.grade, lineage, board,
     )  # fmt: skip
     return office.answer(chain)

@@ -1,9 +1,10 @@
 """The broker's access list in a file, for brokers without the dynamic-security plugin.
 
 Such a broker reads the file when it starts and when it is told to. Each time the registry's set of
-revoked gateways changes: the file is written anew with a denial by name for each, whole or not at
-all, and the operator's ``broker.reload`` command is run. Without that command the change waits for
-the broker's next start, and that is said.
+boards changes: the file is written anew, with a denial by name for each that is revoked or replaced
+and with the topics of those whose name is not their device's, whole or not at all, and the
+operator's ``broker.reload`` command is run. Without that command the change waits for the broker's
+next start, and that is said.
 
     access = AccessList(folder, "main", ("systemctl", "reload", "mosquitto"))
     access.follow(db)       # cheap; from the worker's thread, each time it looks at its timers
@@ -20,6 +21,7 @@ from pathlib import Path
 from edgewarden.errors import PeerUnavailable
 from edgewarden_fleet.ca.broker import acl
 from edgewarden_fleet.ca.programs import run
+from edgewarden_fleet.store.registry import sessions
 
 RELOAD_S = 10.0
 """A reload is a signal; a restart of a broker with a full queue takes seconds."""
@@ -41,13 +43,9 @@ class AccessList:
         version = db.execute("PRAGMA data_version").fetchone()[0], db.total_changes
         if version == self._version:
             return
-        # A place whose board was replaced and that waits for another: the old certificate names it.
-        rows = db.execute(
-            "SELECT device FROM device WHERE revoked_utc_s IS NOT NULL"
-            " UNION SELECT device FROM replaced WHERE device NOT IN (SELECT device FROM device)"
-            " ORDER BY 1"
-        )
-        text = acl(self._tenant, [row["device"] for row in rows])
+        may, gone = sessions(db)
+        later = {name: device for name, device in may.items() if name != device}
+        text = acl(self._tenant, gone, later)
         try:
             if self._path.read_text() != text:
                 self._write(text)

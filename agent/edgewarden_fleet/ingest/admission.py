@@ -10,7 +10,8 @@ Decides which commands make the broker's list the registry's. Rules, in order:
 1. after every connect, and RELIST_S after the last time: ask for the broker's list
 2. on it and not in the registry (or revoked there)     → removed, client first: that ends the
    session; the roles after it
-3. in the registry and not on it                        → role, then client
+3. in the registry and not on it                        → role, then client; by the name of the
+   board (wire/topics.py): a replaced board's is another than its successor's
    on it with another role (an older version's)         → removed, then as 3
 4. each answer is followed by a new list: what the broker says counts, not what it was told
 5. no answer within ANSWER_S: the plugin is not there. Said once, and again after every connect;
@@ -34,6 +35,7 @@ from collections.abc import Collection, Mapping
 from edgewarden_fleet.ca.broker import gateway_acls, role_of
 from edgewarden_fleet.ca.certificates import FLEET_CN
 from edgewarden_fleet.ingest.access_list import AccessList
+from edgewarden_fleet.store.registry import sessions
 from edgewarden_fleet.verify.attest import Outgoing
 
 COMMANDS = "$CONTROL/dynamic-security/v1"
@@ -70,10 +72,10 @@ class Admission:
         """The broker session is new: ask again. Any thread."""
         self._fresh = True
 
-    def admits(self, device: str) -> bool:
-        """Whether the broker has said that it lets this gateway speak; True where none decides."""
+    def admits(self, session: str) -> bool:
+        """Whether the broker has said that it lets this board speak; True where none decides."""
         there = self._there or {}
-        return self.absent or there.get(device) == [role_of(device)]
+        return self.absent or there.get(session) == [role_of(session)]
 
     def due(self, db: sqlite3.Connection, now_mono_s: float) -> list[Outgoing]:
         """What is to be sent now."""
@@ -90,7 +92,7 @@ class Admission:
             return []
         version = db.execute("PRAGMA data_version").fetchone()[0], db.total_changes
         if version != self._version:
-            commands = changes(self._tenant, enrolled(db), self._there)
+            commands = changes(self._tenant, sessions(db)[0], self._there)
             if commands:
                 return self._send(commands, now_mono_s)
             self._version = version
@@ -141,37 +143,31 @@ class Admission:
         )
 
 
-def enrolled(db: sqlite3.Connection) -> set[str]:
-    """Gateways that may speak."""
-    rows = db.execute("SELECT device FROM device WHERE revoked_utc_s IS NULL")
-    return {row["device"] for row in rows}
-
-
 def changes(
-    tenant: str, wanted: Collection[str], there: Mapping[str, Collection[str]]
+    tenant: str, wanted: Mapping[str, str], there: Mapping[str, Collection[str]]
 ) -> list[Command]:
     """Commands that make ``there`` into ``wanted``; removals first, AT_ONCE gateways at most.
 
     Args:
         tenant: the fleet's.
-        wanted: gateways that may speak.
+        wanted: names of boards that may speak -> the device of each.
         there: client -> its roles, as the broker says.
     """
-    right = {device for device, roles in there.items() if list(roles) == [role_of(device)]}
-    gone = sorted(device for device in there if device not in wanted or device not in right)
-    new = sorted(device for device in wanted if device not in right)
+    right = {name for name, roles in there.items() if list(roles) == [role_of(name)]}
+    gone = sorted(name for name in there if name not in wanted or name not in right)
+    new = sorted(name for name in wanted if name not in right)
     commands: list[Command] = []
-    for device in gone[:AT_ONCE]:
-        commands.append({"command": "deleteClient", "username": device})
-        commands += [{"command": "deleteRole", "rolename": role} for role in there[device]]
-    for device in new[:AT_ONCE]:
-        role = role_of(device)
+    for name in gone[:AT_ONCE]:
+        commands.append({"command": "deleteClient", "username": name})
+        commands += [{"command": "deleteRole", "rolename": role} for role in there[name]]
+    for name in new[:AT_ONCE]:
+        role = role_of(name)
         # What an interrupted change left; where there is none, an error that changes nothing.
         commands.append({"command": "deleteRole", "rolename": role})
-        acls = gateway_acls(tenant, device)
+        acls = gateway_acls(tenant, wanted[name])
         commands.append({"command": "createRole", "rolename": role, "acls": acls})
         roles = [{"rolename": role}]
-        commands.append({"command": "createClient", "username": device, "roles": roles})
+        commands.append({"command": "createClient", "username": name, "roles": roles})
     return commands
 
 

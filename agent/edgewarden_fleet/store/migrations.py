@@ -95,7 +95,11 @@ CREATE TABLE aside (
 CREATE INDEX aside_device ON aside (device, class, seq);
 """
 
-STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED, REPLACED, ANCHORS, BRANCHES)
+BOARDS = """
+CREATE TABLE board (device TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+"""
+
+STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED, REPLACED, ANCHORS, BRANCHES, BOARDS)
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)
 """user_version of the file. A newer file is refused, never guessed at."""

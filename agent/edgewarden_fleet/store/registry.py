@@ -21,14 +21,23 @@ import sqlite3
 from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.wire.topics import session_name
 from edgewarden_fleet.store import lineage
 from edgewarden_fleet.store.lineage import Lineage
 from edgewarden_fleet.store.schema import transaction
 
+RETIRED = "~"
+"""Between a device's id and the number of a board that is gone (replaced.py). Not in a device id's
+alphabet (wire/record.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """One device of the registry."""
+    """One device of the registry.
+
+    Attributes:
+        board: which board of its place; 1 for those that an earlier version enrolled.
+    """
 
     device: str
     tenant: str
@@ -37,6 +46,7 @@ class Registered:
     serial: str
     not_after_utc_s: float
     revoked: bool
+    board: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +79,15 @@ def redeem(
     now_utc_s: float,
     grade: str = "G0",
     tpm: Lineage | None = None,
+    board: int = 1,
 ) -> None:
     """Consume a token and register its device with this key and certificate.
 
     Args:
         grade: where the key is kept; a known device's only ever rises.
         tpm: what was proven of its TPM.
+        board: ``board_of`` when the certificate was made. It is still that: whatever counts a
+            place's boards on voids the place's tokens with it (replaced.py).
 
     Raises:
         WireRefusal: by the names in this module's docstring; nothing was changed.
@@ -105,6 +118,8 @@ def redeem(
             " not_after_utc_s = excluded.not_after_utc_s",
             (device, tenant, public_key, grade, c.serial, c.pem, c.not_after_utc_s, now_utc_s),
         )
+        if known is None and board > 1:
+            db.execute("INSERT INTO board VALUES (?, ?)", (device, board))
         if tpm is not None:
             lineage.save(db, device, tpm, now_utc_s)
 
@@ -142,7 +157,11 @@ def renewed(db: sqlite3.Connection, device: str, public_key: bytes, certificate:
 
 def find(db: sqlite3.Connection, device: str) -> Registered | None:
     """The registry's entry of a device."""
-    row = db.execute("SELECT * FROM device WHERE device = ?", (device,)).fetchone()
+    row = db.execute(
+        "SELECT d.*, coalesce(b.number, 1) AS board FROM device d LEFT JOIN board b USING (device)"
+        " WHERE d.device = ?",
+        (device,),
+    ).fetchone()
     if row is None:
         return None
     return Registered(
@@ -153,7 +172,36 @@ def find(db: sqlite3.Connection, device: str) -> Registered | None:
         row["serial"],
         row["not_after_utc_s"],
         row["revoked_utc_s"] is not None,
+        row["board"],
     )
+
+
+def board_of(db: sqlite3.Connection, device: str) -> int:
+    """Which board of its place this device's certificate is for, known or about to be."""
+    known = find(db, device)
+    if known is not None:
+        return known.board
+    row = db.execute("SELECT count(*) FROM replaced WHERE device = ?", (device,)).fetchone()
+    return 1 + int(row[0])
+
+
+def sessions(db: sqlite3.Connection) -> tuple[dict[str, str], set[str]]:
+    """Names at the broker (wire/topics.py): of the boards that may speak, each with its device; of
+    those that are revoked or replaced."""
+    rows = db.execute(
+        "SELECT d.device, coalesce(b.number, 1), d.revoked_utc_s IS NOT NULL FROM device d"
+        " LEFT JOIN board b USING (device)"
+    )
+    may: dict[str, str] = {}
+    gone: set[str] = set()
+    for known_as, board, revoked in rows:
+        device = known_as.partition(RETIRED)[0]
+        name = session_name(device, board)
+        if revoked:
+            gone.add(name)
+        else:
+            may[name] = device
+    return may, gone - may.keys()
 
 
 def ak_public(db: sqlite3.Connection, device: str) -> bytes | None:

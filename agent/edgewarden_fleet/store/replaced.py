@@ -3,6 +3,7 @@
 What was known of the old board moves aside under ``<device>~<n>``, a name that no certificate can
 carry: its records, evidence, results and findings stay what they are and can be looked at by that
 name. The device id is free for one enrolment with a new token, by a new key; its chains begin anew.
+The broker knows the new board by another name (wire/topics.py), the old one's is let in no more.
 
 In one transaction, in order:
 
@@ -21,10 +22,9 @@ import sqlite3
 from dataclasses import dataclass
 
 from edgewarden_fleet.store import lineage
+from edgewarden_fleet.store.registry import RETIRED
 from edgewarden_fleet.store.schema import transaction
 
-MARK = "~"
-"""Not in a device id's alphabet (wire/record.py)."""
 OF_THE_PLACE = frozenset({"reference", "replaced"})
 VOID = ("token", "nonce", "pending")
 
@@ -48,12 +48,12 @@ def retire(db: sqlite3.Connection, device: str, why: str, now_utc_s: float) -> s
     """Move a board aside; returns its new name, or None when no such device is enrolled."""
     with transaction(db):
         row = db.execute("SELECT * FROM device WHERE device = ?", (device,)).fetchone()
-        if row is None or MARK in device:
+        if row is None or RETIRED in device:
             return None
         count = db.execute("SELECT count(*) FROM replaced WHERE device = ?", (device,)).fetchone()[
             0
         ]
-        name = f"{device}{MARK}{count + 1}"
+        name = f"{device}{RETIRED}{count + 1}"
         lineage.forget(db, device)
         for table in VOID:
             db.execute(f"DELETE FROM {table} WHERE device = ?", (device,))  # noqa: S608 - a constant

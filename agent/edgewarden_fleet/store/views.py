@@ -26,7 +26,15 @@ from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES, decode_evidence
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.quoted import decode_payload
 from edgewarden.wire.record import RecordClass
-from edgewarden_fleet.store import anchors, attestation, continuity, late, records, replaced
+from edgewarden_fleet.store import (
+    anchors,
+    attestation,
+    continuity,
+    late,
+    records,
+    registry,
+    replaced,
+)
 
 Json = dict[str, object]
 
@@ -44,7 +52,7 @@ HOST = "host"
 def gateways(db: sqlite3.Connection, now_utc_s: float) -> Json:
     """Every gateway, one line each."""
     rows = db.execute("SELECT device FROM device ORDER BY device")
-    names = [row[0] for row in rows if replaced.MARK not in row[0]]
+    names = [row[0] for row in rows if registry.RETIRED not in row[0]]
     lines = []
     for name in names:
         whole = gateway(db, name, now_utc_s)

@@ -8,7 +8,8 @@ which rule failed. The rules, in order, each with its refusal:
 3. issuing is a CA that may sign certificates, leaf is no CA        ``bad_chain``
 4. leaf's extended key usage is clientAuth and nothing else         ``wrong_purpose``
 5. leaf names a gateway: one SAN (the URI, or the DNS name that stands for it where a CA knows no
-   URIs), CN and O say the same                                     ``bad_name``
+   URIs), O says the same and CN one of its boards (wire/topics.py)
+                                                                     ``bad_name``
 6. both valid at the time of receipt                                ``cert_expired`` /
    ``cert_not_yet_valid``
 
@@ -35,6 +36,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edgewarden.enrol.service import names_device
 from edgewarden.errors import WireRefusal
 from edgewarden.trust.keys import public_cose_key
+from edgewarden.wire.topics import device_of
 
 MAX_CERTIFICATE_BYTES = 4096
 """Ours are 0.6 kB; a customer's own issuing tier may carry policies and URLs."""
@@ -45,6 +47,7 @@ class Identity:
     """What a believed chain says.
 
     Attributes:
+        session: what the broker calls the board: the leaf's CN.
         serial: of the leaf, hex.
         begins_utc_s: when the later of the two certificates begins to be valid.
         ends_utc_s: when the leaf ends.
@@ -53,6 +56,7 @@ class Identity:
 
     tenant: str
     device: str
+    session: str
     public_key: bytes
     serial: str
     begins_utc_s: float
@@ -123,10 +127,10 @@ def read_chain(x5chain: Sequence[bytes], roots: Sequence[x509.Certificate]) -> I
         raise WireRefusal("bad_chain", "a key is not P-256")
     assert isinstance(key, ec.EllipticCurvePublicKey)
     _check_roles(*extensions)
-    tenant, device = _name(leaf, extensions[0])
+    tenant, device, session = _name(leaf, extensions[0])
     both = (leaf, issuing)
     return Identity(
-        tenant, device, public_key=public_cose_key(key), serial=f"{leaf.serial_number:x}",
+        tenant, device, session, public_key=public_cose_key(key), serial=f"{leaf.serial_number:x}",
         begins_utc_s=max(c.not_valid_before_utc.timestamp() for c in both),
         ends_utc_s=leaf.not_valid_after_utc.timestamp(),
         issuing_ends_utc_s=issuing.not_valid_after_utc.timestamp(),
@@ -164,7 +168,7 @@ def _check_roles(leaf: x509.Extensions, issuing: x509.Extensions) -> None:
         raise WireRefusal("wrong_purpose", "the certificate is not for clients alone")
 
 
-def _name(leaf: x509.Certificate, extensions: x509.Extensions) -> tuple[str, str]:
+def _name(leaf: x509.Certificate, extensions: x509.Extensions) -> tuple[str, str, str]:
     common = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     organisation = leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     try:
@@ -173,7 +177,8 @@ def _name(leaf: x509.Certificate, extensions: x509.Extensions) -> tuple[str, str
         raise WireRefusal("bad_name", "the certificate names no gateway") from None
     if len(common) != 1 or len(organisation) != 1:
         raise WireRefusal("bad_name", "the subject is not one tenant and one device")
-    device, tenant = str(common[0].value), str(organisation[0].value)
+    session, tenant = str(common[0].value), str(organisation[0].value)
+    device = device_of(session)
     if not names_device(names, tenant, device):
         raise WireRefusal("bad_name", "the SAN and the subject name different gateways")
-    return tenant, device
+    return tenant, device, session

@@ -259,7 +259,8 @@ def believe_chain(chain: object, root: x509.Certificate, tenant: str, device: st
     )
     if len(organisation) != 1 or len(common) != 1:
         raise Refused("bad_name")
-    if names != [f"urn:edgewarden:device:{organisation[0]}:{common[0]}"]:
+    named = re.fullmatch(r"([^.]*)(\.([2-9]|[1-9][0-9]+))?", common[0])
+    if named is None or names != [f"urn:edgewarden:device:{organisation[0]}:{named[1]}"]:
         raise Refused("bad_name")
     now = datetime.now(UTC)
     for certificate in (leaf, issuing):
@@ -267,7 +268,7 @@ def believe_chain(chain: object, root: x509.Certificate, tenant: str, device: st
             raise Refused("cert_expired")
         if now < certificate.not_valid_before_utc:
             raise Refused("cert_not_yet_valid")
-    if (organisation[0], common[0]) != (tenant, device):
+    if (organisation[0], named[1]) != (tenant, device):
         raise Refused("wrong_topic")
     numbers = keys[0].public_numbers()
     return numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
