@@ -1,0 +1,49 @@
+"""No check of the listener's pure part is decoration: take any one out, and a table turns red."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgewarden.appraise import devices as appraised
+from edgewarden.downstream import budget, certificate, http, lineage, mqtt, readings, sessions
+from edgewarden.wire import devices, eat
+from tests.downstream import (
+    test_budget,
+    test_certificate,
+    test_device_evidence,
+    test_http,
+    test_lineage,
+    test_mqtt,
+    test_readings,
+    test_sessions,
+    test_words,
+)
+from tests.downstream.mutation import Mutant, cases_of, holds, mutants, without
+
+GROUPS = (
+    ((budget,), (test_budget,)),
+    ((lineage,), (test_lineage,)),
+    ((certificate,), (test_certificate,)),
+    ((sessions,), (test_sessions,)),
+    ((http,), (test_http,)),
+    ((mqtt,), (test_mqtt,)),
+    ((readings,), (test_readings,)),
+    ((devices,), (test_words, test_device_evidence)),
+    ((eat, appraised), (test_device_evidence, test_certificate)),
+)
+TESTS = {modules: cases_of(*tests) for modules, tests in GROUPS}
+MUTANTS = [(modules, mutant) for modules in TESTS for mutant in mutants(*modules)]
+
+
+def test_nothing_is_changed_to_begin_with() -> None:
+    assert all(holds(tests) for tests in TESTS.values())
+    assert len(MUTANTS) >= 120
+
+
+@pytest.mark.parametrize(("modules", "mutant"), MUTANTS, ids=lambda v: str(v) if isinstance(v, Mutant) else "")  # fmt: skip  # noqa: E501
+def test_each_check_is_held(modules: tuple[object, ...], mutant: Mutant) -> None:
+    put_back = without(mutant)
+    try:
+        assert not holds(TESTS[modules]), "this check can be removed and no test turns red"  # type: ignore[index]
+    finally:
+        put_back()
