@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.serial.modbus import ModbusRegister, RegisterType
 from edgewarden.serial.portlife import Format, Line, SerialSettings
+from edgewarden.serial.registers import ModbusRegister, RegisterType
 from hw.rigs.board import METER_BAUD, board, meter_registers
 from tests.serial.ports import running
 from tests.waiting import until, wait_until

@@ -61,6 +61,8 @@ IMPORTS = [
     ("law-6", "daemon/link.py", "import edgewarden.kernel.fanotify"),
     ("law-6", "daemon/link.py", "import edgewarden.exec.responder"),
     ("law-6", "act/indicator.py", "import edgewarden.exec.responder"),
+    ("law-11", "daemon/sensors.py", "import edgewarden.serial.modbus_writes"),
+    ("law-11", "serial/modbus_bus.py", "from edgewarden.serial.modbus_writes import write_coil"),
 ]
 
 

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgewarden.errors import OperatorFault
-from edgewarden.serial.modbus import ModbusRegister, RegisterType, encode_read, seal
+from edgewarden.serial.modbus import read, seal
 from edgewarden.serial.modbus_bus import MISSES_TO_TRIP, ModbusBus
 from edgewarden.serial.portlife import Format, Line, SerialSettings
+from edgewarden.serial.registers import ModbusRegister, RegisterType
 from edgewarden.wire.facts import OCSF
 from hw.rigs.board import METER_BAUD, meter
 from hw.rigs.ptys import PtyPort
@@ -133,6 +135,69 @@ def test_an_exception_reply_is_named_and_told_once(tmp_path: Path) -> None:
         assert gateway.told.count("EW-SER-005") == 1
         assert gateway.event("EW-SER-005").detail["reason"] == "illegal_data_address"
         assert gateway.state == "closed"
+
+    asyncio.run(scenario())
+
+
+def test_neighbours_are_one_question_on_the_line(tmp_path: Path) -> None:
+    """Ten registers of one unit at three places: three requests a round, and each its own value."""
+    wanted = [*range(5), *range(20, 24), 100]
+    registers = [ModbusRegister(f"r{a}", 1, a, period_s=FAST_S) for a in wanted]
+
+    def answer(request: bytes) -> bytes:
+        first, count = (int.from_bytes(request[i : i + 2], "big") for i in (2, 4))
+        body = b"".join(a.to_bytes(2, "big") for a in range(first, first + count))
+        return seal(bytes((1, 3, len(body))) + body)
+
+    async def scenario() -> None:
+        async with (
+            slaves(tmp_path / "meter", answer) as (_, asked),
+            running(bus(tmp_path / "meter", *registers)) as gateway,
+        ):
+            await until(lambda: len(gateway.readings) >= 100)
+        assert {(r.name, r.value) for r in gateway.readings} == {(f"r{a}", a) for a in wanted}
+        assert {(a[2:4], a[4:6]) for a in asked} == {
+            (first.to_bytes(2, "big"), count.to_bytes(2, "big"))
+            for first, count in ((0, 5), (20, 4), (100, 1))
+        }
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_range_is_asked_in_parts(tmp_path: Path) -> None:
+    """One register that the device does not have costs only itself."""
+    registers = [ModbusRegister(f"r{a}", 1, a, period_s=FAST_S) for a in range(3)]
+
+    def answer(request: bytes) -> bytes:
+        first, count = (int.from_bytes(request[i : i + 2], "big") for i in (2, 4))
+        if first <= 1 < first + count:
+            return seal(bytes((1, 0x83, 2)))
+        return truth(request)
+
+    async def scenario() -> None:
+        async with (
+            slaves(tmp_path / "meter", answer) as (_, asked),
+            running(bus(tmp_path / "meter", *registers)) as gateway,
+        ):
+            await until(lambda: len(values(gateway, "r0")) >= 3 <= len(values(gateway, "r2")))
+        assert values(gateway, "r1") == []
+        assert [request[4:6] for request in asked].count(b"\0\x03") == 1
+        assert gateway.told.count("EW-SER-005") == 1
+        assert gateway.event("EW-SER-005").detail["register"] == "r1"
+
+    asyncio.run(scenario())
+
+
+def test_the_gap_before_a_question_is_the_settings(tmp_path: Path) -> None:
+    """At least: ten questions have nine gaps between them."""
+
+    async def scenario() -> None:
+        settings = replace(bus(tmp_path / "meter", TEMPERATURE), gap_s=0.05)
+        async with slaves(tmp_path / "meter", truth) as (_, asked), running(settings):
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
+            await until(lambda: len(asked) >= 10)
+            assert loop.time() - began_s >= 9 * 0.05
 
     asyncio.run(scenario())
 
@@ -299,6 +364,6 @@ def test_a_bus_without_registers_is_the_operators_fault() -> None:
 def test_bytes_that_nobody_asked_for_are_dropped_and_counted() -> None:
     settings = SerialSettings("meter", "/dev/null", Format.MODBUS_RTU, registers=(TEMPERATURE,))
     under_test = ModbusBus(settings, lambda _: None, FakeClock())
-    assert under_test.feed(truth(encode_read(1, 0, 1)), 0) == []
+    assert under_test.feed(truth(read(1, 3, 0, 1).adu()), 0) == []
     assert under_test.counters.frames == 0
     assert under_test.counters.dropped_bytes == 7

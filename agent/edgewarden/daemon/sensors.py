@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.sense.adapter import adapter_of
-from edgewarden.serial.modbus import ModbusRegister, RegisterType
 from edgewarden.serial.portlife import Format, Line, SerialSettings
+from edgewarden.serial.registers import ModbusRegister, Order, RegisterType
 from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
 from edgewarden.settings import serial as schema
 
@@ -33,6 +33,8 @@ def serial_settings(wanted: schema.Serial) -> SerialSettings:
         ),
         silent_s=wanted.silent_s,
         registers=tuple(_register(r) for r in wanted.modbus),
+        reply_timeout_s=wanted.reply_timeout_s,
+        gap_s=None if wanted.gap_ms is None else wanted.gap_ms / 1000,
     )
 
 
@@ -41,10 +43,13 @@ def _register(wanted: schema.ModbusRegister) -> ModbusRegister:
         name=wanted.name,
         unit=wanted.unit,
         address=wanted.address,
-        count=wanted.count,
+        count=wanted.count or schema.REGISTERS[wanted.type],
         type=RegisterType(wanted.type),
         function=wanted.function,
         scale=wanted.scale,
         senml_unit=wanted.senml_unit,
         period_s=wanted.period_s,
+        word_order=Order(wanted.word_order),
+        byte_order=Order(wanted.byte_order),
+        bit=wanted.bit or 0,
     )

@@ -37,7 +37,7 @@ from enum import StrEnum
 
 from edgewarden.errors import OurFault
 from edgewarden.ports import Randomness
-from edgewarden.serial.modbus import ModbusRegister
+from edgewarden.serial.registers import ModbusRegister
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_CAP_S = 30.0
@@ -158,6 +158,7 @@ class SerialSettings:
         units: for ``jsonlines``: channel -> SenML unit.
         registers: for ``modbus-rtu``: what to poll.
         reply_timeout_s: for ``modbus-rtu``: how long a slave may think; time on the wire is added.
+        gap_s: for ``modbus-rtu``: rest before a question; None for 3.5 characters.
     """
 
     name: str
@@ -168,6 +169,7 @@ class SerialSettings:
     units: Mapping[str, str] = field(default_factory=dict)
     registers: tuple[ModbusRegister, ...] = ()
     reply_timeout_s: float = 0.5
+    gap_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,19 +24,43 @@ _MODBUS_MAX_UNIT = 247
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModbusRegister:
-    """One value read from a Modbus RTU device with function 3."""
+    """One value read from a Modbus RTU device. Those of one device, function and period whose
+    addresses touch are asked for together; nothing is ever written to a device."""
 
     name: str = text(help="The channel's name in readings.", example='"temperature"')
     unit: int = whole(low=1, high=_MODBUS_MAX_UNIT, help="Device address.", example="1")
-    function: int = choice(3, of=(3,), help="Read Holding Registers is the one function used.")
-    address: int = whole(low=0, high=65535, help="First register, counted from 0.", example="0")
-    count: int = whole(
-        1, low=1, high=_MODBUS_MAX_REGISTERS, help="Registers: 1 for u16 and s16, otherwise 2."
+    function: int = choice(
+        3,
+        of=(1, 2, 3, 4),
+        help="1 reads coils, 2 discrete inputs, 3 holding registers, 4 input registers.",
+    )
+    address: int = whole(
+        low=0, high=65535, help="First bit or register, counted from 0.", example="0"
+    )
+    count: int | None = whole(
+        low=1,
+        high=_MODBUS_MAX_REGISTERS,
+        absent="the type's own",
+        help="Registers; needed with type text only: 1 for bool, u16 and s16, 2 for u32, s32 and "
+        "f32, 4 for u64, s64 and f64.",
     )
     type: str = choice(
         "u16",
-        of=("u16", "s16", "u32", "s32", "f32"),
-        help="How the registers are read; two registers: high word first.",
+        of=("bool", "u16", "s16", "u32", "s32", "f32", "u64", "s64", "f64", "text"),
+        help="How the registers are read. Functions 1 and 2 read bool. Text is ASCII, two "
+        "characters to a register, up to the first zero.",
+    )
+    bit: int | None = whole(
+        low=0,
+        high=15,
+        absent="0",
+        help="With type bool in a register: which bit, 0 is the lowest.",
+    )
+    word_order: str = choice(
+        "big", of=("big", "little"), help="Which register comes first where a value has several."
+    )
+    byte_order: str = choice(
+        "big", of=("big", "little"), help="Which byte comes first in a register."
     )
     scale: float = number(1, low=-1e6, high=1e6, help="The value is multiplied by this.")
     senml_unit: str = text(
@@ -81,21 +105,55 @@ class Serial:
     silent_s: float = number(
         10, low=1, high=86400, help="After this time without a good frame the sensor is silent."
     )
+    reply_timeout_s: float = number(
+        0.5,
+        low=0.02,
+        high=10,
+        help="How long a Modbus device may think; the time on the wire comes on top. It is one "
+        "deadline for the whole answer.",
+    )
+    gap_ms: int | None = whole(
+        low=0,
+        high=1000,
+        absent="3.5 characters",
+        help="How long the line rests before a Modbus request. Longer for devices that need it.",
+    )
     modbus: tuple[ModbusRegister, ...] = tables(
         ModbusRegister, most=64, help="The registers to read; with format modbus-rtu only."
     )
 
 
-_REGISTERS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "f32": 2}
+REGISTERS = {
+    "bool": 1,
+    "u16": 1,
+    "s16": 1,
+    "u32": 2,
+    "s32": 2,
+    "f32": 2,
+    "u64": 4,
+    "s64": 4,
+    "f64": 4,
+}
+"""Type -> registers of one value; text takes what ``count`` says."""
+_BIT_FUNCTIONS = (1, 2)
 
 
 def register_rules(register: ModbusRegister) -> Iterator[Broken]:
     """What one Modbus register must keep."""
-    needed = _REGISTERS[register.type]
-    if register.count != needed:
+    needed = REGISTERS.get(register.type, register.count)
+    if needed is None:
+        yield ("count",), "type text needs a count: two characters to a register", MISSING
+        return
+    if register.count not in (None, needed):
         yield ("count",), f"type {register.type} needs count = {needed}", CONTRADICTION
-    if register.address + register.count > 65536:
+    if register.address + needed > 65536:
         yield ("address",), "the last register lies beyond 65535", CONTRADICTION
+    bits = register.function in _BIT_FUNCTIONS
+    if bits and register.type != "bool":
+        text = f'function {register.function} reads bits: type = "bool"'
+        yield ("type",), text, CONTRADICTION
+    if register.bit is not None and (bits or register.type != "bool"):
+        yield ("bit",), "only a bool in a register (function 3 or 4) has a bit", CONTRADICTION
 
 
 def serial_rules(serial: Serial) -> Iterator[Broken]:
