@@ -27,6 +27,7 @@ from edgewarden_fleet.ca.settings import FleetSettings
 from edgewarden_fleet.console import server as console
 from edgewarden_fleet.desk import server as enrolment
 from edgewarden_fleet.desk import timing
+from edgewarden_fleet.desk.door import Door
 from edgewarden_fleet.desk.renewal import RenewalDesk
 from edgewarden_fleet.desk.tokens import Office
 from edgewarden_fleet.ingest.access_list import AccessList
@@ -85,16 +86,17 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
 
         access = AccessList(folder.path / "broker", settings.tenant, settings.broker_reload)
         admission = Admission(settings.tenant, access)
+        door = Door(folder.enroll_context())
         app = enrolment.application(
             enrol_db,
             office,
             RenewalDesk(enrol_db, office, folder.verifier(), folder.continuity_secret()),
             now_utc_s,
             admission.admits,
+            door.asked,
         )
         timing.add_time(app, folder.verifier(), settings.tenant, now_utc_s)
-        host = listen_address(settings.enroll.host)
-        await _listen(stack, app, host, settings.enroll.port, folder)
+        await _listen(stack, app, listen_address(settings.enroll.host), settings.enroll.port, door)
         page = console.application(console_db, settings, now_utc_s)
         await _listen(stack, page, settings.console.host, settings.console.port, None)
 
@@ -122,14 +124,18 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
 
 async def _listen(
     stack: AsyncExitStack, app: web.Application, host: str | None, port: int,
-    tls: FleetFolder | None,
+    door: Door | None,
 ) -> None:  # fmt: skip
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    context = tls.enroll_context() if tls else None
     try:
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
+        if door is None:
+            await web.TCPSite(runner, host, port).start()
+        else:
+            stack.push_async_callback(door.close)
+            assert runner.server is not None
+            await door.open(runner.server, host, port)
     except OSError as fault:
         raise OperatorFault(
             f"port {port} cannot be opened: {fault.strerror or fault}",

@@ -24,6 +24,7 @@ from edgewarden_fleet.ca.folder import FleetFolder, create
 from edgewarden_fleet.ca.rollover import note_handed_out
 from edgewarden_fleet.ca.settings import Attestation, Endpoint, FleetSettings
 from edgewarden_fleet.desk import server, timing
+from edgewarden_fleet.desk.door import Door
 from edgewarden_fleet.desk.renewal import RenewalDesk
 from edgewarden_fleet.desk.tokens import Office, new_token
 from edgewarden_fleet.store.schema import open_store
@@ -53,6 +54,7 @@ class FleetService:
     office: Office
     desk: RenewalDesk
     asked: list[str]
+    door: Door
     url: str = ""
     offset_s: float = 0.0
 
@@ -75,17 +77,24 @@ class FleetService:
 
 
 @contextlib.contextmanager
-def standing_service(folder: FleetFolder, *, with_time: bool = True) -> Iterator[FleetService]:
+def standing_service(
+    folder: FleetFolder, *, with_time: bool = True, door: Door | None = None,
+    per_minute: int = 10_000,
+) -> Iterator[FleetService]:  # fmt: skip
     """Serve on a free port until the block ends.
 
     Args:
         with_time: say what time it is, as `serve` does.
+        door: with limits of its own; None for those of `serve`.
     """
     db, office = open_store(folder.database), Office.open(folder)
     note_handed_out(folder, time.time())
     desk = RenewalDesk(db, office, folder.verifier(), folder.continuity_secret())
-    made = FleetService(folder, db, office, desk, [])
-    app = server.application(db, office, desk, lambda: made.now(), per_minute=10_000)
+    door = door or Door(folder.enroll_context())
+    made = FleetService(folder, db, office, desk, [], door)
+    app = server.application(
+        db, office, desk, lambda: made.now(), asked=door.asked, per_minute=per_minute
+    )
     if with_time:
         timing.add_time(app, folder.verifier(), "main", lambda: made.now())
     loop, ready = asyncio.new_event_loop(), threading.Event()
@@ -98,14 +107,15 @@ def standing_service(folder: FleetFolder, *, with_time: bool = True) -> Iterator
     async def start() -> web.AppRunner:
         runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=folder.enroll_context()).start()
-        made.url = f"https://{HOST}:{runner.addresses[0][1]}"
+        assert runner.server is not None
+        made.url = f"https://{HOST}:{await door.open(runner.server, '127.0.0.1', 0)}"
         ready.set()
         return runner
 
     def run() -> None:
         runner = loop.run_until_complete(start())
         loop.run_forever()
+        loop.run_until_complete(door.close())
         loop.run_until_complete(runner.cleanup())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()

@@ -3,7 +3,8 @@
 
 The messages are wire/enrol.py's and wire/renewal.py's; what is made of them is enrolment.py's and
 renewal.py's. Open to whoever reaches the port, so everything is bounded before it is read: body
-bytes, seconds for a request, requests per address and minute, requests at once. A refusal is JSON
+bytes, seconds for a request, requests per source and minute, connections (door.py). Nothing that
+others wait for is held before a request is whole. A refusal is JSON
 with a name, a line and a next step; the gateway prints the same name.
 """
 
@@ -23,6 +24,7 @@ from edgewarden.errors import PeerFault, PeerUnavailable, WireRefusal
 from edgewarden.wire import bodies, enrol, enrol_tpm, renewal
 from edgewarden.wire.enrol_tpm import CredentialChallenge
 from edgewarden.wire.topics import session_name
+from edgewarden_fleet.desk.door import source_of
 from edgewarden_fleet.desk.enrolment import Enrolment
 from edgewarden_fleet.desk.renewal import RenewalDesk
 from edgewarden_fleet.desk.tokens import Office
@@ -31,9 +33,10 @@ from edgewarden_fleet.store import registry
 REQUEST_S = 10.0
 """A request is 2 kB: ten seconds is a modem's time."""
 PER_MINUTE = 20
-"""Attempts of one address; a person enrols a few gateways a minute behind one address, a guesser
-wants thousands."""
-AT_ONCE = 16
+"""Attempts of one source (door.py); a person enrols a few gateways a minute behind one address, a
+guesser wants thousands."""
+WAIT_S = 10.0
+"""For the one thread that enrols; a gateway waits 15 s for its answer."""
 MAX_ADDRESSES = 4096
 """Addresses remembered for the rate; the oldest is forgotten first."""
 
@@ -156,6 +159,7 @@ def application(
     renewals: RenewalDesk,
     now_utc_s: Callable[[], float],
     admitted: Callable[[str], bool] = lambda _: True,
+    asked: Callable[[web.Request], None] = lambda _: None,
     per_minute: int = PER_MINUTE,
 ) -> web.Application:
     """Return the service; db is used by it and by ``renewals`` alone.
@@ -163,10 +167,11 @@ def application(
     Args:
         admitted: whether the broker lets a board speak by now, by its name there. An enrolment's
             answer waits for it, so that the gateway's first connection is not its first refusal.
-        per_minute: attempts of one address.
+        asked: hears of each request that has come whole (door.py).
+        per_minute: attempts of one source.
     """
-    limit, room, one_writer = RateLimit(per_minute), asyncio.Semaphore(AT_ONCE), asyncio.Lock()
-    app = web.Application(client_max_size=bodies.MAX_MESSAGE_BYTES)
+    limit, one_writer = RateLimit(per_minute), asyncio.Lock()
+    app = web.Application(client_max_size=bodies.MAX_MESSAGE_BYTES, middlewares=[_one_request])
     steps = Steps(db, office, renewals, now_utc_s)
 
     async def get_ca(_: web.Request) -> web.Response:
@@ -176,13 +181,17 @@ def application(
         async def handle(request: web.Request) -> web.Response:
             address = request.remote or ""
             try:
-                if not limit.allow(address, asyncio.get_running_loop().time()) or room.locked():
+                if not limit.allow(source_of(address), asyncio.get_running_loop().time()):
                     raise WireRefusal("rate_limited", "too many attempts")
-                async with room:
-                    async with asyncio.timeout(REQUEST_S):
-                        body = await request.read()
-                    async with one_writer:
-                        said = await asyncio.to_thread(step, body)
+                async with asyncio.timeout(REQUEST_S):
+                    body = await request.read()
+                asked(request)
+                async with asyncio.timeout(WAIT_S):
+                    await one_writer.acquire()
+                try:
+                    said = await asyncio.to_thread(step, body)
+                finally:
+                    one_writer.release()
             except web.HTTPRequestEntityTooLarge:
                 return _refuse(address, WireRefusal("too_long", "the request is too long"), 413)
             except TimeoutError:
@@ -206,6 +215,16 @@ def application(
     app.router.add_post("/v1/renew/challenge", post(steps.challenge))
     app.router.add_post("/v1/renew", post(steps.renew))
     return app
+
+
+@web.middleware
+async def _one_request(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """A connection that is kept would be held by whoever asks nothing on it."""
+    answer = await handler(request)
+    answer.force_close()
+    return answer
 
 
 async def _until(there: Callable[[], bool]) -> None:

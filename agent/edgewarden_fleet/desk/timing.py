@@ -19,6 +19,7 @@ from edgewarden.ports import Signer
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.timing import NONCE_BYTES, SignedTime, encode_time
+from edgewarden_fleet.desk.door import source_of
 from edgewarden_fleet.desk.server import REQUEST_S, RateLimit
 
 PER_MINUTE = 60
@@ -33,7 +34,7 @@ def add_time(
 
     async def post_time(request: web.Request) -> web.Response:
         loop = asyncio.get_running_loop()
-        if not limit.allow(request.remote or "", loop.time()):
+        if not limit.allow(source_of(request.remote or ""), loop.time()):
             return web.Response(status=429, text="too many requests; wait a minute\n")
         try:
             async with asyncio.timeout(REQUEST_S):
