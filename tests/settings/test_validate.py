@@ -61,7 +61,7 @@ def test_a_good_file_in_every_form_of_toml_is_accepted() -> None:
     assert settings.device.id == "gw-demo"
     assert settings.uplink.port == 8883
     assert settings.exec.filesystems == ("/mnt/a", "/mnt/b")
-    assert [s.name for s in settings.serial] == ["gps", "plc"]
+    assert [s.name for s in settings.serial] == ["gps", "plc", "scale", "pump", "logger"]
     assert settings.serial[1].baud == 9600
     assert settings.serial[1].modbus[0].scale == pytest.approx(0.1)
 

@@ -69,6 +69,9 @@ class LineFramer:
         counters: where to count; shared with the decoder above.
     """
 
+    checked = False
+    """A line has no checksum: whether it is a frame is for the decoder to say."""
+
     def __init__(self, max_line_bytes: int, counters: FrameCounters) -> None:
         if max_line_bytes < 1:
             raise ValueError("max_line_bytes must be positive")

@@ -1,7 +1,7 @@
-"""One JSON object per line to readings.
+"""One JSON object per line, or per frame, to readings.
 
-Decides which lines are objects of plain channels. Leaves to others the port (serialport.py) and
-plausibility (judge/).
+Decides which lines are objects of plain channels. Leaves to others the port (serialport.py), frames
+other than lines (binary.py) and plausibility (judge/).
 Pure: no I/O, no clock. The standard library's parser is laxer than RFC 8259; what it lets through
 is refused here.
 
@@ -32,6 +32,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+from edgewarden.serial.fields import Framer, Refused
 from edgewarden.serial.framing import FrameCounters, LineFramer
 from edgewarden.wire.facts import Reading
 
@@ -52,24 +53,26 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-:./_]{0,63}")
 _BRACKETS = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
-class Refused(Exception):
-    """A line that is not used; ``args[0]`` is the stable name."""
-
-
 class JsonLinesDecoder:
     """Bytes in, readings out, for one sensor.
 
     Args:
         source: name of the sensor in the settings.
         units: channel name -> SenML unit.
+        framer: where an object ends; lines unless given.
     """
 
-    def __init__(self, source: str, units: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        units: Mapping[str, str] | None = None,
+        framer: Framer | None = None,
+    ) -> None:
         self._source = source
         self._units = dict(units or {})
         self._known: set[str] = set()
-        self.counters = FrameCounters()
-        self._framer = LineFramer(MAX_LINE_BYTES, self.counters)
+        self._framer = framer or LineFramer(MAX_LINE_BYTES, FrameCounters())
+        self.counters = self._framer.counters
 
     def feed(self, data: bytes, seen_mono_ns: int) -> list[Reading]:
         """Return the readings that ``data`` completes, all stamped ``seen_mono_ns``."""
@@ -82,7 +85,7 @@ class JsonLinesDecoder:
                 self.counters.refuse(refusal.args[0])
                 self.counters.dropped_bytes += len(line) + 1
                 continue
-            self.counters.frames += 1
+            self.counters.frames += not self._framer.checked
             for name, value in channels.items():
                 unit = self._units.get(name, "")
                 out.append(Reading(self._source, name, unit, value, seen_mono_ns))

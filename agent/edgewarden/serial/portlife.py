@@ -37,6 +37,8 @@ from enum import StrEnum
 
 from edgewarden.errors import OurFault
 from edgewarden.ports import Randomness
+from edgewarden.serial.binary import CHECKS, ByteOrder, Check, Layout
+from edgewarden.serial.fields import Field
 from edgewarden.serial.registers import ModbusRegister
 
 BACKOFF_FIRST_S = 0.5
@@ -51,6 +53,10 @@ class Format(StrEnum):
 
     NMEA = "nmea"
     JSONLINES = "jsonlines"
+    LINES = "lines"
+    SLIP = "slip"
+    COBS = "cobs"
+    LENGTH_CRC = "length-crc"
     MODBUS_RTU = "modbus-rtu"
 
 
@@ -147,6 +153,27 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Framing:
+    """How ``lines``, ``slip``, ``cobs`` and ``length-crc`` frame and fill what they send.
+
+    Attributes:
+        max_frame_bytes: hard maximum of a line or a payload.
+        check: what ends a frame of ``slip`` and ``cobs``.
+        layout: of ``length-crc``.
+        fields: what a frame holds; none: one JSON object.
+        byte_order: of numbers in a payload.
+        separator: between two columns of a line; " " is any run of blanks.
+    """
+
+    max_frame_bytes: int = 256
+    check: Check = CHECKS["none"]
+    layout: Layout | None = None
+    fields: tuple[Field, ...] = ()
+    byte_order: ByteOrder = "big"
+    separator: str = ","
+
+
+@dataclass(frozen=True, slots=True)
 class SerialSettings:
     """One serial sensor.
 
@@ -156,6 +183,7 @@ class SerialSettings:
         line: how characters travel on it.
         silent_s: no good frame for so long means silent.
         units: for ``jsonlines``: channel -> SenML unit.
+        framing: for ``lines``, ``slip``, ``cobs`` and ``length-crc``.
         registers: for ``modbus-rtu``: what to poll.
         reply_timeout_s: for ``modbus-rtu``: how long a slave may think; time on the wire is added.
         gap_s: for ``modbus-rtu``: rest before a question; None for 3.5 characters.
@@ -167,6 +195,7 @@ class SerialSettings:
     line: Line = Line()
     silent_s: float = 10.0
     units: Mapping[str, str] = field(default_factory=dict)
+    framing: Framing = Framing()
     registers: tuple[ModbusRegister, ...] = ()
     reply_timeout_s: float = 0.5
     gap_s: float | None = None

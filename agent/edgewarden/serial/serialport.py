@@ -37,7 +37,9 @@ import serial
 
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Clock, FactSink, Randomness
-from edgewarden.serial.framing import FrameCounters
+from edgewarden.serial.binary import CountedFramer, StuffedFramer, Stuffing
+from edgewarden.serial.fields import FieldsDecoder, Framer, LineReader, PayloadReader
+from edgewarden.serial.framing import FrameCounters, LineFramer
 from edgewarden.serial.jsonlines import JsonLinesDecoder
 from edgewarden.serial.modbus_bus import ModbusBus
 from edgewarden.serial.nmea import NmeaDecoder
@@ -343,11 +345,28 @@ def build_serial_sensor(
 ) -> SerialSensor:
     """Return the sensor for ``settings``; call on the loop's thread, then run ``run()`` as a
     task."""
-    decoder: Decoder | ModbusBus
-    if settings.format is Format.NMEA:
-        decoder = NmeaDecoder(settings.name)
-    elif settings.format is Format.JSONLINES:
-        decoder = JsonLinesDecoder(settings.name, settings.units)
-    else:
-        decoder = ModbusBus(settings, sink, clock)
+    decoder = _decoder(settings, sink, clock)
     return SerialSensor(settings, decoder, sink, clock, random, adapter_of, seen=seen)
+
+
+def _decoder(settings: SerialSettings, sink: FactSink, clock: Clock) -> Decoder | ModbusBus:
+    name, framing, counters = settings.name, settings.framing, FrameCounters()
+    match settings.format:
+        case Format.NMEA:
+            return NmeaDecoder(name)
+        case Format.JSONLINES:
+            return JsonLinesDecoder(name, settings.units)
+        case Format.MODBUS_RTU:
+            return ModbusBus(settings, sink, clock)
+        case Format.LINES:
+            lines = LineFramer(framing.max_frame_bytes, counters)
+            return FieldsDecoder(name, lines, LineReader(framing.fields, framing.separator))
+    framer: Framer
+    if framing.layout is not None:
+        framer = CountedFramer(framing.layout, framing.max_frame_bytes, counters)
+    else:
+        stuffing = Stuffing(settings.format)
+        framer = StuffedFramer(stuffing, framing.check, framing.max_frame_bytes, counters)
+    if not framing.fields:
+        return JsonLinesDecoder(name, settings.units, framer)
+    return FieldsDecoder(name, framer, PayloadReader(framing.fields, framing.byte_order))

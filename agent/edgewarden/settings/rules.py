@@ -12,7 +12,14 @@ from edgewarden.settings.faults import BAD_FORM, CONTRADICTION
 from edgewarden.settings.peers import address_fault, unit_fault
 from edgewarden.settings.processes import RequiredProcess, required_rules
 from edgewarden.settings.schema import Settings
-from edgewarden.settings.serial import ModbusRegister, Serial, register_rules, serial_rules
+from edgewarden.settings.serial import (
+    ModbusRegister,
+    Serial,
+    SerialField,
+    field_rules,
+    register_rules,
+    serial_rules,
+)
 from edgewarden.settings.tree import Broken, TableRules
 
 
@@ -41,5 +48,6 @@ def settings_rules(settings: Settings) -> Iterator[Broken]:
 TABLE_RULES: TableRules = {
     ModbusRegister: register_rules,
     Serial: serial_rules,
+    SerialField: field_rules,
     RequiredProcess: required_rules,
 }

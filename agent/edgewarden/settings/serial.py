@@ -15,6 +15,9 @@ from edgewarden.settings.fields import choice, number, path, tables, text, whole
 from edgewarden.settings.tree import Broken
 
 _UNIT_FORM = re.compile(r"[A-Za-z0-9%/().*-]{0,16}")
+_START_FORM = re.compile(r"(?:[0-9a-fA-F]{2}){0,8}")
+_SIZES = {"u8": 1, "s8": 1, "u16": 2, "s16": 2, "u32": 4, "s32": 4, "u64": 8, "s64": 8}
+_SIZES |= {"f32": 4, "f64": 8}
 
 # Modbus Application Protocol V1.1b3 §6.3: function 3 reads at most 125 registers.
 _MODBUS_MAX_REGISTERS = 125
@@ -74,6 +77,34 @@ class ModbusRegister:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SerialField:
+    """One value in every frame or line of a port."""
+
+    name: str = text(help="The channel's name in readings.", example='"level"')
+    at: int = whole(
+        low=0,
+        high=4095,
+        help="Its first byte in the payload, or its column in a line, counted from 0.",
+        example="0",
+    )
+    type: str = choice(
+        of=("number", "bool", "text", *_SIZES),
+        help="How it is read. Columns of lines are number, bool or text; a payload holds the sized "
+        "numbers, bool and text.",
+    )
+    size: int = whole(1, low=1, high=256, help="Bytes of a text in a payload.")
+    bit: int = whole(0, low=0, high=7, help="Of a bool in a payload: which bit, 0 is the lowest.")
+    scale: float = number(1, low=-1e6, high=1e6, help="The value is multiplied by this.")
+    senml_unit: str = text(
+        "",
+        form=_UNIT_FORM,
+        rule="a SenML unit (RFC 8428 section 12.1), at most 16 characters",
+        help="Unit of the scaled value.",
+        example='"m"',
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Serial:
     """One serial port and what speaks on it."""
 
@@ -101,9 +132,62 @@ class Serial:
         "also right for RS-232. rts: the kernel drives RTS while it sends (TIOCSRS485), as boards "
         "with a transceiver on a UART need it.",
     )
-    format: str = choice(of=("nmea", "jsonlines", "modbus-rtu"), help="How bytes become readings.")
+    format: str = choice(
+        of=("nmea", "jsonlines", "lines", "slip", "cobs", "length-crc", "modbus-rtu"),
+        help="How bytes become readings: NMEA 0183 sentences, one JSON object a line, columns of a "
+        "line, binary frames between delimiters (SLIP, COBS) or with a length and a checksum, "
+        "Modbus RTU. A frame of slip, cobs or length-crc holds what [[serial.field]] says, or one "
+        "JSON object where there is none.",
+    )
     silent_s: float = number(
         10, low=1, high=86400, help="After this time without a good frame the sensor is silent."
+    )
+    max_frame_bytes: int = whole(
+        256,
+        low=1,
+        high=4096,
+        help="The longest line or payload of lines, slip, cobs and length-crc; what is longer is "
+        "dropped and counted.",
+    )
+    check: str = choice(
+        "none",
+        of=("none", "sum8", "xor8", "crc16-modbus", "crc16-ccitt", "crc16-xmodem", "crc32"),
+        help="Checksum at the end of a frame of slip, cobs and length-crc; the last one needs one. "
+        "With cobs prefer crc32: a crc16 does not see a zero appended to its frame.",
+    )
+    check_order: str = choice(
+        "usual",
+        of=("usual", "big", "little"),
+        help="Its byte order; usual: little for crc16-modbus and crc32, big for the others.",
+    )
+    check_from: str = choice(
+        "start",
+        of=("start", "length", "payload"),
+        help="Where what it covers begins, with length-crc.",
+    )
+    start: str = text(
+        "",
+        form=_START_FORM,
+        rule="one to eight bytes as pairs of hexadecimal digits",
+        help="How every frame of length-crc begins.",
+        example='"aa55"',
+    )
+    length_bytes: int = choice(1, of=(1, 2), help="Size of the length that follows it.")
+    length_counts: str = choice(
+        "payload",
+        of=("payload", "rest", "frame"),
+        help="What the length counts: the payload, payload and checksum, or everything.",
+    )
+    byte_order: str = choice(
+        "big", of=("big", "little"), help="Of the length, and of the numbers in a frame."
+    )
+    separator: str = choice(
+        "comma",
+        of=("comma", "semicolon", "tab", "space"),
+        help="What stands between two columns of lines; space: any run of blanks.",
+    )
+    field: tuple[SerialField, ...] = tables(
+        SerialField, most=64, help="What a frame or a line holds; not with nmea and modbus-rtu."
     )
     reply_timeout_s: float = number(
         0.5,
@@ -156,8 +240,33 @@ def register_rules(register: ModbusRegister) -> Iterator[Broken]:
         yield ("bit",), "only a bool in a register (function 3 or 4) has a bit", CONTRADICTION
 
 
+def field_rules(field: SerialField) -> Iterator[Broken]:
+    """What one field must keep."""
+    if field.scale == 0:
+        yield ("scale",), "0 leaves nothing of the value", CONTRADICTION
+
+
 def serial_rules(serial: Serial) -> Iterator[Broken]:
     """What one serial port must keep."""
+    if serial.format == "lines" and not serial.field:
+        yield (), "format lines needs at least one [[serial.field]]", MISSING
+    if serial.format in ("nmea", "jsonlines", "modbus-rtu") and serial.field:
+        yield ("field",), f"format {serial.format} has no fields to name", CONTRADICTION
+    columns = serial.format == "lines"
+    for one in serial.field:
+        sized = one.type in _SIZES
+        if sized == columns and one.type not in ("bool", "text"):
+            kinds = "number, bool or text" if columns else "a sized number, bool or text"
+            text = f"{one.name}: a field of format {serial.format} is {kinds}"
+            yield ("field",), text, CONTRADICTION
+        last = one.at + _SIZES.get(one.type, one.size if one.type == "text" else 1)
+        if not columns and last > serial.max_frame_bytes:
+            text = f"{one.name} ends at byte {last}, beyond max_frame_bytes"
+            yield ("field",), text, CONTRADICTION
+    if serial.format == "length-crc" and serial.check == "none":
+        yield ("check",), "a length alone cannot be told from noise: name a checksum", MISSING
+    if serial.format == "length-crc" and not serial.start:
+        yield ("start",), "frames without a start cannot be found again after noise", MISSING
     if serial.format == "modbus-rtu" and not serial.modbus:
         yield (), "format modbus-rtu needs at least one [[serial.modbus]]", MISSING
     if serial.format != "modbus-rtu" and serial.modbus:

@@ -1,0 +1,215 @@
+"""Frames and lines to readings, by a table of fields.
+
+Decides what a payload's bytes, or a line's columns, mean. Leaves to others where a frame ends
+(framing.py, binary.py) and whether a value is plausible. Pure: no I/O, no clock.
+
+Rules, in order:
+
+1. A field that lies beyond the payload, or a column that is not there, refuses the whole frame
+   (``too_short``): a device that sends something else than was said says nothing.
+2. A number in a line is ASCII decimal, with a sign, a point and an exponent if need be; a number
+   that is not finite, text that is not printable ASCII and anything else refuses the frame, by name
+   (``bad_number``, ``not_finite``, ``bad_text``).
+3. An empty column is "no value now" and yields nothing.
+
+    line = LineReader((Field("level", 1, FieldType.NUMBER, senml_unit="m"),), ",")
+    line(b"17,1.25") == [("level", "m", 1.25)]
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from edgewarden.serial.binary import ByteOrder
+from edgewarden.serial.framing import FrameCounters
+from edgewarden.wire.facts import Reading
+
+MAX_TEXT_CHARS = 256
+MAX_NUMBER_CHARS = 32
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
+)
+_TRUE, _FALSE = frozenset({"1", "true", "on"}), frozenset({"0", "false", "off"})
+
+Value = float | str | bool
+Channel = tuple[str, str, Value]
+"""Name, SenML unit, value."""
+
+
+class FieldType(StrEnum):
+    """How bytes or a column become a value; NUMBER is for columns, the sized ones for bytes."""
+
+    NUMBER = "number"
+    BOOL = "bool"
+    TEXT = "text"
+    U8 = "u8"
+    S8 = "s8"
+    U16 = "u16"
+    S16 = "s16"
+    U32 = "u32"
+    S32 = "s32"
+    U64 = "u64"
+    S64 = "s64"
+    F32 = "f32"
+    F64 = "f64"
+
+
+_CODES = {"u8": "B", "s8": "b", "u16": "H", "s16": "h", "u32": "I", "s32": "i"}
+_CODES |= {"u64": "Q", "s64": "q", "f32": "f", "f64": "d"}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One value in every frame.
+
+    Attributes:
+        name: channel.
+        at: first byte of the payload, or the column, from 0.
+        type: how it is read.
+        scale: a number is multiplied with it.
+        senml_unit: SenML unit of the scaled number.
+        bit: of a bool in a byte: which bit, 0 the lowest.
+        size: bytes of a text.
+    """
+
+    name: str
+    at: int
+    type: FieldType
+    scale: float = 1.0
+    senml_unit: str = ""
+    bit: int = 0
+    size: int = 1
+
+
+class Refused(Exception):
+    """A frame that is not used; ``args[0]`` is the stable name."""
+
+
+class Framer(Protocol):
+    """Bytes in, whole frames out; never raises; memory flat."""
+
+    counters: FrameCounters
+
+    @property
+    def checked(self) -> bool:
+        """Whether what comes out has passed a checksum, and is counted as a frame already."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the payloads that ``data`` completes."""
+
+
+class FieldsDecoder:
+    """Bytes in, readings out, for one sensor.
+
+    Args:
+        source: name of the sensor in the settings.
+        framer: where a frame ends; counts those that passed a checksum.
+        read: one payload to channels; raises Refused.
+    """
+
+    def __init__(self, source: str, framer: Framer, read: Callable[[bytes], list[Channel]]) -> None:
+        self._source = source
+        self._framer = framer
+        self._read = read
+        self.counters = framer.counters
+
+    def feed(self, data: bytes, seen_mono_ns: int) -> list[Reading]:
+        """Return the readings that ``data`` completes, all stamped ``seen_mono_ns``."""
+        out: list[Reading] = []
+        for payload in self._framer.feed(data):
+            try:
+                channels = self._read(payload)
+            except Refused as refusal:
+                self.counters.refuse(refusal.args[0])
+                self.counters.dropped_bytes += len(payload)
+                continue
+            self.counters.frames += not self._framer.checked
+            out += [Reading(self._source, n, u, v, seen_mono_ns) for n, u, v in channels]
+        return out
+
+
+class PayloadReader:
+    """Fields at fixed places of a binary payload.
+
+    Args:
+        fields: what to read.
+        byte_order: big or little.
+    """
+
+    def __init__(self, fields: tuple[Field, ...], byte_order: ByteOrder) -> None:
+        sign = ">" if byte_order == "big" else "<"
+        self._fields = [(f, struct.Struct(sign + _CODES.get(f.type, f"{f.size}s"))) for f in fields]
+
+    def __call__(self, payload: bytes) -> list[Channel]:
+        """Return the channels of one payload; raises Refused (rules 1, 2)."""
+        out: list[Channel] = []
+        for field, shape in self._fields:
+            if field.at + shape.size > len(payload):
+                raise Refused("too_short")
+            raw = shape.unpack_from(payload, field.at)[0]
+            value: Value
+            if field.type is FieldType.BOOL:
+                value = bool(raw[0] >> field.bit & 1)
+            elif field.type is FieldType.TEXT:
+                value = _text(raw.split(b"\0", 1)[0])
+            else:
+                value = _scaled(float(raw), field)
+            out.append((field.name, field.senml_unit, value))
+        return out
+
+
+class LineReader:
+    """Columns of a line.
+
+    Args:
+        fields: what to read.
+        separator: what stands between two columns; " " is any run of blanks.
+    """
+
+    def __init__(self, fields: tuple[Field, ...], separator: str) -> None:
+        self._fields = fields
+        self._separator = None if separator == " " else separator.encode()
+
+    def __call__(self, line: bytes) -> list[Channel]:
+        """Return the channels of one line; raises Refused (rules 1, 2)."""
+        columns = line.split(self._separator)
+        out: list[Channel] = []
+        for field in self._fields:
+            if field.at >= len(columns):
+                raise Refused("too_short")
+            text = _text(columns[field.at]).strip(" ")
+            if text:
+                out.append((field.name, field.senml_unit, _column(text, field)))
+        return out
+
+
+def _column(text: str, field: Field) -> Value:
+    if field.type is FieldType.TEXT:
+        return text
+    if field.type is FieldType.BOOL:
+        if text.lower() in _TRUE | _FALSE:
+            return text.lower() in _TRUE
+        raise Refused("bad_number")
+    if len(text) > MAX_NUMBER_CHARS or _NUMBER.fullmatch(text) is None:
+        raise Refused("bad_number")
+    return _scaled(float(text), field)
+
+
+def _scaled(raw: float, field: Field) -> float:
+    value = raw * field.scale
+    if not math.isfinite(value):
+        raise Refused("not_finite")
+    return value if field.scale == 1.0 else float(f"{value:.12g}")
+
+
+def _text(raw: bytes) -> str:
+    text = raw.decode("ascii", "replace")
+    if len(text) > MAX_TEXT_CHARS or not text.isascii() or not text.isprintable():
+        raise Refused("bad_text")
+    return text

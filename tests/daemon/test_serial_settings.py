@@ -1,0 +1,81 @@
+"""From a settings file to the bytes of a device: every format is built as it was written."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from edgewarden.daemon.sensors import build_sensors, serial_settings
+from edgewarden.serial.binary import CHECKS
+from edgewarden.serial.modbus_bus import ModbusBus
+from edgewarden.serial.portlife import Line
+from edgewarden.serial.registers import Order, RegisterType
+from edgewarden.settings.source import SourceFile
+from edgewarden.settings.validate import load_settings
+from edgewarden.wire.facts import Reading
+from tests.fakes.clock import FakeClock, FakeRandomness
+from tests.serial.frames import cobs, slip
+from tests.serial.test_nmea import GGA, sealed
+
+HEAD = '[[serial]]\nname = "s"\nport = "/dev/ttyS9"\n'
+LEVEL = '[[serial.field]]\nname = "level"\nat = 1\nsenml_unit = "m"\nscale = 0.5\n'
+
+
+def counted() -> bytes:
+    body = struct.pack("<HBf", 2 + 2 + 5 + 2, 7, 2.5)
+    return b"\xaa\x55" + body + CHECKS["crc16-modbus"].of(body).to_bytes(2, "big")
+
+
+FORMATS = {
+    "nmea": ('format = "nmea"', sealed(GGA), None),
+    "jsonlines": ('format = "jsonlines"', b'{"level": 1.25}\n', 1.25),
+    "lines": (f'format = "lines"\nseparator = "tab"\n{LEVEL}type = "number"', b"x\t2.5\n", 1.25),
+    "slip": (
+        f'format = "slip"\ncheck = "crc32"\nbyte_order = "little"\n{LEVEL}type = "f32"',
+        slip(struct.pack("<Bf", 7, 2.5)),
+        1.25,
+    ),
+    "cobs": ('format = "cobs"\ncheck = "crc32"', cobs(b'{"level": 1.25}'), 1.25),
+    "length-crc": (
+        'format = "length-crc"\nstart = "aa55"\nlength_bytes = 2\nlength_counts = "frame"\n'
+        'check = "crc16-modbus"\ncheck_order = "big"\ncheck_from = "length"\n'
+        f'byte_order = "little"\n{LEVEL}type = "f32"',
+        counted(),
+        1.25,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_built_as_it_was_written(name: str) -> None:
+    text, data, level = FORMATS[name]
+    settings = load_settings([SourceFile("s.toml", HEAD + text + "\n")])
+    (sensor,) = build_sensors(settings.serial, [].append, FakeClock(), FakeRandomness())
+    decoder = sensor._decoder
+    assert not isinstance(decoder, ModbusBus)
+    readings = decoder.feed(b"\0\xc0\n" + data, 7)
+    assert decoder.counters.frames == 1
+    if level is not None:
+        assert [(r.name, r.value) for r in readings] == [("level", level)]
+        assert isinstance(readings[0], Reading)
+
+
+def test_a_modbus_port_is_built_as_it_was_written() -> None:
+    text = (
+        'format = "modbus-rtu"\nbaud = 19200\nparity = "even"\nstop_bits = 2\nrs485 = "rts"\n'
+        "gap_ms = 20\nreply_timeout_s = 2\n"
+        '[[serial.modbus]]\nname = "e"\nunit = 7\naddress = 9\nfunction = 4\ntype = "u64"\n'
+        'word_order = "little"\nbyte_order = "little"\nperiod_s = 3\nscale = 0.1\n'
+        '[[serial.modbus]]\nname = "on"\nunit = 7\naddress = 9\ntype = "bool"\nbit = 15\n'
+    )
+    settings = load_settings([SourceFile("s.toml", HEAD + text)])
+    made = serial_settings(settings.serial[0])
+    assert made.line == Line(19200, 8, "even", 2, True)
+    assert (made.gap_s, made.reply_timeout_s) == (0.02, 2.0)
+    energy, on = made.registers
+    assert (energy.unit, energy.address, energy.count, energy.function) == (7, 9, 4, 4)
+    assert energy.type is RegisterType.U64
+    assert energy.word_order is energy.byte_order is Order.LITTLE
+    assert (energy.period_s, energy.scale) == (3.0, 0.1)
+    assert (on.type, on.count, on.bit) == (RegisterType.BOOL, 1, 15)
