@@ -65,11 +65,23 @@ def test_the_settings_as_shipped_are_the_defaults() -> None:
 
 
 def test_every_commented_key_is_one_that_can_be_used() -> None:
-    text = uncommented(page("settings")).replace('format = "nmea"', 'format = "modbus-rtu"')
-    loaded = load([SourceFile("edgewarden.toml", text)])
+    text = uncommented(page("settings"))
+    register = re.compile(r"(?ms)^\[\[serial\.modbus\]\].*?(?=^\[)")
+    field = re.compile(r"(?ms)^\[\[serial\.field\]\].*?(?=^\[)")
+    # A port has registers or fields, and each a type that has all its keys.
+    asked, told = (
+        re.sub(r'(?m)^format = ".*"', f'format = "{name}"', text)
+        for name in ("modbus-rtu", "lines")
+    )
+    asked = field.sub("", asked).replace('type = "u16"', 'type = "bool"')
+    told = register.sub("", told).replace('type = "f64"', 'type = "number"')
+    serial = [
+        load([SourceFile("edgewarden.toml", one)]).settings.serial[0] for one in (asked, told)
+    ]
     shipped = len(re.findall(r"(?m)^#[a-z_]+ = ", page("settings")))
     assert shipped > 30
-    assert loaded.settings.serial[0].modbus
+    assert serial[0].modbus
+    assert serial[1].field
 
 
 def test_the_policy_as_shipped_allows_nothing() -> None:
