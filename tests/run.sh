@@ -119,6 +119,7 @@ tier_unit() {
 }
 
 tier_system() {
+    apt_need gcc:gcc socat:socat gpsd:gpsd gpsfake:gpsd-clients /usr/include/modbus/modbus.h:libmodbus-dev
     apt_need faketime:faketime cfssl:golang-cfssl "${apt_tpm[@]}"
     bash requirements/venv.sh .venv ceiling
     bash requirements/tpm.sh .venv
