@@ -7,11 +7,12 @@
 All in loop-mounted files of this bench: on a tmpfs gate never believes its cache (a store through
 a mapping leaves no trace there, exec/marks.py), so that every exec would be hashed anew.
 
-The same static program lies on all. One round = one spawn and wait on each; the order turns with
-every round, so that whatever else the machine does meets both. The verdict comes from gate's cache
-(that it did is read from gate's own counters), link's side of the facts socket is read by a process
-that throws them away. Before anything counts, a program that is not listed must be denied on B and
-run on A: a gate that answers without judging measures nothing.
+The same static program lies on all. One round = one spawn and wait on each, in an order drawn anew
+for every round: whatever else the machine does meets all, and so does what ran before. (In a fixed
+order whoever came right after another of the same gate found its caches warm: 20 us at p10.) The
+verdict comes from gate's cache (that it did is read from gate's own counters), link's side of the
+facts socket is read by a process that throws them away. Before anything counts, a program that is
+not listed must be denied on B and run on A: a gate that answers without judging measures nothing.
 
     gate.exec-cached        p50 B / p50 A, median of the runs
     gate.exec-floor         p50 B / p50 F: what judging and reporting add to the floor
@@ -32,6 +33,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import random
 import shutil
 import socket
 import sys
@@ -280,12 +282,14 @@ def spawn(program: Path) -> None:
 def rounds(programs: list[Path], count: int) -> list[list[float]]:
     """Seconds of each spawn per program, taking turns."""
     took: list[list[float]] = [[] for _ in programs]
+    order = list(range(len(programs)))
+    chance = random.Random(len(programs))
     gc.collect()
     gc.disable()
     try:
-        for i in range(count):
-            for step in range(len(programs)):
-                which = (i + step) % len(programs)
+        for _ in range(count):
+            chance.shuffle(order)
+            for which in order:
                 began = time.perf_counter()
                 spawn(programs[which])
                 took[which].append(time.perf_counter() - began)

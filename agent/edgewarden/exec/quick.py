@@ -44,6 +44,7 @@ from edgewarden.kernel.fanotify import (
     FAN_ALLOW,
     FAN_OPEN_EXEC_PERM,
     FAN_OPEN_PERM,
+    FEW_BYTES,
     USUAL,
     USUAL_HEAD,
     USUAL_RECORD,
@@ -52,7 +53,7 @@ from edgewarden.kernel.fanotify import (
     pack_answer,
     parse_events,
 )
-from edgewarden.kernel.process import ids_of, uid_of
+from edgewarden.kernel.process import ids_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Quick:
             Whether everything was; otherwise the rest is in ``left``, or ``broken`` says why not.
         """
         try:
-            data = group.read_bytes()
+            data = group.read_bytes(FEW_BYTES)
         except HardwareFault as fault:
             self.broken = fault  # the event is gone with it: asking again would say nothing
             return False
@@ -270,9 +271,13 @@ class Quick:
         counters = self._counters
         counters.cached += 1
         counters.allowed += 1
-        try:
-            uid = who.uid if who is not None else uid_of(pidfd) if ids is None else ids[0]
-        except OSError:  # it was killed meanwhile, or the kernel is older
+        if ids is None and who is None:
+            ids = ids_of(pidfd)
+        if ids is not None:
+            uid = ids[0]
+        elif who is not None:
+            uid = who.uid
+        else:  # it was killed meanwhile, or the kernel is older
             uid = self._subjects.uid_of(ExecEvent(FAN_OPEN_EXEC_PERM, fd, pid, pidfd))
         self._done.append((fd, pid, pidfd, known, rule, uid, status, now_mono))
         if self.since_mono is None:
