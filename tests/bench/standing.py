@@ -138,7 +138,7 @@ class Standing:
             for name, mark in (
                 ("gate", "daemon.gate "),
                 ("guard", "daemon.guard "),
-                ("link", " link "),
+                ("link", "daemon.lean "),
             ):
                 if mark in line:
                     found[name] = pid

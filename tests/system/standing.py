@@ -112,9 +112,9 @@ class Site:
         for pid in children.read_text().split():
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                name = re.search(r"daemon\.(guard|gate) | (link) ", line)
+                name = re.search(r"daemon\.(guard|gate|lean) ", line)
                 if name:
-                    found[name[1] or name[2]] = int(pid)
+                    found["link" if name[1] == "lean" else name[1]] = int(pid)
         return found
 
     def kill(self, name: str) -> None:

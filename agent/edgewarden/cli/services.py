@@ -1,7 +1,7 @@
 """`run`, `gate`, `guard`, `link`: thin entries into daemon/, and the only doors from cli/ to it.
 
-gate and guard do not run in this interpreter: it becomes a lean one (``_become``). The others are
-imported when they are asked for, so that no command pays for another's libraries.
+gate, guard and link do not run in this interpreter: it becomes a lean one (``_become``). The others
+are imported when they are asked for, so that no command pays for another's libraries.
 ``system_clock``, ``own_keys`` and ``compile_policy`` are what other nouns need from daemon/.
 
 Broken settings keep neither gate nor the supervisor down: both need [paths] alone, and a machine
@@ -91,23 +91,27 @@ def _guard(args: argparse.Namespace, console: Console) -> int:
     return _become("from edgewarden.daemon.guard import main", str(LISTEN_FD))
 
 
-def _become(load: str, arguments: str, *words: str) -> NoReturn:
+def _become(load: str, arguments: str, *words: str, site: bool = False) -> NoReturn:
     """Become a lean interpreter that runs ``main(arguments)``.
 
-    This one has read TOML; what it loaded for that would stay mapped, and locked, for as long as
-    gate or guard lives. -I and -S: no environment, no user site, no site-packages, which neither of
-    them needs.
+    This one has read a command line and TOML; what it loaded for that would stay mapped, and
+    locked, for as long as gate or guard lives. -I and -S: no environment, no user site, no
+    site-packages, which neither of them needs. With ``site`` it has those that this one has.
     """
     root = str(Path(__file__).resolve().parents[2])
     code = f"import sys; sys.path.append({root!r}); {load}; sys.exit(main({arguments}))"
-    command = [sys.executable, "-I", "-S", "-c", code, *words]
+    flags = ["-I", "-S"]
+    if site:
+        flags = ["-I"] if sys.flags.isolated else ["-P"]
+        code = code.replace("sys.path.append(", "sys.path.insert(0, ")
+    command = [sys.executable, *flags, "-c", code, *words]
     os.execv(sys.executable, command)  # noqa: S606 - a shell would have no part in this
 
 
 def _link(args: argparse.Namespace, console: Console) -> int:
-    from edgewarden.daemon.link import main
-
-    return main(args.settings)
+    return _become(
+        "from edgewarden.daemon.lean import main", "sys.argv[1]", args.settings, site=True
+    )
 
 
 GATE_CONFIG = "policy/gate.conf"

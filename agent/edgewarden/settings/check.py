@@ -8,7 +8,6 @@ What it leaves to others: tables and unknown names (validate.py), rules between 
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 
@@ -57,6 +56,8 @@ def check(name: str, key: Key, value: object) -> object:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that ``name`` was probably meant to be, or ""."""
+    import difflib  # a quarter of a megabyte, for a name that was mistyped
+
     close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
     return close[0] if close else ""
 

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edgewarden.errors import HardwareFault
 from edgewarden.settings.faults import NOT_THERE, UNREADABLE, Fault, SettingsFaults
-from edgewarden.settings.policy import MAX_POLICY_BYTES, Policy, load_policy
 from edgewarden.settings.schema import Settings
 from edgewarden.settings.source import MAX_FILE_BYTES, SourceFile
 from edgewarden.settings.validate import MAX_FILES, Loaded, load
+
+if TYPE_CHECKING:
+    from edgewarden.settings.policy import Policy
 
 DEFAULT_SETTINGS = "/etc/edgewarden/edgewarden.toml"
 DROP_IN = re.compile(r"[0-9]{2}-[^/]*\.toml")
@@ -102,6 +104,9 @@ def read_policy(path: str, disk: Files) -> Policy:
     Raises:
         SettingsFaults: it cannot be read, or every fault in it.
     """
+    # Half a megabyte of schema, and link, which reads the settings too, reads no policy.
+    from edgewarden.settings.policy import MAX_POLICY_BYTES, load_policy
+
     try:
         source = _text(path, MAX_POLICY_BYTES, disk)
     except SettingsFaults as unreadable:

@@ -19,6 +19,8 @@ Rules of ``Keys.open``: the form of the key file says where the key is; a form t
 grade recorded beside it is refused (EW-ID-033): a file put in a TPM key's place lowers no grade in
 silence.
 
+What speaks with a TPM is loaded where a key is in one, and only there.
+
     keys = Keys(tcti="device:/dev/tpmrm0")
     key = keys.open(pem, "G2")
 """
@@ -29,17 +31,18 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.errors import EdgewardenError, TrustFault
-from edgewarden.kernel import tpm as tpms
 from edgewarden.ports import Quoter, Signer
 from edgewarden.trust import sealed, tsskey
 from edgewarden.trust.board import board_secret
 from edgewarden.trust.keys import FileSigner
-from edgewarden.trust.tpmkey import TpmKey
+
+if TYPE_CHECKING:
+    from edgewarden.kernel import tpm as tpms
 
 GRADES = ("G0", "G0+", "G1", "G2")
 """From the lowest to the highest that a gateway declares of itself."""
@@ -106,6 +109,8 @@ class Keys:
         """
         key: OwnKey
         if tsskey.is_tss(pem):
+            from edgewarden.trust.tpmkey import TpmKey
+
             key = TpmKey(self.tpm(), pem)
         elif sealed.is_sealed(pem):
             key = sealed.open_sealed(pem, self._secrets())
@@ -126,6 +131,9 @@ class Keys:
             EdgewardenError: with the reason why this board has none of it.
         """
         if grade == "G2":
+            from edgewarden.kernel import tpm as tpms
+            from edgewarden.trust.tpmkey import TpmKey
+
             why = tpms.missing()
             if why is not None:
                 raise _none_of(grade, why)
@@ -143,6 +151,8 @@ class Keys:
     def tpm(self) -> tpms.Tpm:
         """The TPM, connected; one connection for the process. Raises HardwareFault."""
         if self._tpm is None:
+            from edgewarden.kernel import tpm as tpms
+
             why = tpms.missing()
             if why is not None:
                 raise _none_of("G2", why)

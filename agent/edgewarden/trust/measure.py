@@ -32,9 +32,8 @@ MATCH = "match"
 _PACKAGE = Path(__file__).resolve().parent.parent
 _CHUNK_BYTES = 256 * 1024
 
-Identity = tuple[int, int, int, int, int]
-Seen = tuple[str, bool, int, Identity]
-"""Path, is it a link, mode, identity."""
+Identity = bytes
+"""Digest of device, inode, size and times: what is remembered of some hundred files stays small."""
 
 
 @dataclass
@@ -51,9 +50,9 @@ class Measurer:
     policy_files: Sequence[Path]
     package: Path = _PACKAGE
     cmdline: Path = Path("/proc/cmdline")
-    _digests: dict[Path, tuple[Identity, bytes]] = field(default_factory=dict)
-    _whole: tuple[list[Seen], bytes, str] | None = None
-    _compiled: dict[Path, tuple[Identity, Identity, bool]] = field(default_factory=dict)
+    _digests: dict[str, tuple[Identity, bytes]] = field(default_factory=dict)
+    _whole: tuple[Identity, bytes, str] | None = None
+    _compiled: dict[str, tuple[Identity, bool]] = field(default_factory=dict)
 
     def take(self) -> tuple[dict[str, bytes], str]:
         """Return (measurements by name, bytecode verdict)."""
@@ -69,10 +68,10 @@ class Measurer:
             "cmdline": self._digest_of(self.cmdline),
         }, bytecode
 
-    def _tree(self) -> list[Seen]:
+    def _tree(self) -> Identity:
         """Everything below the package that a measurement could turn on, by name, inode, size and
         times: while this is the same, so are code and byte code (2 ms in place of 20)."""
-        found: list[Seen] = []
+        found: list[str] = []
         folders = [str(self.package)]
         while folders:
             with os.scandir(folders.pop()) as entries:
@@ -81,11 +80,10 @@ class Measurer:
                         s = e.stat()
                     except OSError:  # a link to nowhere
                         s = e.stat(follow_symlinks=False)
-                    identity = (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
-                    found.append((e.path, e.is_symlink(), s.st_mode, identity))
+                    found.append(f"{e.path!r} {e.is_symlink()} {s.st_mode} {_words(s)}")
                     if e.is_dir(follow_symlinks=False):
                         folders.append(e.path)
-        return found
+        return _digest(*sorted(found))
 
     def _code(self) -> bytes:
         entries = []
@@ -108,17 +106,18 @@ class Measurer:
     def _digest_of(self, path: Path) -> bytes:
         try:
             with path.open("rb") as file:
-                identity = _identity(os.fstat(file.fileno()))
-                known = self._digests.get(path)
+                status = os.fstat(file.fileno())
+                identity = _digest(_words(status))
+                known = self._digests.get(str(path))
                 # Files of /proc have no times that move: never from memory.
-                if known is not None and known[0] == identity and identity[2]:
+                if known is not None and known[0] == identity and status.st_size:
                     return known[1]
                 digest = hashlib.sha256()
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
         except OSError:
             return b""
-        self._digests[path] = (identity, digest.digest())
+        self._digests[str(path)] = (identity, digest.digest())
         return digest.digest()
 
     def _set_digest(self, files: Sequence[Path]) -> bytes:
@@ -142,22 +141,20 @@ class Measurer:
 
     def _same(self, source: Path, compiled: Path, level: int) -> bool:
         try:
-            seen = (_identity(source.stat()), _identity(compiled.stat()))
+            seen = _digest(_words(source.stat()), _words(compiled.stat()))
         except OSError:
             return True  # no compiled file, nothing but the source can be loaded
-        known = self._compiled.get(compiled)
-        if known is not None and known[:2] == seen:
-            return known[2]
+        known = self._compiled.get(str(compiled))
+        if known is not None and known[0] == seen:
+            return known[1]
         verdict = compiles_to(source, compiled, level)
-        self._compiled[compiled] = (*seen, verdict)
+        self._compiled[str(compiled)] = (seen, verdict)
         return verdict
 
 
-def _identity(status: os.stat_result) -> Identity:
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
+def _words(s: os.stat_result) -> str:
+    return f"{s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}"
+
+
+def _digest(*words: str) -> Identity:
+    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).digest()

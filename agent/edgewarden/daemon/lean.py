@@ -1,0 +1,68 @@
+"""The way into link: what link never uses is not loaded.
+
+What this decides: which modules of the standard library become real only when somebody uses them.
+Other people's libraries import them for what link never asks of them, and each costs memory for as
+long as link lives (tests/bench/imports.py). Rule: only what a library reaches for at run time,
+never a name it needs while it is imported. The interpreter is a fresh one (cli/services.py): the
+command's own modules and argparse are gone.
+
+importlib's LazyLoader does not serve: on Python 3.11 a second ``import`` of the name looks at the
+module's ``__spec__``, and that look loads it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+from types import ModuleType
+
+LAZY = (
+    "tokenize",  # inspect and linecache, for source code
+    "uuid",  # paho, for client ids it is not asked to invent
+    "shutil",  # folders that are taken away; brings bz2 and lzma
+    "http.client",  # signed time and renewal ask by HTTPS, seldom; brings email
+    "urllib.request",  # paho, for proxies named in the environment; brings tempfile
+)
+
+
+class Later(ModuleType):
+    """A module whose first missing attribute loads it; other threads wait until it is whole."""
+
+    def __getattr__(self, name: str) -> object:
+        with _LOADING:
+            spec = self.__dict__.pop("__spec_of_later__", None)
+            if spec is not None:
+                spec.loader.exec_module(self)
+                self.__class__ = ModuleType  # type: ignore[assignment] # whole now: no more asking
+        return ModuleType.__getattribute__(self, name)
+
+
+_LOADING = threading.RLock()
+
+
+def lazily(*names: str) -> None:
+    """Put modules in place that are loaded when something of them is asked for.
+
+    A name that is loaded already, or that this interpreter has not, is left as it is.
+    """
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        if parent:
+            importlib.import_module(parent)
+        spec = None if name in sys.modules else importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            continue
+        module = Later(name)
+        module.__spec__ = module.__dict__["__spec_of_later__"] = spec
+        sys.modules[name] = module
+        if parent:
+            setattr(sys.modules[parent], last, module)
+
+
+def main(settings_path: str) -> int:
+    """Run link; returns its exit code."""
+    lazily(*LAZY)
+    from edgewarden.daemon import link
+
+    return link.main(settings_path)
