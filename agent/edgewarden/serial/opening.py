@@ -35,7 +35,7 @@ def open_port(path: str, line: Line) -> serial.Serial:
     """Open ``path`` exclusively, non-blocking, with raw characters.
 
     Raises:
-        HardwareFault: EW-SER-001, with the kernel's reason.
+        HardwareFault: EW-SER-001, with the kernel's reason; field ``missing``: no such path.
     """
     try:
         port = serial.Serial(
@@ -57,6 +57,7 @@ def open_port(path: str, line: Line) -> serial.Serial:
             code="EW-SER-001",
             next_step="check the plug, the path and that no other program holds the port",
             port=path,
+            missing=isinstance(fault, OSError) and fault.errno == errno.ENOENT,
         ) from fault
 
 

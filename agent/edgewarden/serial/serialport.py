@@ -16,8 +16,8 @@ Rules, in order:
 4. Each opening asks which adapter it reached (sense/adapter.py, handed in). Another one than last
    time is a finding: a renumbered port, a swap, or somebody in between; the readings go on, and say
    nothing of it.
-5. Time between retries is Backoff's; time for silence is the loop's own monotonic clock; facts are
-   stamped by Clock.
+5. Time between retries is Backoff's, unless the path leads to another port before (hotplug.py);
+   time for silence is the loop's own monotonic clock; facts are stamped by Clock.
 
     sensor = build_serial_sensor(SerialSettings("gps", "/dev/serial0", Format.NMEA), sink, clock,
     random, adapter_of)
@@ -40,6 +40,7 @@ from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.serial.binary import CountedFramer, StuffedFramer, Stuffing
 from edgewarden.serial.fields import FieldsDecoder, Framer, LineReader, PayloadReader
 from edgewarden.serial.framing import FrameCounters, LineFramer
+from edgewarden.serial.hotplug import Identity, identity, plugged_in
 from edgewarden.serial.jsonlines import JsonLinesDecoder
 from edgewarden.serial.modbus_bus import ModbusBus
 from edgewarden.serial.nmea import NmeaDecoder
@@ -59,6 +60,9 @@ from edgewarden.wire.facts import OCSF, Event, FramesSeen, Plain, Reading, Sever
 
 READ_BYTES = 4096
 """The kernel's own tty buffer: one wake-up never finds more."""
+
+SETTLE_S = 0.25
+"""The least time between two openings: a plug that flutters must not become a storm of events."""
 
 # OCSF peripheral_activity and detection_finding activities.
 CONNECT, DISCONNECT, ENABLE = 1, 2, 3
@@ -148,18 +152,29 @@ class SerialSensor:
         """Keep the port open until cancelled; cancelling closes it."""
         try:
             while True:
+                known: Identity | None = None
                 try:
                     port = self._opener(self._settings.port, self._settings.line)
                 except HardwareFault as fault:
+                    if not fault.fields.get("missing"):
+                        known = identity(self._settings.port)
                     self._happen(Happening.FAILED, str(fault))
                 else:
                     try:
+                        known = identity(port.fileno())
                         await self._serve(port.fileno())
                     finally:
                         close_port(port)
-                await asyncio.sleep(self._backoff.delay_s())
+                await self._wait(known)
         finally:
             self._happen(Happening.STOP, "stopped")
+
+    async def _wait(self, known: Identity | None) -> None:
+        """The backoff, cut short when the path leads to another port than ``known``."""
+        wait_s = self._backoff.delay_s()
+        settle_s = min(wait_s, SETTLE_S)
+        await asyncio.sleep(settle_s)
+        await plugged_in(self._settings.port, known, wait_s - settle_s)
 
     async def _serve(self, fd: int) -> None:
         """Read until the port is lost or has to be reopened."""
