@@ -28,15 +28,27 @@ hypothesis.settings.load_profile("house")
 DEFAULT_RUNS = 20
 """How often a repeated test repeats by default: what issue 2 asks of the power-cut harness."""
 
+DEFAULT_MINUTES = 10
+"""How long the soak lasts by default: what issue 6 asks for; a day is 1440."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runs", type=int, default=DEFAULT_RUNS, help="repetitions of repeated tests")
+    parser.addoption(
+        "--minutes", type=int, default=DEFAULT_MINUTES, help="how long tier soak lasts"
+    )
 
 
 @pytest.fixture(scope="session")
 def runs(request: pytest.FixtureRequest) -> int:
     """How often a repeated test repeats: ``--runs N``."""
     return int(request.config.getoption("--runs"))
+
+
+@pytest.fixture(scope="session")
+def minutes(request: pytest.FixtureRequest) -> int:
+    """How long tier soak lasts: ``--minutes N``."""
+    return int(request.config.getoption("--minutes"))
 
 
 @pytest.fixture(scope="session")

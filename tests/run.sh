@@ -4,10 +4,12 @@
 #   bash tests/run.sh                    the tiers unit, system and boot
 #   bash tests/run.sh --tier unit        one tier; may be given again
 #   bash tests/run.sh --runs 100         how often repeated tests repeat (default: see tests/conftest.py)
+#   bash tests/run.sh --tier soak --minutes 1440
 #
 # unit    the rooms, the laws, ruff and mypy, on the newest versions; the rooms again on Debian 13's versions (floor); wire/
 #         against other people's COSE libraries (peers)
 # system  what needs root, a broker, ptys, loop mounts or fanotify
+# soak    one gateway, disturbed for ten minutes, or as many as --minutes says; runs by name only
 # boot    builds the Debian packages and lives through them on a Debian 13 that really boots (hw/rigs/booted.py)
 #
 # Exit 0: everything ran or stands in tests/allowed-skips.txt with the feature this machine lacks. The last line is the sum.
@@ -24,13 +26,13 @@ tiers=() runs=()
 while [ $# -gt 0 ]; do
     case $1 in
         --tier) [ $# -ge 2 ] || usage; tiers+=("$2"); shift 2 ;;
-        --runs) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage; runs=(--runs "$2"); shift 2 ;;
+        --runs | --minutes) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage; runs+=("$1" "$2"); shift 2 ;;
         *) usage ;;
     esac
 done
 [ ${#tiers[@]} -gt 0 ] || tiers=(unit system boot)
 for tier in "${tiers[@]}"; do
-    case $tier in unit | system | boot) ;; *) echo "run.sh: there is no tier $tier" >&2; usage ;; esac
+    case $tier in unit | system | boot | soak) ;; *) echo "run.sh: there is no tier $tier" >&2; usage ;; esac
 done
 
 . requirements/apt.sh
@@ -97,7 +99,7 @@ count() {
     echo "=== $ledger: $p passed, $f failed, $s skipped in $2 s"
 }
 
-not_unit=(--ignore=tests/system --ignore=tests/boot --ignore=tests/bench --ignore=tests/peers)
+not_unit=(--ignore=tests/system --ignore=tests/boot --ignore=tests/soak --ignore=tests/bench --ignore=tests/peers)
 
 soon=(-o faulthandler_timeout=120) # no unit test is honest that takes longer
 
@@ -131,6 +133,12 @@ tier_boot() {
     apt_need systemd-nspawn:systemd-container mmdebstrap:mmdebstrap piuparts:piuparts ssh:openssh-client
     bash requirements/venv.sh .venv ceiling
     run boot .venv tests/boot
+}
+
+tier_soak() {
+    apt_need faketime:faketime
+    bash requirements/venv.sh .venv ceiling
+    run soak .venv tests/soak
 }
 
 apt_need mosquitto:mosquitto mosquitto_sub:mosquitto-clients ip:iproute2 mkfs.ext4:e2fsprogs mount:mount \
