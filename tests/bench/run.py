@@ -32,6 +32,7 @@ AREAS = (
     "watch",
     "network",
     "data",
+    "ports",
     "fleet",
     "identity",
     "attest",
