@@ -268,6 +268,8 @@ PROBES: dict[str, Callable[[], bool]] = {
     "no-gpio": lambda: not any(Path("/dev").glob("gpiochip*")),
     "mosquitto": _program("mosquitto"),
     "mosquitto_sub": _program("mosquitto_sub"),
+    "mosquitto_pub": _program("mosquitto_pub"),
+    "curl": _program("curl"),
     "openssl": _program("openssl"),
     "systemd-analyze": _program("systemd-analyze"),
     "nft": _program("nft"),

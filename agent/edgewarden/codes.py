@@ -23,6 +23,7 @@ AREAS = {
     "SET": "settings and policies",
     "SPL": "spool",
     "ATT": "attestation",
+    "DEV": "devices behind the gateway",
     "WIRE": "refused messages",
     "HOST": "board and kernel",
     "AGT": "the agent itself",

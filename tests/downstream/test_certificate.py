@@ -29,6 +29,7 @@ REFUSED: dict[str, tuple[Alternatives, str]] = {
     "prefix inside": ([("URI", "x" + PREFIX + "a")], "foreign_name"),
     "no name left": ([("URI", PREFIX)], "foreign_name"),
     "no identifier": ([("URI", PREFIX + "Press 1")], "foreign_name"),
+    "25 characters": ([("URI", PREFIX + "a" * 25)], "foreign_name"),
     "a null in it": ([("URI", PREFIX + "a\0b")], "foreign_name"),
     "a path": ([("URI", PREFIX + "a/b")], "foreign_name"),
 }
@@ -44,6 +45,7 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
 
 def test_the_name_is_what_follows_the_prefix() -> None:
     assert name_of([("DNS", "x"), ("URI", PREFIX + "press-1")], PREFIX) == "press-1"
+    assert name_of([("URI", PREFIX + "a" * 24)], PREFIX) == "a" * 24
 
 
 def certificate(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey, *,

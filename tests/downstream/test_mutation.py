@@ -5,11 +5,22 @@ from __future__ import annotations
 import pytest
 
 from edgewarden.appraise import devices as appraised
-from edgewarden.downstream import budget, certificate, http, lineage, mqtt, readings, sessions
+from edgewarden.downstream import (
+    budget,
+    certificate,
+    desk,
+    http,
+    lineage,
+    mqtt,
+    readings,
+    sessions,
+    shown,
+)
 from edgewarden.wire import devices, eat
 from tests.downstream import (
     test_budget,
     test_certificate,
+    test_desk,
     test_device_evidence,
     test_http,
     test_lineage,
@@ -22,6 +33,7 @@ from tests.downstream.mutation import Mutant, cases_of, holds, mutants, without
 
 GROUPS = (
     ((budget,), (test_budget,)),
+    ((desk, shown), (test_desk,)),
     ((lineage,), (test_lineage,)),
     ((certificate,), (test_certificate,)),
     ((sessions,), (test_sessions,)),

@@ -294,6 +294,11 @@ EVIDENCE_FIELDS: dict[int, tuple[object, ...]] = {
              {"secure_boot": True, "ima": "tpm"}, {"secure_boot": "on", "ima": "tpm", "x": "y"},
              {"secure_boot": "on", "ima": None}),
     -70010: (-1, True, 1.0, "1", b"1"),
+    266: ([], 1, {"Press 1": [-16, bytes(32)]}, {1: [-16, bytes(32)]},
+          {f"d{n}": [-16, bytes(32)] for n in range(65)}, {"a": bytes(32)}, {"a": 5},
+          {"a": [-16]}, {"a": [-16, bytes(32), 1]}, {"a": [-43, bytes(32)]},
+          {"a": [-16.0, bytes(32)]}, {"a": ["sha-256", bytes(32)]}, {"a": [-16, BLOB31]},
+          {"a": [-16, "x" * 32]}),
 }  # fmt: skip
 
 REFERENCE_FIELDS: dict[int, tuple[object, ...]] = {

@@ -142,6 +142,8 @@ def _climb(settings_path: str, ladder: Ladder) -> None:
     identity = _identity(settings, now, ladder)
     ladder.step(judge.judge_clock(now))
     status = _link(settings, told, ladder)
+    for rung in judge.judge_devices(status["devices"]) if status and "devices" in status else ():
+        ladder.step(rung)
     if ladder.wants("network"):
         _network(settings, identity, status, ladder)
     if ladder.wants("exec"):

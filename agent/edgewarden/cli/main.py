@@ -36,6 +36,7 @@ NOUNS = {
     "confine": ("confine", "what systemd and sysctls can refuse: managed services"),
     "config": ("config", "settings: show, check, reference"),
     "sensors": ("sensors", "serial ports and what they deliver"),
+    "devices": ("devices", "devices behind this gateway: who, and what each is worth"),
     "spool": ("spool", "durable records, also with the agent dead"),
     "findings": ("findings", "what the agent noticed"),
     "explain": ("explain", "meaning, causes and fix of a code"),

@@ -156,7 +156,8 @@ def screen(body: dict[str, Any]) -> list[str]:
     rows = [f"{body['device'] or '(not enrolled)'}   edgewarden {body['version']}   {verdict}", ""]
     rows += [*_uplink(body), *_enforcement(body["enforcement"]), *_spool(body["spool"])]
     rows += _processes(body.get("processes"))
-    rows += [*_sensors(body["sensors"]), *_own(body), *_reasons(body["reasons"])]
+    rows += [*_sensors(body["sensors"], _behind(body.get("devices"))), *_own(body)]
+    rows += _reasons(body["reasons"])
     return rows
 
 
@@ -217,7 +218,17 @@ def _spool(classes: dict[str, Any]) -> list[str]:
     return rows
 
 
-def _sensors(sensors: dict[str, Any]) -> list[str]:
+def _behind(seen: dict[str, Any] | None) -> str:
+    """Devices behind the gateway: a part of a row, so that the screen holds the rest."""
+    if seen is None or seen["listener"]["state"] == "off":
+        return ""
+    states = [one["state"] for one in seen["devices"].values()]
+    held = states.count("quarantined")
+    text = f"{len(states)} device(s) behind, {states.count('here')} here"
+    return text + (f", {held} in quarantine" if held else "")
+
+
+def _sensors(sensors: dict[str, Any], behind: str = "") -> list[str]:
     rows = []
     for name, s in sorted(sensors.items())[:MAX_SENSORS]:
         quiet = "" if s["silent_s"] is None else f", last {s['silent_s']:.0f} s ago"
@@ -225,7 +236,10 @@ def _sensors(sensors: dict[str, Any]) -> list[str]:
         rows.append(f"  {name:<20} {s['state']:<8} {counts}")
     if len(sensors) > MAX_SENSORS:
         rows[-1] = f"  and {len(sensors) - MAX_SENSORS + 1} more: `edgewarden sensors`"
-    return ["sensors" if rows else "sensors      none", *rows]
+    head = "; ".join(part for part in ("" if rows else "no serial port", behind) if part)
+    if not rows and not behind:
+        head = "none"
+    return [f"sensors      {head}".rstrip(), *rows]
 
 
 def _own(body: dict[str, Any]) -> list[str]:

@@ -32,12 +32,14 @@ class Answers:
         findings: Findings,
         gate: GateFacts,
         attester: Attester,
+        behind: Callable[[], Body],
     ) -> None:
         self._device = device
         self._status = status
         self._findings = findings
         self._gate = gate
         self._attester = attester
+        self._behind = behind
 
     def answer(self, request: Request) -> Body | Awaitable[Body]:
         """Answer one line; raises EdgewardenError."""
@@ -54,6 +56,8 @@ class Answers:
             told = {"observed": seen.listed(), "others": seen.others}
         elif command is Command.SENSORS:
             told = {"sensors": self._status()["sensors"]}
+        elif command is Command.DEVICES:
+            told = self._behind()
         return {"schema": command.schema, "device": self._device, **told}
 
     async def _evidence(self, challenge: bytes) -> Body:

@@ -23,7 +23,7 @@ it is kept then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -44,6 +44,8 @@ MIN_INTERVAL_S = 2.0
 
 Control = Callable[[], tuple[str, str]]
 """(tier, mode) of exec control as gate last reported it."""
+Submodules = Callable[[], Mapping[str, bytes] | None]
+"""Device behind this gateway -> SHA-256 of what is said of it; None without a listener."""
 Programs = Callable[[], bytes]
 """Digest of what was started, as far as gate told; b"" unknown."""
 Keep = Callable[[bytes, Heads], Awaitable[object]]
@@ -101,6 +103,7 @@ class Attester:
         programs: Programs = bytes,
         quoter: Quoter | None = None,
         boot: BootFacts | None = None,
+        submodules: Submodules = lambda: None,
     ) -> None:
         self._who = who
         self._signer = signer
@@ -114,6 +117,7 @@ class Attester:
         self._programs = programs
         self._quoter = quoter
         self._boot = boot or BootFacts()
+        self._submodules = submodules
         self._sent: Quoted | None = None
         self._one_at_a_time = asyncio.Lock()
         self._verify = verifier_for(who.verifier_key)
@@ -208,6 +212,7 @@ class Attester:
             uncertainty_ms=now.uncertainty_ms,
             boot=facts,
             spent=spent,
+            submods=self._submodules(),
         )
 
     def _quoted(self, claims: Evidence, whole: bool, asked: bool) -> bytes:

@@ -31,6 +31,7 @@ from edgewarden.daemon.clock import SystemRandomness, credentials_folder
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.daemon.control import serve_control
+from edgewarden.daemon.devices import Behind
 from edgewarden.daemon.findings import Findings
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.notify import Notifier
@@ -99,6 +100,9 @@ class Link:
         self.x5chain = identity.x5chain()
         self.storage = self._build_storage(report_key)
         self.sensors = build_sensors(settings.serial, self.take, self.clock, self.random)
+        self.behind = Behind(
+            settings.downstream, state, self.signer.about, self.take, self.clock, self.random
+        )
         self.host = HostSensor(
             HostSettings(settings.paths.state, settings.host.period_s), self.take, self.clock
         )
@@ -182,6 +186,7 @@ class Link:
             keep=keep,
             publish=self.uplink.publish_evidence,
             programs=self.gate.programs.digest,
+            submodules=self.behind.submodules,
             quoter=self.signer.quoter(),
         )  # fmt: skip
 
@@ -240,6 +245,7 @@ class Link:
         parts = Parts(
             self.identity, self.clock, self.attester, self.gate, self.storage,
             tuple(self.sensors), self.processes, self.watcher, self.written,
+            self.behind,
         )  # fmt: skip
         return status(parts, self.running, self.faults, self.uplink.snapshot())
 
@@ -254,8 +260,9 @@ class Link:
         await loop.run_in_executor(None, self.storage.start)
         socket_path = Path(self.running.settings.paths.run, "link", "link.sock")
         answers = Answers(
-            self.identity.device, self._status, self.findings, self.gate, self.attester
-        )
+            self.identity.device, self._status, self.findings, self.gate, self.attester,
+            self.behind.snapshot,
+        )  # fmt: skip
         control = await serve_control(socket_path, answers.answer)
         self._tell_start(await loop.run_in_executor(None, self.continuity.look))
         self.notifier.tell("READY=1")
@@ -269,6 +276,7 @@ class Link:
                     "processes": self.processes.run(),
                     "listeners": self.watcher.run(),
                     "indicator": self.indicator.run(),
+                    "devices": self.behind.run(),
                     "housekeeping": self._housekeeping(),
                     "time": self.clock.run(self.uplink.fails_by_dates),
                     "evidence": self.attester.run(self.storage.keep_evidence),

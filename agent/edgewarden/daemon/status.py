@@ -18,12 +18,13 @@ from edgewarden import __version__
 from edgewarden.confine.record import MAX_BYTES, PROVED_NAME, Proved
 from edgewarden.daemon.attester import Attester
 from edgewarden.daemon.config import Running
+from edgewarden.daemon.devices import Behind
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.written import Written, number_in
 from edgewarden.errors import TrustFault, WireRefusal
 from edgewarden.inventory.processes import ProcessSweep
 from edgewarden.inventory.watcher import Watcher
-from edgewarden.judge.doctor import judge_clock, judge_identity
+from edgewarden.judge.doctor import judge_clock, judge_devices, judge_identity
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.ports import ClassState, Clock, Instant
@@ -58,6 +59,7 @@ class Parts:
     processes: ProcessSweep
     watcher: Watcher
     written: Written
+    behind: Behind
 
 
 def status(
@@ -101,6 +103,7 @@ def status(
         },
         "processes": _processes(parts),
         "sensors": {s.name: _sensor(s) for s in (x.snapshot() for x in parts.sensors)},
+        "devices": parts.behind.snapshot(),
         "config": {
             "version": int.from_bytes(running.digest[:4], "big"),
             "state": "rolled_back" if faults and running.faults else "confirmed",
@@ -144,7 +147,11 @@ def _picture(
         sensors={s.name: (str(s.state), s.reason) for s in sensors},
         missing=parts.watcher.missing,
         settings_faults=faults,
-        rungs=(judge_identity(parts.identity, running.settings.device, now), judge_clock(now)),
+        rungs=(
+            judge_identity(parts.identity, running.settings.device, now),
+            judge_clock(now),
+            *judge_devices(parts.behind.snapshot()),
+        ),
     )
 
 

@@ -116,7 +116,7 @@ class Whereabouts:
     turns: dict[str, deque[tuple[int, str]]] = field(default_factory=dict)
 
     def begin(self, number: int, name: str, place: str, now_ns: int) -> str:
-        """A session was let in."""
+        """A session was let in; numbers grow."""
         self.sessions[number] = _Standing(name, place, now_ns)
         seen = self.turns.setdefault(name, deque(maxlen=TURNS + 1))
         if not seen or seen[-1][1] != place:
@@ -129,8 +129,8 @@ class Whereabouts:
     def spoke(self, number: int) -> str:
         """Something came in a session."""
         mine = self.sessions[number]
-        for other in self.sessions.values():
-            if _apart(mine, other) and other.since_ns > mine.since_ns:
+        for later, other in self.sessions.items():
+            if later > number and _apart(mine, other):
                 return f"it spoke from {mine.place} while it was at {other.place}"
         return ""
 

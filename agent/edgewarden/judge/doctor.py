@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgewarden.settings.faults import CREATE, NOT_THERE
 from edgewarden.settings.schema import Device
@@ -222,6 +222,31 @@ def judge_sensors(sensors: Mapping[str, Mapping[str, object]], configured: int) 
         step = f"check plug, power and [[serial]] of {name}; `edgewarden explain {code}`"
         rungs.append(weak(f"sensor {name}", "sensors", text, code, step))
     return rungs
+
+
+def judge_devices(seen: Mapping[str, Any]) -> list[Rung]:
+    """The listener for devices behind the gateway, and those of them that need somebody."""
+    listener, devices = seen["listener"], seen["devices"]
+    if listener["state"] == "off":
+        return []
+    if listener["state"] == "refused":
+        step = listener.get("next") or f"`edgewarden explain {listener['code']}`"
+        why = listener["why"] or "the listener for devices is starting"
+        if not listener["code"]:
+            return [unchecked("devices", "agent", why)]
+        return [broken("devices", "agent", why, listener["code"], step)]
+    found = []
+    for name, one in sorted(devices.items()):
+        if one["tier"] != "contraindicated":
+            continue
+        code = "EW-DEV-002" if one["state"] == "quarantined" else "EW-DEV-003"
+        step = f"`edgewarden devices`; `edgewarden explain {code}`"
+        found.append(weak(f"device {name}", "agent", f"device {name} {one['why']}", code, step))
+    if listener["code"]:
+        step = listener.get("next") or f"`edgewarden explain {listener['code']}`"
+        found.append(weak("devices", "agent", listener["why"], listener["code"], step))
+    text = f"listening on {listener['address']}, {len(devices)} device(s) known"
+    return found[:8] or [ok("devices", "agent", text)]
 
 
 def judge_folder(name: str, path: str, exists: bool, read_only: bool, open_to_all: bool) -> Rung:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from edgewarden.settings.downstream import Downstream
 from edgewarden.settings.fields import (
     choice,
     number,
@@ -317,3 +318,4 @@ class Settings:
     )
     network: Network = section(Network, help="Who may speak with whom, and how much.")
     identity: IdentityKey = section(IdentityKey, help="Where the identity's key is kept.")
+    downstream: Downstream = section(Downstream, help="Devices behind the gateway.")

@@ -169,3 +169,35 @@ def verifier_for(cose_key: bytes) -> cose.Verify:
         return True
 
     return verify
+
+
+def either_form_verified(cose_key: bytes, message: bytes, signature: bytes) -> bool:
+    """As verifier_for, for other people's signatures: both forms of one are taken.
+
+    Only where nothing is known by the signature's bytes: a device's evidence counts by its nonce.
+
+    Raises:
+        WireRefusal: ``bad_key``.
+    """
+    if len(signature) != 2 * _COORDINATE_BYTES:
+        return False
+    return verifier_for(cose_key)(message, low_s(signature))
+
+
+def cose_key_of_pem(pem: str) -> bytes:
+    """COSE_Key of a public key in PEM that an operator named for a device.
+
+    Raises:
+        TrustFault: EW-DEV-005 unless it is P-256.
+    """
+    try:
+        key = serialization.load_pem_public_key(pem.encode())
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise WireRefusal("bad_key", "not an elliptic curve")
+        return public_cose_key(key)
+    except (ValueError, UnsupportedAlgorithm, WireRefusal) as fault:
+        raise TrustFault(
+            f"the attestation key of a device cannot be read: {fault}",
+            code="EW-DEV-005",
+            next_step="write a P-256 public key, as `openssl ec -pubout` prints it",
+        ) from fault

@@ -6,11 +6,16 @@ with its own certificate. TLS 1.2 with AEAD suites is the floor, 1.3 what everyb
 Dates are held to the system's clock, or to ``at_utc_s`` where the gateway knows better
 (order/clock.py). In one place they wait: ``untimed_context``, for the exchange that brings the
 time (trust/signed_time.py), whose answer proves itself. tests/rules holds it to that one caller.
+
+And one way to be a server, for devices behind the gateway: ``device_context``, with a key and a CA
+that are never the gateway's own.
 """
 
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
+from pathlib import Path
 
 from edgewarden.errors import TrustFault
 from edgewarden.kernel.openssl import check_certificates_at
@@ -69,3 +74,89 @@ def client_context(identity: Identity, at_utc_s: int | None = None) -> ssl.SSLCo
             next_step="run `edgewarden identity selftest`; enrol again if it stays so",
         ) from fault
     return context
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFiles:
+    """What the listener for devices behind the gateway is made of.
+
+    Attributes:
+        ca: certificates of the CA whose devices are let in.
+        certificate, key: what the listener shows.
+        crl: list of revoked certificates; None without one.
+        least: "1.3" or "1.2", the least version of TLS.
+    """
+
+    ca: Path
+    certificate: Path
+    key: Path
+    crl: Path | None = None
+    least: str = "1.3"
+
+
+_VERSIONS = {"1.3": ssl.TLSVersion.TLSv1_3, "1.2": ssl.TLSVersion.TLSv1_2}
+
+
+def device_context(files: DeviceFiles, at_utc_s: int | None = None) -> ssl.SSLContext:
+    """The listener's context: whoever has no certificate of this CA gets no further.
+
+    No session is resumed: each one shows its certificate anew, and a list of revoked ones counts
+    for each. OpenSSL holds a certificate with an extended key usage to clientAuth.
+
+    Raises:
+        TrustFault: EW-DEV-005 when a file is missing or does not fit the others.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[files.least]
+    context.set_ciphers(_TLS12_CIPHERS)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    context.set_alpn_protocols(["http/1.1", "mqtt"])
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+        context.load_verify_locations(files.ca)
+        if files.crl is not None:
+            context.load_verify_locations(files.crl)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    except (OSError, ValueError) as fault:  # ssl.SSLError is an OSError
+        raise TrustFault(
+            f"the listener for devices has no usable files: {fault}",
+            code="EW-DEV-005",
+            next_step="see docs/devices.md, Setting it up; then `edgewarden devices`",
+        ) from fault
+    if at_utc_s is not None:
+        check_certificates_at(context, at_utc_s)
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password, and nobody is here to type it")
+
+
+def prove_server(context: ssl.SSLContext) -> None:
+    """Does this context's own key carry a handshake in this very process?
+
+    OpenSSL on Debian 12 with a TPM key in use signs with no other key (kernel/openssl.py); a file
+    key loads there all the same, and every handshake fails. One is played in memory, up to the
+    server's first flight, which holds its signature.
+
+    Raises:
+        TrustFault: EW-DEV-006.
+    """
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    played = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client = played.wrap_bio(to_client, to_server, server_hostname="edgewarden")
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    for end in (client, server):
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLError as fault:
+            raise TrustFault(
+                f"the listener's key does not sign in this process: {fault}",
+                code="EW-DEV-006",
+                next_step="with a TPM key this needs tpm2-openssl 1.2 or later (Debian 13)",
+            ) from fault

@@ -41,6 +41,7 @@ class Command(StrEnum):
     SENSORS = "sensors"
     OBSERVED = "observed"
     EVIDENCE = "evidence"
+    DEVICES = "devices"
 
     @property
     def schema(self) -> str:
@@ -121,12 +122,29 @@ PROGRAM: Shape = {
     "count": int,
 }
 
+LISTENER: Shape = {"state": str, "address": str, "sessions": int, "code": str, "why": str}
+BEHIND: Shape = {
+    "tier": str,
+    "why": str,
+    "state": str,
+    "key_sha256": str,
+    "lineage": int,
+    "place": str,
+    "protocol": str,
+    "seen_s": _NUMBER_OR_NULL,
+    "sessions": int,
+    "readings": int,
+    "refused": {"*": int},
+}
+"""A device behind the gateway."""
+
 SHAPES: dict[Command, Shape] = {
     Command.STATUS: STATUS,
     Command.FINDINGS: {"device": str, "findings": [FINDING]},
     Command.SENSORS: {"device": str, "sensors": {"*": SENSOR}},
     Command.OBSERVED: {"device": str, "observed": [PROGRAM], "others": int},
     Command.EVIDENCE: {"device": str, "evidence": str},
+    Command.DEVICES: {"device": str, "listener": LISTENER, "devices": {"*": BEHIND}},
 }
 
 

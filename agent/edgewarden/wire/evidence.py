@@ -22,7 +22,7 @@ from enum import IntEnum
 from edgewarden.wire import cbor, ratchet
 from edgewarden.wire.fields import MAX_FIELDS_BYTES, Fields
 from edgewarden.wire.ratchet import NOTHING_SPENT, Issued, Spent
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import RecordClass, is_identifier
 
 FORMAT = 1
 NONCE_BYTES = 32
@@ -89,6 +89,8 @@ class Evidence:
         boot: BOOT_FACTS, each with one of its values.
         uncertainty_ms: how far issued_utc_s may be off; None when nothing vouches for it.
         spent: the continuity token, with the mark it is spent with (order/ratchet.py).
+        submods: device behind the gateway -> SHA-256 of what is said of it (wire/devices.py), a
+            detached submodule (RFC 9711 §4.2.18); None where no such listener is configured.
     """
 
     tenant: str
@@ -109,6 +111,7 @@ class Evidence:
     uncertainty_ms: int | None
     boot: Mapping[str, str]
     spent: Spent = NOTHING_SPENT
+    submods: Mapping[str, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,9 @@ def decode_challenge(payload: bytes) -> Challenge:
 # RFC 8392 §4 (sub, iat), RFC 8747 §3 (cnf), RFC 9711 §4 (the rest). Ours are below -65536 (private
 # use).
 _SUB, _IAT, _CNF, _NONCE = 2, 6, 8, 10
-_UPTIME, _PROFILE, _BOOTSEED, _SWNAME, _SWVERSION = 261, 265, 268, 270, 271
+_UPTIME, _PROFILE, _SUBMODS, _BOOTSEED, _SWNAME, _SWVERSION = 261, 265, 266, 268, 270, 271
+_SHA256 = -16  # RFC 9054 §2.1, as RFC 9711 §4.2.18 names a detached submodule's digest
+MAX_SUBMODS = 64
 _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT = range(-70001, -70008, -1)
 _BOOT, _UNCERTAINTY = -70009, -70010
 _SPENT = -70008
@@ -191,8 +196,12 @@ _SOFTWARE = "edgewarden"
 
 def encode_evidence(e: Evidence) -> bytes:
     """The claims of e/evidence (wire/quoted.py makes the payload)."""
+    behind: dict[int, cbor.Value] = {}
+    if e.submods is not None:
+        behind[_SUBMODS] = {name: [_SHA256, digest] for name, digest in e.submods.items()}
     return cbor.encode(
         {
+            **behind,
             _SUB: e.device,
             _IAT: e.issued_utc_s,
             _CNF: e.report_key,
@@ -224,7 +233,7 @@ _EVIDENCE_KEYS = {
 
 def decode_evidence(payload: bytes) -> Evidence:
     """Read the claims of verified evidence; raises WireRefusal("bad_evidence")."""
-    f = Fields(payload, "bad_evidence", _EVIDENCE_KEYS)
+    f = Fields(payload, "bad_evidence", _EVIDENCE_KEYS, frozenset((_SUBMODS,)))
     f.constant(_PROFILE, EAT_PROFILE)
     f.constant(_SWNAME, _SOFTWARE)
     measurements: dict[str, bytes] = {}
@@ -271,7 +280,27 @@ def decode_evidence(payload: bytes) -> Evidence:
         uncertainty_ms=None if f.body[_UNCERTAINTY] is None else f.uint(_UNCERTAINTY),
         boot=_boot(f),
         spent=spent,
+        submods=_submods(f) if _SUBMODS in f.body else None,
     )
+
+
+def _submods(f: Fields) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    value = f.body[_SUBMODS]
+    if not isinstance(value, dict) or len(value) > MAX_SUBMODS:
+        raise f.no(_SUBMODS, f"is not a map of at most {MAX_SUBMODS} entries")
+    for name, detached in value.items():
+        if not isinstance(name, str) or not is_identifier(name):
+            raise f.no(_SUBMODS, "has a name that is no identifier")
+        if not isinstance(detached, list) or len(detached) != 2:
+            raise f.no(_SUBMODS, f"{name} is no pair")
+        algorithm, digest = detached
+        if not isinstance(algorithm, int) or algorithm != _SHA256:
+            raise f.no(_SUBMODS, f"{name} is not by SHA-256")
+        if not isinstance(digest, bytes) or len(digest) != 32:
+            raise f.no(_SUBMODS, f"{name} has no SHA-256")
+        found[name] = digest
+    return found
 
 
 def _boot(f: Fields) -> dict[str, str]:

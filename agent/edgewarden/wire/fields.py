@@ -21,10 +21,12 @@ GRADES = ("G0", "G0+", "G1", "G2", "G3")
 class Fields:
     """The typed gate: takes one decoded map apart and names the field that does not fit."""
 
-    def __init__(self, payload: bytes, refusal: str, keys: set[int]) -> None:
+    def __init__(
+        self, payload: bytes, refusal: str, keys: set[int], may: frozenset[int] = frozenset()
+    ) -> None:
         self.refusal = refusal
         body = cbor.decode(payload, MAX_FIELDS_BYTES)
-        if not isinstance(body, dict) or set(body) != keys:
+        if not isinstance(body, dict) or set(body) - may != keys:
             raise WireRefusal(refusal, "not exactly the fields of this message")
         self.body = body
 

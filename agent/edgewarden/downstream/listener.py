@@ -1,0 +1,350 @@
+"""The listener for devices: sockets and TLS, around the judges of this room.
+
+    accept ──▶ budget ──▶ TLS, mutual, within handshake_s ──▶ name, key ──▶ desk.enter
+                 │ no                 │ no                        │ no          │ no
+                 ▼                    ▼                           ▼             ▼
+               closed               closed                      closed        closed
+
+    then by the first byte:  0x10  MQTT (a CONNECT)      a letter  HTTP      anything else  closed
+
+The first byte says which protocol it is, not ALPN: mosquitto_pub and `openssl s_client` name none.
+Where a client names one, http/1.1 and mqtt are agreed to.
+
+Bounds: sessions and handshakes (budget.py); FIRST_BYTE_S for the first byte, HTTP_IDLE_S between
+requests, one and a half keep-alives between MQTT packets, MQTT_IDLE_S without one; a dead peer is
+found by the kernel (sessions.KEEPALIVE). What waits to be written is bounded by not reading on.
+
+A fault of one connection ends that connection. Every method on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgewarden.appraise.devices import key_of_info
+from edgewarden.downstream import http, mqtt
+from edgewarden.downstream.budget import Budget, place_of, source_of
+from edgewarden.downstream.certificate import key_digest, name_of, public_key_info
+from edgewarden.downstream.desk import NONCE_S, Desk
+from edgewarden.downstream.readings import read_payload
+from edgewarden.downstream.sessions import KEEPALIVE, Peer
+from edgewarden.errors import EdgewardenError, WireRefusal
+from edgewarden.ports import Clock
+
+FIRST_BYTE_S = 10.0
+HTTP_IDLE_S = 30.0
+"""curl's next request comes at once; a board that thinks longer connects again."""
+MQTT_IDLE_S = 3600.0
+MAX_KEEPALIVE_S = 1200
+"""What a client may ask for at most, times one and a half: half an hour of a slot."""
+BACKLOG = 32
+ACCEPT_PAUSE_S = 0.1
+"""After accept(2) failed (no descriptors left): not at once again."""
+_READ_BYTES = 4096
+
+NewContext = Callable[[], ssl.SSLContext]
+"""The context for the next handshake; may raise TrustFault."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    """Where and how long; budget.py has the rest."""
+
+    host: str
+    port: int
+    prefix: str
+    handshake_s: float
+
+
+class Listener:
+    """See the module."""
+
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        budget: Budget,
+        desk: Desk,
+        context: NewContext,
+        clock: Clock,
+        overrun: Callable[[str], None] = lambda refusal: None,
+    ) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._desk = desk
+        self._context = context
+        self._clock = clock
+        self._overrun = overrun
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ends: dict[int, asyncio.Task[None]] = {}
+        self.failed: dict[str, int] = {}
+        self.port = settings.port
+        self._socket: socket.socket | None = None
+
+    def open(self) -> None:
+        """Take the address; ``run`` must follow. Raises OSError when it cannot be had."""
+        self._socket = open_socket(self._settings.host, self._settings.port)
+        self.port = self._socket.getsockname()[1]
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        assert self._socket is not None  # open() comes first
+        try:
+            await self._accept(self._socket)
+        finally:
+            self._socket.close()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def end(self, number: int) -> None:
+        """End a session of the desk's."""
+        task = self._ends.get(number)
+        if task is not None:
+            task.cancel()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listening)
+            except OSError:
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            source = source_of(address[0])
+            refusal = self._budget.admit(source, self._clock.now().boot_ns)
+            if refusal:
+                connection.close()
+                self._overrun(refusal)
+                continue
+            task = loop.create_task(self._serve(connection, source, place_of(address[0])))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket, source: str, place: str) -> None:
+        """One connection, from its handshake to its end."""
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        try:
+            keep_alive(connection)
+            streams = await self._shake(connection)
+        except (OSError, EdgewardenError) as fault:  # ssl.SSLError is an OSError
+            self._fail(fault)
+        finally:
+            self._budget.done(source, self._clock.now().boot_ns, streams is not None)
+            if streams is None:
+                connection.close()
+        if streams is None:
+            return
+        self._budget.sessions += 1
+        try:
+            await self._session(*streams, place)
+        except WireRefusal as refusal:
+            self._count(refusal.name)
+        except (OSError, EOFError):  # TimeoutError, IncompleteReadError
+            pass
+        finally:
+            self._budget.sessions -= 1
+            streams[1].close()
+            with contextlib.suppress(OSError):
+                await streams[1].wait_closed()
+
+    async def _shake(
+        self, connection: socket.socket
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_READ_BYTES, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol,
+            connection,
+            ssl=self._context(),
+            ssl_handshake_timeout=self._settings.handshake_s,
+            ssl_shutdown_timeout=1.0,
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _session(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: str
+    ) -> None:
+        peer, tls_key = self._peer(writer, place)
+        number = await self._desk.enter(peer, tls_key)
+        task = asyncio.current_task()
+        assert task is not None  # _accept made one
+        self._ends[number] = task
+        try:
+            async with asyncio.timeout(FIRST_BYTE_S):
+                first = await reader.readexactly(1)
+            if first == b"\x10":
+                self._desk.speaks(number, "mqtt")
+                await Mqtt(self._desk, number, reader, writer).run(first)
+            elif first.isalpha():
+                self._desk.speaks(number, "http")
+                await Http(self._desk, number, reader, writer).run(first)
+            else:
+                raise WireRefusal("unknown_protocol", f"first byte {first[0]:#04x}")
+        finally:
+            self._ends.pop(number, None)
+            self._desk.leave(number)
+
+    def _peer(self, writer: asyncio.StreamWriter, place: str) -> tuple[Peer, bytes]:
+        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        der, told = tls.getpeercert(binary_form=True), tls.getpeercert()
+        if not der or not told or tls.session_reused:
+            raise WireRefusal("no_certificate", "this session showed none")
+        name = name_of(told.get("subjectAltName", ()), self._settings.prefix)
+        return Peer(name, key_digest(der), place), key_of_info(public_key_info(der))
+
+    def _fail(self, fault: Exception) -> None:
+        name = "closed"
+        if isinstance(fault, ssl.SSLCertVerificationError):
+            name = f"certificate: {fault.verify_message}"
+        elif isinstance(fault, ssl.SSLError):
+            name = (fault.reason or "tls").lower()
+        elif isinstance(fault, EdgewardenError):
+            name = fault.code
+        elif isinstance(fault, (TimeoutError, ConnectionAbortedError)):
+            name = "handshake_timeout"
+        self._count(name[:64])
+
+    def _count(self, name: str) -> None:
+        if name in self.failed or len(self.failed) < 64:
+            self.failed[name] = self.failed.get(name, 0) + 1
+
+
+class Http:
+    """One connection that speaks HTTP."""
+
+    def __init__(
+        self, desk: Desk, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._desk, self._number = desk, number
+        self._reader, self._writer = reader, writer
+
+    async def run(self, first: bytes) -> None:
+        """Answer requests until one of both sides has enough."""
+        while True:
+            try:
+                async with asyncio.timeout(HTTP_IDLE_S):
+                    head = http.parse_head(first + await self._head())
+                    first = b""
+                    if head.waits:
+                        self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    body = await self._reader.readexactly(head.length)
+            except http.Refused as refusal:
+                self._desk.refuse(self._number, refusal)
+                await self._send(http.answer(refusal.status, {"refused": str(refusal)}, close=True))
+                return
+            self._desk.spoke(self._number)
+            await self._send(self._answer(head, body))
+            if head.close:
+                return
+
+    async def _head(self) -> bytes:
+        try:
+            return await self._reader.readuntil(http.END)
+        except asyncio.LimitOverrunError:
+            return b"\0" * http.MAX_HEAD_BYTES + http.END  # longer than the parser takes
+
+    def _answer(self, head: http.Head, body: bytes) -> bytes:
+        try:
+            if head.path == "/nonce":
+                told = {"nonce": self._desk.nonce(self._number).hex(), "valid_s": NONCE_S}
+                schema = "edgewarden.device-nonce/1"
+                return http.answer(200, {"schema": schema, **told}, head.close)
+            if head.path == "/evidence":
+                tier, why = self._desk.evidence(self._number, body)
+                said: dict[str, object] = {"tier": tier.label, "why": why}
+                schema = "edgewarden.device-verdict/1"
+                return http.answer(200, {"schema": schema, **said}, head.close)
+            self._desk.readings(self._number, read_payload(body))
+            return http.answer(204, close=head.close)
+        except WireRefusal as refusal:
+            self._desk.refuse(self._number, refusal)
+            status = 429 if refusal.name == "rate" else 400
+            return http.answer(status, {"refused": str(refusal)}, head.close)
+
+    async def _send(self, data: bytes) -> None:
+        self._writer.write(data)
+        async with asyncio.timeout(HTTP_IDLE_S):
+            await self._writer.drain()
+
+
+class Mqtt:
+    """One connection that speaks MQTT."""
+
+    def __init__(
+        self, desk: Desk, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._desk, self._number = desk, number
+        self._reader, self._writer = reader, writer
+        self._version = 0
+        self._idle_s = FIRST_BYTE_S
+
+    async def run(self, data: bytes) -> None:
+        """Take packets until DISCONNECT, the end, or a refusal."""
+        while True:
+            try:
+                packet, data = mqtt.take(data, self._version)
+                if packet is None:
+                    async with asyncio.timeout(self._idle_s):
+                        more = await self._reader.read(_READ_BYTES)
+                    if not more:
+                        return
+                    data += more
+                    continue
+                self._desk.spoke(self._number)
+                if packet.kind is mqtt.Kind.DISCONNECT:
+                    return
+                self._writer.write(self._answer(packet))
+            except WireRefusal as refusal:
+                self._desk.refuse(self._number, refusal)
+                self._writer.write(mqtt.disconnect(self._version, _REASON.get(refusal.name, 0x81)))
+                return
+            async with asyncio.timeout(self._idle_s):
+                await self._writer.drain()
+
+    def _answer(self, packet: mqtt.Packet) -> bytes:
+        if packet.kind is mqtt.Kind.CONNECT:
+            self._version = packet.version
+            keepalive_s = min(packet.keepalive_s, MAX_KEEPALIVE_S)
+            self._idle_s = 1.5 * keepalive_s if keepalive_s else MQTT_IDLE_S
+            return mqtt.connack(packet.version)
+        if packet.kind is mqtt.Kind.PUBLISH:
+            self._desk.readings(self._number, read_payload(packet.payload, packet.topic))
+            return mqtt.puback(packet.packet_id) if packet.qos else b""
+        if packet.kind is mqtt.Kind.SUBSCRIBE:
+            return mqtt.suback(packet, self._version)
+        return mqtt.pingresp()
+
+
+_REASON = {"rate": mqtt.DISCONNECT_RATE, "quarantined": mqtt.DISCONNECT_ADMIN}
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A listening socket; ``::`` is all of both families."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Have the kernel find out when a peer is gone."""
+    idle_s, between_s, times = KEEPALIVE
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, between_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, times)

@@ -1,0 +1,251 @@
+"""The listener's own bounds: before TLS, during the handshake, and until the first byte.
+
+What real clients make of it is in tests/system/test_devices.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from edgewarden.downstream import listener as module
+from edgewarden.downstream.budget import Limits
+from edgewarden.downstream.shown import DeskSettings
+from edgewarden.errors import TrustFault
+from edgewarden.trust.tls import device_context, prove_server
+from tests.downstream.world import PREFIX, Devices, Running, listening
+from tests.fakes.pki import Authority
+from tests.waiting import until
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def client(devices: Devices, own: tuple[str, str] | None, *, most: ssl.TLSVersion | None = None) -> ssl.SSLContext:  # fmt: skip  # noqa: E501
+    context = ssl.create_default_context(cafile=str(devices.ca_path))
+    if own is not None:
+        context.load_cert_chain(*own)
+    if most is not None:
+        context.maximum_version = most
+    return context
+
+
+async def dial(running: Running, context: ssl.SSLContext | None = None) -> Streams:
+    name = "localhost" if context else None
+    return await asyncio.open_connection(
+        "127.0.0.1", running.port, ssl=context, server_hostname=name
+    )
+
+
+async def hung_up(streams: Streams) -> bytes:
+    """What came until the other end closed."""
+    try:
+        async with asyncio.timeout(10):
+            return await streams[0].read()
+    except OSError:
+        return b""
+    finally:
+        streams[1].close()
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 60))  # type: ignore[arg-type]
+
+
+def test_a_stranger_holds_no_slot_longer_than_a_handshake_may_take(tmp_path: Path) -> None:
+    devices = Devices(tmp_path)
+
+    async def scene() -> None:
+        async with listening(devices, handshake_s=0.3) as running:
+            silent = await dial(running)
+            assert await hung_up(silent) == b""
+            await running.settled()
+            assert running.listener.failed == {"handshake_timeout": 1}
+            assert running.budget._busy == {}
+
+    play(scene)
+
+
+def test_handshakes_of_one_source_are_bounded_before_tls(tmp_path: Path) -> None:
+    devices = Devices(tmp_path)
+
+    async def scene() -> None:
+        async with listening(devices, handshake_s=30) as running:
+            held = [await dial(running) for _ in range(2)]
+            await until(lambda: running.budget._busy == {"127.0.0.1": 2})
+            assert await hung_up(await dial(running)) == b""
+            assert running.overruns == ["source_busy"]
+            assert running.listener.failed == {}
+            for _, writer in held:
+                writer.close()
+
+    play(scene)
+
+
+def test_a_device_gets_in_while_strangers_hold_their_half(tmp_path: Path) -> None:
+    """Known by an earlier session; every slot of the strangers is taken by silent connections."""
+    devices = Devices(tmp_path)
+    press = devices.device("press-1")
+
+    async def scene() -> None:
+        limits = Limits(handshakes=4, per_source=9, burst=100)
+        async with listening(devices, limits=limits, handshake_s=30, host="::") as running:
+            await get(running, client(devices, press), "/nonce")
+            held = [
+                await asyncio.open_connection("::1", running.port) for _ in range(3)
+            ]  # one source by the /64 of ::1; the device is 127.0.0.1
+            await until(lambda: running.overruns == ["busy"])
+            assert running.budget._busy == {"::/64": 2}
+            assert b" 200 " in await get(running, client(devices, press), "/nonce")
+            for _, writer in held:
+                writer.close()
+
+    play(scene)
+
+
+async def get(running: Running, context: ssl.SSLContext, path: str) -> bytes:
+    streams = await dial(running, context)
+    streams[1].write(f"GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+    return await hung_up(streams)
+
+
+def test_sessions_are_bounded(tmp_path: Path) -> None:
+    devices = Devices(tmp_path)
+    context = client(devices, devices.device("press-1"))
+
+    async def scene() -> None:
+        async with listening(devices, limits=Limits(sessions=1)) as running:
+            first = await dial(running, context)
+            await until(lambda: running.budget.sessions == 1)
+            assert await hung_up(await dial(running)) == b""
+            assert running.overruns == ["too_many_sessions"]
+            first[1].close()
+            await running.settled()
+            assert b" 200 " in await get(running, context, "/nonce")
+
+    play(scene)
+
+
+def test_who_says_nothing_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_BYTE_S", 0.2)
+    devices = Devices(tmp_path)
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            assert await hung_up(await dial(running, client(devices, devices.device("a")))) == b""
+            await running.settled()
+            assert running.desk.where.sessions == {}
+            assert running.desk.listed()["a"]["sessions"] == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("first", [b"\x16\x03\x01", b"\x00", b"{", b"\x30\x03", b"5"])
+def test_another_protocol_is_ended(tmp_path: Path, first: bytes) -> None:
+    devices = Devices(tmp_path)
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            streams = await dial(running, client(devices, devices.device("a")))
+            streams[1].write(first)
+            assert await hung_up(streams) == b""
+            await running.settled()
+            assert running.listener.failed == {"unknown_protocol": 1}
+
+    play(scene)
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "foreign name": ({"uri": "urn:somebody:press-1"}, "foreign_name"),
+    "two names": ({"uri": f"{PREFIX}a {PREFIX}b"}, "two_names"),
+    "not listed": ({}, "not_listed"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_certificate_of_our_ca_is_not_enough(tmp_path: Path, case: str) -> None:
+    devices = Devices(tmp_path)
+    given, name = REFUSED[case]
+    own = devices.device("press-1", **given)  # type: ignore[arg-type]
+
+    async def scene() -> None:
+        settings = DeskSettings(frozenset(("press-2",)))
+        async with listening(devices, settings) as running:
+            assert await get(running, client(devices, own), "/nonce") == b""
+            await running.settled()
+            assert running.listener.failed == {name: 1}
+            assert running.desk.listed() == {}
+
+    play(scene)
+
+
+def test_an_old_version_of_tls_is_spoken_only_where_it_is_allowed(tmp_path: Path) -> None:
+    devices = Devices(tmp_path)
+    context = client(devices, devices.device("press-1"), most=ssl.TLSVersion.TLSv1_2)
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            # asyncio ends a failed handshake without an alert
+            with pytest.raises((ConnectionResetError, ssl.SSLError)):
+                await dial(running, context)
+            await running.settled()
+            assert running.listener.failed == {"unsupported_protocol": 1}
+        async with listening(devices, least="1.2") as running:
+            assert b" 200 " in await get(running, context, "/nonce")
+
+    play(scene)
+
+
+def test_nothing_is_resumed(tmp_path: Path) -> None:
+    """Each session shows its certificate anew; a resumed one would show none to a new list."""
+    devices = Devices(tmp_path)
+    own = devices.device("press-1")
+    for most in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        ours = client(devices, own, most=most)
+        theirs = device_context(devices.files("1.2"))
+        session = None
+        for _ in range(2):
+            to_us, to_them = ssl.MemoryBIO(), ssl.MemoryBIO()
+            one = ours.wrap_bio(to_us, to_them, server_hostname="localhost", session=session)
+            other = theirs.wrap_bio(to_them, to_us, server_side=True)
+            for _ in range(4):
+                for end in (one, other):
+                    try:
+                        end.do_handshake()
+                    except ssl.SSLWantReadError:
+                        continue
+            assert not other.session_reused
+            session = one.session
+
+
+@pytest.mark.parametrize("fault", ["missing", "foreign key", "garbled ca", "password"])
+def test_files_that_do_not_fit_are_named(tmp_path: Path, fault: str) -> None:
+    devices = Devices(tmp_path)
+    files = devices.files()
+    if fault == "missing":
+        files.certificate.unlink()
+    elif fault == "foreign key":
+        files.key.write_bytes(Authority().server().key_pem)
+    elif fault == "garbled ca":
+        files.ca.write_bytes(b"x")
+    else:
+        files.key.write_bytes(LOCKED)
+    with pytest.raises(TrustFault) as refused:
+        device_context(files)
+    assert refused.value.code == "EW-DEV-005"
+
+
+LOCKED = b"""-----BEGIN EC PRIVATE KEY-----
+Proc-Type: 4,ENCRYPTED
+DEK-Info: AES-128-CBC,00000000000000000000000000000000
+
+AAAA
+-----END EC PRIVATE KEY-----
+"""
+
+
+def test_a_listener_with_a_file_key_is_proven(tmp_path: Path) -> None:
+    prove_server(device_context(Devices(tmp_path).files()))
