@@ -7,7 +7,7 @@ in tests/fakes/ and are held to the same contract suite as the real thing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,8 @@ from edgewarden.wire.tpm import TpmQuote
 
 FactSink = Callable[[Event | Reading], None]
 """Takes one fact. Never blocks, never raises, called on the event loop's thread only."""
+Sleep = Callable[[float], Awaitable[None]]
+"""Waits so many seconds, or less where several had better wake at one moment; asyncio.sleep."""
 
 
 @dataclass(frozen=True, slots=True)

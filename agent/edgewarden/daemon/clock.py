@@ -8,6 +8,7 @@ scheduled uses CLOCK_BOOTTIME.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -22,6 +23,15 @@ def wall_ns() -> int:
     """CLOCK_REALTIME, for what needs no more of a clock: a unit with ProcSubset=pid has no boot id
     to read."""
     return time.clock_gettime_ns(time.CLOCK_REALTIME)
+
+
+async def in_step(seconds: float) -> None:
+    """Sleep until the loop's clock is a multiple of ``seconds``: all who sleep so wake at once.
+
+    Each wake-up costs a processor that rests its rest; half a dozen tasks with a period of a second
+    or two cost one a second in place of one each.
+    """
+    await asyncio.sleep(seconds - asyncio.get_running_loop().time() % seconds)
 
 
 class SystemClock:

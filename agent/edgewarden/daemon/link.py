@@ -27,7 +27,7 @@ from edgewarden.act.indicator import condition_of, open_indicator
 from edgewarden.daemon import config
 from edgewarden.daemon.answers import Answers
 from edgewarden.daemon.attester import Attester, Who
-from edgewarden.daemon.clock import SystemRandomness, credentials_folder
+from edgewarden.daemon.clock import SystemRandomness, credentials_folder, in_step
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.daemon.control import serve_control
@@ -107,13 +107,14 @@ class Link:
             HostSettings(settings.paths.state, settings.host.period_s), self.take, self.clock
         )
         looks = Looks(f"{settings.paths.run}/{LOOK}")
-        self.watcher = Watcher(settings.processes, self.take, self.clock, Sockets(), looks)
+        self.watcher = Watcher(settings.processes, self.take, self.clock, Sockets(), looks, in_step)
         self.processes = ProcessSweep(
             ProcessSettings(settings.processes.sweep_s),
             self.take,
             self.clock,
             self.watcher.see,
             looks.fresh,
+            in_step,
         )
         self.gate = GateFacts(
             f"{settings.paths.run}/gate-facts.sock",
@@ -130,6 +131,7 @@ class Link:
             f"{settings.paths.run}/gate-names.sock",
             self.take,
             self.clock,
+            in_step,
         )
         self.uplink = build_uplink(
             settings.uplink,
@@ -300,7 +302,7 @@ class Link:
     async def _housekeeping(self) -> None:
         asyncio.get_running_loop().call_later(START_OVER_S, memory.give_back)
         while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
+            await in_step(HOUSEKEEPING_S)
             now_ns = self.clock.now().boot_ns
             for event, record_class in self.triage.due(now_ns):
                 self.storage.submit_event(event, record_class)

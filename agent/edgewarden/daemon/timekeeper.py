@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewarden.daemon.clock import SystemClock
+from edgewarden.daemon.clock import SystemClock, in_step
 from edgewarden.errors import EdgewardenError
 from edgewarden.order import clock as order
 from edgewarden.order.clock import Known, Look
@@ -116,7 +116,7 @@ class Timekeeper:
                 self.tick()
                 if self.wants_signed(dates_fail()):
                     self.asked(await loop.run_in_executor(None, self.fetch))
-                await asyncio.sleep(TICK_S)
+                await in_step(TICK_S)
         finally:
             self.keep()
 

@@ -54,7 +54,7 @@ from edgewarden.inventory.procfiles import (
     text,
     user_of,
 )
-from edgewarden.ports import Clock, FactSink
+from edgewarden.ports import Clock, FactSink, Sleep
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.look import Looked
 from edgewarden.wire.processes import UNKNOWN, Delta, Process
@@ -133,7 +133,9 @@ class ProcessSweep:
         clock: Clock,
         watch: Callable[[Delta], None] = lambda _: None,
         seen_by_root: Callable[[], Iterable[Looked]] = tuple,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
+        self._sleep = sleep
         self._settings = settings
         self._sink = sink
         self._clock = clock
@@ -159,7 +161,7 @@ class ProcessSweep:
         """Sweep until cancelled."""
         while True:
             self.look()
-            await asyncio.sleep(self._settings.sweep_s)
+            await self._sleep(self._settings.sweep_s)
 
     def close(self) -> None:
         """End the thread that asks for command lines."""

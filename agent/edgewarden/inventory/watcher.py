@@ -21,7 +21,7 @@ from edgewarden.inventory.looked import LATE_S, Looks
 from edgewarden.inventory.preloads import PATH, read_preload
 from edgewarden.inventory.procfiles import forks_ever
 from edgewarden.inventory.sockets import Sockets, ephemeral_ports
-from edgewarden.ports import Clock, FactSink
+from edgewarden.ports import Clock, FactSink, Sleep
 from edgewarden.settings.processes import Processes as Settings
 from edgewarden.watch.findings import finding
 from edgewarden.watch.listeners import Expected, Listeners
@@ -61,7 +61,9 @@ class Watcher:
         clock: Clock,
         sockets: Sockets,
         looks: Looks | None = None,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
+        self._sleep = sleep
         self._settings = settings
         self._sink = sink
         self._clock = clock
@@ -81,7 +83,7 @@ class Watcher:
         while True:
             self.look_at_listeners()
             self.look_at_preload()
-            await asyncio.sleep(self._sockets.period_s)
+            await self._sleep(self._sockets.period_s)
 
     # --- what comes in ------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from edgewarden.errors import WireRefusal
-from edgewarden.ports import Clock, FactSink
+from edgewarden.ports import Clock, FactSink, Sleep
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.local import NameAnswer, encode
 from edgewarden.wire.local_network import MAX_ADDRESSES
@@ -84,7 +84,9 @@ class NameRefresh:
         path: str,
         sink: FactSink,
         clock: Clock,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
+        self._sleep = sleep
         self._table = table
         self._resolve = resolve
         self._path = path
@@ -101,7 +103,7 @@ class NameRefresh:
         try:
             while True:
                 await self.look()
-                await asyncio.sleep(LOOK_S)
+                await self._sleep(LOOK_S)
         finally:
             self._drop()
 
