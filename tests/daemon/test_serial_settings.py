@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from edgewarden.daemon.sensors import build_sensors, serial_settings
+from edgewarden.daemon.sensors import build_sensors, serial_settings, told
 from edgewarden.serial.binary import CHECKS
 from edgewarden.serial.modbus_bus import ModbusBus
 from edgewarden.serial.portlife import Line
@@ -14,6 +14,7 @@ from edgewarden.serial.registers import Order, RegisterType
 from edgewarden.settings.source import SourceFile
 from edgewarden.settings.validate import load_settings
 from edgewarden.wire.facts import Reading
+from tests.cli.json_page import differs, shapes
 from tests.fakes.clock import FakeClock, FakeRandomness
 from tests.serial.frames import cobs, slip
 from tests.serial.test_nmea import GGA, sealed
@@ -79,3 +80,14 @@ def test_a_modbus_port_is_built_as_it_was_written() -> None:
     assert energy.word_order is energy.byte_order is Order.LITTLE
     assert (energy.period_s, energy.scale) == (3.0, 0.1)
     assert (on.type, on.count, on.bit) == (RegisterType.BOOL, 1, 15)
+
+
+def test_what_link_tells_of_its_ports_is_the_page() -> None:
+    settings = load_settings([SourceFile("s.toml", HEAD + 'format = "nmea"\n')])
+    sensors = build_sensors(settings.serial, [].append, FakeClock(), FakeRandomness())
+    sensors[0]._decoder.feed(b"$GPGGA,noise*00\r\n", 7)
+    body = {"device": "gw", "sensors": told(sensors)}
+    assert differs(body, shapes()["edgewarden.sensors/1"]) == []
+    (seen,) = told(sensors).values()
+    assert isinstance(seen, dict)
+    assert (seen["port"], seen["reason"], seen["bad_frames"]) == ("/dev/ttyS9", "not started", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from edgewarden.cli.console import Console, Exit, clip
@@ -12,6 +13,9 @@ from edgewarden.wire.control import Command
 
 WELL = ("live", "open")
 """States that need nobody."""
+UNSTABLE = ("/dev/ttyUSB", "/dev/ttyACM")
+"""Numbered in the order of plugging in."""
+BY_PATH = "/dev/serial/by-path"
 
 
 def configure(noun: str, parser: argparse.ArgumentParser) -> None:
@@ -39,7 +43,28 @@ def run(args: argparse.Namespace, console: Console) -> int:
         silent = "-" if s["silent_s"] is None else f"{s['silent_s']:.1f}"
         counts = f"{s['readings']:>10} {s['bad_frames']:>10} {silent:>9}"
         console.line(clip(f"{name:<24} {s['state']:<10} {counts}"))
+    for name, s in sorted(sensors.items()):
+        for line in _notes(name, s):
+            console.line(line)
     for name in ill:
-        text = f"sensor {name} is {sensors[name]['state']}"
+        reason = sensors[name].get("reason")
+        text = f"sensor {name} is {sensors[name]['state']}" + (f": {reason}" if reason else "")
         console.fault(text, "EW-SER-002", "check power and wiring; `edgewarden explain EW-SER-002`")
     return code
+
+
+def _notes(name: str, sensor: dict[str, Any]) -> Iterator[str]:
+    """What of a port somebody should see besides its row; a link before an upgrade tells less."""
+    counters = sensor.get("counters", {})
+    bad = {word: counters.get(word, 0) for word in ("crc_bad", "overrun")}
+    bad |= counters.get("refusals", {})
+    named = ", ".join(f"{word} {count}" for word, count in bad.items() if count)
+    if named:
+        yield clip(f"{name}: bad frames: {named}")
+    for unit, note in sensor.get("slaves", {}).items():
+        if note != "ok":
+            yield clip(f"{name}: unit {unit}: {note}")
+    place = sensor.get("adapter", "").rpartition(" at ")[2]
+    if place and sensor.get("port", "").startswith(UNSTABLE):
+        yield f"{name}: its path may change at a boot; this one does not:"
+        yield f"  {BY_PATH}/{place}"

@@ -29,6 +29,7 @@ class Answers:
         self,
         device: str,
         status: Callable[[], Body],
+        sensors: Callable[[], Body],
         findings: Findings,
         gate: GateFacts,
         attester: Attester,
@@ -36,6 +37,7 @@ class Answers:
     ) -> None:
         self._device = device
         self._status = status
+        self._sensors = sensors
         self._findings = findings
         self._gate = gate
         self._attester = attester
@@ -55,7 +57,7 @@ class Answers:
             seen = self._gate.observed
             told = {"observed": seen.listed(), "others": seen.others}
         elif command is Command.SENSORS:
-            told = {"sensors": self._status()["sensors"]}
+            told = {"sensors": self._sensors()}
         elif command is Command.DEVICES:
             told = self._behind()
         return {"schema": command.schema, "device": self._device, **told}

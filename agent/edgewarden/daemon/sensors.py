@@ -10,7 +10,7 @@ from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.sense.adapter import adapter_of
 from edgewarden.serial.binary import CHECKS, ByteOrder, Counts, Layout, Start
 from edgewarden.serial.fields import Field, FieldType
-from edgewarden.serial.portlife import Format, Framing, Line, SerialSettings
+from edgewarden.serial.portlife import Format, Framing, Line, SensorState, SerialSettings
 from edgewarden.serial.registers import ModbusRegister, Order, RegisterType
 from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
 from edgewarden.settings import serial as schema
@@ -25,6 +25,26 @@ def build_sensors(
     return [
         build_serial_sensor(serial_settings(s), sink, clock, random, adapter_of) for s in wanted
     ]
+
+
+def told(sensors: Iterable[SerialSensor]) -> dict[str, object]:
+    """link's answer to `edgewarden sensors`: name -> everything that is known of the port."""
+    return {seen.name: _told(seen) for seen in (sensor.snapshot() for sensor in sensors)}
+
+
+def _told(seen: SensorState) -> dict[str, object]:
+    return {
+        "state": str(seen.state),
+        "readings": seen.readings,
+        "bad_frames": seen.bad_frames,
+        "silent_s": round(seen.silent_s, 3),
+        "port": seen.port,
+        "adapter": seen.adapter,
+        "reason": seen.reason,
+        "reopens": seen.reopens,
+        "counters": dict(seen.counters),
+        "slaves": {str(unit): note for unit, note in seen.slaves.items()},
+    }
 
 
 def serial_settings(wanted: schema.Serial) -> SerialSettings:

@@ -213,6 +213,8 @@ class SensorState:
         reason: why the port is not live, "" when it is.
         counters: the framer's own counts.
         slaves: ``modbus-rtu``: unit -> "ok" or what is wrong.
+        port: the path that is opened.
+        adapter: which adapter it led to last, "" for unknown.
     """
 
     name: str
@@ -224,3 +226,5 @@ class SensorState:
     reason: str
     counters: Mapping[str, object]
     slaves: Mapping[int, str] = field(default_factory=dict)
+    port: str = ""
+    adapter: str = ""

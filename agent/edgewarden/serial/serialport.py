@@ -146,6 +146,8 @@ class SerialSensor:
             reason=self._reason,
             counters=self._decoder.counters.as_map(),
             slaves=slaves,
+            port=self._settings.port,
+            adapter=self._adapter,
         )
 
     async def run(self) -> None:
