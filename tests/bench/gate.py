@@ -222,11 +222,13 @@ def enforcing(
     write_policy(str(state), table, config)
     lean = [str(interpreter.python) if interpreter else sys.executable, "-I", "-S"]
     env = environment(interpreter)
-    agent = ROOT / "agent" / "edgewarden"
-    canary = place.start(*lean, agent / "exec" / "canary.py", run, name="canary")
-    await_("proof of the tier", lambda: canary.poll() is not None, 30)
-    guard_pid = _guard(place, run, lean, agent, env)
-    gate = place.start(*lean, agent / "daemon" / "gate.py", state, run, name="gate", env=env)
+    canary = ROOT / "agent" / "edgewarden" / "exec" / "canary.py"
+    proof = place.start(*lean, canary, run, name="canary")
+    await_("proof of the tier", lambda: proof.poll() is not None, 30)
+    guard_pid = _guard(place, run, lean, env)
+    gate = place.start(
+        *lean, "-c", as_installed("gate", "*sys.argv[1:]"), state, run, name="gate", env=env
+    )
     facts = run / "gate-facts.sock"
     await_("gate", lambda: facts.exists() or gate.poll() is not None, 10)
     if gate.poll() is not None:
@@ -240,15 +242,21 @@ def enforcing(
     return Standing(run, gate.pid, guard_pid)
 
 
-def _guard(
-    place: Place, run: Path, lean: list[str], agent: Path, env: dict[str, str] | None = None
-) -> int:
+def as_installed(name: str, arguments: str) -> str:
+    """What ``edgewarden gate`` and ``guard`` become (cli/services.py): nothing is compiled at the
+    start, which 0.6 MB of gate's memory would show."""
+    root = str(ROOT / "agent")
+    load = f"from edgewarden.daemon.{name} import main"
+    return f"import sys; sys.path.append({root!r}); {load}; sys.exit(main({arguments}))"
+
+
+def _guard(place: Place, run: Path, lean: list[str], env: dict[str, str] | None = None) -> int:
     """guard with its listening socket as descriptor 3, as a service manager hands it over."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(run / "guard.sock"))
         listener.listen(4)
         fd = listener.fileno()
-        command = (*lean, agent / "daemon" / "guard.py", str(fd))
+        command = (*lean, "-c", as_installed("guard", str(fd)))
         return place.start(*command, name="guard", env=env, pass_fds=(fd,)).pid
 
 

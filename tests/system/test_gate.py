@@ -819,7 +819,10 @@ def test_processes_are_told_to_link(small: World) -> None:
 
 # --- what gate is made of -------------------------------------------------------------------------
 
-HEAVY = ("asyncio", "ssl", "_ssl", "_hashlib", "socket", "subprocess", "logging", "typing", "enum")
+HEAVY = (
+    "asyncio", "ssl", "_ssl", "_hashlib", "socket", "subprocess", "logging", "typing", "enum",
+    "ctypes",
+)  # fmt: skip
 FOREIGN = (
     "dataclasses",
     "argparse",

@@ -10,9 +10,8 @@ one-shot compiles it), proving the tier (exec/canary.py runs before, in a proces
 
     python3 -I -S .../daemon/gate.py /var/lib/edgewarden /run/edgewarden
 
-starts without site-packages and settings parser. (With -c and an import of ``main`` it is 0.8 MB
-smaller still: a script's own source is compiled at every start.) It makes RUN/gate-facts.sock and
-RUN/gate.sock, and connects to guard at RUN/guard.sock.
+starts without site-packages and settings parser. It makes RUN/gate-facts.sock and RUN/gate.sock,
+and connects to guard at RUN/guard.sock.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ from edgewarden.gate.stopping import Stopping
 from edgewarden.gate.waiting import Waiting
 from edgewarden.kernel.lease import ignore_lease_breaks
 from edgewarden.kernel.mounts import Mounts
+from edgewarden.kernel.process import thrifty_heap
 from edgewarden.kernel.signals import SIGINT, SIGTERM, signal
 from edgewarden.kernel.uevent import open_uevents
 from edgewarden.lockout.guards import Clocks, Guards
@@ -54,8 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgewarden.gate.modes import Area
-HEARTBEAT_S = 0.5
-"""A quarter of guard's patience."""
+HEARTBEAT_S = 0.5  # a quarter of guard's patience
 STATS_S = 10.0
 GUARD_HELLO_S = 1.0
 """How long the start waits for guard's count of trips."""
@@ -381,6 +380,7 @@ def main(state_dir: str, run_dir: str, *, with_parent: bool = False) -> int:
         0 after SIGTERM or ``quit``; 2 when it could not start (the reason is on stderr).
     """
     try:
+        thrifty_heap()
         gate = Gate(state_dir, run_dir)
     except (EdgewardenError, OSError) as fault:
         sys.stderr.write(f"edgewarden gate: {fault}; {getattr(fault, 'next_step', '')}\n")
@@ -389,8 +389,8 @@ def main(state_dir: str, run_dir: str, *, with_parent: bool = False) -> int:
     def stop(_signal: int, _frame: object) -> None:
         gate.stopping = True
 
-    signal(SIGTERM, stop)
-    signal(SIGINT, stop)
+    for number in (SIGTERM, SIGINT):
+        signal(number, stop)
     ignore_lease_breaks()
     confine(gate.doors, gate.alarm)
     return gate.run(with_parent=with_parent)

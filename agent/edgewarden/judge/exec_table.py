@@ -273,7 +273,7 @@ def _read_rule(reader: _Reader) -> Rule:
 
 def _check_rows(body: bytes, at: int, n_sets: int) -> None:
     last = b""
-    for digest, set_number, kind, flags in _ROW.iter_unpack(body[at:]):
+    for digest, set_number, kind, flags in _ROW.iter_unpack(memoryview(body)[at:]):
         if digest <= last:
             raise WireRefusal("bad_order", "digests do not rise")
         last = digest

@@ -27,12 +27,12 @@ Rules, in order:
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 
 from edgewarden.errors import HardwareFault
+from edgewarden.kernel import ffi as ctypes
 from edgewarden.kernel.libc import check, libc, refused
 from edgewarden.kernel.process import signal_pidfd
 

@@ -9,11 +9,11 @@ leaves to others: which calls to make (the other files of this room).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
 from edgewarden.errors import HardwareFault
+from edgewarden.kernel import ffi as ctypes
 
 libc = ctypes.CDLL(None, use_errno=True)
 """The C library this interpreter already runs on; nothing new is mapped."""

@@ -2,8 +2,8 @@
 
 What this decides: how memory goes back to the kernel without a byte being lost. What it leaves to
 others: when (daemon/link.py, once, when the start is over), and who had better not: gate and guard
-keep every page they touched, since a page that has to be read again may lie on a filesystem they
-answer for.
+keep every page of a file they touched, since a page that has to be read again may lie on a
+filesystem they answer for (of their heap, kernel/process.py gives back what is free).
 
 1. The C library's free pages are returned (malloc_trim).
 2. Pages of mapped files that this process never wrote are unmapped; what is still used comes back

@@ -13,11 +13,11 @@ return. And what the kernel knows of a file without asking the filesystem (``kno
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 
 from edgewarden.errors import OperatorFault
+from edgewarden.kernel import ffi as ctypes
 from edgewarden.kernel.libc import check, libc, refused
 
 TYPE_CHECKING = False

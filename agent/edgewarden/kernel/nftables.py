@@ -14,9 +14,8 @@ and without the library, and no fallback (ADR 22).
 
 from __future__ import annotations
 
-import ctypes
-
 from edgewarden.errors import HardwareFault
+from edgewarden.kernel import ffi as ctypes
 from edgewarden.kernel.libc import libc
 from edgewarden.kernel.process import lock_memory
 

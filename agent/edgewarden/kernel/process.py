@@ -10,13 +10,13 @@ others: whether a refusal matters (gate and guard treat memory locks and priorit
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 from _socket import SO_PEERCRED, SOL_SOCKET, socket
 
 from edgewarden.errors import HardwareFault
+from edgewarden.kernel import ffi as ctypes
 from edgewarden.kernel.libc import check, libc, refused
 from edgewarden.kernel.signals import pidfd_send_signal
 
@@ -47,6 +47,10 @@ _ioctl_at_once = ctypes.PyDLL(None).ioctl
 once, so that none is converted (but the descriptor, an int as C has it): 2 us at p10, not 12."""
 _GET_INFO, _INTO_BUFFER = ctypes.c_ulong(PIDFD_GET_INFO), ctypes.c_void_p(_INFO_ADDRESS)
 
+# <malloc.h>
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+MMAP_THRESHOLD_BYTES = 128 << 10
+"""The C library's own at the start; said, it stays."""
 # <linux/auxvec.h>
 AT_NULL, AT_BASE, AT_SYSINFO_EHDR = 0, 7, 33
 AT_KEYS = 256
@@ -87,8 +91,21 @@ def peer_of(connection: socket) -> Peer:
     return Peer(pid, uid)
 
 
+def thrifty_heap() -> None:
+    """Large blocks go back to the kernel as soon as they are freed, and threads share one heap; to
+    be called before there is a second.
+
+    The C library would else remember that a large block was freed (a table of a megabyte that was
+    read) and take the next ones from its heap, where they leave holes that locked memory keeps.
+    """
+    if hasattr(libc, "mallopt"):  # another C library goes on as it is
+        libc.mallopt(M_ARENA_MAX, 1)
+        libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+
+
 def lock_memory() -> None:
-    """Keep every page this process touches in memory, now and later.
+    """Keep every page this process touches in memory, now and later; what the heap has free goes
+    back first.
 
     MCL_ONFAULT: pages are locked when they are first touched. Without it the files of the
     interpreter and of libc become resident in whole.
@@ -96,6 +113,8 @@ def lock_memory() -> None:
     Raises:
         HardwareFault: ENOMEM or EPERM beyond RLIMIT_MEMLOCK without CAP_IPC_LOCK.
     """
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
     check(libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT), "mlockall")
 
 
