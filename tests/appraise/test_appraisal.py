@@ -218,6 +218,16 @@ def test_one_facet(name: str) -> None:
     assert verdict.overall is (tier if facet in {*REQUIRED, "hardware"} else A)
 
 
+def test_devices_behind_are_a_facet_where_evidence_speaks_of_them() -> None:
+    verdict = judged(known=replace(KNOWN, behind=(C, "press-1: in quarantine")))
+    assert (verdict.facets["devices"], verdict.overall) == (C, A)
+    assert verdict.reasons == {"devices": "press-1: in quarantine"}
+    required = (*REQUIRED, "devices")
+    behind = replace(KNOWN, behind=(W, "x"))
+    assert appraise(EVIDENCE, behind, REFERENCES, required).overall is W
+    assert appraise(EVIDENCE, KNOWN, REFERENCES, required).overall is A
+
+
 def test_moved_pcr_values_are_asked_for() -> None:
     verdict = judged(known=replace(KNOWN, hardware=Hardware(replace(VOUCHED, pcrs=None))))
     assert (verdict.facets["boot"], verdict.facets["ima"]) == (W, N)

@@ -17,6 +17,7 @@ from edgewarden.downstream import (
     shown,
 )
 from edgewarden.wire import devices, eat
+from edgewarden_fleet.store import submodules
 from tests.downstream import (
     test_budget,
     test_certificate,
@@ -30,6 +31,7 @@ from tests.downstream import (
     test_words,
 )
 from tests.downstream.mutation import Mutant, cases_of, holds, mutants, without
+from tests.fleet import test_devices_behind
 
 GROUPS = (
     ((budget,), (test_budget,)),
@@ -40,6 +42,7 @@ GROUPS = (
     ((http,), (test_http,)),
     ((mqtt,), (test_mqtt,)),
     ((readings,), (test_readings,)),
+    ((submodules,), (test_devices_behind,)),
     ((devices,), (test_words, test_device_evidence)),
     ((eat, appraised), (test_device_evidence, test_certificate)),
 )

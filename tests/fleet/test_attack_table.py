@@ -6,7 +6,7 @@ import re
 
 from tests.rules.planting import ROOT
 
-ROWS = 20
+ROWS = 26
 PAGE = (ROOT / "docs" / "attestation.md").read_text()
 
 

@@ -137,7 +137,8 @@ class Scene:
         fields = cbor.decode(facts)
         assert isinstance(fields, dict)
         bodies: list[object] = [
-            [1], [1, 0, *range(2, 8)], {**body, 6: {}}, {**body, 0: 2}, {**body, 8: 0},
+            [1], [1, 0, *range(2, 8)], {**body, 6: {}}, {**body, 0: 2}, {**body, 9: 0},
+            {**body, 8: 0},
             {**body, 1: "A"}, {**body, 2: 7},
             {**body, 6: b"x"}, {**body, 3: "x"}, {**body, 6: ["x"]},
             {**body, 5: cbor.encode([1])}, {**body, 5: cbor.encode([1, 0, *range(2, 14)])},

@@ -77,6 +77,7 @@ SIZE_DOORS: dict[str, str] = {
     "agent/edgewarden/exec": "each step between an event and its report is a file; two canaries",
     "agent/edgewarden/kernel/fanotify.py": "one ABI: its constants, its structures, its groups",
     "agent/edgewarden/judge": "each kind of decision is a file",
+    "agent/edgewarden_fleet/store": "each matter with tables of its own is a file",
     "agent/edgewarden/settings": "each section of a policy is a file beside the reader of all",
 }
 """``FILE``, ``FILE:FUNCTION`` or ``ROOM`` of each exemption from the size budget (law 10)."""

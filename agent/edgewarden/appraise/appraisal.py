@@ -31,6 +31,7 @@ executables   code digest among the references for the version it claims, byte c
 programs, settings, policy      digest among the references
 boot          kernel command line; PCR 0 to 9 where references for them and a quote are there
 ima           its log counts only where the quoted PCR 10 is what the log adds up to
+devices       only where evidence speaks of devices behind the gateway: their worst (devices.py)
 
 Digest facets: no reference → none. Not measured → warning. Only in a set that is announced or late
 → warning; that is retired → contraindicated (references.py has the windows). Not among them →
@@ -111,8 +112,8 @@ class Known:
         age_s: how old late evidence was when it came; None when nothing vouches for it.
         heads: class -> highest sequence stored when the nonce was issued.
         hashes: class -> hash stored at the sequence the evidence names; None when not stored.
-        withheld: class -> first and last sequence that earlier evidence named and that did not
-            come in time.
+        withheld: class -> first and last sequence that earlier evidence named in vain.
+        behind: what devices behind it are worth; None when its evidence speaks of none.
     """
 
     grade: str
@@ -126,6 +127,7 @@ class Known:
     heads: Mapping[RecordClass, int] = field(default_factory=dict)
     hashes: Mapping[RecordClass, bytes | None] = field(default_factory=dict)
     withheld: Mapping[RecordClass, tuple[int, int]] = field(default_factory=dict)
+    behind: tuple[Tier, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +218,12 @@ def appraise(
         "policy": _digest(evidence, "policy", references.policy, references),
         "boot": _boot(evidence, known, references),
         "ima": _ima(evidence, known),
+        **({} if known.behind is None else {"devices": known.behind}),
     }
     facets = {name: tier for name, (tier, _) in judged.items()}
     reasons = {name: why for name, (_, why) in judged.items() if why}
     counted = set(required) | ({"hardware"} if known.grade in HARDWARE_GRADES else set())
+    counted &= set(facets)
     grade = _grade(evidence, known, references, facets)
     return Appraisal(overall([facets[name] for name in counted]), grade, facets, reasons)
 

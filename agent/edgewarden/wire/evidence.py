@@ -34,6 +34,8 @@ FACETS = (
     "identity", "freshness", "hardware", "clock", "executables", "programs", "settings", "policy",
     "boot", "ima",
 )  # fmt: skip
+ALL_FACETS = (*FACETS, "devices")
+"""With the one that only evidence of a gateway with devices behind it has."""
 MEASUREMENTS = (
     "code", "interpreter", "settings", "policy", "cmdline", "programs", "ima", "ima_pcr",
 )  # fmt: skip
@@ -330,10 +332,10 @@ def decode_result(payload: bytes) -> Result:
     f = Fields(payload, "bad_result", set(range(14)))
     f.constant(0, FORMAT)
     facets: dict[str, Tier] = {}
-    for name, tier in f.names(8, FACETS).items():
+    for name, tier in f.names(8, ALL_FACETS).items():
         facets[name] = _tier(f, 8, tier)
     reasons: dict[str, str] = {}
-    for name, reason in f.names(9, FACETS).items():
+    for name, reason in f.names(9, ALL_FACETS).items():
         if not isinstance(reason, str):
             raise f.no(9, f"{name} is not text")
         reasons[name] = reason

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from edgewarden.errors import OperatorFault
-from edgewarden.wire.evidence import FACETS
+from edgewarden.wire.evidence import ALL_FACETS
 from edgewarden.wire.record import is_identifier
 
 DEFAULT_REQUIRED = ("identity", "freshness", "executables")
@@ -140,8 +140,8 @@ def read(path: Path) -> FleetSettings:
         raise _no(f"tenant {tenant!r} is not [a-z0-9][a-z0-9-]*, at most 63 characters")
     a = table.table("attestation", {"period_s", "nonce_ttl_s", "required"})
     required = a.body.get("required")
-    if not isinstance(required, list) or not required or not set(required) <= set(FACETS):
-        raise _no(f"attestation.required is not a list of {', '.join(FACETS)}")
+    if not isinstance(required, list) or not required or not set(required) <= set(ALL_FACETS):
+        raise _no(f"attestation.required is not a list of {', '.join(ALL_FACETS)}")
     b = table.table("broker", {"host", "port"}, {"reload"})
     reload = b.body.get("reload", [])
     if not isinstance(reload, list) or not all(isinstance(w, str) and w for w in reload):

@@ -26,7 +26,7 @@ from edgewarden.wire.evidence import Result, Tier, encode_result
 from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.cli import output
 from edgewarden_fleet.cli.output import Exit
-from edgewarden_fleet.store import appraised, late, references, views
+from edgewarden_fleet.store import appraised, late, references, submodules, views
 from edgewarden_fleet.store.schema import open_store
 from edgewarden_fleet.verify import bundle as bundles
 from edgewarden_fleet.verify.again import Again, appraise_again
@@ -72,6 +72,7 @@ def export(arguments: argparse.Namespace) -> Exit:
             found = appraised.newest(db, device, max(0, arguments.back))
         stored = {s.set_id: s.data for s in references.every(db)}
         issuing = appraised.issuing(db, device) or b""
+        behind = submodules.of_evidence(db, device, b"" if found is None else found.evidence)
     if found is None:
         raise OperatorFault(
             f"no such evidence of {device!r} is kept",
@@ -81,8 +82,9 @@ def export(arguments: argparse.Namespace) -> Exit:
     sets = applying(load(stored.values(), signer.public_key(), tenant).sets, device)
     facts = decode_facts(found.facts)
     bundle = Bundle(
-        tenant, device, found.evidence, found.result, facts, tuple(stored[n] for n in sets), issuing
-    )
+        tenant, device, found.evidence, found.result, facts, tuple(stored[n] for n in sets),
+        issuing, behind,
+    )  # fmt: skip
     _write(arguments.out, bundles.seal(bundle, signer))
     key = signer.public_key().hex()
     if arguments.json:

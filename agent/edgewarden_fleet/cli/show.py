@@ -101,6 +101,9 @@ def _print(body: views.Json) -> None:
     )
     for facet, tier in attestation["facets"].items():
         output.say(f"  {facet:12} {tier:15} {attestation['reasons'].get(facet, '')}".rstrip())
+    for name, one in attestation["devices"].items():
+        key = f"key {one['key_sha256'][:16]} number {one['lineage']}" if one["key_sha256"] else ""
+        output.say(f"device {name}  {one['tier']}  {key}  {one['why']}".rstrip()[:200])
     output.say("chain")
     rows = [
         (f"  {name}", c["head"], c["records"], c["dropped"], c["reordered"], c["duplicates"],

@@ -99,7 +99,26 @@ BOARDS = """
 CREATE TABLE board (device TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
 """
 
-STEPS = (TPM, CONTINUITY, REFERENCES, LINEAGE, APPRAISED, REPLACED, ANCHORS, BRANCHES, BOARDS)
+SUBMODULES = """
+CREATE TABLE submodule (
+    device TEXT NOT NULL, name TEXT NOT NULL, digest BLOB NOT NULL, key BLOB NOT NULL,
+    lineage INTEGER NOT NULL, data BLOB NOT NULL, seq INTEGER NOT NULL,
+    received_utc_s REAL NOT NULL, PRIMARY KEY (device, name, digest)
+) STRICT;
+"""
+
+STEPS = (
+    TPM,
+    CONTINUITY,
+    REFERENCES,
+    LINEAGE,
+    APPRAISED,
+    REPLACED,
+    ANCHORS,
+    BRANCHES,
+    BOARDS,
+    SUBMODULES,
+)
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)
 """user_version of the file. A newer file is refused, never guessed at."""

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from edgewarden.judge.continuity import explains
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
-from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES, decode_evidence
+from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES, Evidence, decode_evidence
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.quoted import decode_payload
 from edgewarden.wire.record import RecordClass
@@ -34,6 +34,7 @@ from edgewarden_fleet.store import (
     records,
     registry,
     replaced,
+    submodules,
 )
 
 Json = dict[str, object]
@@ -147,8 +148,9 @@ def _attestation(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json:
     ]  # fmt: skip
     if row is None:
         return {"result": "none", "grade": "G0", "facets": {}, "reasons": {}, "age_s": None,
-                "expired": False, "version": None, "measurements": {},
+                "expired": False, "version": None, "measurements": {}, "devices": {},
                 "late": made_late}  # fmt: skip
+    claims = _claims(db, row["evidence"])
     return {
         "result": row["overall"],
         "grade": row["grade"],
@@ -157,17 +159,17 @@ def _attestation(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json:
         "age_s": round(max(0.0, now_utc_s - row["issued_utc_s"]), 1),
         "expired": now_utc_s > row["expires_utc_s"],
         "version": row["version"],
-        "measurements": _measurements(db, row["evidence"]),
+        "measurements": {n: d.hex() for n, d in sorted(claims.measurements.items())},
+        "devices": submodules.shown(db, device, claims.submods),
         "late": made_late,
     }
 
 
-def _measurements(db: sqlite3.Connection, evidence: int) -> Json:
-    """What the last evidence measured: digests in hex ("" not measured), for a reference to add."""
+def _claims(db: sqlite3.Connection, evidence: int) -> Evidence:
+    """The last evidence: what it measured is for a reference to add."""
     row = db.execute("SELECT data FROM evidence WHERE id = ?", (evidence,)).fetchone()
     envelope = cose.open_envelope(row[0], ContentType.EVIDENCE, MAX_EVIDENCE_BYTES)
-    claims = decode_evidence(decode_payload(envelope.payload)[0])
-    return {name: digest.hex() for name, digest in sorted(claims.measurements.items())}
+    return decode_evidence(decode_payload(envelope.payload)[0])
 
 
 def _quarantine(db: sqlite3.Connection, device: str) -> Json | None:

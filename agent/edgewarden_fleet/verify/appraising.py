@@ -18,16 +18,18 @@ from edgewarden.appraise import appraisal
 from edgewarden.appraise import quotes as tpm_quotes
 from edgewarden.appraise import references as reference_sets
 from edgewarden.appraise.appraisal import HARDWARE_GRADES, Appraisal, Hardware, Known
+from edgewarden.appraise.devices import judge_submodules, worst
 from edgewarden.appraise.quotes import Bound, Contradiction, Enrolled, Vouched
 from edgewarden.errors import WireRefusal
+from edgewarden.trust.keys import either_form_verified
 from edgewarden.wire import cbor, quoted
-from edgewarden.wire.evidence import Evidence, Result, decode_evidence
+from edgewarden.wire.evidence import Evidence, Result, Tier, decode_evidence
 from edgewarden.wire.quoted import Quoted
 from edgewarden.wire.ratchet import Issued
 from edgewarden.wire.record import MAX_SEQ, RecordClass
 from edgewarden_fleet.verify import tpm
 
-POLICY_ID = "edgewarden-appraisal-2"
+POLICY_ID = "edgewarden-appraisal-3"
 """Names the rules of appraise/; a change of what they say is another one."""
 
 
@@ -63,6 +65,8 @@ class Facts:
         late: it was made without a challenge and came inside a record.
         age_s: how old late evidence was when it came; None when nothing vouches for it.
         quarantine: why the device was in quarantine, "" when it was not.
+        detached: SHA-256 -> what the gateway says of a device behind it, of those that its
+            evidence names; proves itself by its digest, so it is kept elsewhere.
     """
 
     grade: str
@@ -78,6 +82,7 @@ class Facts:
     late: bool = False
     age_s: float | None = None
     quarantine: str = ""
+    detached: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ def judge(given: Given, facts: Facts, sets: reference_sets.Sets, required: Seque
         withheld=facts.withheld,
         late=facts.late,
         age_s=facts.age_s,
+        behind=_behind(evidence, facts),
     )
     values = reference_sets.select(sets, evidence.device, evidence.version, facts.received_utc_s)
     verdict = appraisal.appraise(evidence, known, values, required)
@@ -135,6 +141,15 @@ def judge(given: Given, facts: Facts, sets: reference_sets.Sets, required: Seque
         lacking and (vouched is None or vouched.pcrs is None),
         hashlib.sha256(cbor.encode([POLICY_ID, list(required), used])).digest(),
     )
+
+
+def _behind(evidence: Evidence, facts: Facts) -> tuple[Tier, str] | None:
+    """The devices behind the gateway, by what it shows for what it says of them."""
+    named = evidence.submods
+    if named is None:
+        return None
+    came = {name: facts.detached[d] for name, d in named.items() if d in facts.detached}
+    return worst(judge_submodules(named, came, either_form_verified))
 
 
 def _hardware(given: Given, facts: Facts) -> Hardware | None:

@@ -47,7 +47,14 @@ from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import MAX_SEQ, RecordClass
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.ca.settings import Attestation
-from edgewarden_fleet.store import appraised, quotes, records, references, registry
+from edgewarden_fleet.store import (
+    appraised,
+    quotes,
+    records,
+    references,
+    registry,
+    submodules,
+)
 from edgewarden_fleet.store import attestation as kept
 from edgewarden_fleet.store import continuity as threads
 from edgewarden_fleet.verify import appraising, ratchet
@@ -311,6 +318,7 @@ class Appraiser:
                 if (gap := kept.withheld_by(self._db, device, c, now_utc_s)) is not None
             },
             enrolled=None if ak_public is None else quotes.enrolled(self._db, device, ak_public),
+            detached=submodules.statements(self._db, device, evidence.submods),
         )
 
     def _keep_tpm(self, device: str, judged: Judged, now_utc_s: float) -> None:

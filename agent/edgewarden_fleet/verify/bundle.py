@@ -5,6 +5,7 @@ What ``edgewarden-fleet evidence ID --out FILE`` writes and ``appraise FILE`` re
 
     0 format (1)   1 tenant   2 device   3 evidence message   4 result message   5 facts
     6 [reference set message, ...]   7 issuing certificate, DER, or empty: digest form leaves it out
+    ? 8 [what the gateway says of a device behind it, ...], as its evidence names them
 
 Facts are the first verifier's word (a second one has no way to know what was stored when); the
 evidence and the reference sets prove themselves. Refusal: ``bad_bundle``.
@@ -12,8 +13,9 @@ evidence and the reference sets prove themselves. Refusal: ``bad_bundle``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgewarden.appraise.quotes import Enrolled, Mark
 from edgewarden.errors import WireRefusal
@@ -27,8 +29,9 @@ from edgewarden.wire.record import RecordClass, is_identifier
 from edgewarden_fleet.verify.appraising import Facts
 
 FORMAT = 1
-MAX_BUNDLE_BYTES = 256 * 1024
-"""Evidence and result are 5 kB, a reference set 0.5 kB; a fleet of many releases has dozens."""
+MAX_BUNDLE_BYTES = 512 * 1024
+"""Evidence and result are 5 kB, a reference set 0.5 kB; a fleet of many releases has dozens. 64
+devices with evidence of their own are 280 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Bundle:
 
     Attributes:
         sets: signed reference sets that applied.
+        detached: statements on devices, those of them that are still kept.
     """
 
     tenant: str
@@ -46,6 +50,7 @@ class Bundle:
     facts: Facts
     sets: tuple[bytes, ...]
     issuing: bytes = b""
+    detached: tuple[bytes, ...] = ()
 
 
 def seal(bundle: Bundle, signer: Signer) -> bytes:
@@ -55,6 +60,7 @@ def seal(bundle: Bundle, signer: Signer) -> bytes:
         {
             0: FORMAT, 1: b.tenant, 2: b.device, 3: b.evidence, 4: b.result,
             5: encode_facts(b.facts), 6: list(b.sets), 7: b.issuing,
+            **({8: list(b.detached)} if b.detached else {}),
         }
     )  # fmt: skip
     return cose.seal(payload, ContentType.APPRAISAL, signer.kid, signer.sign)
@@ -71,16 +77,20 @@ def unseal(message: bytes, cose_key: bytes) -> Bundle:
         raise WireRefusal("unknown_key", "not signed by the verifier that is named")
     cose.check_signature(envelope, verifier_for(cose_key))
     body = cbor.decode(envelope.payload, MAX_BUNDLE_BYTES)
-    if not isinstance(body, dict) or set(body) != set(range(8)) or body[0] != FORMAT:
-        raise WireRefusal("bad_bundle", "not the eight fields of a bundle")
+    if not isinstance(body, dict) or set(body) - {8} != set(range(8)) or body[0] != FORMAT:
+        raise WireRefusal("bad_bundle", "not the fields of a bundle")
     tenant, device, evidence, result, facts, sets, issuing = (body[n] for n in range(1, 8))
     if not all(isinstance(name, str) and is_identifier(name) for name in (tenant, device)):
         raise WireRefusal("bad_bundle", "tenant or device is not an identifier")
-    if not isinstance(sets, list) or not all(
-        isinstance(part, bytes) for part in (evidence, result, facts, issuing, *sets)
-    ):
+    detached = body.get(8, [])
+    if not isinstance(sets, list) or not isinstance(detached, list):
+        raise WireRefusal("bad_bundle", "sets or statements are no list")
+    if not all(isinstance(p, bytes) for p in (evidence, result, facts, issuing, *sets, *detached)):
         raise WireRefusal("bad_bundle", "a message is not a byte string")
-    return Bundle(tenant, device, evidence, result, decode_facts(facts), tuple(sets), issuing)
+    known = replace(
+        decode_facts(facts), detached={hashlib.sha256(one).digest(): one for one in detached}
+    )
+    return Bundle(tenant, device, evidence, result, known, tuple(sets), issuing, tuple(detached))
 
 
 def encode_facts(f: Facts) -> bytes:

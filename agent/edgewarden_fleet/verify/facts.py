@@ -15,10 +15,11 @@ import sqlite3
 
 from edgewarden.errors import WireRefusal
 from edgewarden.judge.describe import describe
+from edgewarden.wire.devices import decode_statement
 from edgewarden.wire.facts import OCSF, Event, Severity, event_from_map, readings_from_senml
 from edgewarden.wire.record import Kind, Record
 from edgewarden.wire.timing import ANCHOR_CODE, moment_from
-from edgewarden_fleet.store import anchors, records
+from edgewarden_fleet.store import anchors, records, submodules
 
 MAX_ITEMS = 65_536
 """Readings or events of one record; a 128 kB record holds fewer than this at two bytes each."""
@@ -37,7 +38,7 @@ def keep(db: sqlite3.Connection, record: Record, now_utc_s: float) -> None:
         if record.kind == Kind.BATCH:
             _keep_batch(db, record, now_utc_s)
         elif record.kind == Kind.EVENT:
-            _keep_event(db, record, 0, event_from_map(record.body))
+            _keep_event(db, record, 0, event_from_map(record.body), now_utc_s)
     except WireRefusal as refusal:
         records.add_finding(
             db, record.device, "unreadable_facts", Severity.MEDIUM, refusal.text, now_utc_s,
@@ -77,14 +78,21 @@ def _keep_batch(db: sqlite3.Connection, record: Record, now_utc_s: float) -> Non
             (record.device, name[:64], max(0, min(number, MAX_COUNT)), MAX_COUNT),
         )
     for i, event in enumerate(parsed):
-        _keep_event(db, record, i, event)
+        _keep_event(db, record, i, event, now_utc_s)
 
 
-def _keep_event(db: sqlite3.Connection, record: Record, item: int, event: Event) -> None:
+def _keep_event(
+    db: sqlite3.Connection, record: Record, item: int, event: Event, now_utc_s: float
+) -> None:
     at = _wall(record, event.seen_mono_ns)
     if event.code == ANCHOR_CODE:
         _keep_anchor(db, record, event)
     detail = event.detail
+    said = detail.get("device_statement")
+    if event.class_uid == OCSF.CONFIG_STATE and isinstance(said, bytes):
+        where = (int(record.record_class), record.seq)
+        submodules.add(db, record.device, where, decode_statement(said), said, now_utc_s)
+        return
     action = detail.get("action")
     place = (int(record.record_class), record.seq)
     if event.class_uid == OCSF.PROCESS_ACTIVITY and isinstance(action, str):

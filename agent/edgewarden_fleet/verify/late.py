@@ -26,7 +26,7 @@ from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import Record, RecordClass, RecordTime
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.store import attestation as kept
-from edgewarden_fleet.store import late, records, registry
+from edgewarden_fleet.store import late, records, registry, submodules
 from edgewarden_fleet.store.appraised import Kept
 from edgewarden_fleet.store.late import Late
 from edgewarden_fleet.verify import appraising
@@ -110,6 +110,7 @@ class LateEvidence:
             enrolled=None if ak_public is None else Enrolled(ak_public),
             late=True,
             age_s=age_s(made, now_utc_s),
+            detached=submodules.statements(self._db, device, evidence.submods),
         )
 
 
