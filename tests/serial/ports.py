@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from edgewarden.ports import Instant
+from edgewarden.ports import Clock, Instant
 from edgewarden.serial.portlife import SerialSettings
 from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
 from edgewarden.wire.facts import Event, FramesSeen, Reading
@@ -26,13 +26,13 @@ class LoopClock:
 class Running:
     """A sensor, and the facts it gave."""
 
-    def __init__(self, settings: SerialSettings) -> None:
+    def __init__(self, settings: SerialSettings, clock: Clock | None = None) -> None:
         self.facts: list[Event | Reading] = []
         self.seen: list[FramesSeen] = []
         self.sensor: SerialSensor = build_serial_sensor(
             settings,
             self.facts.append,
-            LoopClock(),
+            clock or LoopClock(),
             FakeRandomness(),
             lambda fd: "",
             self.seen.append,

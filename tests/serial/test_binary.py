@@ -153,6 +153,21 @@ def test_broken_stuffing_is_counted_by_name_and_costs_its_frame_alone() -> None:
     assert framer.counters.refusals == {"bad_stuffing": 1}
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_zeros_between_delimiters_are_no_frame(size: int) -> None:
+    """The checksum of nothing is 0: a line at rest must not make a port live."""
+    framer = StuffedFramer(Stuffing.SLIP, CRC32, MAX, FrameCounters())
+    assert framer.feed(b"\xc0" + bytes(size) + b"\xc0") == []
+    assert (framer.counters.frames, framer.counters.crc_bad) == (0, 1)
+
+
+def test_a_frame_far_too_long_is_an_overrun_also_when_it_comes_at_once() -> None:
+    """Whatever else is wrong with it: the counts must not depend on how the stream was cut."""
+    framer = StuffedFramer(Stuffing.SLIP, CRC32, MAX, FrameCounters())
+    assert framer.feed(b"\xdb" * 5 * MAX + b"\xc0") == []
+    assert (framer.counters.overrun, framer.counters.refused) == (1, 0)
+
+
 @pytest.mark.parametrize("size", [0, 3])
 def test_a_frame_shorter_than_its_checksum_is_a_bad_one(size: int) -> None:
     framer = StuffedFramer(Stuffing.SLIP, CRC32, MAX, FrameCounters())

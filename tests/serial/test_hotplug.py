@@ -89,6 +89,20 @@ def test_what_came_before_the_watch_is_not_missed(tmp_path: Path) -> None:
     assert asyncio.run(plugged_in(str(port), None, LONG_S))
 
 
+def test_what_comes_between_the_look_and_the_watch_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, watch = tmp_path / "port", inotify.open_folder
+
+    def late(path: str) -> int:
+        if not port.exists():
+            port.write_text("")
+        return watch(path)
+
+    monkeypatch.setattr(inotify, "open_folder", late)
+    assert asyncio.run(asyncio.wait_for(plugged_in(str(port), None, LONG_S), 20))
+
+
 def test_without_a_watch_the_path_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from edgewarden.errors import OperatorFault
+from edgewarden.serial.framing import FrameCounters
+from edgewarden.serial.master import Master
 from edgewarden.serial.modbus import read, seal
 from edgewarden.serial.modbus_bus import MISSES_TO_TRIP, ModbusBus
+from edgewarden.serial.opening import close_port, open_port
 from edgewarden.serial.portlife import Format, Line, SerialSettings
 from edgewarden.serial.registers import ModbusRegister, RegisterType
 from edgewarden.wire.facts import OCSF
@@ -228,6 +231,8 @@ def test_what_does_not_answer_is_a_miss_and_the_slave_is_left_alone(
                     1: f"no answer to {MISSES_TO_TRIP} requests"
                 }
                 assert len(asked) == MISSES_TO_TRIP
+                lied = sum(len(lie(request)) for request in asked)
+                await until(lambda: gateway.sensor.snapshot().counters["dropped_bytes"] == lied)
         assert gateway.readings == []
         assert gateway.event("EW-SER-004").class_uid == OCSF.DETECTION_FINDING
 
@@ -353,6 +358,35 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         assert gateway.readings == []
 
     asyncio.run(scenario())
+
+
+def test_an_answer_that_waits_in_the_kernel_answers_no_later_question(tmp_path: Path) -> None:
+    """Between the last look at the port and the question: flushed, or it would be believed."""
+
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "meter") as port:
+            opened = open_port(str(port.link), Line())
+            asking = Master(Line(), 0.05, 0.0, FakeClock(), FrameCounters())
+            fd, loop = opened.fileno(), asyncio.get_running_loop()
+            try:
+                question = read(1, 3, 0, 1)
+                port.send(truth(question.adu(), 666))
+                answer = asyncio.create_task(asking.ask(fd, question))
+                await until(port.receive)
+                loop.add_reader(fd, lambda: asking.feed(opened.read(4096), 0))
+                assert await answer is None
+                loop.remove_reader(fd)
+            finally:
+                close_port(opened)
+            assert asking.counters.dropped_bytes == len(truth(question.adu()))
+
+    asyncio.run(scenario())
+
+
+def test_a_port_that_is_asked_rarely_is_not_silent_between_two_polls() -> None:
+    rare = ModbusRegister("rare", 1, 0, period_s=60.0)
+    settings = SerialSettings("meter", "/dev/null", Format.MODBUS_RTU, registers=(rare,))
+    assert Running(settings, FakeClock()).sensor._silent_s == 180.0
 
 
 def test_a_bus_without_registers_is_the_operators_fault() -> None:

@@ -12,10 +12,12 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+import serial
 
 from edgewarden.errors import HardwareFault
 from edgewarden.serial.opening import close_port, open_port
 from edgewarden.serial.portlife import Format, Line, SerialSettings
+from edgewarden.serial.serialport import SETTLE_S
 from edgewarden.wire.facts import OCSF, Severity
 from hw.rigs.board import recorded
 from hw.rigs.ptys import PtyPort
@@ -249,6 +251,26 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
         close_port(open_port(str(port.link), Line()))
     assert refused.value.code == "EW-SER-001"
     assert refused.value.next_step
+
+
+def test_a_plug_that_flutters_is_opened_four_times_a_second_at_most(tmp_path: Path) -> None:
+    """The path is there each time one looks, and gone each time one opens it."""
+    (tmp_path / "gps").write_text("")
+    openings = 0
+
+    def gone(path: str, line: Line) -> serial.Serial:
+        nonlocal openings
+        openings += 1
+        raise HardwareFault("gone", code="EW-SER-001", missing=True)
+
+    async def scenario() -> float:
+        async with running(gps(tmp_path / "gps")) as gateway:
+            gateway.sensor._opener = gone
+            began_s = asyncio.get_running_loop().time()
+            await until(lambda: openings >= 4)
+            return asyncio.get_running_loop().time() - began_s
+
+    assert asyncio.run(scenario()) >= 3 * SETTLE_S
 
 
 def test_what_is_no_port_is_refused(tmp_path: Path) -> None:

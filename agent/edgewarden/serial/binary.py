@@ -197,10 +197,13 @@ class StuffedFramer:
 
 
 def _passed(body: bytes, check: Check, counters: FrameCounters, most: int) -> bytes | None:
-    """The payload in front of a right checksum, counted; None, counted too, for a wrong one."""
+    """The payload in front of a right checksum, counted; None, counted too, for a wrong one.
+
+    Nothing in front of one is no frame: the checksum of nothing is 0, and zeros are noise.
+    """
     end = len(body) - check.size
     payload, sum_ = body[: max(0, end)], body[max(0, end) :]
-    if end < 0 or (check.size and int.from_bytes(sum_, check.order) != check.of(payload)):
+    if end <= 0 or (check.size and int.from_bytes(sum_, check.order) != check.of(payload)):
         counters.crc_bad += 1
         return None
     if len(payload) > most:
