@@ -68,17 +68,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     where = f" on {listener['address']}" if listener["address"] else ""
     console.line(f"listener {listener['state']}{where}, {listener['sessions']} session(s)")
     if body["devices"]:
-        console.line(
-            f"{'name':<24} {'grade':<15} {'state':<11} {'seen_s':>8} {'readings':>9}  from"
-        )
+        console.line(f"{'name':<24} {'grade':<15} {'state':<11} {'seen_s':>10} {'readings':>10}")
     for name, one in sorted(body["devices"].items()):
         seen = "-" if one["seen_s"] is None else f"{one['seen_s']:.0f}"
-        counts = f"{seen:>8} {one['readings']:>9}  {one['place']}"
+        counts = f"{seen:>10} {one['readings']:>10}"
         console.line(clip(f"{name:<24} {one['tier']:<15} {one['state']:<11} {counts}"))
+        place = f", from {one['place']}" if one["place"] else ""
         key = one["key_sha256"][:_SHOWN_KEY] or "none"
-        console.line(
-            clip(f"  key {key} (number {one['lineage']}); {one['why'] or 'as it should be'}")
-        )
+        console.line(clip(f"  key {key} (number {one['lineage']}){place}"))
+        if one["why"]:
+            console.line(clip(f"  {one['why']}"))
         if one["refused"]:
             console.line(clip(f"  refused: {_counts(one['refused'])}"))
     for title, counts in (("refused", listener.get("refused")), ("failed", listener.get("failed"))):

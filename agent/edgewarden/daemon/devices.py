@@ -15,15 +15,15 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
-from edgewarden.daemon.timekeeper import Timekeeper
 from edgewarden.downstream.budget import Budget, Limits
 from edgewarden.downstream.desk import Desk
 from edgewarden.downstream.listener import Listener, ListenerSettings
 from edgewarden.downstream.registry import Registry
 from edgewarden.downstream.shown import DeskSettings, Known
 from edgewarden.errors import EdgewardenError, HardwareFault
-from edgewarden.ports import FactSink, Randomness
+from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.settings.downstream import Downstream
 from edgewarden.trust.keys import cose_key_of_pem, either_form_verified
 from edgewarden.trust.tls import DeviceFiles, device_context, prove_server
@@ -32,6 +32,13 @@ from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 RETRY_S = 30.0
 REFRESH_S = 60.0
 TICK_S = 1.0
+
+
+class Times(Clock, Protocol):
+    """What the listener needs of daemon/timekeeper.py."""
+
+    def verify_at(self) -> int | None:
+        """The time to hold certificates to, where the system's clock is not it."""
 
 
 class Behind:
@@ -47,7 +54,7 @@ class Behind:
         state: Path,
         load_key: Callable[[], object],
         sink: FactSink,
-        clock: Timekeeper,
+        clock: Times,
         random: Randomness,
     ) -> None:
         self._wanted = wanted

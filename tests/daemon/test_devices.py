@@ -1,0 +1,208 @@
+"""[downstream] put together: what keeps it from listening is named, retried, and ends nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from edgewarden.daemon import devices as module
+from edgewarden.daemon.devices import Behind
+from edgewarden.downstream.registry import FOLDER, NAME
+from edgewarden.errors import HardwareFault
+from edgewarden.judge.doctor import judge_devices
+from edgewarden.settings.downstream import Downstream, DownstreamDevice
+from edgewarden.wire.control import SHAPES, Command, check_shape
+from edgewarden.wire.facts import Event, Reading
+from tests.downstream.world import Devices, LoopClock
+from tests.fakes.clock import FakeRandomness
+from tests.waiting import until
+
+
+class Times(LoopClock):
+    """A clock that the system's own suits."""
+
+    def verify_at(self) -> int | None:
+        return None
+
+
+class Bench:
+    """A Behind on files of a test."""
+
+    def __init__(self, folder: Path, **changes: object) -> None:
+        self.folder = folder
+        self.devices = Devices(folder)
+        cert, key = self.devices.server
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        wanted: dict[str, object] = {
+            "listen": "127.0.0.1", "port": port, "ca": str(self.devices.ca_path),
+            "certificate": cert, "key": key, **changes,
+        }  # fmt: skip
+        self.port = port
+        self.facts: list[Event | Reading] = []
+        self.fault: HardwareFault | None = None
+        self.behind = Behind(
+            Downstream(**wanted),  # type: ignore[arg-type]
+            folder / "state", self.load, self.facts.append, Times(), FakeRandomness(),
+        )  # fmt: skip
+
+    def load(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+    def listener(self) -> dict[str, object]:
+        body = {"device": "g", **self.behind.snapshot()}
+        check_shape(body, SHAPES[Command.DEVICES])
+        listener = body["listener"]
+        assert isinstance(listener, dict)
+        return listener
+
+    def codes(self) -> list[str]:
+        return [fact.code for fact in self.facts if isinstance(fact, Event)]
+
+
+@contextlib.asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[None]:
+    task = asyncio.create_task(bench.behind.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.05)
+    monkeypatch.setattr(module, "REFRESH_S", 0.05)
+    monkeypatch.setattr(module, "TICK_S", 0.05)
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 60))  # type: ignore[arg-type]
+
+
+def test_off_is_off(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, listen=None)
+
+    async def scene() -> None:
+        await bench.behind.run()
+        assert bench.listener()["state"] == "off"
+        assert bench.behind.submodules() is None
+        assert judge_devices(bench.behind.snapshot()) == []
+        assert bench.facts == []
+
+    play(scene)
+
+
+def test_it_listens_and_says_so(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+
+    async def scene() -> None:
+        async with running(bench):
+            await until(lambda: bench.listener()["state"] == "listening")
+            assert bench.behind.submodules() == {}
+            (rung,) = judge_devices(bench.behind.snapshot())
+            assert (rung.state, rung.area) == ("ok", "agent")
+
+    play(scene)
+
+
+def refused(bench: Bench, code: str, mend: Callable[[], object]) -> None:
+    """Named by status, doctor and one finding while it is retried; it listens once mended."""
+
+    async def scene() -> None:
+        async with running(bench):
+            await until(lambda: bench.listener()["code"] == code)
+            await asyncio.sleep(0.2)
+            listener = bench.listener()
+            assert (listener["state"], listener["code"]) == ("refused", code)
+            assert listener["why"]
+            assert listener["next"]
+            (rung,) = judge_devices(bench.behind.snapshot())
+            assert (rung.state, rung.code) == ("failing", code)
+            assert bench.codes() == [code]
+            mend()
+            await until(lambda: bench.listener()["state"] == "listening")
+            assert bench.listener()["code"] == ""
+
+    play(scene)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    ca = bench.devices.ca_path
+    moved = ca.rename(ca.with_name("moved.pem"))
+    refused(bench, "EW-DEV-005", lambda: moved.rename(ca))
+
+
+def test_an_address_that_somebody_has_is_named(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    other = socket.create_server(("127.0.0.1", bench.port))
+    refused(bench, "EW-DEV-010", other.close)
+
+
+def test_pins_that_cannot_be_believed_let_nobody_in(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    path = tmp_path / "state" / FOLDER / NAME
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    refused(bench, "EW-DEV-007", path.unlink)
+
+
+def test_a_tpm_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fault = HardwareFault("no TPM", code="EW-ID-032", next_step="look")
+    refused(bench, "EW-ID-032", lambda: setattr(bench, "fault", None))
+
+
+def test_a_key_that_does_not_sign_here_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tpm2-openssl 1.1.1 does is in tests/system/test_tpm_devices.py."""
+    bench = Bench(tmp_path)
+    real = module.prove_server
+
+    def no(context: object) -> None:
+        raise module.HardwareFault("it does not sign", code="EW-DEV-006", next_step="see")
+
+    monkeypatch.setattr(module, "prove_server", no)
+    refused(bench, "EW-DEV-006", lambda: monkeypatch.setattr(module, "prove_server", real))
+
+
+def test_a_device_with_a_key_that_is_none_is_named(tmp_path: Path) -> None:
+    pem = "-----BEGIN PUBLIC KEY-----\n" + "A" * 120 + "\n-----END PUBLIC KEY-----"
+    bench = Bench(tmp_path, device=(DownstreamDevice(name="press-1", attestation_key=pem),))
+
+    async def scene() -> None:
+        async with running(bench):
+            await until(lambda: bench.listener()["code"] == "EW-DEV-005")
+            assert "attestation key" in str(bench.listener()["why"])
+
+    play(scene)
+
+
+def test_a_certificate_that_no_longer_fits_leaves_the_one_in_use(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    cert = Path(bench.devices.server[0])
+    was = cert.read_bytes()
+
+    async def scene() -> None:
+        async with running(bench):
+            await until(lambda: bench.listener()["state"] == "listening")
+            cert.write_bytes(b"x")
+            await until(lambda: bench.listener()["code"] == "EW-DEV-005")
+            assert bench.listener()["state"] == "listening"
+            (rung,) = judge_devices(bench.behind.snapshot())
+            assert (rung.state, rung.code) == ("degraded", "EW-DEV-005")
+            _, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+            writer.close()
+            cert.write_bytes(was)
+            await until(lambda: bench.listener()["code"] == "")
+
+    play(scene)
