@@ -58,6 +58,8 @@ SPECS = (
     Spec("serial.frame-slip", f"{COST} SLIP frame of 16 bytes with two fields", "us", 8.0),
     Spec("serial.frame-cobs", f"{COST} COBS frame of 16 bytes with two fields", "us", 8.0),
     Spec("serial.frame-length", f"{COST} frame with length, CRC and two fields", "us", 8.0),
+    Spec("serial.flood", f"{COST} byte where each one is a false start: the slowest checksum of the"
+         " longest frame", "us", 12.0),
     Spec("serial.modbus", f"{COST} Modbus answer with ten registers: question, parsing, values",
          "us", 40.0),
 )  # fmt: skip
@@ -67,6 +69,7 @@ def measure(place: Place) -> Iterator[Figure]:
     """The figures of this file."""
     yield from ports(place)
     yield from per_frame()
+    yield flood()
     yield modbus()
 
 
@@ -183,6 +186,23 @@ def per_frame() -> Iterator[Figure]:
             if decoder.counters.frames != FRAMES or decoder.counters.bad:
                 raise CannotMeasure(f"{decoder.counters.frames} of {FRAMES} frames of {name}")
         yield Figure(f"serial.frame-{name}", middle(spent), f"{len(frame)} bytes a frame", RUNS)
+
+
+def flood() -> Figure:
+    """The worst a device can do: every byte a start whose length fits."""
+    most = 256
+    layout = Layout(b"\xfa", 1, "big", Counts.PAYLOAD, CHECKS["crc16-modbus"], Start.START)
+    data, spent = b"\xfa" * READ_BYTES, []
+    for _ in range(RUNS):
+        framer = CountedFramer(layout, most, FrameCounters())
+        framer.feed(data)
+        began_s = time.process_time()
+        for _ in range(5):
+            framer.feed(data)
+        spent.append((time.process_time() - began_s) / (5 * READ_BYTES) * 1e6)
+    share = middle(spent) * BYTES_S / 1e4
+    note = f"{share:.0f} % of a core at 115,200 baud"
+    return Figure("serial.flood", middle(spent), "a frame of 250 bytes", RUNS, note)
 
 
 def modbus() -> Figure:
