@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import pytest
@@ -16,7 +17,8 @@ from edgewarden.settings.validate import load_settings
 from edgewarden.wire.facts import Reading
 from tests.cli.json_page import differs, shapes
 from tests.fakes.clock import FakeClock, FakeRandomness
-from tests.serial.frames import cobs, slip
+from tests.rules.planting import ROOT
+from tests.serial.frames import cobs, slip, summed
 from tests.serial.test_nmea import GGA, sealed
 
 HEAD = '[[serial]]\nname = "s"\nport = "/dev/ttyS9"\n'
@@ -91,3 +93,38 @@ def test_what_link_tells_of_its_ports_is_the_page() -> None:
     (seen,) = told(sensors).values()
     assert isinstance(seen, dict)
     assert (seen["port"], seen["reason"], seen["bad_frames"]) == ("/dev/ttyS9", "not started", 1)
+
+
+PAGE = (ROOT / "docs" / "serial.md").read_text()
+EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_all_examples_of_the_page_are_accepted_together() -> None:
+    assert len(EXAMPLES) >= 5
+    settings = load_settings([SourceFile("serial.md", "\n".join(EXAMPLES))])
+    sensors = build_sensors(settings.serial, [].append, FakeClock(), FakeRandomness())
+    decoders = {sensor.snapshot().name: sensor._decoder for sensor in sensors}
+    read = {
+        "scale": b"ST,GS,  12.50,kg\r\n",
+        "pump": bytes.fromhex("aa55") + summed(bytes((5,)) + struct.pack("<fB", 2.5, 1)),
+    }
+    found = {name: decoders[name].feed(data, 7) for name, data in read.items()}
+    assert [(r.name, r.value) for r in found["scale"]] == [("stable", "ST"), ("weight", 12.5)]
+    assert [(r.name, r.value) for r in found["pump"]] == [("pressure", 2.5), ("running", True)]
+    bus = decoders["cabinet"]
+    assert isinstance(bus, ModbusBus)
+    assert [poll.block.count for poll in bus._polls] == [3, 1]
+
+
+def test_every_name_of_a_bad_frame_stands_on_the_page() -> None:
+    source = "".join(p.read_text() for p in (ROOT / "agent/edgewarden/serial").glob("*.py"))
+    refused = re.findall(r"(?:Refused|ValueError)\(\"([a-z_]+)\"\)", source)
+    refused = [name for name in refused if name not in NMEA_AND_JSON]
+    assert {name for name in refused if name not in PAGE} == set()
+
+
+NMEA_AND_JSON = {
+    "not_ascii", "bad_unit", "bad_hemisphere", "out_of_range", "too_few_fields", "not_utf8",
+    "too_many_channels", "too_deep", "number_range", "bad_name", "bad_length",
+}  # fmt: skip
+"""Refusals whose cause is a broken device, not a setting; their names say what it sent."""
