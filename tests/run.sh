@@ -136,7 +136,6 @@ tier_boot() {
 }
 
 tier_soak() {
-    apt_need faketime:faketime
     bash requirements/venv.sh .venv ceiling
     run soak .venv tests/soak
 }

@@ -1,6 +1,6 @@
 """What the agent costs a gateway that does nothing in particular: memory, processor, start.
 
-    footprint.pss            gate + guard + link, mutual TLS up, two ports delivering, enforcing
+    footprint.pss            gate + guard + link, mutual TLS up, eight ports delivering, enforcing
     footprint.pss-NAME       each of them        footprint.uss   what no other process maps
     footprint.idle-cpu       processor time of all three while the ports say little
     footprint.first-report   from `edgewarden run` to the first report that the fleet has verified
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from tests.bench import imports, private, proc
 from tests.bench.place import CannotMeasure, Place, await_, stop
 from tests.bench.rows import Figure, Spec, middle
+from tests.bench.talker import NAMES
 
 if TYPE_CHECKING:
     from tests.bench.standing import Standing
@@ -46,15 +47,15 @@ FIRST_REPORT_LIMIT_S = 20.0
 PARTS = ("gate", "guard", "link")
 
 SPECS = (
-    Spec("footprint.pss", "PSS of gate + guard + link, mutual TLS up, 2 serial ports (ptys)"
-         " delivering, enforcing on one filesystem", "MB", 46.0),
+    Spec("footprint.pss", "PSS of gate + guard + link, mutual TLS up, 8 serial ports (ptys)"
+         " delivering, enforcing on one filesystem, TPM extra not loaded", "MB", 40.0),
     Spec("footprint.pss-gate", "PSS of gate in it", "MB", 9.0),
     Spec("footprint.pss-guard", "PSS of guard in it", "MB", 8.0),
     Spec("footprint.pss-link", "PSS of link in it", "MB", 35.0),
     Spec("footprint.uss", "private pages of all three", "MB", 46.0),
     Spec("footprint.idle-cpu", "processor time of gate + guard + link, host sample each 10 s, ports"
          " speak each 8 s", "%", 0.5),
-    Spec("footprint.idle-switches", "context switches of all three, as above", "1/s", 40.0),
+    Spec("footprint.idle-switches", "context switches of all three, as above", "1/s", 3.0),
     Spec("footprint.first-report", "from the start of `edgewarden run` to the first event or batch"
          " of that start that the fleet has verified and stored, start_spread_s = 0", "s", 3.0),
     *imports.SPECS,
@@ -120,7 +121,7 @@ def memory(standing: Standing, parts: dict[str, int], bare_mb: float) -> Iterato
         uss.append(sum(proc.uss_mb(pid) for pid in parts.values()))
     after = standing.readings()
     silent = [name for name in before if after[name] <= before[name]]
-    if silent or len(before) != 2:
+    if silent or len(before) != len(NAMES):
         raise CannotMeasure(f"these ports delivered nothing: {silent or before}")
     against = f"bare interpreter {bare_mb:.1f} MB"
     whole = [sum(each) for each in zip(*pss.values(), strict=True)]

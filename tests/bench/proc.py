@@ -14,6 +14,11 @@ def pss_mb(pid: int) -> float:
     return _rollup(pid, "Pss:")
 
 
+def rss_mb(pid: int) -> float:
+    """Resident set size: pages in memory, whoever else maps them."""
+    return _rollup(pid, "Rss:")
+
+
 def uss_mb(pid: int) -> float:
     """Pages that nobody else maps: what ending the process would free."""
     return _rollup(pid, "Private_Clean:") + _rollup(pid, "Private_Dirty:")

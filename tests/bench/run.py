@@ -32,6 +32,7 @@ AREAS = (
     "watch",
     "network",
     "data",
+    "targets",
     "ports",
     "fleet",
     "identity",

@@ -28,7 +28,8 @@ done
 
 . requirements/apt.sh
 trap apt_guard_down EXIT
-apt_need mosquitto:mosquitto mount:mount openssl:openssl strace:strace nft:nftables ip:iproute2 "${apt_tpm[@]}"
+apt_need mosquitto:mosquitto mount:mount openssl:openssl strace:strace nft:nftables ip:iproute2 "${apt_tpm[@]}" \
+    /usr/sbin/collectd:collectd-core prometheus-node-exporter:prometheus-node-exporter
 bash requirements/venv.sh .venv ceiling
 bash requirements/tpm.sh .venv
 # As an installed package is: link runs as a user who could not keep what it compiles.

@@ -1,4 +1,4 @@
-"""A real gateway, standing: CA, Mosquitto with mutual TLS, verifier, two ports, gate, guard, link.
+"""A real gateway, standing: CA, Mosquitto with mutual TLS, verifier, eight ports, agent.
 
 The operator's side, the enrolment and the promise that all of it ends are the demo's own
 (deploy/demo/stage.py, main.py, gateway.py): what is measured is what a person starts. Different are
@@ -19,6 +19,7 @@ from edgewarden.wire.local import GateStats, Request
 from edgewarden_fleet.ca.folder import FleetFolder
 from tests.bench import private, proc
 from tests.bench.place import ROOT, CannotMeasure, Place, await_
+from tests.bench.talker import NAMES
 
 sys.path.insert(0, str(ROOT / "deploy" / "demo"))
 
@@ -44,9 +45,11 @@ name = "gps"
 port = "{board}/gps"
 baud = 9600
 format = "nmea"
+"""
+PORT = """\
 [[serial]]
-name = "env"
-port = "{board}/env"
+name = "{name}"
+port = "{board}/{name}"
 baud = 115200
 format = "jsonlines"
 """
@@ -92,7 +95,7 @@ class Standing:
         owner = [user] if os.geteuid() == 0 else []
         talker = ROOT / "tests" / "bench" / "talker.py"
         self.talker = self.stage.start("talker", sys.executable, talker, board, *owner)
-        self.stage.await_("ports", lambda: all((board / n).exists() for n in ("gps", "env")), 10)
+        self.stage.await_("ports", lambda: all((board / n).exists() for n in NAMES), 10)
         apps = self.stage.folder / "apps"
         self.gateway = gw.Gateway(folder, apps, self.stage.mount_private(apps))
         shutil.copy("/bin/true", apps / "known-tool")
@@ -107,6 +110,7 @@ class Standing:
                 user=user,
                 board=board,
             )
+            + "".join(PORT.format(name=name, board=board) for name in NAMES[1:])
         )
         fleet = gw.AGENT.with_name("edgewarden-fleet")
         token = self.stage.run(

@@ -1,6 +1,6 @@
-"""A quiet sensor board: two ports that talk once a second, or rarely after SIGUSR1.
+"""A quiet sensor board: eight ports that talk once a second, or rarely after SIGUSR1.
 
-    python tests/bench/talker.py DIR [USER]       makes DIR/gps (NMEA) and DIR/env (JSON lines)
+    python tests/bench/talker.py DIR [USER]     makes DIR/gps (NMEA), DIR/env1 ... (JSON lines)
 
 The rig of the demo (hw/rigs/board.py) plays a receiver at full speed; a figure called idle wants
 one that says a little. What it says is the same recorded, noisy log.
@@ -8,6 +8,7 @@ one that says a little. What it says is the same recorded, noisy log.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hw.rigs.board import recorded
 from hw.rigs.ptys import PtyPort
 
+NAMES = ("gps", *(f"env{n}" for n in range(1, 8)))
 FAST_S, SLOW_S = 1.0, 8.0
 """Slow stays under [[serial]] silent_s (10): an idle gateway, not one that raises alarms."""
 GPS_BYTES = 240
@@ -33,9 +35,10 @@ def main(folder: Path, user: str) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: pause_s.__setitem__(0, SLOW_S))
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
     data = recorded()
-    with PtyPort(folder / "gps") as gps, PtyPort(folder / "env") as env:
+    with contextlib.ExitStack() as stack:
+        gps, *others = (stack.enter_context(PtyPort(folder / name)) for name in NAMES)
         if user:
-            for port in (gps, env):
+            for port in (gps, *others):
                 shutil.chown(port.link.resolve(), user)
         at, tick = 0, 0
         next_mono = time.monotonic()
@@ -43,7 +46,8 @@ def main(folder: Path, user: str) -> None:
             gps.send(data[at : at + GPS_BYTES])
             at = at + GPS_BYTES if at + GPS_BYTES < len(data) else 0
             body = {"temperature": round(21 + tick % 7 / 10, 2), "humidity": 45}
-            env.send(json.dumps(body).encode() + b"\n")
+            for port in others:
+                port.send(json.dumps(body).encode() + b"\n")
             tick += 1
             next_mono += pause_s[0]
             while not stopping and (left := next_mono - time.monotonic()) > 0:

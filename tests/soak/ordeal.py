@@ -19,6 +19,9 @@ import os
 import random
 import signal
 import sqlite3
+import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,10 +34,9 @@ from edgewarden.wire.facts import readings_from_senml
 from edgewarden.wire.record import Kind, RecordClass, decode_record
 from edgewarden_fleet.ca.folder import FleetFolder
 from hw.rigs.ptys import PtyPort
-from tests.fleet.standing import Standing
+from tests.fleet.standing import ENV, Standing
 from tests.system import loopfs
 from tests.system.cards import Card
-from tests.system.test_no_clock import faked
 from tests.waiting import wait_until
 
 DEVICE = "gw-soak"
@@ -58,7 +60,8 @@ port = "{board}/loose"
 baud = 115200
 format = "jsonlines"
 """
-CLOCKS = ("+3600s", "-1800s", "+86400s", "-90s", "+20y", "+0")
+CLOCKS_S = (3600, -1800, 86400, -90, 20 * 365 * 86400, 0)
+STEPPED = str(Path(__file__).with_name("stepped_link.py"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +179,19 @@ class Day:
 
     def stepped_clock(self) -> None:
         """Link's wall clock is somewhere else; a later step brings it back."""
-        when = self.chance.choice(CLOCKS)
-        self.told.append(when)
-        faked(self.card, when)
+        step_s = self.chance.choice(CLOCKS_S)
+        self.told.append(f"by {step_s} s")
+        self.set_clock(step_s)
+
+    @property
+    def step_file(self) -> Path:
+        """What link's wall clock is ahead by."""
+        return self.card.state.with_name("step")
+
+    def set_clock(self, step_s: int) -> None:
+        """Set link's wall clock so far from the machine's."""
+        with self.step_file.open("r+b" if self.step_file.exists() else "wb") as file:
+            file.write(struct.pack("=q", step_s * 10**9))
 
     # --- the day ----------------------------------------------------------------------------------
 
@@ -197,7 +210,7 @@ class Day:
             what = turn.pop()
             self.told.append(f"{time.monotonic() - self._began:.0f} s: {what.__name__}")
             what()
-        faked(self.card, "+0")
+        self.set_clock(0)
         self.board.close()
         wait_until(self._all_there, END_S)
 
@@ -334,11 +347,15 @@ def ordeal(folder: Path, seed: int) -> Iterator[Day]:
         stack.enter_context(board.steady)
         stack.enter_context(board.loose)
         stack.callback(card.end, signal.SIGKILL)
-        card.start(faked(card, "+0"))
+        day = Day(fleet, card, disk, board, random.Random(seed))
+        day.set_clock(0)
+        line = [sys.executable, STEPPED, str(day.step_file), str(card.settings)]
+        with card.log.open("ab") as log:
+            card.link = subprocess.Popen(line, env=ENV, stdout=log, stderr=log)
         wait_until(lambda: _live(card), 40)
         board.start()
         stack.callback(board.close)
-        yield Day(fleet, card, disk, board, random.Random(seed))
+        yield day
 
 
 def _live(card: Card) -> bool:

@@ -1,0 +1,232 @@
+"""The targets of the data plane that speak of the whole process, beside the peers they name.
+
+    data.4.1               resident set of link, eight ports   against   bare interpreter
+    data.4.1-node          the same   against   prometheus-node-exporter, scraped each 10 s
+    data.4.1-thingsboard   the same   against   ThingsBoard gateway, its service module imported
+    data.4.5-version       `edgewarden --version`   against   a bare interpreter's start
+    data.4.5-import        importing all that link imports   against   the same
+    data.4.5-puback        start of link to its first acknowledged record   against   the same
+    data.4.6               link's processor time while ports say little   against   collectd, 10 s
+    data.4.6-switches      link's context switches meanwhile, less one for each burst of a port
+
+collectd runs six plugins (cpu, memory, swap, disk, interface, load) and writes CSV, each 10 s, in
+the bench's own folder. The processes measured run on the private interpreter (private.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from tests.bench import private, proc
+from tests.bench.place import ROOT, CannotMeasure, Place, await_, stop
+from tests.bench.rows import Figure, Spec, middle
+from tests.bench.talker import NAMES, SLOW_S
+
+WARM_UP_S = 25.0
+IDLE_S = 40.0
+RUNS = 5
+PERIOD_S = 10
+COLLECTD = """\
+Hostname "bench"
+BaseDir "{folder}"
+PIDFile "{folder}/collectd.pid"
+TypesDB "/usr/share/collectd/types.db"
+Interval {period}
+LoadPlugin cpu
+LoadPlugin memory
+LoadPlugin swap
+LoadPlugin disk
+LoadPlugin interface
+LoadPlugin load
+LoadPlugin csv
+<Plugin csv>
+  DataDir "{folder}/csv"
+</Plugin>
+"""
+
+SPECS = (
+    Spec("data.4.1", "resident set of link, mutual TLS up, 8 ports delivering, / bare interpreter",
+         "x", 4.5),
+    Spec("data.4.1-node", "the same / prometheus-node-exporter, scraped each 10 s", "x", 2.0),
+    Spec("data.4.1-thingsboard", "the same / ThingsBoard gateway 3.8.5, its service module"
+         " imported", "x", 0.65),
+    Spec("data.4.5-version", "`edgewarden --version` / start of a bare interpreter", "x", 2.5),
+    Spec("data.4.5-import", "importing what link imports / start of a bare interpreter", "x", 4.0),
+    Spec("data.4.5-puback", "start of the gateway to its first acknowledged record / bare start",
+         "x", 12.0),
+    Spec("data.4.6", "processor time of link, host sample each 10 s / collectd, six plugins, 10 s",
+         "x", 2.0),
+    Spec("data.4.6-switches", "context switches of link, less one for each burst of a port", "1/s",
+         2.0),
+)  # fmt: skip
+
+
+def measure(place: Place) -> Iterator[Figure]:
+    """The figures of this file."""
+    from tests.bench.standing import Standing  # puts the demo's folder on the path
+
+    interpreter = place.interpreter
+    yield from starts(interpreter)
+    with Standing(place) as standing:
+        bare = bare_rss_mb(interpreter)
+        supervisor = standing.start(interpreter)
+        standing.await_connected()
+        link = standing.parts(supervisor)["link"]
+        node = start_node_exporter(place)
+        collectd = start_collectd(place)
+        end_mono = time.monotonic() + WARM_UP_S
+        while time.monotonic() < end_mono:
+            scrape(node)
+            time.sleep(5)
+        rss = middle(proc.rss_mb(link) for _ in range(3))
+        node_rss = proc.rss_mb(node.pid)
+        yield Figure("data.4.1", rss / bare, f"{rss:.1f} MB; bare interpreter {bare:.1f} MB", 3)
+        yield Figure(
+            "data.4.1-node", rss / node_rss, f"prometheus-node-exporter {node_rss:.1f} MB", 3
+        )
+        standing.talker.send_signal(signal.SIGUSR1)
+        time.sleep(SLOW_S)
+        yield from idle(standing.process_events, link, collectd.pid)
+        standing.stop()
+        yield first_puback(standing, interpreter)
+
+
+def idle(events, link: int, collectd: int) -> Iterator[Figure]:  # type: ignore[no-untyped-def]
+    """Processor time of both over the same window; link's context switches."""
+    began, heard = time.monotonic(), events()
+    before = proc.cpu_s(link), proc.cpu_s(collectd), proc.switches(link)
+    time.sleep(IDLE_S)
+    lasted_s = time.monotonic() - began
+    ours, theirs = proc.cpu_s(link) - before[0], proc.cpu_s(collectd) - before[1]
+    switches = (proc.switches(link) - before[2]) / lasted_s
+    crowd = f"{(events() - heard) / lasted_s:.1f} process events/s on this machine meanwhile"
+    yield Figure(
+        "data.4.6", ours / theirs, f"collectd {100 * theirs / lasted_s:.3f} % of a core", 1,
+        f"link {100 * ours / lasted_s:.3f} %; {crowd}",
+    )  # fmt: skip
+    bursts = len(NAMES) / SLOW_S
+    yield Figure(
+        "data.4.6-switches", switches - bursts, f"{bursts:.1f} bursts/s taken off", 1, crowd
+    )
+
+
+# --- starts --------------------------------------------------------------------------------
+
+
+def starts(interpreter: private.Interpreter) -> Iterator[Figure]:
+    """Wall time of cold processes, in turns."""
+    python = str(interpreter.python)
+    lines = {
+        "bare": [python, "-c", "pass"],
+        "version": [python, "-m", "edgewarden", "--version"],
+        "import": [
+            python, "-c",
+            "from edgewarden.daemon.lean import LAZY, lazily; lazily(*LAZY);"
+            "import edgewarden.daemon.link",
+        ],
+    }  # fmt: skip
+    taken: dict[str, list[float]] = {name: [] for name in lines}
+    for turn in range(RUNS + 1):
+        for name, line in lines.items():
+            began = time.perf_counter()
+            subprocess.run(
+                line, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                env=private.environment(interpreter), cwd=ROOT / "agent",
+            )  # fmt: skip
+            if turn:  # the first round fills the page cache
+                taken[name].append(time.perf_counter() - began)
+    bare = middle(taken["bare"])
+    for name in ("version", "import"):
+        yield Figure(
+            f"data.4.5-{name}", middle(taken[name]) / bare, f"bare interpreter {1e3 * bare:.1f} ms",
+            RUNS, f"{1e3 * middle(taken[name]):.1f} ms",
+        )  # fmt: skip
+
+
+def first_puback(standing, interpreter: private.Interpreter) -> Figure:  # type: ignore[no-untyped-def]
+    """From the supervisor's start of all parts to a record in the verifier's store."""
+    from tests.bench.footprint import FIRST_REPORT_LIMIT_S, _bare_start_s, _reported
+
+    taken = []
+    with standing.store() as db:
+        for _ in range(RUNS):
+            since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            standing.start(interpreter)
+            await_("record", partial(_reported, db, since_ns), FIRST_REPORT_LIMIT_S, 0.01)
+            taken.append((time.clock_gettime_ns(time.CLOCK_BOOTTIME) - since_ns) / 1e9)
+            standing.stop()
+    bare = middle(_bare_start_s() for _ in range(RUNS))
+    return Figure(
+        "data.4.5-puback", middle(taken) / bare, f"bare interpreter {1e3 * bare:.1f} ms", RUNS,
+        f"{1e3 * middle(taken):.0f} ms from `edgewarden run`, all parts, to the verifier's store",
+    )  # fmt: skip
+
+
+# --- peers --------------------------------------------------------------------------------
+
+
+def bare_rss_mb(interpreter: private.Interpreter) -> float:
+    """An interpreter that imports time and sleeps."""
+    bare = subprocess.Popen(
+        [interpreter.python, "-c", "import time; print(flush=True); time.sleep(60)"],
+        env=private.environment(interpreter), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert bare.stdout is not None
+        bare.stdout.read(1)
+        return proc.rss_mb(bare.pid)
+    finally:
+        stop(bare)
+
+
+def start_node_exporter(place: Place) -> subprocess.Popen[bytes]:
+    """On a free port of loopback."""
+    program = shutil.which("prometheus-node-exporter")
+    if program is None:
+        raise CannotMeasure("no prometheus-node-exporter")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = place.start(program, f"--web.listen-address=127.0.0.1:{port}", name="node-exporter")
+    process.port = port  # type: ignore[attr-defined]
+    await_("prometheus-node-exporter", partial(_scraped, port), 20)
+    return process
+
+
+def scrape(process: subprocess.Popen[bytes]) -> None:
+    """Once, as Prometheus does."""
+    _scraped(process.port)  # type: ignore[attr-defined]
+
+
+def _scraped(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return bool(answer.read())
+    except OSError:
+        return False
+
+
+def start_collectd(place: Place) -> subprocess.Popen[bytes]:
+    """In the foreground; it counts when it has written a file."""
+    program = shutil.which("collectd") or "/usr/sbin/collectd"
+    if not os.path.exists(program):
+        raise CannotMeasure("no collectd")
+    folder = place.folder / "collectd"
+    folder.mkdir()
+    settings = folder / "collectd.conf"
+    settings.write_text(COLLECTD.format(folder=folder, period=PERIOD_S))
+    process = place.start(program, "-f", "-C", settings, name="collectd")
+    await_("collectd", partial(_written, folder / "csv"), 2 * PERIOD_S + 5)
+    return process
+
+
+def _written(folder: Path) -> bool:
+    return folder.exists() and any(folder.rglob("*"))
