@@ -12,7 +12,8 @@ import pytest
 
 from edgewarden.daemon import devices as module
 from edgewarden.daemon.devices import Behind
-from edgewarden.downstream.registry import FOLDER, NAME
+from edgewarden.downstream.lineage import Devices as Pins
+from edgewarden.downstream.registry import FOLDER, NAME, Registry
 from edgewarden.errors import HardwareFault
 from edgewarden.judge.doctor import judge_devices
 from edgewarden.settings.downstream import Downstream, DownstreamDevice
@@ -145,6 +146,41 @@ def test_an_address_that_somebody_has_is_named(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     other = socket.create_server(("127.0.0.1", bench.port))
     refused(bench, "EW-DEV-010", other.close)
+
+
+def test_who_cannot_listen_says_nothing_anew_upstream(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    known = Registry(tmp_path / "state")
+    known.load()
+    known.save(Pins().pinned("press-1", b"a" * 32, 1))
+    other = socket.create_server(("127.0.0.1", bench.port))
+
+    async def scene() -> None:
+        async with running(bench):
+            await until(lambda: bench.listener()["code"] == "EW-DEV-010")
+            await asyncio.sleep(0.3)
+            assert len(bench.facts) == 1
+            other.close()
+            await until(lambda: bench.listener()["state"] == "listening")
+            assert len(bench.facts) == 2
+            assert list(bench.behind.submodules() or {}) == ["press-1"]
+
+    play(scene)
+
+
+def test_refused_handshakes_are_told_once_a_minute(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, handshakes_burst=1)
+
+    async def scene() -> None:
+        async with running(bench):
+            await until(lambda: bench.listener()["state"] == "listening")
+            for _ in range(20):
+                _, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+                writer.close()
+            await until(lambda: sum(dict(bench.listener()["refused"]).values()) >= 18)  # type: ignore[call-overload]
+            assert 1 <= bench.codes().count("EW-DEV-004") <= 2
+
+    play(scene)
 
 
 def test_pins_that_cannot_be_believed_let_nobody_in(tmp_path: Path) -> None:

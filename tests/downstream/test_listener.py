@@ -6,6 +6,7 @@ What real clients make of it is in tests/system/test_devices.py.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -249,3 +250,139 @@ AAAA
 
 def test_a_listener_with_a_file_key_is_proven(tmp_path: Path) -> None:
     prove_server(device_context(Devices(tmp_path).files()))
+
+
+def test_a_flood_of_connections_is_looked_at_so_often_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ACCEPTS_PER_S", 20)
+    devices = Devices(tmp_path)
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        async with listening(devices, handshake_s=30) as running:
+            began, dialled = loop.time(), []
+            while loop.time() - began < 1.0:
+                dialled.append((await dial(running))[1])
+                await asyncio.sleep(0.01)
+            looked_at = len(running.overruns) + running.budget._busy.get("127.0.0.1", 0)
+            assert len(dialled) > 45
+            assert looked_at <= 20 + 20 * (loop.time() - began) + 1
+            for writer in dialled:
+                writer.close()
+
+    play(scene)
+
+
+def test_a_session_ends_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SESSION_S", 0.3)
+    devices = Devices(tmp_path)
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            streams = await dial(running, client(devices, devices.device("a")))
+            streams[1].write(b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02me")
+            assert await hung_up(streams) == b"\x20\x02\x00\x00"
+            await running.settled()
+            assert running.desk.where.sessions == {}
+
+    play(scene)
+
+
+def test_a_fault_of_ours_ends_one_connection_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    devices = Devices(tmp_path)
+    context = client(devices, devices.device("a"))
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            with monkeypatch.context() as patch:
+                patch.setattr(running.desk, "nonce", lambda number: 1 / 0)
+                assert await get(running, context, "/nonce") == b""
+                await running.settled()
+            assert running.listener.failed == {"fault": 1}
+            assert b" 200 " in await get(running, context, "/nonce")
+
+    play(scene)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+HELLO = b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02me"
+
+
+def test_a_client_that_says_goodbye_is_hung_up_on(tmp_path: Path) -> None:
+    devices = Devices(tmp_path)
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            streams = await dial(running, client(devices, devices.device("a")))
+            streams[1].write(HELLO + b"\xe0\x00")
+            assert await hung_up(streams) == b"\x20\x02\x00\x00"
+            await running.settled()
+            assert running.desk.refused == {}
+
+    play(scene)
+
+
+def test_a_client_that_goes_without_a_word_is_forgotten(tmp_path: Path) -> None:
+    devices = Devices(tmp_path)
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            streams = await dial(running, client(devices, devices.device("a")))
+            streams[1].write(HELLO)
+            assert await streams[0].readexactly(4) == b"\x20\x02\x00\x00"
+            streams[1].close()
+            await running.settled()
+            assert running.desk.where.sessions == {}
+            assert running.budget.sessions == 0
+
+    play(scene)
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_a_certificate_that_nobody_verified_names_nobody(tmp_path: Path, shows: bool) -> None:
+    """As if somebody had loosened the context: the listener itself still lets nobody in."""
+    devices = Devices(tmp_path)
+    own = devices.device("a") if shows else None
+
+    def loosen(context: ssl.SSLContext) -> None:
+        context.verify_mode = ssl.CERT_NONE
+
+    async def scene() -> None:
+        async with listening(devices, loosen=loosen) as running:
+            assert await get(running, client(devices, own), "/nonce") == b""
+            await running.settled()
+            assert running.listener.failed == {"no_certificate": 1}
+
+    play(scene)
+
+
+def test_a_resumed_session_names_nobody(tmp_path: Path) -> None:
+    """As if tickets were given out: what is resumed was verified at another time."""
+    devices = Devices(tmp_path)
+    context = client(devices, devices.device("a"), most=ssl.TLSVersion.TLSv1_2)
+
+    def loosen(theirs: ssl.SSLContext) -> None:
+        theirs.options &= ~ssl.OP_NO_TICKET
+
+    def visit(port: int, session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bytes]:
+        with (
+            socket.create_connection(("127.0.0.1", port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", session=session) as tls,
+        ):
+            tls.sendall(b"GET /nonce HTTP/1.1\r\nConnection: close\r\n\r\n")
+            return tls.session, tls.recv(1000)
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        async with listening(devices, least="1.2", loosen=loosen) as running:
+            session, said = await loop.run_in_executor(None, visit, running.port, None)
+            assert b" 200 " in said
+            _, said = await loop.run_in_executor(None, visit, running.port, session)
+            assert said == b""
+            await running.settled()
+            assert running.listener.failed == {"no_certificate": 1}
+
+    play(scene)

@@ -129,6 +129,20 @@ def test_what_is_not_taken_ends_the_session_and_is_counted(
     play(scene)
 
 
+@pytest.mark.needs("mosquitto_sub")
+@pytest.mark.parametrize("version", ["mqttv311", "mqttv5"])
+def test_there_is_nothing_to_subscribe_to(devices: Devices, version: str) -> None:
+    own = devices.device("press-1")
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            line = pub(running, devices, own, "-V", version, "-t", "#")
+            code, said = await run("mosquitto_sub", *line[1:])
+            assert b"denied" in said, (code, said)
+
+    play(scene)
+
+
 def test_curl_hands_readings_over(devices: Devices) -> None:
     own = devices.device("press-1")
 

@@ -32,6 +32,8 @@ from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 RETRY_S = 30.0
 REFRESH_S = 60.0
 TICK_S = 1.0
+OVERRUN_S = 60.0
+"""Refused handshakes are told once in so long; their numbers are in the snapshot."""
 
 
 class Times(Clock, Protocol):
@@ -68,6 +70,7 @@ class Behind:
         self._listener: Listener | None = None
         self._budget: Budget | None = None
         self._listens = False
+        self._overrun_ns: dict[str, int] = {}
         self._fault: EdgewardenError | None = None
 
     def submodules(self) -> Mapping[str, bytes] | None:
@@ -102,17 +105,23 @@ class Behind:
             ListenerSettings(host, self._wanted.port, self._wanted.uri, self._wanted.handshake_s),
             budget, desk, lambda: self._context or context, self._clock, self._overrun,
         )  # fmt: skip
-        await desk.begin()
-        self._context, self._desk, self._listener, self._budget = context, desk, listener, budget
-        listener.open()
-        self._listens, self._fault = True, None
+        listener.open()  # before the pins are read: who begins says everything anew upstream
         try:
+            await desk.begin()
+            self._context, self._desk, self._listener, self._budget = (
+                context,
+                desk,
+                listener,
+                budget,
+            )
+            self._listens, self._fault = True, None
             async with asyncio.TaskGroup() as group:
                 group.create_task(listener.run())
                 group.create_task(self._tick(desk))
                 group.create_task(self._refresh())
         finally:
             self._listens = False
+            listener.close()
             await desk.finish()
 
     def _first_context(self) -> ssl.SSLContext:
@@ -148,6 +157,10 @@ class Behind:
         self._fault = fault
 
     def _overrun(self, refusal: str) -> None:
+        now_ns = self._clock.now().boot_ns
+        if now_ns < self._overrun_ns.get(refusal, 0):
+            return
+        self._overrun_ns[refusal] = now_ns + int(OVERRUN_S * 1e9)
         self._find("EW-DEV-004", f"handshakes of devices are refused: {refusal}", Severity.MEDIUM)
 
     def _find(self, code: str, title: str, severity: Severity) -> None:

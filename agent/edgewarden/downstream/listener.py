@@ -10,9 +10,11 @@
 The first byte says which protocol it is, not ALPN: mosquitto_pub and `openssl s_client` name none.
 Where a client names one, http/1.1 and mqtt are agreed to.
 
-Bounds: sessions and handshakes (budget.py); FIRST_BYTE_S for the first byte, HTTP_IDLE_S between
-requests, one and a half keep-alives between MQTT packets, MQTT_IDLE_S without one; a dead peer is
-found by the kernel (sessions.KEEPALIVE). What waits to be written is bounded by not reading on.
+Bounds: ACCEPTS_PER_S connections are looked at in a second, the rest waits in the kernel's queue or
+is dropped there; sessions and handshakes (budget.py); SESSION_S for a session; FIRST_BYTE_S for the
+first byte, HTTP_IDLE_S between requests, one and a half keep-alives between MQTT packets,
+MQTT_IDLE_S without one; a dead peer is found by the kernel (sessions.KEEPALIVE). What waits to be
+written is bounded by not reading on.
 
 A fault of one connection ends that connection. Every method on the loop's thread.
 """
@@ -23,12 +25,13 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgewarden.appraise.devices import key_of_info
 from edgewarden.downstream import http, mqtt
-from edgewarden.downstream.budget import Budget, place_of, source_of
+from edgewarden.downstream.budget import Bucket, Budget, place_of, source_of
 from edgewarden.downstream.certificate import key_digest, name_of, public_key_info
 from edgewarden.downstream.desk import NONCE_S, Desk
 from edgewarden.downstream.readings import read_payload
@@ -42,6 +45,11 @@ HTTP_IDLE_S = 30.0
 MQTT_IDLE_S = 3600.0
 MAX_KEEPALIVE_S = 1200
 """What a client may ask for at most, times one and a half: half an hour of a slot."""
+SESSION_S = 24 * 3600.0
+"""Then the device connects anew: an ended or revoked certificate counts within a day."""
+ACCEPTS_PER_S = 200
+"""To accept and close costs 0.1 ms here, some 0.5 ms on a small board: a tenth of a core. A flood
+beyond it is the network table's to stop ([network] limits)."""
 BACKLOG = 32
 ACCEPT_PAUSE_S = 0.1
 """After accept(2) failed (no descriptors left): not at once again."""
@@ -96,10 +104,15 @@ class Listener:
         try:
             await self._accept(self._socket)
         finally:
-            self._socket.close()
+            self.close()
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Give the address back."""
+        if self._socket is not None:
+            self._socket.close()
 
     def end(self, number: int) -> None:
         """End a session of the desk's."""
@@ -109,7 +122,12 @@ class Listener:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        accepts = Bucket(ACCEPTS_PER_S, ACCEPTS_PER_S, self._clock.now().boot_ns)
         while True:
+            if not accepts.has(self._clock.now().boot_ns):
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            accepts.take()
             try:
                 connection, address = await loop.sock_accept(listening)
             except OSError:
@@ -123,7 +141,14 @@ class Listener:
                 continue
             task = loop.create_task(self._serve(connection, source, place_of(address[0])))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:  # ours, not the device's
+            self._count("fault")
+            print(f"edgewarden link: devices: {fault!r}", file=sys.stderr, flush=True)
 
     async def _serve(self, connection: socket.socket, source: str, place: str) -> None:
         """One connection, from its handshake to its end."""
@@ -141,7 +166,8 @@ class Listener:
             return
         self._budget.sessions += 1
         try:
-            await self._session(*streams, place)
+            async with asyncio.timeout(SESSION_S):
+                await self._session(*streams, place)
         except WireRefusal as refusal:
             self._count(refusal.name)
         except (OSError, EOFError):  # TimeoutError, IncompleteReadError
@@ -192,9 +218,10 @@ class Listener:
 
     def _peer(self, writer: asyncio.StreamWriter, place: str) -> tuple[Peer, bytes]:
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
-        der, told = tls.getpeercert(binary_form=True), tls.getpeercert()
-        if not der or not told or tls.session_reused:
-            raise WireRefusal("no_certificate", "this session showed none")
+        der, told = tls.getpeercert(binary_form=True) or b"", tls.getpeercert()
+        # Never so with trust/tls.py's context; held here too, since all that follows rests on it.
+        if not told or tls.session_reused:
+            raise WireRefusal("no_certificate", "this session showed none that was verified")
         name = name_of(told.get("subjectAltName", ()), self._settings.prefix)
         return Peer(name, key_digest(der), place), key_of_info(public_key_info(der))
 
@@ -342,8 +369,13 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Have the kernel find out when a peer is gone."""
+    """Have the kernel find out when a peer is gone, and send what there is at once.
+
+    asyncio sets TCP_NODELAY only on sockets that name their protocol, which an accepted one does
+    not: without it an answer's end waited 43 ms for a delayed acknowledgement.
+    """
     idle_s, between_s, times = KEEPALIVE
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, between_s)
