@@ -8,6 +8,7 @@
     data.4.5-puback        start of link to its first acknowledged record   against   the same
     data.4.6               link's processor time while ports say little   against   collectd, 10 s
     data.4.6-switches      link's context switches meanwhile, less one for each burst of a port
+    data.idle-written      bytes given to a disk by gate, guard and link between two commits
 
 collectd runs six plugins (cpu, memory, swap, disk, interface, load) and writes CSV, each 10 s, in
 the bench's own folder. The processes measured run on the private interpreter (private.py).
@@ -33,6 +34,7 @@ from tests.bench.talker import NAMES, SLOW_S
 
 WARM_UP_S = 25.0
 IDLE_S = 40.0
+COMMIT_S, SETTLE_S = 60, 3.0
 RUNS = 5
 PERIOD_S = 10
 COLLECTD = """\
@@ -67,6 +69,8 @@ SPECS = (
          "x", 2.0),
     Spec("data.4.6-switches", "context switches of link, less one for each burst of a port", "1/s",
          2.0),
+    Spec("data.idle-written", "bytes written by gate, guard and link in an idle minute between two"
+         " commits", "B", 0.0),
 )  # fmt: skip
 
 
@@ -98,6 +102,7 @@ def measure(place: Place) -> Iterator[Figure]:
         yield from idle(standing.process_events, link, collectd.pid)
         standing.stop()
         yield first_puback(standing, interpreter)
+        yield written(standing, interpreter)
 
 
 def idle(events, link: int, collectd: int) -> Iterator[Figure]:  # type: ignore[no-untyped-def]
@@ -169,6 +174,40 @@ def first_puback(standing, interpreter: private.Interpreter) -> Figure:  # type:
         "data.4.5-puback", middle(taken) / bare, f"bare interpreter {1e3 * bare:.1f} ms", RUNS,
         f"{1e3 * middle(taken):.0f} ms from `edgewarden run`, all parts, to the verifier's store",
     )  # fmt: skip
+
+
+def written(standing, interpreter: private.Interpreter) -> Figure:  # type: ignore[no-untyped-def]
+    """From just behind a commit to just before the next one, which is COMMIT_S away."""
+    with standing.gateway.settings.open("a") as settings:
+        settings.write(f"[spool]\nbulk_commit_s = {COMMIT_S}\n")
+    standing.talker.send_signal(signal.SIGUSR1)
+    supervisor = standing.start(interpreter)
+    standing.await_connected()
+    parts = standing.parts(supervisor)
+    time.sleep(COMMIT_S / 2)  # what a start has to say is said
+    before = _written_bytes(parts)
+    await_("commit", lambda: _written_bytes(parts) > before, COMMIT_S + 10, 0.2)
+    time.sleep(SETTLE_S)
+    began, events = _written_bytes(parts), standing.process_events()
+    time.sleep(COMMIT_S - 3 * SETTLE_S)
+    lasted_s = COMMIT_S - 3 * SETTLE_S
+    crowd = (standing.process_events() - events) / lasted_s
+    bytes_ = _written_bytes(parts) - began
+    standing.stop()
+    return Figure(
+        "data.idle-written", bytes_, f"{lasted_s:.0f} s, commits each {COMMIT_S} s", 1,
+        f"{crowd:.1f} process events/s on this machine meanwhile",
+    )  # fmt: skip
+
+
+def _written_bytes(parts: dict[str, int]) -> int:
+    """write_bytes of /proc/PID/io: pages dirtied for a disk."""
+    found = 0
+    for pid in parts.values():
+        for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+            name, _, value = line.partition(":")
+            found += int(value) if name == "write_bytes" else 0
+    return found
 
 
 # --- peers --------------------------------------------------------------------------------
