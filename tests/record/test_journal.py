@@ -189,6 +189,23 @@ def test_eviction_is_signed_into_audit_before_the_records_go(tmp_path: Path) -> 
     spool.close()
 
 
+def test_what_was_acknowledged_goes_without_a_gap_statement(tmp_path: Path) -> None:
+    """The newest segment, all of it acknowledged, is closed and given up for room."""
+    spool = DiskSpool(tmp_path, 2 << 20)
+    journal = journal_on(spool)
+    journal.batch([Reading("s", "n", "", "x" * 900, 1) for _ in range(60)], [], {})
+    last = spool.state()[BULK].durable
+    spool.ack(BULK, last)
+    journal.event(AUDIT, event(n=1))  # an acknowledgement is durable with the next commit
+    assert journal._evict("disk full")
+    assert [opened(s).kind for s in records(spool, AUDIT) if opened(s).kind == Kind.GAP] == []
+    assert spool.losses() == []
+    assert (spool.state()[BULK].evicted, journal.take_evictions()) == (0, [])
+    journal.batch([Reading("s", "n", "", "x", 1)], [], {})
+    assert [opened(s).seq for s in records(spool, BULK)] == [last + 1]
+    spool.close()
+
+
 def test_when_only_alarms_are_left_a_new_one_is_refused_and_none_is_lost() -> None:
     spool = MemorySpool(cap_bytes=6000)
     journal = journal_on(spool)

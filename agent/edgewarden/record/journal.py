@@ -212,6 +212,9 @@ class Journal:
         loss = self._spare(lambda: self.spool.victim(reason))
         if loss is None:
             return False
+        if loss.first > loss.last:  # all of it was acknowledged: room without a loss
+            self.spool.evict(loss)
+            return True
         try:
             self._put_gap(loss)
         except DiskFull:

@@ -217,7 +217,8 @@ class DiskSpool:
         if loss != self._victim:
             raise OurFault("evicting what victim() did not name")
         lane = self._lanes[loss.record_class]
-        lane.damage.append(loss)
+        if loss.first <= loss.last:
+            lane.damage.append(loss)
         self._evicted[loss.record_class] += loss.last - loss.first + 1
         self._victim = None
         lane.drop_upto(loss.last)
