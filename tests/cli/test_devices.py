@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.cli.main import main
+from edgewarden.cli.status import screen
 from edgewarden.wire.control import Request
 from edgewarden.wire.devices import MAX_WORDS, WORDS_NAME, Verb, parse_words
 from tests.cli.json_page import printed
@@ -128,3 +129,17 @@ def test_a_word_needs_a_reason(settings: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["devices", "reset", "press-1", "--settings", str(settings)])
     assert ended.value.code == 64
+
+
+def test_the_screen_of_status_has_them_in_a_row_that_was_there() -> None:
+    answer = json.loads((Path(__file__).parent / "answers" / "ok.json").read_text())
+    plain = screen(answer)
+    assert screen(
+        {**answer, "devices": {"listener": {**LISTENER, "state": "off"}, "devices": {}}}
+    ) == (plain)
+    behind = {"listener": LISTENER, "devices": {"press-1": PRESS, "press-2": HELD}}
+    rows = screen({**answer, "devices": behind})
+    assert "sensors      2 device(s) behind, 1 here, 1 in quarantine" in rows
+    assert len(rows) == len(plain)
+    rows = screen({**answer, "sensors": {}, "devices": behind})
+    assert any("no serial port; 2 device(s) behind" in row for row in rows)

@@ -76,6 +76,10 @@ def test_what_a_gateway_says_of_a_device_is_judged_again() -> None:
             assert isinstance(attestation, dict)
             assert attestation["devices"]["press-1"]["tier"] == tier.label
             assert attestation["devices"]["press-1"]["lineage"] == 1
+            reasons = told["reasons"]
+            assert isinstance(reasons, list)
+            bad = "contraindicated device(s) behind it: press-1"
+            assert (bad in reasons) is (tier is Tier.CONTRAINDICATED)
 
 
 def test_the_worst_device_is_the_facet_and_counts_where_it_is_required() -> None:

@@ -9,7 +9,7 @@ A verdict is the worst of what is known, as one word:
     critical   quarantine, a fork since the last one was lifted, a revoked device, contraindicated
                evidence
     warning    evidence with a warning, or none, or past its time; unexplained gaps; refused
-               messages; a denied program
+               messages; a denied program; a contraindicated device behind it
     ok         none of these
 """
 
@@ -44,7 +44,7 @@ SHOWN_FINDINGS = 50
 SHOWN_REFUSALS = 20
 SHOWN_VERDICTS = 50
 SHOWN_LATE = 10
-FLEETS_OWN = frozenset({"fork", "withheld", "unreadable_facts"})
+FLEETS_OWN = frozenset({"fork", "withheld", "unreadable_facts", "device_lineage"})
 """Findings about records that the fleet made by its own clock."""
 HOST = "host"
 """Source name of host health readings; everything else is a sensor."""
@@ -371,6 +371,9 @@ def _verdict(db: sqlite3.Connection, device: str, body: Json) -> tuple[str, list
         so_so.append("not attested" if attestation["age_s"] is None else "no reference values")
     elif result == "warning":
         so_so.append("evidence with a warning")
+    ill = [n for n, one in attestation["devices"].items() if one["tier"] == "contraindicated"]
+    if ill:
+        so_so.append(f"contraindicated device(s) behind it: {', '.join(ill[:5])}")
     if attestation["expired"]:
         so_so.append("attestation is out of date")
     chain = body["chain"]
