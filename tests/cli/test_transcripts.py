@@ -73,6 +73,8 @@ def link_handler(name: str, changes: dict[str, object]):  # type: ignore[no-unty
     def handle(request: Request) -> dict[str, object]:
         if request.command is Command.STATUS:
             return {"schema": "edgewarden.status/1", **body}
+        if request.command is Command.WATCH:
+            return {"schema": request.command.schema, "device": body["device"], **body["watch"]}
         extra = {"device": body["device"], request.command.value: body[request.command.value]}
         if request.command is Command.OBSERVED:
             extra["others"] = body.get("others", 0)

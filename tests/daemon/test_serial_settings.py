@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from edgewarden.daemon.sensors import build_sensors, serial_settings, told
+from edgewarden.daemon.sensors import build_sensors, serial_settings
 from edgewarden.serial.binary import CHECKS
 from edgewarden.serial.modbus_bus import ModbusBus
 from edgewarden.serial.portlife import Line
@@ -87,10 +87,10 @@ def test_a_modbus_port_is_built_as_it_was_written() -> None:
 def test_what_link_tells_of_its_ports_is_the_page() -> None:
     settings = load_settings([SourceFile("s.toml", HEAD + 'format = "nmea"\n')])
     sensors = build_sensors(settings.serial, [].append, FakeClock(), FakeRandomness())
-    sensors[0]._decoder.feed(b"$GPGGA,noise*00\r\n", 7)
-    body = {"device": "gw", "sensors": told(sensors)}
+    next(iter(sensors))._decoder.feed(b"$GPGGA,noise*00\r\n", 7)
+    body = {"device": "gw", "sensors": sensors.told()}
     assert differs(body, shapes()["edgewarden.sensors/1"]) == []
-    (seen,) = told(sensors).values()
+    (seen,) = sensors.told().values()
     assert isinstance(seen, dict)
     assert (seen["port"], seen["reason"], seen["bad_frames"]) == ("/dev/ttyS9", "not started", 1)
 

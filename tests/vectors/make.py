@@ -245,6 +245,9 @@ def bad_facts() -> list[tuple[str, str, str, bytes]]:
         ("reading", "a reading from the future", Kind.BATCH,
          {"readings": [{-2: "gps/", 0: "lat", 2: 1.0, 6: 0.5}], "events": [], "counts": {}}),
     ]  # fmt: skip
+    substitute = {-2: "gps/", 0: "lat", 2: 1.0, 6: 0.0, "ew-q": "substituted"}
+    rows.append(("quality", "a substituted reading without what was measured", Kind.BATCH,
+                 {"readings": [substitute], "events": [], "counts": {}}))  # fmt: skip
     made = []
     for label, why, kind, body in rows:
         payload = record.encode_record(samples.record(kind=kind, body=body))

@@ -19,7 +19,15 @@ from edgewarden.wire.evidence import (
     Tier,
     encode_evidence,
 )
-from edgewarden.wire.facts import OCSF, Event, Reading, Severity, event_to_map, readings_to_senml
+from edgewarden.wire.facts import (
+    OCSF,
+    Event,
+    Quality,
+    Reading,
+    Severity,
+    event_to_map,
+    readings_to_senml,
+)
 from edgewarden.wire.ratchet import Issued, Spent
 from edgewarden.wire.record import NO_PREDECESSOR, Kind, Record, RecordClass, RecordTime
 from edgewarden.wire.references import ReferenceSet
@@ -47,6 +55,8 @@ READINGS = (
     Reading("gps", "fix", "", True, BOOT_NS - 2_000_000_000),
     Reading("boiler", "state", "", "heating", BOOT_NS - 1_500_000_000),
     Reading("boiler", "rpm", "", 40000.0, BOOT_NS),
+    Reading("boiler", "flow", "m3/s", 0.25, BOOT_NS, Quality.SUSPECT),
+    Reading("boiler", "temperature", "Cel", 25.0, BOOT_NS, Quality.SUBSTITUTED, 400.5),
 )
 BATCH = {
     "readings": readings_to_senml(READINGS, BOOT_NS),

@@ -156,7 +156,8 @@ def test_senml_as_another_reader_resolves_it() -> None:
         base = entry.get(-2, base)
         names.append(base + entry[0])
         assert entry[6] <= 0
-    assert names == ["gps/lat", "gps/fix", "boiler/state", "boiler/rpm"]
+    assert names == ["gps/lat", "gps/fix", "boiler/state", "boiler/rpm", "boiler/flow",
+                     "boiler/temperature"]  # fmt: skip
 
 
 @settings(deadline=None, max_examples=200)

@@ -1,4 +1,8 @@
-"""`edgewarden sensors`: every configured port, its state and counters, as link sees them."""
+"""`edgewarden sensors`: every configured port, its state, counters and quality, as link sees them.
+
+`watch` follows one of them (sensors_watch.py); `probe` looks at a port nobody owns
+(sensors_probe.py).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from edgewarden.cli import sensors_watch
 from edgewarden.cli.console import Console, Exit, clip
 from edgewarden.cli.services import lenient_settings, settings_option
 from edgewarden.probe.control import ask_link
@@ -19,8 +24,11 @@ BY_PATH = "/dev/serial/by-path"
 
 
 def configure(noun: str, parser: argparse.ArgumentParser) -> None:
-    """No verb yet: a list."""
+    """Without a verb: a list."""
     parser.add_argument("--json", action="store_true", help="print JSON (edgewarden.sensors/1)")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=False)
+    text = "follow one sensor: raw beside decoded, quality and why"
+    sensors_watch.configure(verbs.add_parser("watch", help=text, description=text + "."))
     settings_option(parser)
     parser.set_defaults(run=run)
 
@@ -46,6 +54,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for name, s in sorted(sensors.items()):
         for line in _notes(name, s):
             console.line(line)
+    for name, s in sorted(sensors.items()):
+        if s.get("quality", "good") != "good":
+            code = Exit.DEGRADED
+            text = clip(f"{name}: readings are {s['quality']} ({'; '.join(s['why'])})", 120)
+            step = f"see `edgewarden findings` and `edgewarden sensors watch {name}`"
+            console.fault(text, "EW-SER-015", step)
     for name in ill:
         reason = sensors[name].get("reason")
         text = f"sensor {name} is {sensors[name]['state']}" + (f": {reason}" if reason else "")

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from edgewarden.daemon.attester import MIN_INTERVAL_S, Attester
 from edgewarden.daemon.findings import Findings
 from edgewarden.daemon.gate_facts import GateFacts
+from edgewarden.daemon.sensors import Sensors
 from edgewarden.errors import WireRefusal
 from edgewarden.wire.control import Command, Request
 
@@ -29,7 +30,7 @@ class Answers:
         self,
         device: str,
         status: Callable[[], Body],
-        sensors: Callable[[], Body],
+        sensors: Sensors,
         findings: Findings,
         gate: GateFacts,
         attester: Attester,
@@ -57,7 +58,9 @@ class Answers:
             seen = self._gate.observed
             told = {"observed": seen.listed(), "others": seen.others}
         elif command is Command.SENSORS:
-            told = {"sensors": self._sensors()}
+            told = {"sensors": self._sensors.told()}
+        elif command is Command.WATCH:
+            told = self._sensors.watched(request.sensor, request.after)
         elif command is Command.DEVICES:
             told = self._behind()
         return {"schema": command.schema, "device": self._device, **told}

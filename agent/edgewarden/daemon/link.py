@@ -35,7 +35,7 @@ from edgewarden.daemon.devices import Behind
 from edgewarden.daemon.findings import Findings
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.notify import Notifier
-from edgewarden.daemon.sensors import build_sensors, told
+from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
 from edgewarden.daemon.timekeeper import keep_time
 from edgewarden.daemon.uplink import build_uplink
@@ -246,7 +246,7 @@ class Link:
     def _status(self) -> dict[str, object]:
         parts = Parts(
             self.identity, self.clock, self.attester, self.gate, self.storage,
-            tuple(self.sensors), self.processes, self.watcher, self.written,
+            self.sensors, self.processes, self.watcher, self.written,
             self.behind,
         )  # fmt: skip
         return status(parts, self.running, self.faults, self.uplink.snapshot())
@@ -262,7 +262,7 @@ class Link:
         await loop.run_in_executor(None, self.storage.start)
         socket_path = Path(self.running.settings.paths.run, "link", "link.sock")
         answers = Answers(
-            self.identity.device, self._status, lambda: told(self.sensors), self.findings,
+            self.identity.device, self._status, self.sensors, self.findings,
             self.gate, self.attester, self.behind.snapshot,
         )  # fmt: skip
         control = await serve_control(socket_path, answers.answer)

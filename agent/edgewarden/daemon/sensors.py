@@ -1,12 +1,22 @@
-"""From settings to serial sensors: serial/ knows neither settings/ nor sense/, so the words are
-translated here and the question which adapter a port leads to is handed in."""
+"""From settings to serial sensors: serial/ knows neither settings/ nor sense/ nor readings/, so the
+words are translated here, the question which adapter a port leads to is handed in, and what a port
+says goes by way of what it is worth.
+
+    port ── tap ─▶ view (what came, for whoever watches)
+      ├── frames seen ─▶ worth ─▶ finding ─▶ sink
+      └── reading ─▶ worth ─▶ reading with its quality, findings ─▶ sink
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from edgewarden.daemon.view import View
+from edgewarden.errors import WireRefusal
 from edgewarden.ports import Clock, FactSink, Randomness
+from edgewarden.readings.limits import Limits, OnFault
+from edgewarden.readings.worth import Worth
 from edgewarden.sense.adapter import adapter_of
 from edgewarden.serial.binary import CHECKS, ByteOrder, Counts, Layout, Start
 from edgewarden.serial.fields import Field, FieldType
@@ -14,25 +24,95 @@ from edgewarden.serial.portlife import Format, Framing, Line, SensorState, Seria
 from edgewarden.serial.registers import ModbusRegister, Order, RegisterType
 from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
 from edgewarden.settings import serial as schema
+from edgewarden.settings.channels import SerialChannel
+from edgewarden.wire.facts import Event, FramesSeen, Reading
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "space": " "}
 
 
+class Port:
+    """One sensor with what its readings are worth; every method on the loop's thread."""
+
+    def __init__(
+        self, wanted: schema.Serial, sink: FactSink, clock: Clock, random: Randomness
+    ) -> None:
+        limits = {channel.name: _limits(channel) for channel in wanted.channel}
+        self.worth = Worth(wanted.name, limits, fingerprint=wanted.fingerprint == "on")
+        self.view = View()
+        self._sink = sink
+        self.sensor = build_serial_sensor(
+            serial_settings(wanted), self.take, clock, random, adapter_of, self.seen, self.view.tap
+        )
+
+    def take(self, fact: Event | Reading) -> None:
+        """The sink of the sensor."""
+        if isinstance(fact, Event):
+            self.worth.happened(fact)
+            self._sink(fact)
+            return
+        marked, findings = self.worth.reading(fact)
+        self.view.reading(marked, self.worth)
+        self._sink(marked)
+        for finding in findings:
+            self._sink(finding)
+
+    def seen(self, frames: FramesSeen) -> None:
+        """What a read completed."""
+        for finding in self.worth.frames(frames):
+            self._sink(finding)
+
+
+class Sensors:
+    """All ports; iterating gives the sensors that run."""
+
+    def __init__(self, ports: Iterable[Port], clock: Clock) -> None:
+        self._ports = {port.sensor.snapshot().name: port for port in ports}
+        self._clock = clock
+
+    def __iter__(self) -> Iterator[SerialSensor]:
+        return (port.sensor for port in self._ports.values())
+
+    def told(self) -> dict[str, object]:
+        """link's answer to `edgewarden sensors`: name -> everything that is known of the port."""
+        return {name: _told(port) for name, port in self._ports.items()}
+
+    def quality(self, name: str) -> dict[str, object]:
+        """What status says of a sensor's readings."""
+        worth = self._ports[name].worth
+        return {"quality": str(worth.quality()), "why": list(worth.why())}
+
+    def watched(self, name: str, after: int) -> dict[str, object]:
+        """link's answer to `edgewarden sensors watch`; raises WireRefusal("unknown_sensor")."""
+        port = self._ports.get(name)
+        if port is None:
+            known = ", ".join(self._ports) or "none"
+            raise WireRefusal("unknown_sensor", f"no sensor is called {name:.64}; known: {known}")
+        state = _told(port)
+        lines = port.view.since(after, self._clock.now().boot_ns)
+        return {"sensor": name, "state": state, **lines}
+
+
 def build_sensors(
     wanted: Iterable[schema.Serial], sink: FactSink, clock: Clock, random: Randomness
-) -> list[SerialSensor]:
+) -> Sensors:
     """One sensor for each [[serial]]; none is opened before its ``run``."""
-    return [
-        build_serial_sensor(serial_settings(s), sink, clock, random, adapter_of) for s in wanted
-    ]
+    return Sensors((Port(one, sink, clock, random) for one in wanted), clock)
 
 
-def told(sensors: Iterable[SerialSensor]) -> dict[str, object]:
-    """link's answer to `edgewarden sensors`: name -> everything that is known of the port."""
-    return {seen.name: _told(seen) for seen in (sensor.snapshot() for sensor in sensors)}
+def _limits(wanted: SerialChannel) -> Limits:
+    return Limits(
+        low=float("-inf") if wanted.low is None else wanted.low,
+        high=float("inf") if wanted.high is None else wanted.high,
+        max_rate_per_s=wanted.max_rate_per_s,
+        stuck_s=wanted.stuck_s,
+        replay=wanted.replay == "on",
+        on_fault=OnFault(wanted.on_fault),
+        failsafe=wanted.failsafe,
+    )
 
 
-def _told(seen: SensorState) -> dict[str, object]:
+def _told(port: Port) -> dict[str, object]:
+    seen: SensorState = port.sensor.snapshot()
     return {
         "state": str(seen.state),
         "readings": seen.readings,
@@ -44,6 +124,8 @@ def _told(seen: SensorState) -> dict[str, object]:
         "reopens": seen.reopens,
         "counters": dict(seen.counters),
         "slaves": {str(unit): note for unit, note in seen.slaves.items()},
+        "quality": str(port.worth.quality()),
+        "why": list(port.worth.why()),
     }
 
 

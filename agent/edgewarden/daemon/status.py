@@ -20,6 +20,7 @@ from edgewarden.daemon.attester import Attester
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.devices import Behind
 from edgewarden.daemon.gate_facts import GateFacts
+from edgewarden.daemon.sensors import Sensors
 from edgewarden.daemon.written import Written, number_in
 from edgewarden.errors import TrustFault, WireRefusal
 from edgewarden.inventory.processes import ProcessSweep
@@ -29,7 +30,6 @@ from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.ports import ClassState, Clock, Instant
 from edgewarden.serial.portlife import SensorState
-from edgewarden.serial.serialport import SerialSensor
 from edgewarden.trust.identity import Identity
 from edgewarden.wire.record import RecordClass
 
@@ -55,7 +55,7 @@ class Parts:
     attester: Attester
     gate: GateFacts
     storage: StorageState
-    sensors: tuple[SerialSensor, ...]
+    sensors: Sensors
     processes: ProcessSweep
     watcher: Watcher
     written: Written
@@ -69,6 +69,7 @@ def status(
     now = parts.clock.now()
     picture = _picture(parts, running, faults, up, now)
     verdict, reasons = judge(picture)
+    sensors = [sensor.snapshot() for sensor in parts.sensors]
     bound_ms = now.uncertainty_ms
     return {
         "schema": "edgewarden.status/1",
@@ -102,7 +103,7 @@ def status(
             "confinement": confined(running.settings.paths.run, parts.clock.boot_id()),
         },
         "processes": _processes(parts),
-        "sensors": {s.name: _sensor(s) for s in (x.snapshot() for x in parts.sensors)},
+        "sensors": {s.name: _sensor(s) | parts.sensors.quality(s.name) for s in sensors},
         "devices": parts.behind.snapshot(),
         "config": {
             "version": int.from_bytes(running.digest[:4], "big"),

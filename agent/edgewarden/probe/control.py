@@ -21,10 +21,13 @@ GATE_SOCKET = "gate.sock"
 """Below [paths] run. link may write into run/link only (daemon/supervise.py, tmpfiles.d)."""
 
 
-def ask_link(run_dir: str, command: control.Command, challenge: bytes = b"") -> dict[str, object]:
+def ask_link(
+    run_dir: str, asked: control.Command | control.Request, challenge: bytes = b""
+) -> dict[str, object]:
     """Return link's answer, checked.
 
     Args:
+        asked: a command, or a whole request.
         challenge: for Command.EVIDENCE.
 
     Raises:
@@ -33,8 +36,11 @@ def ask_link(run_dir: str, command: control.Command, challenge: bytes = b"") -> 
         WireRefusal: the answer is not one.
         control.Refused: link refused.
     """
+    question = asked
+    if not isinstance(question, control.Request):
+        question = control.Request(question, challenge)
     with _connection(socket.SOCK_STREAM, f"{run_dir}/{LINK_SOCKET}", "link", "EW-AGT-002") as peer:
-        peer.sendall(control.encode_request(control.Request(command, challenge)))
+        peer.sendall(control.encode_request(question))
         line = b""
         while len(line) <= control.MAX_ANSWER_BYTES:
             chunk = peer.recv(65536)
@@ -47,7 +53,7 @@ def ask_link(run_dir: str, command: control.Command, challenge: bytes = b"") -> 
             code="EW-AGT-006",
             next_step="wait a minute and try again; too many clients ask at once",
         )
-    return control.parse_answer(line, command)
+    return control.parse_answer(line, question.command)
 
 
 def ask_gate(run_dir: str, request: local.Request) -> local.Answer | local.GateStats:

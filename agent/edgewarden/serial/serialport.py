@@ -93,6 +93,7 @@ class SerialSensor:
         adapter_of: descriptor -> the adapter behind it, "" for unknown.
         opener: opens a port; a parameter so that tests can hold the kernel's part.
         seen: takes what each read completed, before the readings it gave.
+        tap: takes each read as it came, before anything is made of it.
     """
 
     def __init__(
@@ -105,13 +106,15 @@ class SerialSensor:
         adapter_of: AdapterOf,
         opener: Callable[[str, Line], serial.Serial] = open_port,
         seen: Callable[[FramesSeen], None] | None = None,
+        tap: Callable[[bytes, int], None] | None = None,
     ) -> None:
         self._settings = settings
         self._decoder = decoder
         self._sink = sink
         self._clock = clock
         self._opener = opener
-        self._seen = seen
+        self._seen, self._tap = seen, tap
+        self._untold_bytes = 0
         self._adapter_of = adapter_of
         self._adapter = ""
         self._backoff = Backoff(random)
@@ -267,9 +270,13 @@ class SerialSensor:
         counters = self._decoder.counters
         frames, bad = counters.frames, counters.bad
         seen_mono_ns = self._clock.now().boot_ns
+        if self._tap:
+            self._tap(data, seen_mono_ns)
         readings = self._decoder.feed(data, seen_mono_ns)
+        self._untold_bytes += len(data)
         if self._seen and (counters.frames != frames or counters.bad != bad):
-            self._tell_frames(self._seen, len(data), frames, bad, seen_mono_ns)
+            self._tell_frames(self._seen, self._untold_bytes, frames, bad, seen_mono_ns)
+            self._untold_bytes = 0
         # A refused frame is a frame: the port works even where the content is useless.
         if counters.frames != frames:
             self._on_good(readings, seen_mono_ns)
@@ -359,11 +366,12 @@ def build_serial_sensor(
     random: Randomness,
     adapter_of: AdapterOf,
     seen: Callable[[FramesSeen], None] | None = None,
+    tap: Callable[[bytes, int], None] | None = None,
 ) -> SerialSensor:
     """Return the sensor for ``settings``; call on the loop's thread, then run ``run()`` as a
     task."""
     decoder = _decoder(settings, sink, clock)
-    return SerialSensor(settings, decoder, sink, clock, random, adapter_of, seen=seen)
+    return SerialSensor(settings, decoder, sink, clock, random, adapter_of, seen=seen, tap=tap)
 
 
 def _decoder(settings: SerialSettings, sink: FactSink, clock: Clock) -> Decoder | ModbusBus:

@@ -114,10 +114,12 @@ def whole(
     return _field(default, Key(Kind.WHOLE, help, low, high, absent=absent, example=example))
 
 
-def number(default: float | None = None, *, low: float, high: float, help: str) -> Any:
+def number(
+    default: float | None = None, *, low: float, high: float, help: str, absent: str = ""
+) -> Any:
     """A finite number from low to high, whole or with a fraction."""
     exact = None if default is None else float(default)
-    return _field(exact, Key(Kind.NUMBER, help, low, high))
+    return _field(exact, Key(Kind.NUMBER, help, low, high, absent=absent))
 
 
 def text(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgewarden.settings.channels import SerialChannel, channel_rules
 from edgewarden.settings.faults import BAD_FORM, CONTRADICTION
 from edgewarden.settings.peers import address_fault, unit_fault
 from edgewarden.settings.processes import RequiredProcess, required_rules
@@ -49,5 +50,6 @@ TABLE_RULES: TableRules = {
     ModbusRegister: register_rules,
     Serial: serial_rules,
     SerialField: field_rules,
+    SerialChannel: channel_rules,
     RequiredProcess: required_rules,
 }

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from edgewarden.settings.channels import SerialChannel
 from edgewarden.settings.faults import CONTRADICTION, MISSING
 from edgewarden.settings.fields import choice, number, path, tables, text, whole
 from edgewarden.settings.tree import Broken
@@ -204,6 +205,16 @@ class Serial:
         high=1000,
         absent="3.5 characters",
         help="How long the line rests before a Modbus request. Longer for devices that need it.",
+    )
+    fingerprint: str = choice(
+        "on",
+        of=("on", "off"),
+        help="Learn at each start how often this sensor speaks, how long its frames are or how "
+        "soon it answers (256 frames), and tell when that changes. off for a sensor whose pace is "
+        "nobody's: one that speaks when a person presses a button.",
+    )
+    channel: tuple[SerialChannel, ...] = tables(
+        SerialChannel, most=64, help="What its values can be."
     )
     modbus: tuple[ModbusRegister, ...] = tables(
         ModbusRegister, most=64, help="The registers to read; with format modbus-rtu only."

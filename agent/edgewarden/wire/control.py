@@ -42,6 +42,7 @@ class Command(StrEnum):
     OBSERVED = "observed"
     EVIDENCE = "evidence"
     DEVICES = "devices"
+    WATCH = "watch"
 
     @property
     def schema(self) -> str:
@@ -55,10 +56,14 @@ class Request:
 
     Attributes:
         challenge: for EVIDENCE, the message of the verifier; else b"".
+        sensor: for WATCH, its name; else "".
+        after: for WATCH, the number of the last read that was shown; 0 for none.
     """
 
     command: Command
     challenge: bytes = b""
+    sensor: str = ""
+    after: int = 0
 
 
 class Refused(PeerFault):
@@ -138,6 +143,24 @@ BEHIND: Shape = {
 }
 """A device behind the gateway."""
 
+READ: Shape = {
+    "age_s": _NUMBER,
+    "bytes": int,
+    "hex": str,
+    "more": int,
+    "readings": [
+        {
+            "name": str,
+            "value": (str, int, float, bool),
+            "unit": str,
+            "quality": str,
+            "raw": (str, int, float, bool, type(None)),
+            "why": [str],
+        }
+    ],
+}
+"""What one read of a port brought."""
+
 SHAPES: dict[Command, Shape] = {
     Command.STATUS: STATUS,
     Command.FINDINGS: {"device": str, "findings": [FINDING]},
@@ -145,14 +168,27 @@ SHAPES: dict[Command, Shape] = {
     Command.OBSERVED: {"device": str, "observed": [PROGRAM], "others": int},
     Command.EVIDENCE: {"device": str, "evidence": str},
     Command.DEVICES: {"device": str, "listener": LISTENER, "devices": {"*": BEHIND}},
+    Command.WATCH: {
+        "device": str,
+        "sensor": str,
+        "state": SENSOR,
+        "next": int,
+        "missed": int,
+        "lines": [READ],
+    },
 }
+
+_FIELDS = {Command.EVIDENCE: {"challenge"}, Command.WATCH: {"sensor", "after"}}
+"""What a question holds besides its schema and command."""
 
 
 def encode_request(request: Request) -> bytes:
     """The line that asks."""
-    body = {"schema": REQUEST_SCHEMA, "command": request.command.value}
+    body: dict[str, object] = {"schema": REQUEST_SCHEMA, "command": request.command.value}
     if request.command is Command.EVIDENCE:
         body["challenge"] = base64.b64encode(request.challenge).decode()
+    if request.command is Command.WATCH:
+        body |= {"sensor": request.sensor, "after": request.after}
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
 
 
@@ -168,11 +204,13 @@ def parse_request(line: bytes) -> Request:
     if not isinstance(command, str) or command not in list(Command):
         raise WireRefusal("unknown_command", f"{command!r:.64}")
     known = {"schema", "command"}
-    if command == Command.EVIDENCE:
-        known.add("challenge")
+    known |= _FIELDS.get(Command(command), set())
     extra = sorted(set(body) - known)
     if extra:
         raise WireRefusal("bad_field", f"{extra[0][:64]} is not known")
+    if command == Command.WATCH:
+        check_shape(body, {"sensor": str, "after": int})
+        return Request(Command.WATCH, b"", str(body["sensor"]), int(str(body["after"])))
     if command != Command.EVIDENCE:
         return Request(Command(command))
     try:
@@ -242,8 +280,13 @@ def check_shape(value: object, shape: Shape, path: str = "") -> None:
             raise WireRefusal("bad_field", f"{path} is not a list")
         for index, item in enumerate(value):
             check_shape(item, shape[0], f"{path}[{index}]")
-    elif not isinstance(value, shape) or (isinstance(value, bool) and shape is not bool):
+    elif not isinstance(value, shape) or (isinstance(value, bool) and not _takes_bool(shape)):
         raise WireRefusal("bad_field", f"{path} is a {type(value).__name__}")
+
+
+def _takes_bool(shape: type | tuple[type, ...]) -> bool:
+    """A truth value is an int to Python, and none to us unless the shape says so."""
+    return bool in (shape if isinstance(shape, tuple) else (shape,))
 
 
 def _schema(body: dict[str, object], wanted: str) -> None:

@@ -53,10 +53,15 @@ class Severity(IntEnum):
 
 
 class Quality(StrEnum):
-    """How far a reading can be believed, as far as the sensor's own room can tell."""
+    """How far a reading can be believed, best first."""
 
     GOOD = "good"
+    STALE = "stale"
+    """It does not move any more."""
     SUSPECT = "suspect"
+    UNTRUSTED = "untrusted"
+    SUBSTITUTED = "substituted"
+    """Not measured: a fail-safe value in the place of a measured one, which stands in ``raw``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,8 @@ class Reading:
         unit: SenML unit (RFC 8428 §12.1: ``Cel``, ``lat``, ``m/s``, ``%RH``) or "" for none.
         value: number, text or truth value.
         seen_mono_ns: CLOCK_BOOTTIME in nanoseconds.
+        quality: how far it can be believed.
+        raw: what was measured, when ``value`` is a substitute; else None.
     """
 
     source: str
@@ -76,6 +83,8 @@ class Reading:
     unit: str
     value: float | str | bool
     seen_mono_ns: int
+    quality: Quality = Quality.GOOD
+    raw: float | str | bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +110,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class FramesSeen:
-    """What one read of a port completed: what framing and timing are judged by. Leaves no process.
+    """What a read of a port completed: what framing and timing are judged by. Leaves no process.
 
     Attributes:
         source: name of the sensor in the settings.
         seen_mono_ns: CLOCK_BOOTTIME in nanoseconds, when the read came back.
-        size_bytes: how much was read at once.
+        size_bytes: how much was read since the last of these.
         frames: good frames that it completed.
         bad: frames that it completed and that yield nothing (checksum, length, content).
         took_ns: for a port that answers questions (Modbus): from the question to this answer.
@@ -160,18 +169,23 @@ def event_from_map(body: object, path: str = "event") -> Event:
 
 # SenML CBOR labels, RFC 8428 §6 table 4.
 _BN, _BV, _N, _U, _V, _VS, _VB, _T = -2, -5, 0, 1, 2, 3, 4, 6
+# Ours. RFC 8428 §4.4: a reader passes over a label it does not know unless it ends in "_".
+_QUALITY, _RAW = "ew-q", "ew-raw"
+_LABELS = frozenset({_BN, _N, _U, _V, _VS, _VB, _T, _QUALITY, _RAW})
 
 
-def readings_to_senml(readings: Iterable[Reading], anchor_mono_ns: int) -> list[dict[int, Plain]]:
+def readings_to_senml(
+    readings: Iterable[Reading], anchor_mono_ns: int
+) -> list[dict[int | str, Plain]]:
     """Return a SenML pack (RFC 8428, CBOR labels) in which every time is relative.
 
     Times are seconds before the record that carries the pack (never positive): RFC 8428 §4.5.3
     reads values below 2**28 as relative to now, and "now" is the record's own time.
     """
-    pack: list[dict[int, Plain]] = []
+    pack: list[dict[int | str, Plain]] = []
     base = None
     for r in readings:
-        entry: dict[int, Plain] = {}
+        entry: dict[int | str, Plain] = {}
         if r.source != base:
             base = r.source
             entry[_BN] = f"{base}/"
@@ -181,6 +195,10 @@ def readings_to_senml(readings: Iterable[Reading], anchor_mono_ns: int) -> list[
         label = _VB if isinstance(r.value, bool) else _VS if isinstance(r.value, str) else _V
         entry[label] = r.value
         entry[_T] = min(0.0, round((r.seen_mono_ns - anchor_mono_ns) / 1e9, 6))
+        if r.quality is not Quality.GOOD:
+            entry[_QUALITY] = r.quality.value
+            if r.raw is not None:
+                entry[_RAW] = r.raw
         pack.append(entry)
     return pack
 
@@ -192,7 +210,7 @@ def readings_from_senml(pack: object, anchor_mono_ns: int) -> list[Reading]:
     out: list[Reading] = []
     base = ""
     for i, entry in enumerate(pack):
-        if not isinstance(entry, dict) or set(entry) - {_BN, _N, _U, _V, _VS, _VB, _T}:
+        if not isinstance(entry, dict) or set(entry) - _LABELS:
             raise WireRefusal("bad_fact", f"readings[{i}] is not a SenML record of ours")
         if _BN in entry:
             bn = entry[_BN]
@@ -209,11 +227,26 @@ def readings_from_senml(pack: object, anchor_mono_ns: int) -> list[Reading]:
             raise WireRefusal("bad_fact", f"readings[{i}] has no time")
         if not offset_s > -1e9:  # also refuses NaN and -inf
             raise WireRefusal("bad_fact", f"readings[{i}] time is out of range")
-        out.append(Reading(base, name, unit, values[0], anchor_mono_ns + round(offset_s * 1e9)))
+        seen_ns = anchor_mono_ns + round(offset_s * 1e9)
+        quality, raw = _quality(entry, i)
+        out.append(Reading(base, name, unit, values[0], seen_ns, quality, raw))
     return out
 
 
-def _fits_label(entry: dict[int, object]) -> bool:
+def _quality(entry: dict[int | str, Plain], i: int) -> tuple[Quality, float | str | bool | None]:
+    """Absent is good, and good is absent: one meaning has one form."""
+    named, raw = entry.get(_QUALITY), entry.get(_RAW)
+    if _QUALITY in entry and (named not in list(Quality) or named == Quality.GOOD):
+        raise WireRefusal("bad_fact", f"readings[{i}] has no quality of ours")
+    if (named == Quality.SUBSTITUTED) is not (_RAW in entry):
+        raise WireRefusal("bad_fact", f"readings[{i}] has a substitute or what was measured alone")
+    if _RAW in entry and not isinstance(raw, (int, float, str, bool)):
+        raise WireRefusal("bad_fact", f"readings[{i}] measured no number, text or truth value")
+    assert raw is None or isinstance(raw, (int, float, str, bool))  # refused above
+    return Quality(str(named)) if named is not None else Quality.GOOD, raw
+
+
+def _fits_label(entry: dict[int | str, Plain]) -> bool:
     """Does the value's type fit its SenML label (v: number, vs: text, vb: truth value)?"""
     if _VS in entry:
         return isinstance(entry[_VS], str)

@@ -1,0 +1,119 @@
+"""`edgewarden sensors watch NAME`: what a port says, raw beside decoded, as link reads it.
+
+link owns the port; this asks link and opens nothing. Each read is a few rows: on the left its first
+bytes in hexadecimal and as text, on the right each value with its quality and, where that is not
+good, why.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+from edgewarden.cli.console import Console, Exit, clip
+from edgewarden.cli.services import lenient_settings, settings_option
+from edgewarden.probe.watching import follow
+
+BYTES_A_ROW = 8
+MOST_RAW_ROWS = 8
+LEFT = 3 * BYTES_A_ROW + BYTES_A_ROW + 2
+"""Hexadecimal, text, and a gap of two: 34 of 80 columns; a value has 45."""
+HEADER = f"{'raw':<{LEFT}} decoded"
+WELL = ("live", "open")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """NAME, how long, JSON."""
+    parser.add_argument("name", metavar="NAME", help="the sensor's name in the settings")
+    parser.add_argument(
+        "--for", dest="limit_s", type=float, metavar="SECONDS", help="end after so long"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a read (edgewarden.watch/1)"
+    )
+    settings_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Follow until Ctrl-C, or for --for seconds; degraded when the port is not well at the end."""
+    found = lenient_settings(args, console)
+    before: tuple[str, str] = ("", "")
+    reads = 0
+    for said in follow(found.settings.paths.run, args.name, args.limit_s):
+        state = said["state"]
+        now = state["state"], state.get("quality", "good")
+        if args.json:
+            if said["lines"] or now != before:
+                console.json("edgewarden.watch/1", {k: v for k, v in said.items() if k != "schema"})
+        else:
+            if now != before:
+                console.line(clip(headline(args.name, state)))
+                console.line(HEADER)
+            if said["missed"]:
+                console.line(f"({said['missed']} reads came too fast to be shown)")
+            for line in said["lines"]:
+                for row in rows(line):
+                    console.line(row)
+        reads += len(said["lines"])
+        before = now
+        console.out.flush()
+    if not reads:
+        console.fault(
+            f"nothing came from {args.name} in {args.limit_s:g} s",
+            "EW-SER-002",
+            "check power and wiring; `edgewarden explain EW-SER-002`",
+        )
+    return Exit.OK if before[0] in WELL and before[1] == "good" and reads else Exit.DEGRADED
+
+
+def headline(name: str, state: dict[str, Any]) -> str:
+    """How the port is: ``gps: live, quality suspect (lat: range), 4 bad frames``."""
+    said = f"{name}: {state['state']}"
+    if state.get("reason"):
+        said += f", {state['reason']}"
+    quality = state.get("quality", "good")
+    said += f", quality {quality}"
+    if state.get("why"):
+        said += f" ({'; '.join(state['why'])})"
+    return f"{said}, {state['bad_frames']} bad frames"
+
+
+def rows(read: dict[str, Any]) -> Iterator[str]:
+    """One read, at most 80 columns."""
+    data = bytes.fromhex(read["hex"])
+    left = [
+        raw_row(data[at : at + BYTES_A_ROW])
+        for at in range(0, min(len(data), BYTES_A_ROW * MOST_RAW_ROWS), BYTES_A_ROW)
+    ]
+    if read["bytes"] > len(data):
+        left.append(f"... {read['bytes'] - len(data)} bytes more")
+    right = [value_row(reading) for reading in read["readings"]]
+    if read["more"]:
+        right.append(f"... {read['more']} values more")
+    for raw, value in zip_longest(left, right, fillvalue=""):
+        yield clip(f"{raw:<{LEFT}} {value}".rstrip())
+
+
+def raw_row(data: bytes) -> str:
+    """``24 47 50 47 47 41 2c 31 $GPGGA,1``"""
+    text = "".join(chr(b) if 0x20 <= b < 0x7F else "." for b in data)
+    return f"{data.hex(' '):<{3 * BYTES_A_ROW}}{text}"
+
+
+def value_row(reading: dict[str, Any]) -> str:
+    """``temperature 21.5 Cel``, and behind it what is not good about it."""
+    said = f"{reading['name']} {shown(reading['value'])} {reading['unit']}".rstrip()
+    if reading["quality"] == "good":
+        return said
+    raw = "" if reading["raw"] is None else f", was {shown(reading['raw'])}"
+    return f"{said} {reading['quality'].upper()}{raw} ({', '.join(reading['why'])})"
+
+
+def shown(value: str | float) -> str:
+    """A value as a person reads it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.8g}" if isinstance(value, (int, float)) else value

@@ -1,0 +1,103 @@
+"""Who speaks: another pace, other frames, a second voice; and what must not alarm."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from edgewarden.readings.cadence import FRAMES, LEARN, Cadence
+from edgewarden.wire.facts import FramesSeen, Plain
+from tests.readings.series import SECOND
+
+LEARNED = FRAMES * LEARN + 1
+
+
+def speech(
+    count: int, period_s: float, size: int, seed: int = 1, start_ns: int = 0, late_s: float = 0.02
+) -> Iterator[FramesSeen]:
+    chance = random.Random(seed)
+    for i in range(count):
+        at_ns = start_ns + round((i * period_s + chance.random() * late_s) * SECOND)
+        yield FramesSeen("s", at_ns, size + chance.randrange(-2, 3), 1, 0)
+
+
+def hear(cadence: Cadence, said: Iterator[FramesSeen] | list[FramesSeen]) -> list[dict[str, Plain]]:
+    return [found for seen in said if (found := cadence.see(seen)) is not None]
+
+
+def test_an_honest_sender_is_itself_for_hours() -> None:
+    assert hear(Cadence(), speech(20_000, 1.0, 60)) == []
+
+
+def test_one_that_speaks_when_it_likes_has_wide_bounds() -> None:
+    chance, now_ns, said = random.Random(5), 0, []
+    for _ in range(20_000):
+        now_ns += round(chance.expovariate(1.0) * SECOND)
+        said.append(FramesSeen("s", now_ns, 40 + chance.randrange(20), 1, 0))
+    assert hear(Cadence(), said) == []
+
+
+def test_reads_that_bring_several_frames_change_nothing() -> None:
+    """Our own process was busy: the same frames in fewer reads."""
+    cadence = Cadence()
+    assert hear(cadence, speech(LEARNED, 0.1, 60)) == []
+    at = LEARNED * SECOND // 10
+    late = [FramesSeen("s", at + i * SECOND, 600, 10, 0) for i in range(1, 200)]
+    assert hear(cadence, late) == []
+
+
+def test_one_stall_and_one_unplugging_alarm_nothing() -> None:
+    cadence = Cadence()
+    said = [*speech(2000, 1.0, 60)]
+    gone = [s for s in said if not 600 <= s.seen_mono_ns / SECOND < 900]
+    assert hear(cadence, gone) == []
+
+
+def spoofed(cadence: Cadence, said: Iterator[FramesSeen]) -> list[dict[str, Plain]]:
+    assert hear(cadence, speech(LEARNED + 64, 1.0, 60)) == []
+    return hear(cadence, said)
+
+
+def test_another_device_with_another_pace_is_seen_within_three_windows() -> None:
+    start_ns = (LEARNED + 64) * SECOND
+    found = spoofed(Cadence(), speech(3 * FRAMES, 0.5, 60, 9, start_ns))
+    assert found
+    assert found[0]["feature"] == "frames_per_s"
+
+
+def test_a_second_voice_beside_the_first_is_seen() -> None:
+    start_ns = (LEARNED + 64) * SECOND
+    both = [*speech(96, 1.0, 60, 2, start_ns), *speech(96, 1.0, 60, 3, start_ns + SECOND // 2)]
+    assert spoofed(Cadence(), iter(sorted(both, key=lambda s: s.seen_mono_ns)))
+
+
+def test_other_frames_are_seen_and_the_old_ones_end_it() -> None:
+    cadence, start_ns = Cadence(), (LEARNED + 64) * SECOND
+    found = spoofed(cadence, speech(4 * FRAMES, 1.0, 120, 9, start_ns))
+    assert found[0]["feature"] == "bytes_per_frame"
+    after = [*speech(5 * FRAMES, 1.0, 60, 9, start_ns + 200 * SECOND)]
+    hear(cadence, after)
+    assert cadence.strange == ""
+
+
+def asked(count: int, took_s: float, start_ns: int, seed: int = 1) -> Iterator[FramesSeen]:
+    chance = random.Random(seed)
+    for i in range(count):
+        took_ns = round((took_s + chance.random() * 0.016) * SECOND)
+        yield FramesSeen("s", start_ns + i * SECOND, 9, 1, 0, took_ns)
+
+
+def test_of_one_that_is_asked_the_answers_are_timed_and_not_our_own_pace() -> None:
+    cadence = Cadence()
+    assert hear(cadence, asked(LEARNED, 0.01, 0)) == []
+    faster = (FramesSeen("s", (LEARNED + i // 4) * SECOND + i, 9, 1, 0, 15 * 10**6)
+              for i in range(200))  # fmt: skip
+    assert hear(cadence, faster) == []
+    relayed = hear(cadence, asked(4 * FRAMES, 0.3, (LEARNED + 100) * SECOND))
+    assert relayed[0]["feature"] == "answer_s"
+
+
+def test_what_speaks_while_it_learns_is_believed() -> None:
+    """The stated limit of T169: who is there first is the device."""
+    cadence = Cadence()
+    assert hear(cadence, speech(LEARNED + 400, 0.25, 90)) == []

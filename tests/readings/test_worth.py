@@ -1,0 +1,129 @@
+"""Quality, substitution, findings: what leaves the room."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgewarden.judge.describe import describe, subject_of
+from edgewarden.readings.limits import Limits, OnFault, Rule
+from edgewarden.readings.worth import EVERY_OTHER, MAX_CHANNELS, Worth
+from edgewarden.wire.facts import OCSF, Event, FramesSeen, Quality, Reading, Severity
+from tests.readings.series import SECOND, pressure
+
+
+def said(value: float | str | bool, at_s: float, name: str = "t") -> Reading:
+    return Reading("boiler", name, "Cel", value, round(at_s * SECOND))
+
+
+def worth(**limits: object) -> Worth:
+    return Worth("boiler", {"t": Limits(**limits)})  # type: ignore[arg-type]
+
+
+def test_a_good_reading_leaves_as_it_came() -> None:
+    reading = said(20.0, 0)
+    assert worth(high=110).reading(reading) == (reading, [])
+
+
+def test_a_finding_comes_once_with_its_evidence_and_its_end_with_the_count() -> None:
+    boiler = worth(high=110)
+    marked, (found,) = boiler.reading(said(400.0, 0))
+    assert marked.quality is Quality.SUSPECT
+    assert marked.value == 400.0
+    assert (found.code, found.severity_id) == ("EW-SER-010", Severity.MEDIUM)
+    assert found.detail["evidence"] == {"value": 400.0, "high": 110}
+    assert describe(found) == "boiler: t leaves its range"
+    for i in range(1, 40):
+        assert boiler.reading(said(400.0 + i, i))[1] == []
+    events = [e for i in range(40, 120) for e in boiler.reading(said(20.0, i))[1]]
+    assert [(e.activity_id, e.detail["evidence"]) for e in events] == [
+        (3, {"count": 40, "span_s": 39.0})
+    ]
+    assert subject_of(events[0]) != subject_of(found)
+    assert boiler.quality() is Quality.GOOD
+
+
+def test_a_value_that_trembles_about_its_limit_is_one_matter() -> None:
+    boiler = worth(high=110)
+    events = [e for i in range(1000) for e in boiler.reading(said(109.0 + 2 * (i % 2), i))[1]]
+    assert len(events) == 1
+
+
+@pytest.mark.parametrize(
+    ("on_fault", "value", "left", "quality", "raw"),
+    [
+        (OnFault.MARK, 400.0, 400.0, Quality.SUSPECT, None),
+        (OnFault.UNTRUSTED, 400.0, 400.0, Quality.UNTRUSTED, None),
+        (OnFault.SUBSTITUTE, 400.0, 25.0, Quality.SUBSTITUTED, 400.0),
+    ],
+)
+def test_what_becomes_of_a_value_is_what_the_settings_say(
+    on_fault: OnFault, value: float, left: float, quality: Quality, raw: float | None
+) -> None:
+    marked, _ = worth(high=110, on_fault=on_fault, failsafe=25.0).reading(said(value, 0))
+    assert (marked.value, marked.quality, marked.raw) == (left, quality, raw)
+
+
+def test_a_stuck_input_is_substituted_by_a_truth_value_and_a_text_by_nothing() -> None:
+    boiler = worth(stuck_s=1, on_fault=OnFault.SUBSTITUTE, failsafe=1)
+    boiler.reading(said(False, 0))
+    marked, _ = boiler.reading(said(False, 5))
+    assert (marked.value, marked.raw, marked.quality) == (True, False, Quality.SUBSTITUTED)
+    boiler.reading(said("ok", 6))
+    marked, _ = boiler.reading(said("ok", 9))
+    assert (marked.value, marked.raw, marked.quality) == ("ok", None, Quality.UNTRUSTED)
+
+
+def test_a_played_recording_is_untrusted_and_high() -> None:
+    boiler, recording = worth(), pressure(300)
+    events, last = [], said(0.0, 0)
+    for i, value in enumerate(recording + recording[100:]):
+        last, found = boiler.reading(said(value, i))
+        events += found
+    assert [(e.code, e.severity_id) for e in events] == [("EW-SER-013", Severity.HIGH)]
+    assert last.quality is Quality.UNTRUSTED
+    assert boiler.why() == ("t: replay",)
+
+
+def test_the_limits_named_star_are_those_of_every_other_channel() -> None:
+    both = Worth("boiler", {"t": Limits(high=10), EVERY_OTHER: Limits(high=100)})
+    assert both.reading(said(50.0, 0))[0].quality is Quality.SUSPECT
+    assert both.reading(said(50.0, 0, "p"))[0].quality is Quality.GOOD
+    assert both.reading(said(500.0, 1, "p"))[0].quality is Quality.SUSPECT
+
+
+def adapter(now: str, was: str) -> Event:
+    detail = {"peripheral_device": {"name": "boiler", "adapter": now}, "previous": was}
+    return Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 0, detail, "EW-USB-003")
+
+
+def test_what_comes_over_another_adapter_is_suspect_until_the_first_is_back() -> None:
+    boiler = worth(on_fault=OnFault.SUBSTITUTE, failsafe=0.0)
+    boiler.happened(adapter("b", "a"))
+    marked, events = boiler.reading(said(20.0, 0))
+    assert (marked.quality, marked.raw, events) == (Quality.SUBSTITUTED, 20.0, [])
+    boiler.happened(adapter("c", "b"))
+    assert boiler.why() == (Rule.ADAPTER,)
+    assert Worth("x").reading(said(1.0, 0))[0].quality is Quality.GOOD
+    boiler.happened(adapter("a", "c"))
+    assert boiler.reading(said(21.0, 1))[0].quality is Quality.GOOD
+
+
+def test_a_strange_cadence_marks_and_never_substitutes() -> None:
+    boiler = worth(on_fault=OnFault.SUBSTITUTE, failsafe=0.0)
+    events = []
+    for i in range(400):
+        events += boiler.frames(FramesSeen("boiler", i * SECOND, 60, 1, 0))
+    for i in range(200):
+        events += boiler.frames(FramesSeen("boiler", 400 * SECOND + i * SECOND // 9, 60, 1, 0))
+    assert [e.code for e in events] == ["EW-SER-014"]
+    marked, _ = boiler.reading(said(20.0, 500))
+    assert (marked.value, marked.quality) == (20.0, Quality.SUSPECT)
+    assert boiler.why() == (Rule.CADENCE,)
+
+
+def test_more_channels_than_any_decoder_lets_through_cost_nothing() -> None:
+    boiler = Worth("boiler", {EVERY_OTHER: Limits()})
+    for i in range(MAX_CHANNELS + 50):
+        boiler.reading(said(1.0, i, f"c{i}"))
+    assert len(boiler.latest) == MAX_CHANNELS
+    assert boiler.unjudged == 50
