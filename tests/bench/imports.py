@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[str, float]] = {
     "judge": ("edgewarden.judge", 0.4),
     "trust": ("edgewarden.trust", 1.4),
     "record": ("edgewarden.record", 0.5),
-    "serial-room": ("edgewarden.serial", 0.6),
+    "serial-room": ("edgewarden.serial", 0.9),
     "sense": ("edgewarden.sense", 0.3),
     "link": ("edgewarden.link", 0.6),
     "daemon": ("edgewarden.daemon.link", 1.0),

@@ -1,8 +1,8 @@
 """One serial sensor: opens the port, reads its descriptor from the event loop, tells what it sees.
 
 Decides when to open, close and reopen (by portlife.py's table) and which transitions become
-events. Leaves to others what bytes mean (nmea.py, jsonlines.py, modbus_bus.py) and what happens to
-facts (the sink).
+events. Leaves to others what bytes mean (the framers and decoders of this room, modbus_bus.py) and
+what happens to facts (the sink).
 
 The loop reads the descriptor itself: pyserial's read calls cost 13 to 36 times the CPU of
 ``os.read`` (research: 93.9 % of a core against 2.6 % for 32 ports at 115200).
