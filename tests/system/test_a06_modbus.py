@@ -151,9 +151,9 @@ def test_a06_functions_5_6_15_and_16_write_what_is_read_back(
 def test_a06_a_line_that_lies_never_yields_a_wrong_value(
     tmp_path: Path, slaves: Path | None
 ) -> None:
-    """Noise around answers, cut, late and missing ones, and answers of units nobody asked."""
+    """Noise around answers, cut, flipped, late and missing ones, and of units nobody asked."""
     chance = random.Random(6)
-    told = dict.fromkeys(("noise", "truncated", "late", "foreign", "nothing"), 0)
+    told = dict.fromkeys(("noise", "truncated", "flipped", "late", "foreign", "nothing"), 0)
 
     def disturb(hub: Hub, answer: bytes) -> None:
         lie = chance.choice([*told, "truth", "truth", "truth"])
@@ -164,6 +164,9 @@ def test_a06_a_line_that_lies_never_yields_a_wrong_value(
                 hub.near.send(chance.randbytes(30) + answer + b"noise\r\n")
             case "truncated":
                 hub.near.send(answer[:-1])
+            case "flipped":
+                at = chance.randrange(3, len(answer))
+                hub.near.send(answer[:at] + bytes((answer[at] ^ 1,)) + answer[at + 1 :])
             case "late":
                 loop = asyncio.get_running_loop()
                 loop.call_later(1.3 * LYING_S, hub.near.send, answer)
