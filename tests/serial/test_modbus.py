@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -154,6 +155,24 @@ def test_the_reply_is_found_behind_what_does_not_answer(bytes_before: bytes) -> 
     assert under_test.feed(GOOD) == Reply(bytes.fromhex("022b00000064"))
     assert counters.dropped_bytes == len(bytes_before)
     assert under_test.held_bytes == 0
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(0, 10_000), max_size=12))
+def test_garbage_never_loses_the_answer_behind_it(garbage: bytes, cuts: list[int]) -> None:
+    """Cut anywhere; heads of the answer in the garbage, too: every second byte is made one's."""
+    for noise in (garbage, GOOD[:3].join(garbage[i : i + 1] for i in range(0, len(garbage), 2))):
+        stream = noise + GOOD
+        edges = [0, *sorted(c % (len(stream) + 1) for c in cuts), len(stream)]
+        counters = FrameCounters()
+        under_test = parser(counters)
+        found = []
+        for start, end in itertools.pairwise(edges):
+            found.append(under_test.feed(stream[start:end]))
+            assert under_test.held_bytes <= MAX_ADU_BYTES
+            if found[-1]:
+                break
+        assert found[-1] == Reply(bytes.fromhex("022b00000064"))
+        assert counters.frames == 1
 
 
 def test_noise_that_promises_a_long_reply_does_not_hide_a_short_one() -> None:

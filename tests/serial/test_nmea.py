@@ -241,6 +241,25 @@ def test_a_sentence_right_behind_any_noise_is_recovered(noise: bytes, cuts: list
     assert decoder.counters.resync == (1 if noise else 0)
 
 
+@given(
+    st.lists(st.one_of(st.binary(max_size=300), st.just(sealed(GGA)), st.just(b"$")), max_size=8),
+    st.lists(st.integers(0, 10_000), max_size=12),
+)
+def test_chunking_never_changes_which_sentences_come_out(
+    parts: list[bytes], cuts: list[int]
+) -> None:
+    stream = b"".join(parts)
+    whole, cut = NmeaFramer(FrameCounters()), NmeaFramer(FrameCounters())
+    expected = whole.feed(stream)
+    edges = [0, *sorted(c % (len(stream) + 1) for c in cuts), len(stream)]
+    got = []
+    for start, end in itertools.pairwise(edges):
+        got += cut.feed(stream[start:end])
+        assert cut.held_bytes <= MAX_SENTENCE_BYTES + 1
+    assert got == expected
+    assert cut.counters.frames == whole.counters.frames == len(got)
+
+
 @given(st.text(alphabet="GPRMCVTA0123456789.,-NSEWKMeinfx", max_size=120))
 def test_any_fields_are_read_or_refused(text: str) -> None:
     for head in ("GPGGA,", "GPRMC,", "GPVTG,", ""):
