@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgewarden.trust.keys import FileSigner
-from edgewarden.wire.facts import OCSF, Event, Reading, Severity, event_to_map
+from edgewarden.wire.facts import OCSF, Event, Quality, Reading, Severity, event_to_map
 from edgewarden.wire.record import Kind, RecordClass
 from edgewarden_fleet.console import page
 from edgewarden_fleet.store import records, views
@@ -20,6 +20,8 @@ from edgewarden_fleet.store.schema import transaction
 from edgewarden_fleet.verify import facts
 from edgewarden_fleet.verify.pipeline import PENDING_S
 from tests.fleet.makers import Board, Desk, Made
+
+SUBSTITUTED = Quality.SUBSTITUTED
 
 ALARM, AUDIT, BULK = RecordClass.ALARM, RecordClass.AUDIT, RecordClass.BULK
 
@@ -127,7 +129,7 @@ def test_readings_counters_and_denied_programs_are_kept(desk: Desk, board: Board
     for value in (20.0, 21.5):
         desk.record(
             board.batch(
-                Reading("env", "temperature", "Cel", value, board.boot_ns),
+                Reading("env", "temperature", "Cel", value, board.boot_ns, SUBSTITUTED, 400.0),
                 Reading("env", "door", "", True, board.boot_ns),
                 Reading("host", "load_1m", "", 0.5, board.boot_ns),
                 counts={"env.bad_frames": 3},
@@ -142,6 +144,8 @@ def test_readings_counters_and_denied_programs_are_kept(desk: Desk, board: Board
     assert env["readings"] == 4
     assert env["channels"]["temperature"]["value"] == "21.5"
     assert env["channels"]["door"]["value"] == "true"
+    assert env["channels"]["door"]["quality"] == "good"
+    assert env["channels"]["temperature"]["quality"] == "substituted"
     assert shown["counts"] == {"env.bad_frames": 6}
     assert "load_1m" in shown["host"]["channels"]  # type: ignore[index]
     verdicts = shown["exec"]["denied_verdicts"]  # type: ignore[index]

@@ -155,7 +155,7 @@ def _sensors(sensors: Mapping[str, object], title: str) -> str:
                 (
                     f"<b>{_e(name)}</b>" if i == 0 else "",
                     _e(channel),
-                    f"{_e(r['value'])} {_e(r['unit'])}",
+                    _value(r),
                     _e(r["readings"]),
                     f'<span class="soft">{_clock(r["seen_utc"])}</span>',
                 )
@@ -163,6 +163,12 @@ def _sensors(sensors: Mapping[str, object], title: str) -> str:
     return _section(
         title, _table(("", "channel", "last", "readings", "at"), rows, "no readings"), wide=True
     )
+
+
+def _value(reading: Mapping[str, object]) -> str:
+    said = f"{_e(reading['value'])} {_e(reading['unit'])}"
+    quality = reading.get("quality", "good")
+    return said if quality == "good" else f'{said} <span class="tag critical">{_e(quality)}</span>'
 
 
 def _host(host: Mapping[str, object]) -> str:

@@ -107,6 +107,10 @@ CREATE TABLE submodule (
 ) STRICT;
 """
 
+QUALITY = """
+ALTER TABLE reading ADD COLUMN quality TEXT NOT NULL DEFAULT 'good';
+"""
+
 STEPS = (
     TPM,
     CONTINUITY,
@@ -118,6 +122,7 @@ STEPS = (
     BRANCHES,
     BOARDS,
     SUBMODULES,
+    QUALITY,
 )
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)

@@ -213,6 +213,7 @@ def _sensors(db: sqlite3.Connection, device: str, host: bool) -> dict[str, Json]
         channels[row["name"]] = {
             "value": row["value"],
             "unit": row["unit"],
+            "quality": row["quality"],
             "seen_utc": iso(row["at_utc_s"]),
             "readings": row["count"],
         }

@@ -54,21 +54,23 @@ def _keep_batch(db: sqlite3.Connection, record: Record, now_utc_s: float) -> Non
     readings = readings_from_senml(record.body.get("readings", []), record.time.boot_ns)
     parsed = [event_from_map(event, f"events[{i}]") for i, event in enumerate(events)]
     numbers = {k: v for k, v in counts.items() if isinstance(k, str) and type(v) is int}
-    latest: dict[tuple[str, str], tuple[str, str, float, int]] = {}
+    latest: dict[tuple[str, str], tuple[str, str, float, int, str]] = {}
     for r in readings:
         key = (r.source[:64], r.name[:64])
         count = latest[key][3] if key in latest else 0
         # A clock years ahead must not stand in front of what comes after it was set.
         at = min(_wall(record, r.seen_mono_ns), now_utc_s)
-        latest[key] = (r.unit[:32], _show(r.value), at, count + 1)
+        latest[key] = (r.unit[:32], _show(r.value), at, count + 1, str(r.quality))
     for source, name in _room(db, "reading", "source, name", record.device, list(latest)):
-        unit, value, at, count = latest[(source, name)]
+        unit, value, at, count, quality = latest[(source, name)]
         db.execute(
-            "INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            "INSERT INTO reading VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
             " unit = CASE WHEN excluded.at_utc_s >= at_utc_s THEN excluded.unit ELSE unit END,"
+            " quality = CASE WHEN excluded.at_utc_s >= at_utc_s THEN excluded.quality"
+            " ELSE quality END,"
             " value = CASE WHEN excluded.at_utc_s >= at_utc_s THEN excluded.value ELSE value END,"
             " at_utc_s = max(at_utc_s, excluded.at_utc_s), count = count + excluded.count",
-            (record.device, source, name, unit, value, at, count),
+            (record.device, source, name, unit, value, at, count, quality),
         )
     for (name,) in _room(db, "counter", "name", record.device, [(n,) for n in numbers]):
         number = numbers[name]
