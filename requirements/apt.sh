@@ -56,9 +56,10 @@ apt_need() {
     fi
     apt_guard_down
     rm -f "$log"
-    # Nor may a broker we brought start with the machine.
-    if [[ " ${packages[*]} " == *" mosquitto "* ]] && [ -d /run/systemd/system ]; then
-        systemctl --quiet disable mosquitto.service || true
+    # Nor may a broker or a gpsd that we brought start with the machine.
+    if [ -d /run/systemd/system ]; then
+        if [[ " ${packages[*]} " == *" mosquitto "* ]]; then systemctl --quiet disable mosquitto.service || true; fi
+        if [[ " ${packages[*]} " == *" gpsd "* ]]; then systemctl --quiet disable gpsd.socket gpsd.service || true; fi
     fi
     return $status
 }

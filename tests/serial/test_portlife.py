@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.errors import OurFault
+from edgewarden.serial import portlife
 from edgewarden.serial.portlife import (
     BACKOFF_CAP_S,
     BACKOFF_FIRST_S,
@@ -43,6 +45,17 @@ def test_every_pair_is_either_in_the_table_or_impossible() -> None:
     for state, happening in CANNOT_HAPPEN:
         with pytest.raises(OurFault):
             step(state, happening)
+
+
+def test_the_list_of_the_docstring_is_the_table() -> None:
+    found = {}
+    for state, steps in re.findall(r"^    ([a-z]+) {2,}(.* -> .*)$", portlife.__doc__ or "", re.M):
+        for step_ in steps.split(", "):
+            happening, after = step_.split(" -> ")
+            found[PortState(state), Happening(happening)] = PortState(after)
+    for state in PortState:
+        found[state, Happening.STOP] = PortState.CLOSED
+    assert found == TABLE
 
 
 def test_every_state_can_be_reached_and_left() -> None:

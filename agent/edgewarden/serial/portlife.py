@@ -14,6 +14,14 @@ time (serialport.py). Pure: no I/O, no clock; randomness is a port.
       │ └──────── quiet again: reopen ─┘
       └── stop (from every state)
 
+The same as a list, which a test holds to TABLE; ``stop`` leads from every state to closed:
+
+    closed   opened -> open, failed -> reopen
+    open     frame -> live, quiet -> silent, lost -> reopen
+    live     frame -> live, quiet -> silent, lost -> reopen
+    silent   frame -> live, quiet -> reopen, lost -> reopen
+    reopen   opened -> open, failed -> reopen
+
 Rules:
 
 1. ``quiet`` means: no good frame for ``silent_s``. Bytes that never become a frame do not make a
