@@ -65,7 +65,9 @@ def socat(folder: Path) -> Iterator[tuple[Path, Path]]:
     """Two raw ptys, joined."""
     ends = folder / "hub", folder / "slaves"
     pair = [f"pty,raw,echo=0,link={end}" for end in ends]
-    with subprocess.Popen(["socat", *pair], stdin=subprocess.DEVNULL) as joined:
+    # timeout: a run that is killed leaves no socat behind.
+    command = ["timeout", "600", "socat", *pair]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as joined:
         try:
             yield ends
         finally:

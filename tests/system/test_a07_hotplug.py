@@ -29,7 +29,7 @@ from tests.waiting import until
 @contextlib.contextmanager
 def plugged(link: Path) -> Iterator[IO[bytes]]:
     """socat's pty under ``link``; yields what goes to the line."""
-    command = ["socat", f"pty,raw,echo=0,link={link}", "-"]
+    command = ["timeout", "600", "socat", f"pty,raw,echo=0,link={link}", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0) as far:
         assert far.stdin is not None
         try:
