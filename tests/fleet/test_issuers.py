@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from edgewarden.enrol.service import device_urn
 from edgewarden.errors import PeerFault
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
@@ -33,6 +36,23 @@ def as_a_server() -> Chain:
     return Chain(leaf, ISSUING.certificate)
 
 
+def lasting(days: float) -> Chain:
+    leaf = certificates.make_gateway(ISSUING, KEY, TENANT, "gw-demo", NOW, days)
+    return Chain(leaf, ISSUING.certificate)
+
+
+def with_critical() -> Chain:
+    """An extension that OpenSSL does not know: the broker would refuse the certificate."""
+    subject = certificates._name("gw-demo", TENANT)
+    builder = certificates._under(ISSUING, subject, KEY, 30, NOW)
+    uri = x509.UniformResourceIdentifier(device_urn(TENANT, "gw-demo"))
+    builder = builder.add_extension(x509.SubjectAlternativeName([uri]), False)
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\5\0")
+    builder = builder.add_extension(unknown, True)
+    leaf = certificates._leaf(builder, ExtendedKeyUsageOID.CLIENT_AUTH, ISSUING)
+    return Chain(leaf, ISSUING.certificate)
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -40,10 +60,13 @@ def as_a_server() -> Chain:
         (lambda: made(tenant="north"), "another gateway"),
         (lambda: made(key=new_key().public_key()), "another key"),
         (lambda: made(board=2), "another board"),
+        (lambda: lasting(3650), "3650.0 days"),
+        (lambda: lasting(0.5), "0.5 days"),
+        (with_critical, "not understand"),
         (elsewhere, "root"),
         (as_a_server, "clients"),
     ],
-    ids=["device", "tenant", "key", "board", "root", "purpose"],
+    ids=["device", "tenant", "key", "board", "years", "hours", "critical", "root", "purpose"],
 )
 def test_anything_else_is_refused(make: Callable[[], Chain], why: str) -> None:
     with pytest.raises(PeerFault, match=why) as refused:

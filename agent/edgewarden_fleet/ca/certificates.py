@@ -114,12 +114,15 @@ def make_gateway(
 def read_request(pem: str) -> ec.EllipticCurvePublicKey:
     """Return the public key of a signing request whose signature holds.
 
+    It may ask for nothing else: a CA of others might take what it says for the fleet's wish.
+
     Raises:
         WireRefusal: ``csr_invalid``.
     """
     try:
         request = x509.load_pem_x509_csr(pem.encode())
         sound = request.is_signature_valid
+        asks_more = bool(list(request.extensions) or list(request.attributes))
         key = request.public_key()
     except (
         Exception
@@ -129,6 +132,8 @@ def read_request(pem: str) -> ec.EllipticCurvePublicKey:
         ) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise WireRefusal("csr_invalid", "the key is not P-256")
+    if asks_more:
+        raise WireRefusal("csr_invalid", "the request asks for more than a certificate for its key")
     if not sound:
         raise WireRefusal("csr_invalid", "the request is not signed by its own key")
     return key

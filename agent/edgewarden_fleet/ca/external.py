@@ -5,8 +5,11 @@
     Cfssl    cfssl's authsign API: the request is authenticated by HMAC-SHA256 with a shared key
 
 Both are told subject and names; what they sign is held to what was asked for (``checked``), so a
-profile that changes something is found out here. cfssl 1.2 (Debian's) cannot put a URI into a
-certificate: its gateways carry the DNS name of ``device_host`` instead, which says the same.
+profile that changes something is found out here. CMP is told the key alone of a gateway's request;
+cfssl gets the request, which asks for nothing else (certificates.read_request). No answer is waited
+for longer than WITHIN_S, however slowly it drips, and nobody is followed elsewhere. cfssl 1.2
+(Debian's) cannot put a URI into a certificate: its gateways carry the DNS name of ``device_host``
+instead, which says the same.
 
 A CA's root must be believed by gateways, verifier and broker: `edgewarden-fleet ca trust FILE`.
 Secrets are files below the fleet folder, never words of a command line.
@@ -17,14 +20,20 @@ Secrets are files below the fleet folder, never words of a command line.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
+import http.client
 import json
+import socket
+import ssl
 import tempfile
-import urllib.error
-import urllib.request
+import threading
+import urllib.parse
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from edgewarden.enrol.service import device_host, device_urn
 from edgewarden.errors import PeerFault, PeerUnavailable
@@ -35,6 +44,11 @@ from edgewarden_fleet.ca.settings import CaSettings
 WITHIN_S = 20.0
 """The gateway waits 15 s for an answer, then asks again with the same key."""
 MAX_ANSWER_BYTES = 64 * 1024
+MIN_SECRET_BYTES = 16
+"""cfssl's own documentation has 16; an empty key would be anybody's."""
+SAID_BYTES = 400
+_UNREADABLE = (ValueError, KeyError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What a certificate of somebody's making can raise, its names included (cryptography 43)."""
 
 
 class Cmp:
@@ -49,12 +63,16 @@ class Cmp:
         s = self._settings
         with tempfile.TemporaryDirectory(prefix="ew-cmp-") as name:
             place = Path(name)
-            (place / "csr.pem").write_text(wanted.csr_pem)
+            key = wanted.key.public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            (place / "key.pem").write_bytes(key)
             ended = run(
                 (
-                    "openssl", "cmp", "-cmd", "cr", "-server", s.server, "-path", s.path,
+                    "openssl", "cmp", "-config", "", "-cmd", "cr",
+                    "-server", s.server, "-path", s.path,
                     "-ref", s.ref, "-secret", f"file:{self._secret}",
-                    "-csr", str(place / "csr.pem"),
+                    "-newkey", str(place / "key.pem"),
                     "-subject", f"/O={wanted.tenant}/CN={wanted.session}",
                     "-sans", device_urn(wanted.tenant, wanted.device), "-popo", "0",
                     "-certout", str(place / "leaf.pem"), "-extracertsout", str(place / "more.pem"),
@@ -86,6 +104,8 @@ class Cfssl:
         ).encode()
         try:
             key = bytes.fromhex(self._secret.read_text().strip())
+            if len(key) < MIN_SECRET_BYTES:
+                raise ValueError(f"it has {len(key)} bytes, at least {MIN_SECRET_BYTES} are needed")
         except (OSError, ValueError) as fault:
             raise PeerUnavailable(
                 f"the key for cfssl cannot be read: {fault}",
@@ -99,26 +119,53 @@ class Cfssl:
         return _parsed(leaf, issuing)
 
     def _ask(self, call: str, body: dict[str, str]) -> str:
-        url = f"{self._settings.server.rstrip('/')}/api/v1/cfssl/{call}"
-        asked = urllib.request.Request(  # noqa: S310 - settings allow http(s) alone
-            url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        where = urllib.parse.urlsplit(self._settings.server)
+        path = f"{where.path.rstrip('/')}/api/v1/cfssl/{call}"
         try:
-            with urllib.request.urlopen(asked, timeout=WITHIN_S / 2) as answer:  # noqa: S310
-                said = json.loads(answer.read(MAX_ANSWER_BYTES))
-        except urllib.error.HTTPError as fault:
-            with fault:
-                raise _refused("cfssl", fault.read(400).decode(errors="replace")) from fault
-        except (OSError, ValueError) as fault:
+            status, said = _post(where, path, json.dumps(body).encode(), WITHIN_S / 2)
+            answer = json.loads(said) if status == http.HTTPStatus.OK else None
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as fault:
             raise PeerUnavailable(
-                f"cfssl does not answer: {fault}",
+                f"cfssl does not answer: {str(fault)[:SAID_BYTES]}",
                 code="EW-ID-040",
                 next_step="check ca.server in fleet.toml and that cfssl runs",
             ) from fault
-        result = said.get("result") if isinstance(said, dict) else None
+        result = answer.get("result") if isinstance(answer, dict) else None
         if not isinstance(result, dict) or not isinstance(result.get("certificate"), str):
-            raise _refused("cfssl", str(said)[:400])
+            raise _refused("cfssl", said[:SAID_BYTES].decode(errors="replace"))
         return str(result["certificate"])
+
+
+def _post(
+    where: urllib.parse.SplitResult, path: str, body: bytes, within_s: float
+) -> tuple[int, bytes]:
+    """One exchange, whole within ``within_s``: a socket's own limit begins anew with each byte."""
+    secure = where.scheme == "https"
+    host, port = where.hostname or "", where.port or (443 if secure else 80)
+    reached = socket.create_connection((host, port), within_s)
+    if secure:
+        context = ssl.create_default_context()
+        reached = context.wrap_socket(reached, server_hostname=host, do_handshake_on_connect=False)
+    with contextlib.closing(http.client.HTTPConnection(host, port)) as connection:
+        connection.sock = reached
+        limit = threading.Timer(within_s, _end, [reached])
+        limit.start()
+        try:
+            if isinstance(reached, ssl.SSLSocket):
+                reached.do_handshake()
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            said = answer.read(MAX_ANSWER_BYTES + 1)
+        finally:
+            limit.cancel()
+        if len(said) > MAX_ANSWER_BYTES or not answer.isclosed():
+            raise ValueError("the answer is too long, or did not come whole")
+        return answer.status, said
+
+
+def _end(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _chain(leaf: Path, more: Path) -> Chain:
@@ -129,12 +176,12 @@ def _parsed(leaf_pem: str, more_pem: str) -> Chain:
     try:
         leaf = x509.load_pem_x509_certificate(leaf_pem.encode())
         more = x509.load_pem_x509_certificates(more_pem.encode())
-    except ValueError as fault:
-        raise _refused("the CA", f"no certificate came: {fault}") from fault
-    for one in more:
-        if one.subject == leaf.issuer:
-            return Chain(leaf, one)
-    raise _refused("the CA", "the issuing certificate did not come with it")
+        above = [one for one in more if one.subject == leaf.issuer]
+    except _UNREADABLE as fault:
+        raise _refused("the CA", f"no certificate came: {str(fault)[:SAID_BYTES]}") from fault
+    if not above:
+        raise _refused("the CA", "the issuing certificate did not come with it")
+    return Chain(leaf, above[0])
 
 
 def _refused(who: str, said: str) -> PeerFault:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID
 
 from edgewarden.errors import PeerFault, WireRefusal
 from edgewarden.trust.keys import public_cose_key
@@ -25,6 +26,19 @@ from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.store.registry import Issued
 from edgewarden_fleet.verify.chain import check_chain
+
+MIN_DAYS = 1.0
+"""It is renewed in its last third, and looked at each hour."""
+MAX_DAYS = 400.0
+"""A CA's usual profile is a year. Short life is the first line of revocation: ten years are not
+taken because somebody's profile says so."""
+UNDERSTOOD = frozenset(
+    {
+        ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    }
+)  # fmt: skip
+"""Critical extensions that every TLS library knows; any other locks the gateway out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +124,12 @@ def checked(
             raise WireRefusal("bad_name", "the broker would take it for another board")
         if identity.public_key != public_cose_key(wanted.key):
             raise WireRefusal("bad_chain", "it is for another key")
+        days = (identity.ends_utc_s - now_utc_s) / 86400
+        if not MIN_DAYS <= days <= MAX_DAYS:
+            raise WireRefusal("bad_chain", f"it is good for {days:.1f} days")
+        for one in (chain.leaf, chain.issuing):
+            if not {e.oid for e in one.extensions if e.critical} <= UNDERSTOOD:
+                raise WireRefusal("bad_chain", "the broker would not understand all of it")
     except WireRefusal as refusal:
         raise PeerFault(
             f"the CA's certificate for {wanted.device} cannot be used: {refusal.text}",

@@ -9,7 +9,9 @@ starts. Secrets never stand here; they are files beside it (folder.py).
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+import urllib.parse
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -65,6 +67,8 @@ class CaSettings:
     secret_file: str = "ca/secret"  # noqa: S105 - a path
 
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HOST = re.compile(r"[a-z0-9._:-]+")
 BACKENDS = ("builtin", "cmp", "cfssl")
 
 
@@ -168,13 +172,36 @@ def _read_ca(table: _Table) -> CaSettings:
     given = {key: ca.text(key) for key in ca.body}
     if given["backend"] not in BACKENDS:
         raise _no(f"ca.backend is not one of {', '.join(BACKENDS)}")
-    if given["backend"] == "cfssl" and not given.get("server", "").startswith(
-        ("https://", "http://127.0.0.1", "http://[::1]", "http://localhost")
-    ):
+    if given["backend"] == "cfssl" and not _is_url(given.get("server", "")):
         raise _no("ca.server is not an https URL, or http on loopback")
     if given["backend"] == "cmp" and not (given.get("server") and given.get("ref")):
         raise _no("ca.server and ca.ref are needed for cmp")
+    for key, value in given.items():
+        if value.startswith("-"):
+            raise _no(f"ca.{key} begins with -, which a program would take for an option")
+    secret = Path(given.get("secret_file", ""))
+    if secret.is_absolute() or ".." in secret.parts:
+        raise _no("ca.secret_file is not below the fleet folder")
     return CaSettings(**given)
+
+
+def _is_url(text: str) -> bool:
+    """https, or http that leaves no machine: by the host that is really asked."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    if parts.netloc not in {_joined(host, None), _joined(host, port)} or parts.query:
+        return False
+    if parts.fragment or not _HOST.fullmatch(host):
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK)
+
+
+def _joined(host: str, port: int | None) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return shown if port is None else f"{shown}:{port}"
 
 
 class _Table:
