@@ -222,7 +222,7 @@ class Day:
 
     def _sample(self) -> None:
         assert self.card.link is not None
-        assert self.card.link.poll() is None, "link ended: " + self.card.log.read_text()[-2000:]
+        assert self.card.link.poll() is None, f"link ended ({self.card.link.returncode}): " + self.card.log.read_text()[-2000:]
         at = Path(f"/proc/{self.card.link.pid}")
         fields = (at / "stat").read_text().rpartition(")")[2].split()
         pages = int((at / "statm").read_text().split()[1])
