@@ -193,6 +193,26 @@ class Day:
         with self.step_file.open("r+b" if self.step_file.exists() else "wb") as file:
             file.write(struct.pack("=q", step_s * 10**9))
 
+    def start_link(self) -> None:
+        """Start it under the clock that is set; the machine's own at first."""
+        if not self.step_file.exists():
+            self.set_clock(0)
+        line = [sys.executable, STEPPED, str(self.step_file), str(self.card.settings)]
+        with self.card.log.open("ab") as log:
+            self.card.link = subprocess.Popen(line, env=ENV, stdout=log, stderr=log)
+
+    def kill_link(self) -> dict[str, int]:
+        """SIGKILL; returns what it had promised a moment before: class -> durable."""
+        status = self.card.status().get("spool")
+        self.card.end(signal.SIGKILL)
+        return {c: s["durable"] for c, s in status.items()} if isinstance(status, dict) else {}
+
+    def heads(self) -> dict[str, int]:
+        """Class -> the highest sequence of which the verifier has it and all before."""
+        chain = self.fleet.show(DEVICE)["chain"]
+        assert isinstance(chain, dict)
+        return {str(c): int(one["head"]) for c, one in chain.items()}
+
     # --- the day ----------------------------------------------------------------------------------
 
     def run(self, lasts_s: float) -> None:
@@ -222,7 +242,9 @@ class Day:
 
     def _sample(self) -> None:
         assert self.card.link is not None
-        assert self.card.link.poll() is None, f"link ended ({self.card.link.returncode}): " + self.card.log.read_text()[-2000:]
+        assert self.card.link.poll() is None, (
+            f"link ended ({self.card.link.returncode}): " + self.card.log.read_text()[-2000:]
+        )
         at = Path(f"/proc/{self.card.link.pid}")
         fields = (at / "stat").read_text().rpartition(")")[2].split()
         pages = int((at / "statm").read_text().split()[1])
@@ -348,10 +370,7 @@ def ordeal(folder: Path, seed: int) -> Iterator[Day]:
         stack.enter_context(board.loose)
         stack.callback(card.end, signal.SIGKILL)
         day = Day(fleet, card, disk, board, random.Random(seed))
-        day.set_clock(0)
-        line = [sys.executable, STEPPED, str(day.step_file), str(card.settings)]
-        with card.log.open("ab") as log:
-            card.link = subprocess.Popen(line, env=ENV, stdout=log, stderr=log)
+        day.start_link()
         wait_until(lambda: _live(card), 40)
         board.start()
         stack.callback(board.close)
