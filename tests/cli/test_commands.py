@@ -52,7 +52,7 @@ def test_every_command_has_help_that_fits(
 def test_the_commands_of_this_release() -> None:
     assert {" ".join(words) for words in commands()} == {
         "run", "gate", "guard", "link", "enroll", "status", "doctor", "sensors",
-        "sensors watch", "findings",
+        "sensors watch", "sensors probe", "findings",
         "devices", "devices reset", "devices lift",
         "explain", "identity", "identity show", "identity selftest", "identity renew",
         "policy", "policy show", "policy check", "policy learn", "policy observe",

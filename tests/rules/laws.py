@@ -36,6 +36,7 @@ CLOCK_DOORS = {
     "agent/edgewarden/daemon/guard.py": "guard has no ports: the age of a heartbeat",
     "agent/edgewarden/daemon/notify.py": "sd_notify(3): where systemd listens",
     "agent/edgewarden/daemon/supervise.py": "waits between restarts",
+    "agent/edgewarden/probe/listening.py": "the command line's: how long it has listened",
     "agent/edgewarden/probe/watching.py": "the command line's: asks link twice a second",
 }
 """Where time, randomness and environment may enter (law 7)."""

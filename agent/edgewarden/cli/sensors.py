@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from edgewarden.cli import sensors_watch
+from edgewarden.cli import sensors_probe, sensors_watch
 from edgewarden.cli.console import Console, Exit, clip
 from edgewarden.cli.services import lenient_settings, settings_option
 from edgewarden.probe.control import ask_link
@@ -29,6 +29,8 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=False)
     text = "follow one sensor: raw beside decoded, quality and why"
     sensors_watch.configure(verbs.add_parser("watch", help=text, description=text + "."))
+    text = "find out what speaks on a port that is not in use"
+    sensors_probe.configure(verbs.add_parser("probe", help=text, description=text + "."))
     settings_option(parser)
     parser.set_defaults(run=run)
 

@@ -50,8 +50,10 @@ def open_port(path: str, line: Line) -> serial.Serial:
         if line.rs485:
             _drive_rts(port)
         return port
-    except (OSError, ValueError) as fault:  # SerialException is an OSError
+    except (OSError, ValueError, termios.error) as fault:  # SerialException is an OSError
         reason = os.strerror(fault.errno) if isinstance(fault, OSError) and fault.errno else fault
+        if isinstance(fault, termios.error):  # a setting that this driver does not have
+            reason = fault.args[-1]
         raise HardwareFault(
             f"serial port {path} cannot be opened: {reason}",
             code="EW-SER-001",

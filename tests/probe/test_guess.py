@@ -1,0 +1,95 @@
+"""What bytes of an unknown line look like: the right rate, a wrong one, seven bits, an inverted
+line."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewarden.probe.guess import (
+    ECHO,
+    NOTHING,
+    PTY,
+    WRONG_RATE,
+    Sample,
+    best,
+    hints,
+    look,
+    overheard,
+)  # fmt: skip
+from edgewarden.probe.listening import RATES
+from edgewarden.serial.modbus import read, seal
+from tests.probe.uart import heard, line, received
+from tests.serial.test_nmea import GGA, sealed
+
+NMEA = sealed(GGA) * 6
+JSON = b"".join(json.dumps({"t": i / 7, "door": True}).encode() + b"\n" for i in range(20))
+MODBUS = b"".join(read(1, 3, i, 2).adu() + seal(bytes((1, 3, 4, 0, i, 2, 9))) for i in range(8))
+LINES = b"".join(b"%d;%d\r\n" % (i, 3 * i) for i in range(40))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(NMEA, "nmea"), (JSON, "jsonlines"), (MODBUS, "modbus-rtu"), (LINES, "lines")],
+)
+@pytest.mark.parametrize("sent", [4800, 9600, 19200, 115200])
+def test_of_all_rates_the_one_that_was_sent_is_found(data: bytes, name: str, sent: int) -> None:
+    guesses = [look(Sample(at, heard(data, sent, at))) for at in RATES]
+    chosen = best(guesses)
+    assert chosen is not None
+    assert (chosen.format, chosen.sample.baud, chosen.bad) == (name, sent, 0)
+    assert [g for g in guesses if g.sure and g is not chosen] == []
+    assert hints(guesses) == []
+
+
+@pytest.mark.parametrize("parity", ["even", "odd"])
+def test_seven_bits_are_told_with_their_parity(parity: str) -> None:
+    data = received(line(NMEA, 7, parity), 9600, 9600)
+    guess = look(Sample(9600, data))
+    assert (guess.format, guess.seven, guess.frames) == ("nmea", parity, 6)
+    assert hints([guess]) == [f"characters have seven bits and {parity} parity"]
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_rate_that_was_not_tried_and_an_inverted_line_are_a_hint(inverted: bool) -> None:
+    sent = 9600 if inverted else 14400
+    guesses = [look(Sample(at, heard(NMEA, sent, at, inverted=inverted))) for at in RATES]
+    assert best(guesses) is None
+    assert hints(guesses) == [WRONG_RATE]
+
+
+def test_framing_errors_of_the_kernel_are_told() -> None:
+    said = hints([look(Sample(9600, b"\x80\xf0" * 50, 37))])
+    assert said == [WRONG_RATE, "the kernel counted 37 framing errors: a wrong rate, most likely"]
+
+
+def test_silence_echo_and_a_pty_have_their_own_words() -> None:
+    silent = [look(Sample(9600, b""))]
+    assert hints(silent) == [NOTHING]
+    assert hints(silent, pty=True, echo=True) == [ECHO, NOTHING, PTY]
+    assert hints(silent, answered=True) == []
+
+
+def test_noise_beside_good_frames_is_told() -> None:
+    broken = sealed(GGA).replace(b"*", b"0*", 1)
+    (said,) = hints([look(Sample(9600, (sealed(GGA) + broken) * 6))])
+    assert said.startswith("6 bad frames beside 6 good ones")
+
+
+@given(st.binary(max_size=600))
+def test_any_bytes_are_looked_at_without_a_fault(data: bytes) -> None:
+    look(Sample(9600, data))
+
+
+def test_noise_is_no_format() -> None:
+    chance = random.Random(11)
+    samples = [Sample(9600, chance.randbytes(512)) for _ in range(200)]
+    assert [guess.format for guess in map(look, samples) if guess.format] == []
+
+
+def test_a_bus_is_overheard_from_the_middle_of_a_frame() -> None:
+    assert overheard(MODBUS[5:]) == 15
