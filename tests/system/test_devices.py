@@ -22,6 +22,7 @@ from edgewarden.downstream.shown import DeskSettings, Known
 from edgewarden.trust.keys import public_cose_key
 from tests.downstream.test_device_evidence import EVIL, GOOD, eat
 from tests.downstream.world import Devices, Running, listening
+from tests.rules.planting import ROOT
 from tests.waiting import until
 
 pytestmark = [
@@ -390,5 +391,30 @@ def test_a_storm_of_strangers_leaves_a_known_device_its_session(devices: Devices
                 await asyncio.gather(*tasks, return_exceptions=True)
             assert sum(running.listener.failed.values()) <= 60
             assert set(running.overruns) <= {"source_busy", "source_rate"}
+
+    play(scene)
+
+
+def test_the_commands_of_the_page_make_what_the_listener_takes(tmp_path: Path) -> None:
+    """docs/devices.md, Setting it up, word for word; then curl as it stands there."""
+    page = (ROOT / "docs" / "devices.md").read_text()
+    block = page[page.index("With openssl:") : page.index("On the gateway")]
+    lines = [line[4:] for line in block.splitlines() if line.startswith("    ")]
+    assert sum(line.startswith("openssl") for line in lines) == 5
+    made = Devices.__new__(Devices)
+    made.folder, made.ca_path, made.crl = tmp_path, tmp_path / "ca.pem", None
+    made.server = (str(tmp_path / "server.pem"), str(tmp_path / "server.key"))
+
+    async def scene() -> None:
+        code, said = await run("bash", "-ec", f"cd {tmp_path}\n" + "\n".join(lines))
+        assert code == 0, said
+        own = (str(tmp_path / "press-1.pem"), str(tmp_path / "press-1.key"))
+        async with listening(made) as running:
+            line = list(curl(running, made, own, "/readings", "-d", '{"temperature": 21.5}'))
+            line[-1] = "https://gw-7.local:8883/readings"
+            to = ("--connect-to", f"gw-7.local:8883:127.0.0.1:{running.port}")
+            code, said = await run(*line[:-1], *to, line[-1])
+            assert code == 0, said
+            assert running.readings() == {"device:press-1/temperature": 21.5}
 
     play(scene)
