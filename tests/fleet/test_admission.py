@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgewarden_fleet.ca.broker import GATEWAY_READS, GATEWAY_WRITES, role_of
 from edgewarden_fleet.ca.certificates import FLEET_CN
 from edgewarden_fleet.ingest import admission as module
-from edgewarden_fleet.ingest.access_list import AccessList
+from edgewarden_fleet.ingest.access_list import FIRST_RETRY_S, LAST_RETRY_S, AccessList
 from edgewarden_fleet.ingest.admission import COMMANDS, Admission, changes
 from edgewarden_fleet.store import registry, replaced
 from edgewarden_fleet.verify.attest import Outgoing
@@ -179,16 +179,16 @@ def test_a_replaced_board_stays_denied_by_name_for_ever(desk: Desk, tmp_path: Pa
     desk.enrol("gw-1", new_key())
     registry.revoke(desk.db, "gw-1", "stolen", NOW)
     replaced.retire(desk.db, "gw-1", "stolen", NOW)
-    access.follow(desk.db)
+    access.follow(desk.db, 0.0)
     assert "user gw-1\ntopic deny #" in (tmp_path / "acl").read_text()
     desk.enrol("gw-1", new_key())
-    access.follow(desk.db)
+    access.follow(desk.db, 0.0)
     text = (tmp_path / "acl").read_text()
     assert "user gw-1\ntopic deny #" in text, "its successor has another name"
     assert "user gw-1.2\ntopic write ew/1/main/gw-1/r/+\n" in text
     assert "user gw-1.2\ntopic deny" not in text
     registry.revoke(desk.db, "gw-1", "stolen too", NOW)
-    access.follow(desk.db)
+    access.follow(desk.db, 0.0)
     text = (tmp_path / "acl").read_text()
     assert "user gw-1.2\ntopic deny #" in text
     assert "user gw-1.2\ntopic write" not in text
@@ -229,14 +229,39 @@ def test_a_reload_that_fails_is_told(
 ) -> None:
     (tmp_path / "acl").write_text("nothing")
     access = AccessList(tmp_path, "main", ("sh", "-c", "echo no such unit >&2; exit 5"))
-    access.follow(desk.db)
+    access.follow(desk.db, 0.0)
     assert "status=5" in caplog.text
     assert "no such unit" in caplog.text
     caplog.clear()
-    access.follow(desk.db)
+    access.follow(desk.db, 0.0)
     assert not caplog.text, "once for one change"
-    AccessList(tmp_path / "gone", "main", ()).follow(desk.db)
+    AccessList(tmp_path / "gone", "main", ()).follow(desk.db, 0.0)
     assert "EW-NET-022" in caplog.text
+
+
+def test_a_reload_that_failed_is_tried_again_until_the_broker_was_told(
+    desk: Desk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "acl").write_text("nothing")
+    told = tmp_path / "told"
+    command = ("sh", "-c", f"echo x >> {told}; test $(wc -l < {told}) -ge 4")
+    access = AccessList(tmp_path, "main", command)
+    desk.enrol("gw-1", new_key())
+    registry.revoke(desk.db, "gw-1", "stolen", NOW)
+
+    def tries(now_mono_s: float) -> int:
+        access.follow(desk.db, now_mono_s)
+        return len(told.read_text().splitlines())
+
+    assert tries(0.0) == 1
+    assert tries(FIRST_RETRY_S - 0.1) == 1
+    assert tries(FIRST_RETRY_S) == 2
+    assert caplog.text.count("not in force") == 2, "each failure is said"
+    access = AccessList(tmp_path, "main", command)  # serve was started again
+    assert tries(100.0) == 3
+    assert tries(100.0 + FIRST_RETRY_S) == 4
+    assert "in force after" in caplog.text
+    assert tries(100.0 + 10 * LAST_RETRY_S) == 4, "told, and left alone"
 
 
 @pytest.mark.parametrize(

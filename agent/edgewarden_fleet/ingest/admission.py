@@ -80,7 +80,7 @@ class Admission:
     def due(self, db: sqlite3.Connection, now_mono_s: float) -> list[Outgoing]:
         """What is to be sent now."""
         if self.absent:
-            self._access.follow(db)
+            self._access.follow(db, now_mono_s)
         if self._fresh:
             self._fresh, self._there, self._asked_mono_s = False, None, None
             return self._list(0, now_mono_s)
