@@ -516,3 +516,17 @@ def test_an_identity_that_is_gone_replaces_nothing(
     old = enroll(tmp_path, serve(fleet.honest).url, fleet.token())
     (tmp_path / identity.FOLDER / identity.CURRENT).unlink()
     assert not replaced(tmp_path, old)
+
+
+def test_one_enrolment_at_a_time(
+    serve: Callable[..., Service], fleet: Fleet, tmp_path: Path
+) -> None:
+    """Two at once would each make a key, and one would be kept without its certificate."""
+    service = serve(fleet.honest)
+    state = tmp_path / "state"
+    with identity.locked(state, make=True):
+        fault = refused(state, service.url, fleet.token())
+    assert isinstance(fault, OperatorFault)
+    assert fault.code == "EW-ID-041"
+    assert service.requests == []
+    assert enroll(state, service.url, fleet.token()).device == DEVICE

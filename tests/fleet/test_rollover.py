@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from edgewarden.enrol.by_key import renew
-from edgewarden.errors import OperatorFault, TrustFault
+from edgewarden.errors import OperatorFault, TrustFault, WireRefusal
 from edgewarden.trust.identity import Identity, load
 from edgewarden.wire.references import ReferenceSet
 from edgewarden_fleet.ca import certificates
-from edgewarden_fleet.ca.folder import FleetFolder
+from edgewarden_fleet.ca.folder import FleetFolder, new_key
 from edgewarden_fleet.ca.rollover import Rollover
 from edgewarden_fleet.store import references, registry
 from edgewarden_fleet.store.schema import open_store, transaction
@@ -201,6 +201,31 @@ def test_another_issuing_certificate_leaves_the_old_ones_good(
         assert believed(folder, fresh)
         assert service.enrol(tmp_path / "b", "gw-b")
     assert list((folder.path / "ca").glob("issuing-until-*")), "it is kept aside"
+
+
+def test_what_ends_a_stolen_issuing_key(folder: FleetFolder, tmp_path: Path) -> None:
+    """Another issuing key does not; another root after it does (ADR 28)."""
+    with standing_service(folder) as service:
+        service.enrol(tmp_path / "a", "gw-a", days_ago=5)
+    stolen = folder.issuing()
+    mine = new_key().public_key()
+
+    def forged() -> str:
+        leaf = certificates.make_gateway(stolen, mine, "main", "gw-a", time.time())
+        chain = [certificates.der(leaf), certificates.der(stolen.certificate)]
+        try:
+            return check_chain(chain, folder.roots(), time.time()).device
+        except WireRefusal as refusal:
+            return refusal.name
+
+    rollover(folder).issuing(folder.path / "ca/root-key.pem")
+    assert forged() == "gw-a", "for whoever goes by the chain alone, such as the broker"
+    rollover(folder).begin()
+    with opened(folder) as db:
+        rollover(folder).switch(db, force=True)
+        assert forged() == "gw-a"
+        rollover(folder).finish(db, force=True)
+    assert forged() == "bad_chain"
 
 
 def test_another_roots_key_is_refused(folder: FleetFolder, tmp_path: Path) -> None:

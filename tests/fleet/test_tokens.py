@@ -150,3 +150,15 @@ def test_a_board_whose_name_would_not_fit_a_certificate_gets_no_token(fleet: Fle
     assert enrol(fleet, token_for(fleet, fits), new_key()) == "ok"
     with pytest.raises(OperatorFault, match="too long for another board"):
         token_for(fleet, longer)
+
+
+def test_a_token_for_a_revoked_device_gets_no_certificate(fleet: FleetFolder) -> None:
+    """It was told "enrolled", and then heard by nobody."""
+    key = new_key()
+    assert enrol(fleet, token_for(fleet), key) == "ok"
+    db = open_store(fleet.database)
+    registry.revoke(db, "gw-demo", "stolen", NOW)
+    serial = db.execute("SELECT serial FROM device").fetchone()[0]
+    assert enrol(fleet, token_for(fleet), key) == "revoked"
+    assert db.execute("SELECT serial FROM device").fetchone()[0] == serial
+    db.close()

@@ -338,3 +338,27 @@ def test_root_gives_nothing_away_through_a_link(tmp_path: Path) -> None:
     identity._own_as(mine, parent)
     assert (victim / "shadow").stat().st_uid == 0
     assert (mine / "key.pem").stat().st_uid == 12345
+
+
+def test_going_back_leaves_nothing_of_what_was_refused(tmp_path: Path) -> None:
+    """A key and a certificate that nobody uses are a copy more that can be taken."""
+    put(tmp_path, "1")
+    put(tmp_path, "2")
+    refused = load(tmp_path).folder
+    assert identity.go_back(tmp_path)
+    assert load(tmp_path).serial == "1"
+    assert not refused.exists()
+    assert {p.name for p in (tmp_path / "identity").glob("identity-*")} == {
+        load(tmp_path).folder.name
+    }
+
+
+def test_going_back_after_a_power_cut_on_the_way_keeps_what_is_current(tmp_path: Path) -> None:
+    put(tmp_path, "1")
+    put(tmp_path, "2")
+    parent = tmp_path / "identity"
+    before = os.readlink(parent / "previous")
+    (parent / "current").unlink()
+    (parent / "current").symlink_to(before)  # the power went before ``previous`` was removed
+    assert identity.go_back(tmp_path)
+    assert load(tmp_path).serial == "1"

@@ -73,7 +73,8 @@ def enroll(state_dir: Path, url: str, token_text: str, wish: Wish | None = None)
         wish: which key; None for the best one in the usual places.
 
     Raises:
-        OperatorFault: already enrolled, or the URL cannot be used.
+        OperatorFault: already enrolled, another enrolment is under way (EW-ID-041), or the URL
+            cannot be used.
         WireRefusal: token or answer refused; ``name`` is the same on both sides.
         TrustFault: the service is not the one the token was made for; EW-ID-033, the key would be
             of a lower grade than the last; EW-ID-034, the grade that is wanted cannot be had.
@@ -81,6 +82,14 @@ def enroll(state_dir: Path, url: str, token_text: str, wish: Wish | None = None)
     """
     host, port = host_and_port(url)
     token = enrol.parse_token(token_text)
+    with store.locked(state_dir, make=True):
+        return _enroll(state_dir, url, (host, port), token, wish or Wish())
+
+
+def _enroll(
+    state_dir: Path, url: str, at: tuple[str, int], token: enrol.Token, wish: Wish
+) -> Identity:
+    host, port = at
     if (state_dir / store.FOLDER / store.CURRENT).exists():
         raise OperatorFault(
             "this gateway already has an identity",
@@ -90,7 +99,6 @@ def enroll(state_dir: Path, url: str, token_text: str, wish: Wish | None = None)
             ),
         )
     ca_pem = _fetch_root(host, port, token.ca_sha256)
-    wish = wish or Wish()
     choice = _choose(state_dir, wish)
     wish.chosen(choice)
     service = _Service(host, port, token, ca_pem, wish.keys)

@@ -253,16 +253,25 @@ def _record_grade(parent: Path, grade: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(state_dir: Path) -> Iterator[None]:
+def locked(state_dir: Path, *, make: bool = False) -> Iterator[None]:
     """One enrolment or renewal at a time.
+
+    Args:
+        make: the folder is made where there is none, for a first enrolment; and goes again when
+            nothing was put there.
 
     Raises:
         OperatorFault: EW-ID-041, another is under way.
         HardwareFault: EW-ID-006, the folder cannot be locked.
     """
+    made = [p for p in (state_dir / FOLDER, state_dir) if make and not p.exists()]
     try:
+        if make:
+            (state_dir / FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(state_dir / FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as fault:
+        if make:
+            raise _not_stored(fault) from fault
         yield  # there is no identity: whoever needs one says so
         return
     try:
@@ -276,6 +285,9 @@ def locked(state_dir: Path) -> Iterator[None]:
         ) from fault
     finally:
         os.close(fd)
+        with contextlib.suppress(OSError):  # it is not empty: something was enrolled
+            for one in made:
+                one.rmdir()
 
 
 def prove(state_dir: Path, name: str) -> bool:
@@ -329,12 +341,15 @@ def go_back(state_dir: Path) -> bool:
 def _go_back(parent: Path) -> bool:
     try:
         before = os.readlink(parent / PREVIOUS)
+        refused = os.readlink(parent / CURRENT)
     except OSError:
         return False
     try:
         _point(parent, CURRENT, before)
         (parent / PREVIOUS).unlink()
         _sync_folder(parent)
+        if refused != before:  # else a power cut came between the two steps above
+            shutil.rmtree(parent / refused, ignore_errors=True)
     except OSError as fault:
         raise _not_stored(fault) from fault
     return True

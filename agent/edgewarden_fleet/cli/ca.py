@@ -115,6 +115,7 @@ def _issuing(arguments: argparse.Namespace) -> Exit:
         f"issuing certificate {made.serial_number:x} until {made.not_valid_after_utc:%Y-%m-%d}"
     )
     output.tell("gateways keep theirs and get the next one under it; the old one is kept aside")
+    output.tell("a stolen issuing key is believed until its root goes: `ca rotate root` after this")
     output.tell(_AGAIN)
     return Exit.OK
 

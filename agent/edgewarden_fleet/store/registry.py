@@ -6,6 +6,7 @@ Rules of ``redeem``, in order, all inside one write transaction:
 2. the token is for this device                                      ``token_foreign_device``
 3. not used before, except by this very key (an answer was lost)     ``token_used``
 4. not expired                                                       ``token_expired``
+   and the device is not revoked                                     ``revoked``
 5. a device keeps its TPM, a TPM its device (lineage.py)              ``lineage_conflict``
 6. a device that is known keeps its key for ever                     ``device_exists``
 7. a key belongs to one device                                       ``csr_invalid``
@@ -137,6 +138,9 @@ def check_token(
         raise WireRefusal("token_used", "the token has been used")
     if row["expires_utc_s"] <= now_utc_s:
         raise WireRefusal("token_expired", "the token's time is over")
+    known = find(db, device)
+    if known is not None and known.revoked:
+        raise WireRefusal("revoked", "the device is revoked; another board needs `replace`")
 
 
 def renewed(db: sqlite3.Connection, device: str, public_key: bytes, certificate: Issued) -> None:
