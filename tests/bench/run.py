@@ -34,6 +34,7 @@ AREAS = (
     "data",
     "targets",
     "ports",
+    "readings",
     "fleet",
     "identity",
     "attest",

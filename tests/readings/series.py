@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import sys
+from collections import deque
 from collections.abc import Iterator
 
 SECOND = 10**9
@@ -38,3 +40,20 @@ def door(count: int, seed: int = 4) -> Iterator[tuple[int, bool]]:
     for i in range(count):
         state ^= chance.random() < 0.02
         yield i * SECOND, state
+
+
+def kept_bytes(thing: object, seen: set[int] | None = None) -> int:
+    """What an object with slots keeps, itself and all it leads to."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen or isinstance(thing, type):
+        return 0
+    seen.add(id(thing))
+    size, left = sys.getsizeof(thing), deque[object]()
+    for cls in type(thing).__mro__:
+        names = getattr(cls, "__slots__", ())
+        left += [getattr(thing, name) for name in names if hasattr(thing, name)]
+    if isinstance(thing, dict):
+        left += [*thing.keys(), *thing.values()]
+    elif isinstance(thing, (tuple, list)):
+        left += thing
+    return size + sum(kept_bytes(inner, seen) for inner in left)

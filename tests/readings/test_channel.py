@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections import deque
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.readings.channel import Channel
 from edgewarden.readings.limits import Limits, Rule
-from tests.readings.series import SECOND, daily_temperature, door, gps_at_rest, pressure
+from tests.readings.series import SECOND, daily_temperature, door, gps_at_rest, kept_bytes, pressure
 
 DAILY = Limits(low=-30, high=60, max_rate_per_s=0.1, stuck_s=3600)
 
@@ -102,23 +99,8 @@ def test_a_frozen_value_is_stuck_and_moves_again(value: float | str | bool) -> N
     assert not channel.judge("other", 62 * SECOND)
 
 
-def _bytes_of(thing: object, seen: set[int]) -> int:
-    if id(thing) in seen or isinstance(thing, type):
-        return 0
-    seen.add(id(thing))
-    size, left = sys.getsizeof(thing), deque[object]()
-    for cls in type(thing).__mro__:
-        names = getattr(cls, "__slots__", ())
-        left += [getattr(thing, name) for name in names if hasattr(thing, name)]
-    if isinstance(thing, dict):
-        left += [*thing.keys(), *thing.values()]
-    elif isinstance(thing, (tuple, list)):
-        left += thing
-    return size + sum(_bytes_of(inner, seen) for inner in left)
-
-
 def test_a_channel_takes_at_most_4_kb_however_long_it_runs() -> None:
     channel = Channel(DAILY)
     for i, value in enumerate(pressure(20_000)):
         channel.judge(value, i * SECOND)
-    assert _bytes_of(channel, set()) <= 4096
+    assert kept_bytes(channel) <= 4096
