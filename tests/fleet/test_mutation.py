@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -75,8 +75,8 @@ def _tree(function: Callable[..., object]) -> ast.Module:
     return ast.parse(textwrap.dedent(inspect.getsource(function)))
 
 
-def mutants() -> Iterator[Mutant]:
-    for function in FUNCTIONS:
+def mutants(functions: Sequence[Callable[..., object]] = FUNCTIONS) -> Iterator[Mutant]:
+    for function in functions:
         for node in ast.walk(_tree(function)):
             if isinstance(node, ast.stmt) and _refuses(node):
                 text = ast.unparse(node).splitlines()[0]

@@ -68,7 +68,7 @@ def read(pem: bytes) -> tuple[bytes, bytes]:
 
 def public_area(public: bytes) -> bytes:
     """The TPMT_PUBLIC inside a TPM2B_PUBLIC; raises TrustFault when its size is not so."""
-    if len(public) < 2 or int.from_bytes(public[:2], "big") != len(public) - 2:
+    if int.from_bytes(public[:2], "big") != len(public) - 2:
         raise _damaged("its public part is cut")
     return public[2:]
 
@@ -83,7 +83,7 @@ def _tlv(tag: int, value: bytes) -> bytes:
 
 def _take(tag: int, data: bytes) -> tuple[bytes, bytes]:
     """(value, what follows) of one element in the one form DER has for it."""
-    if len(data) < 2 or data[0] != tag:
+    if len(data) < 2:
         raise _damaged("it is not the structure of a key")
     head = 2 + (data[1] & 0x7F if data[1] & 0x80 else 0)
     size = int.from_bytes(data[2:head], "big") if data[1] & 0x80 else data[1]
