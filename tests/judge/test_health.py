@@ -52,6 +52,7 @@ def test_well_is_ok() -> None:
         ({"unsent": 1001}, "degraded", "EW-SPL-004"),
         ({"evicted": 1}, "degraded", "EW-SPL-003"),
         ({"sensors": {"gps": ("silent", "no frame")}}, "degraded", "EW-SER-002"),
+        ({"doubtful": {"gps": ("suspect", "lat: range")}}, "degraded", "EW-SER-015"),
         ({"rungs": (Rung("clock", "clock", State.DEGRADED, "x", "EW-ID-016", "y"),)}, "degraded",
          "EW-ID-016"),
         ({"rungs": (Rung("identity", "identity", State.FAILING, "x", "EW-ID-012", "y"),)},

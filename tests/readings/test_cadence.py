@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from edgewarden.readings.cadence import FRAMES, LEARN, Cadence
 from edgewarden.wire.facts import FramesSeen, Plain
@@ -95,6 +96,15 @@ def test_of_one_that_is_asked_the_answers_are_timed_and_not_our_own_pace() -> No
     assert hear(cadence, faster) == []
     relayed = hear(cadence, asked(4 * FRAMES, 0.3, (LEARNED + 100) * SECOND))
     assert relayed[0]["feature"] == "answer_s"
+
+
+def test_our_own_stalls_do_not_make_a_device_look_slow() -> None:
+    """One answer in sixteen waited a second for us to be scheduled."""
+    cadence = Cadence()
+    assert hear(cadence, asked(LEARNED, 0.01, 0)) == []
+    said = [*asked(8 * FRAMES, 0.01, (LEARNED + 100) * SECOND)]
+    late = [s if i % 16 else replace(s, took_ns=SECOND) for i, s in enumerate(said)]
+    assert hear(cadence, late) == []
 
 
 def test_what_speaks_while_it_learns_is_believed() -> None:

@@ -17,9 +17,10 @@ from edgewarden.cli.services import lenient_settings, settings_option
 from edgewarden.probe.watching import follow
 
 BYTES_A_ROW = 8
-MOST_RAW_ROWS = 8
-LEFT = 3 * BYTES_A_ROW + BYTES_A_ROW + 2
-"""Hexadecimal, text, and a gap of two: 34 of 80 columns; a value has 45."""
+RAW_ROWS = 3
+"""More only beside values that need the rows anyway: ten reads should stand on one screen."""
+LEFT = 27
+"""Two groups of four bytes, their text, a gap: a value has the other 52 columns."""
 HEADER = f"{'raw':<{LEFT}} decoded"
 WELL = ("live", "open")
 
@@ -84,23 +85,22 @@ def headline(name: str, state: dict[str, Any]) -> str:
 def rows(read: dict[str, Any]) -> Iterator[str]:
     """One read, at most 80 columns."""
     data = bytes.fromhex(read["hex"])
+    most = BYTES_A_ROW * max(RAW_ROWS, len(read["readings"]))
     left = [
-        raw_row(data[at : at + BYTES_A_ROW])
-        for at in range(0, min(len(data), BYTES_A_ROW * MOST_RAW_ROWS), BYTES_A_ROW)
+        raw_row(data[at : at + BYTES_A_ROW]) for at in range(0, min(len(data), most), BYTES_A_ROW)
     ]
-    if read["bytes"] > len(data):
-        left.append(f"... {read['bytes'] - len(data)} bytes more")
     right = [value_row(reading) for reading in read["readings"]]
     if read["more"]:
         right.append(f"... {read['more']} values more")
+    yield f"-- {read['bytes']} bytes, {read['age_s']:.1f} s ago"
     for raw, value in zip_longest(left, right, fillvalue=""):
         yield clip(f"{raw:<{LEFT}} {value}".rstrip())
 
 
 def raw_row(data: bytes) -> str:
-    """``24 47 50 47 47 41 2c 31 $GPGGA,1``"""
+    """``24475047 47412c31 $GPGGA,1``"""
     text = "".join(chr(b) if 0x20 <= b < 0x7F else "." for b in data)
-    return f"{data.hex(' '):<{3 * BYTES_A_ROW}}{text}"
+    return f"{data.hex(' ', -4):<18}{text}"
 
 
 def value_row(reading: dict[str, Any]) -> str:

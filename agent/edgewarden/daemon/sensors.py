@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from edgewarden.daemon.view import View
-from edgewarden.errors import WireRefusal
+from edgewarden.errors import OperatorFault
 from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.readings.limits import Limits, OnFault
 from edgewarden.readings.worth import Worth
@@ -25,7 +25,7 @@ from edgewarden.serial.registers import ModbusRegister, Order, RegisterType
 from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
 from edgewarden.settings import serial as schema
 from edgewarden.settings.channels import SerialChannel
-from edgewarden.wire.facts import Event, FramesSeen, Reading
+from edgewarden.wire.facts import Event, FramesSeen, Quality, Reading
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "space": " "}
 
@@ -81,12 +81,25 @@ class Sensors:
         worth = self._ports[name].worth
         return {"quality": str(worth.quality()), "why": list(worth.why())}
 
+    def doubtful(self) -> dict[str, tuple[str, str]]:
+        """Sensors whose readings are not good: name -> (quality, why)."""
+        worths = ((name, port.worth) for name, port in self._ports.items())
+        return {
+            name: (str(worth.quality()), "; ".join(worth.why()))
+            for name, worth in worths
+            if worth.quality() is not Quality.GOOD
+        }
+
     def watched(self, name: str, after: int) -> dict[str, object]:
-        """link's answer to `edgewarden sensors watch`; raises WireRefusal("unknown_sensor")."""
+        """link's answer to `edgewarden sensors watch`; raises OperatorFault."""
         port = self._ports.get(name)
         if port is None:
             known = ", ".join(self._ports) or "none"
-            raise WireRefusal("unknown_sensor", f"no sensor is called {name:.64}; known: {known}")
+            raise OperatorFault(
+                f"no sensor is called {name:.64}; there are: {known}",
+                code="EW-AGT-007",
+                next_step="see `edgewarden sensors`",
+            )
         state = _told(port)
         lines = port.view.since(after, self._clock.now().boot_ns)
         return {"sensor": name, "state": state, **lines}

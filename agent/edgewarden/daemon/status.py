@@ -146,6 +146,7 @@ def _picture(
             if seen.mode == "enforce" and not seen.armed and seen.why_not
         },
         sensors={s.name: (str(s.state), s.reason) for s in sensors},
+        doubtful=parts.sensors.doubtful(),
         missing=parts.watcher.missing,
         settings_faults=faults,
         rungs=(

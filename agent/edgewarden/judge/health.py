@@ -52,6 +52,7 @@ class Picture:
         responds: where nothing can be prevented, programs are killed after their start.
         unheld: area beside programs that is to enforce and does not -> why not.
         sensors: name -> (state, reason).
+        doubtful: sensors whose readings are not good: name -> (quality, why).
         missing: required processes that are not there.
         settings_faults: texts of a newer settings file that is not in use.
         rungs: what doctor says of certificate and clock; said here too, in the same words.
@@ -75,6 +76,7 @@ class Picture:
     responds: bool = False
     unheld: Mapping[str, str] = field(default_factory=dict)
     sensors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    doubtful: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     settings_faults: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
@@ -109,6 +111,9 @@ def _reasons(p: Picture) -> Iterator[Reason]:
         if state not in ("live", "open"):
             text = f"sensor {name} is {state}: {why}" if why else f"sensor {name} is {state}"
             yield Reason("EW-SER-002", text, "run `edgewarden sensors`")
+    for name, (quality, why) in sorted(p.doubtful.items()):
+        text = f"readings of {name} are {quality}: {why}"
+        yield Reason("EW-SER-015", text, f"run `edgewarden sensors watch {name}`")
     for name in p.missing:
         step = "`systemctl status` of its unit says why it ended"
         yield Reason("EW-PROC-008", f"required process {name} is missing", step)

@@ -20,6 +20,8 @@ Rules, in order:
 
 from __future__ import annotations
 
+from array import array
+
 from edgewarden.wire.facts import FramesSeen, Plain
 
 FRAMES = 32
@@ -43,9 +45,7 @@ class Cadence:
     """
 
     __slots__ = (
-        "_answer_s",
         "_answers",
-        "_bad",
         "_began_ns",
         "_bytes",
         "_evidence",
@@ -75,8 +75,9 @@ class Cadence:
 
     def _open(self, now_ns: int) -> None:
         self._began_ns = now_ns
-        self._frames = self._bad = self._bytes = self._reads = self._answers = 0
-        self._answer_s = self._gap_sum = self._gap_sq = 0.0
+        self._frames = self._bytes = self._reads = 0
+        self._gap_sum = self._gap_sq = 0.0
+        self._answers = array("d")
 
     def reopened(self) -> None:
         """The port was opened anew: the window that was open is worth nothing."""
@@ -97,8 +98,7 @@ class Cadence:
         self._frames += seen.frames + seen.bad
         self._bytes += seen.size_bytes
         if seen.took_ns is not None:
-            self._answers += 1
-            self._answer_s += seen.took_ns / 1e9
+            self._answers.append(seen.took_ns / 1e9)
         if self._frames >= FRAMES and seen.seen_mono_ns > self._began_ns:
             self._close(seen.seen_mono_ns)
         return self._evidence if self.strange else None
@@ -106,7 +106,8 @@ class Cadence:
     def _close(self, now_ns: int) -> None:
         features = {"bytes_per_frame": self._bytes / self._frames}
         if self._answers:
-            features["answer_s"] = self._answer_s / self._answers
+            # The middle one: a single stall of ours must not make the device look slow.
+            features["answer_s"] = sorted(self._answers)[len(self._answers) // 2]
         else:
             features["frames_per_s"] = self._frames / ((now_ns - self._began_ns) / 1e9)
         if self.learning:
