@@ -6,6 +6,7 @@ import json
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from edgewarden.enrol.by_key import renew
 from edgewarden.errors import OperatorFault, TrustFault, WireRefusal
 from edgewarden.trust.identity import Identity, load
-from edgewarden.wire.references import ReferenceSet
+from edgewarden.trust.keys import FileSigner
+from edgewarden.wire.references import ReferenceSet, set_id
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.folder import FleetFolder, new_key
 from edgewarden_fleet.ca.rollover import Rollover
@@ -21,6 +23,7 @@ from edgewarden_fleet.store import references, registry
 from edgewarden_fleet.store.schema import open_store, transaction
 from edgewarden_fleet.verify.chain import check_chain
 from edgewarden_fleet.verify.references import believe, sign
+from edgewarden_fleet.verify.references import load as load_references
 from tests.enrol.fleet_service import made_ago, standing_service
 
 
@@ -267,6 +270,15 @@ def test_another_verifier_key_reaches_gateways_by_renewal(
         held = [s for s in references.every(service.db) if s.data != data]
         if not lost:
             assert believe(held[0].data, key, "main").values == kept.values
+        loaded = load_references([s.data for s in references.every(service.db)], key, "main")
+        if lost:
+            assert list(loaded.bad) == [set_id(data)], "nobody can say who signed it"
+        else:
+            assert loaded.again == {set_id(data): held[0].set_id}, "said by name, and no fault"
+            assert not loaded.bad
+            other = sign(replace(kept, values={"code": (bytes(31) + b"x",)}), FileSigner.generate())
+            mixed = load_references([data, other, held[0].data], key, "main")
+            assert list(mixed.bad) == [set_id(other)], "a stranger's other words stay bad"
     with standing_service(folder) as service:
         fresh = renew(tmp_path / "a", load(tmp_path / "a"), nobody, service.url)
     assert fresh.verifier_key == key

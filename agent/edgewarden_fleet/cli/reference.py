@@ -207,7 +207,15 @@ def _list(arguments: argparse.Namespace) -> Exit:
         rows += _rows(name, reference, state, sources[name])
     if arguments.json:
         bad = {name.hex(): why for name, why in loaded.bad.items()}
-        output.say_json({"schema": "edgewarden-fleet.references/1", "references": rows, "bad": bad})
+        again = {name.hex(): same.hex() for name, same in loaded.again.items()}
+        output.say_json(
+            {
+                "schema": "edgewarden-fleet.references/1",
+                "references": rows,
+                "bad": bad,
+                "signed_again": again,
+            }
+        )
         return Exit.DEGRADED if bad else Exit.OK
     output.table(
         ("set", "state", "kind", "of", "digest", "until"),
@@ -220,6 +228,9 @@ def _list(arguments: argparse.Namespace) -> Exit:
             for r in rows
         ],
     )  # fmt: skip
+    for name, same in loaded.again.items():
+        text = f"set {name.hex()[:16]} is of an earlier verifier key, signed again as"
+        output.tell(f"{text} {same.hex()[:16]}")
     for name, why in loaded.bad.items():
         output.tell(f"set {name.hex()[:16]} does not count: {why}")
     return Exit.DEGRADED if loaded.bad else Exit.OK

@@ -6,8 +6,9 @@ it the facet is none or contraindicated, never affirming.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from edgewarden.appraise.references import Sets
 from edgewarden.errors import WireRefusal
@@ -26,10 +27,17 @@ from edgewarden.wire.references import (
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Sets that hold, by their id; ids and reasons of those that do not."""
+    """Sets that hold, by their id; ids and reasons of those that do not.
+
+    Attributes:
+        again: those of another key that say word for word what one that holds says, with its id:
+            they were signed again when the verifier got another key (ca/rollover.py), and are kept
+            because earlier results name them. Nothing rests on them.
+    """
 
     sets: Sets
     bad: dict[bytes, str]
+    again: dict[bytes, bytes] = field(default_factory=dict)
 
 
 def sign(reference: ReferenceSet, signer: Signer) -> bytes:
@@ -58,9 +66,26 @@ def load(messages: Iterable[bytes], cose_key: bytes, tenant: str) -> Loaded:
     """Read many sets."""
     sets: dict[bytes, ReferenceSet] = {}
     bad: dict[bytes, str] = {}
+    foreign: dict[bytes, bytes] = {}
     for message in messages:
         try:
             sets[set_id(message)] = believe(message, cose_key, tenant)
         except WireRefusal as refusal:
             bad[set_id(message)] = str(refusal)
-    return Loaded(sets, bad)
+            if refusal.name == "unknown_key":
+                foreign[set_id(message)] = message
+    held = {_words(reference): name for name, reference in sets.items()}
+    again: dict[bytes, bytes] = {}
+    for name, message in foreign.items():
+        with contextlib.suppress(WireRefusal):
+            payload = cose.open_envelope(message, ContentType.REFERENCES, MAX_SET_BYTES).payload
+            same = held.get(_words(decode_references(payload)))
+            if same is not None:
+                again[name] = same
+                del bad[name]
+    return Loaded(sets, bad, again)
+
+
+def _words(reference: ReferenceSet) -> bytes:
+    """What a set says; which other it replaces is said by an id, which signing again changes."""
+    return encode_references(replace(reference, replaces=b""))
