@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.daemon import devices as module
+from edgewarden.daemon.behind import Nobody, behind_of
 from edgewarden.daemon.devices import Behind
 from edgewarden.downstream.lineage import Devices as Pins
 from edgewarden.downstream.registry import FOLDER, NAME, Registry
@@ -242,3 +243,18 @@ def test_a_certificate_that_no_longer_fits_leaves_the_one_in_use(tmp_path: Path)
             await until(lambda: bench.listener()["code"] == "")
 
     play(scene)
+
+
+def test_without_an_address_nobody_says_what_a_listener_that_is_off_would(tmp_path: Path) -> None:
+    rest = Downstream(), tmp_path, lambda: None, lambda _: None, Times(), FakeRandomness()
+    none, off = behind_of(*rest), Behind(*rest)
+    assert isinstance(none, Nobody)
+    assert none.snapshot() == off.snapshot()
+    assert none.submodules() is off.submodules()
+    asyncio.run(none.run())
+
+
+def test_with_an_address_there_is_a_listener(tmp_path: Path) -> None:
+    wanted = Downstream(listen="127.0.0.1")
+    rest = tmp_path, lambda: None, lambda _: None, Times(), FakeRandomness()
+    assert isinstance(behind_of(wanted, *rest), Behind)

@@ -15,7 +15,7 @@ FORBIDDEN = {
     "rich", "pydantic", "http.server", "gpiozero", "pymodbus", "cryptography.x509",
     "argparse", "difflib", "email", "bz2", "tempfile",
     "edgewarden.cli.main", "edgewarden.kernel.tpm", "edgewarden.settings.policy",
-    "edgewarden.trust.tpmkey", "tpm2_pytss",
+    "edgewarden.trust.tpmkey", "tpm2_pytss", "edgewarden.downstream.listener",
 }  # fmt: skip
 """Not in link while no setting asks for it: each costs memory for as long as link lives."""
 

@@ -27,11 +27,11 @@ from edgewarden.act.indicator import condition_of, open_indicator
 from edgewarden.daemon import config
 from edgewarden.daemon.answers import Answers
 from edgewarden.daemon.attester import Attester, Who
+from edgewarden.daemon.behind import behind_of
 from edgewarden.daemon.clock import SystemRandomness, credentials_folder, in_step
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.daemon.control import serve_control
-from edgewarden.daemon.devices import Behind
 from edgewarden.daemon.findings import Findings
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.notify import Notifier
@@ -100,7 +100,7 @@ class Link:
         self.x5chain = identity.x5chain()
         self.storage = self._build_storage(report_key)
         self.sensors = build_sensors(settings.serial, self.take, self.clock, self.random)
-        self.behind = Behind(
+        self.behind = behind_of(
             settings.downstream, state, self.signer.about, self.take, self.clock, self.random
         )
         self.host = HostSensor(

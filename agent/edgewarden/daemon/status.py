@@ -17,8 +17,8 @@ from typing import Protocol
 from edgewarden import __version__
 from edgewarden.confine.record import MAX_BYTES, PROVED_NAME, Proved
 from edgewarden.daemon.attester import Attester
+from edgewarden.daemon.behind import Behind
 from edgewarden.daemon.config import Running
-from edgewarden.daemon.devices import Behind
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.sensors import Sensors
 from edgewarden.daemon.written import Written, number_in
