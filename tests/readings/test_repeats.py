@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -101,3 +102,12 @@ def test_the_memory_reaches_about_2000_values_back(ago: int) -> None:
     took = first_seen(Repeats(), series + series[:200])
     reach = KEPT * (WINDOW + 1) // 2
     assert (took is not None) is (ago < reach)
+
+
+def test_a_short_pattern_that_comes_back_now_and_then_is_no_replay() -> None:
+    """A pump that starts the same way each time: a stretch recurs, its distance does not."""
+    chance, start = random.Random(12), pressure(18, 99)
+    series: list[float] = []
+    for _ in range(80):
+        series += start + [round(1013 + chance.gauss(0, 1), 4) for _ in range(chance.randrange(60))]
+    assert first_seen(Repeats(), series) is None

@@ -12,8 +12,9 @@ Rules, in order:
 2. Only stretches that carry noise count: at least DISTINCT values and TURNS changes of direction. A
    coarse thermometer, an input of two states, a counter and a smooth wave repeat themselves
    honestly; ``judged`` says how many stretches were worth a look.
-3. A stretch seen before is a hint. CONFIRM hints in a row at one and the same distance are a
-   replay: chance does not keep its distance. So SURE values of a recording are enough.
+3. A stretch seen before is a hint. Hints at one and the same distance, with nothing new between
+   them and SPAN values or more apart, are a replay: chance does not keep its distance, and what
+   starts the same way each time does so for a moment. SURE values of a recording are enough.
 4. It is over when RELEASE kept stretches in a row are new.
 
 Not seen: a recording older than KEPT reaches, and one to which noise, an offset or a gain was
@@ -33,9 +34,10 @@ KEPT = 256
 """Two arrays of 4 bytes each: 2 KiB of the 4 kB that a channel may take."""
 DISTINCT = 8
 TURNS = 4
-CONFIRM = 2
+SPAN = WINDOW
+"""So the first and the last of the hints have no value in common."""
 RELEASE = 4
-SURE = GRAM + WINDOW - 1 + WINDOW * (CONFIRM - 1)
+SURE = GRAM + WINDOW - 1 + SPAN + WINDOW - 1
 _TURNS = (1 << (GRAM - 2)) - 1
 _DULL = 0xFFFFFFFF
 """In the place of the hash of a stretch without noise: greater than every hash, so never kept."""
@@ -49,8 +51,8 @@ class Repeats:
     """
 
     __slots__ = (
-        "_at", "_hashes", "_head", "_lag", "_new", "_past", "_places", "_rising", "_run", "_seen",
-        "_turns", "_values", "judged",
+        "_at", "_hashes", "_head", "_lag", "_new", "_past", "_places", "_replay", "_rising",
+        "_seen", "_since", "_turns", "_values", "judged",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -59,7 +61,8 @@ class Repeats:
         self._past = array("I", bytes(4 * KEPT))
         self._places = array("I", bytes(4 * KEPT))
         self._head = self._seen = self._at = 0
-        self._lag = self._run = self._new = 0
+        self._lag = self._since = self._new = 0
+        self._replay = False
         self._turns, self._rising = 0, False
         self.judged = 0
 
@@ -78,7 +81,7 @@ class Repeats:
             if place != self._at:
                 self._at = place
                 self._keep(least, place)
-        return self._lag if self._run >= CONFIRM else None
+        return self._lag if self._replay else None
 
     def _hash(self, value: float) -> int:
         values = self._values
@@ -104,9 +107,11 @@ class Repeats:
             self._head = (self._head + 1) % KEPT
             self._new += 1
             if self._new >= RELEASE:
-                self._run = 0
+                self._replay = False
             return
         lag = place - self._places[slot]
-        self._run = self._run + 1 if lag == self._lag else 1
+        if lag != self._lag or self._new:
+            self._since = place
         self._lag, self._new = lag, 0
+        self._replay |= place - self._since >= SPAN
         self._places[slot] = place
