@@ -191,6 +191,26 @@ def test_damage_in_the_middle_is_met_while_reading_and_stepped_over(tmp_path: Pa
     again.close()
 
 
+def test_a10_a_damaged_segment_without_a_record_is_no_loss(tmp_path: Path) -> None:
+    """Acceptance 10 (dataplane): a statement for exactly what is lost, and here that is nothing."""
+    spool = DiskSpool(tmp_path, CAP)
+    records = fill(spool, BULK, 3)
+    spool._lanes[BULK].rotate()
+    spool._lanes[BULK].close()
+    damage(segments(tmp_path, BULK)[-1])
+    assert spool.peek(BULK, 0, 100, 1 << 20) == records
+    assert spool.losses() == []
+    (new,) = fill(spool, BULK, 1)
+    assert new.seq == 4
+    spool.close()
+
+    again = DiskSpool(tmp_path, CAP)
+    assert again.losses() == []
+    assert again.peek(BULK, 0, 100, 1 << 20) == [*records, new]
+    assert fill(again, BULK, 1)[0].seq == 5
+    again.close()
+
+
 def test_old_evidence_of_damage_is_bounded(tmp_path: Path) -> None:
     for _ in range(KEEP_BAD + 3):
         spool = DiskSpool(tmp_path, CAP)

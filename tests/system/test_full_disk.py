@@ -96,6 +96,7 @@ def details(fs: loopfs.LoopFs) -> list[object]:
 
 
 def test_bulk_is_evicted_with_a_signed_gap_and_every_alarm_is_kept(disk: loopfs.LoopFs) -> None:
+    """Acceptance 9 (dataplane), ENOSPC."""
     with storing(disk) as storage:
         add_bulk(storage, 80)
         fill_up(disk)

@@ -258,11 +258,22 @@ class Lane:
         if self._files[-1] is file:
             self._close_active()
             self._goes_on = False
+            if file.first > self.head:  # no record in it: no loss, and nothing to look at later
+                self._discard(file)
+                return
             loss = Loss(self.record_class, file.first, self.head, file.before, self.digest, DAMAGED)
         else:
             loss = self._loss_of(file, DAMAGED)
         self._quarantine(file)
         self.damage.append(loss)
+
+    def _discard(self, file: SegmentFile) -> None:
+        """Remove a damaged file that never held a record: its successor takes the same name."""
+        self._stop_reading()
+        self._files.remove(file)
+        with renamed_errors(file.path):
+            remove_files(file.path)
+            sync_folder(self.folder)
 
     def _segment(self, file: SegmentFile) -> Segment:
         """The open segment of a file: the one being written, or one other kept open for reading."""
