@@ -61,7 +61,7 @@ def test_the_commands_of_this_release() -> None:
         "policy enforce", "policy confirm", "policy compile", "policy diff", "policy would-block",
         "policy rebaseline", "policy put-back",
         "config", "config show", "config check", "config reference", "spool", "spool stat",
-        "spool verify",
+        "spool verify", "spool export",
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 from edgewarden.cli import doctor, status
 from edgewarden.cli.main import main
 from edgewarden.record.journal import Introduction, Journal
+from edgewarden.record.reader import iterate
 from edgewarden.record.segment import SUFFIX
 from edgewarden.record.spool import FOLDER, DiskSpool
 from edgewarden.trust import identity as store
@@ -115,6 +116,45 @@ def test_one_altered_byte_is_found(state: Path, capsys: pytest.CaptureFixture[st
     code, body, _ = run(["spool", "verify", "--state", str(state)], capsys)
     assert (code, body["ok"]) == (2, False)
     assert any("alarm" in str(problem) for problem in body["problems"])  # type: ignore[attr-defined]
+
+
+def test_export_writes_every_record_as_it_was_signed(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the agent dead; audit first, since its gap records explain the others."""
+    out = tmp_path / "records.cbor"
+    words = ["spool", "export", "--state", str(state), "--out", str(out)]
+    code, body, _ = run(words, capsys)
+    assert (code, body["schema"], body["ok"]) == (0, "edgewarden.spool-export/1", True)
+    assert body["records"] == {"alarm": 6, "audit": 1, "bulk": 3}
+    order = (RecordClass.AUDIT, RecordClass.ALARM, RecordClass.BULK)
+    assert out.read_bytes() == b"".join(s.data for c in order for s in iterate(state, c))
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert main(words) == 73
+    assert "[EW-AGT-008]" in capsys.readouterr().err, "a file that is there is not written over"
+
+
+def test_export_of_nothing_makes_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "records.cbor"
+    assert main(["spool", "export", "--state", str(tmp_path), "--out", str(out)]) != 0
+    assert "[EW-SPL-005]" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a10_export_steps_over_a_damaged_segment_and_says_so(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Acceptance 10 (dataplane): damage costs what is damaged; the other classes are written."""
+    (segment,) = (state / FOLDER / "alarm").glob("*" + SUFFIX)
+    segment.write_bytes(b"\xa5" * segment.stat().st_size)
+    out = tmp_path / "records.cbor"
+    code, body, err = run(["spool", "export", "--state", str(state), "--out", str(out)], capsys)
+    assert (code, body["ok"]) == (2, False)
+    assert body["records"] == {"alarm": 0, "audit": 1, "bulk": 3}
+    assert len(body["problems"]) == 1  # type: ignore[arg-type]
+    assert "[EW-SPL-002]" in err
 
 
 def test_status_with_link_dead_tells_what_the_disk_knows_and_guesses_nothing(

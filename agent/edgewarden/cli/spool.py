@@ -1,9 +1,10 @@
-"""`edgewarden spool stat|verify --state DIR`: durable records, read from disk, also with the agent
-dead."""
+"""`edgewarden spool stat|verify|export --state DIR`: durable records, read from disk, also with the
+agent dead."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgewarden.cli.console import Console, Exit, amount, clip
 from edgewarden.cli.services import lenient_settings, settings_option
-from edgewarden.errors import TrustFault
+from edgewarden.errors import EdgewardenError, OperatorFault, TrustFault
 
 if TYPE_CHECKING:
     from edgewarden.record.reader import ClassReport
@@ -21,15 +22,21 @@ _FIELDS = ("next", "durable", "acked", "bytes", "evicted")
 
 
 def configure(noun: str, parser: argparse.ArgumentParser) -> None:
-    """stat and verify."""
+    """stat, verify and export."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     stat = verbs.add_parser("stat", help="counters per class")
     verify = verbs.add_parser("verify", help="check every stored record: chain, sequence, bytes")
-    for verb, name, run in ((stat, "spool", _stat), (verify, "spool-verify", _verify)):
+    export = verbs.add_parser("export", help="write every stored record to one file, as signed")
+    for verb, name, run in (
+        (stat, "spool", _stat),
+        (verify, "spool-verify", _verify),
+        (export, "spool-export", _export),
+    ):
         verb.add_argument("--state", metavar="DIR", help="state folder (default: the settings')")
         verb.add_argument("--json", action="store_true", help=f"print JSON (edgewarden.{name}/1)")
         settings_option(verb)
         verb.set_defaults(run=run)
+    export.add_argument("--out", metavar="FILE", required=True, help="a file not there yet")
     verify.add_argument("--ca", metavar="FILE", help="root certificate (default: the identity's)")
 
 
@@ -87,6 +94,51 @@ def _verify(args: argparse.Namespace, console: Console) -> int:
         return Exit.OK
     count = sum(c.fault_count + len(c.bad_segments) for c in report.classes.values())
     text = f"{count} problem(s) in the spool"
+    console.fault(text, "EW-SPL-002", "keep a copy of the folder for the operator")
+    return Exit.FAILING
+
+
+def _export(args: argparse.Namespace, console: Console) -> int:
+    """A CBOR sequence (RFC 8742) of the signed records, byte for byte: audit, alarm, bulk.
+
+    Audit first, since it explains the others. What a damaged segment does not give is named; the
+    rest is written all the same.
+    """
+    from edgewarden.record import reader
+    from edgewarden.wire.record import RecordClass
+
+    state, problems = _state(args, console), list[str]()
+    reader.stat_or_nothing(state)  # a wrong --state is said before a file is made
+    counts = dict.fromkeys((c.label for c in RecordClass), 0)
+    try:
+        fd = os.open(args.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with open(fd, "wb") as out:
+            for c in (RecordClass.AUDIT, RecordClass.ALARM, RecordClass.BULK):
+                for found in reader.salvage(state, c):
+                    if isinstance(found, EdgewardenError):
+                        problems.append(f"{c.label}: {found.text}")
+                    else:
+                        out.write(found.data)
+                        counts[c.label] += 1
+            out.flush()
+            os.fsync(fd)
+    except OSError as fault:
+        raise OperatorFault(
+            f"{args.out} cannot be written: {fault.strerror}",
+            code="EW-AGT-008",
+            next_step="name a file that is not there yet, in a folder with room",
+        ) from fault
+    if args.json:
+        body = {"ok": not problems, "records": counts, "problems": problems}
+        console.json("edgewarden.spool-export/1", body)
+    else:
+        told = ", ".join(f"{number} {label}" for label, number in counts.items())
+        console.line(f"records written: {told}")
+        for problem in problems:
+            console.line(clip(f"problem: {problem}"))
+    if not problems:
+        return Exit.OK
+    text = f"{len(problems)} segment(s) could not be read to the end"
     console.fault(text, "EW-SPL-002", "keep a copy of the folder for the operator")
     return Exit.FAILING
 

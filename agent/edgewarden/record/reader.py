@@ -151,6 +151,21 @@ def iterate(state_dir: Path, record_class: RecordClass) -> Iterator[Stored]:
             yield from read_rows(db, record_class, 0, below)
 
 
+def salvage(state_dir: Path, record_class: RecordClass) -> Iterator[Stored | EdgewardenError]:
+    """iterate(), but a segment that cannot be read ends with its fault, and the next one follows.
+
+    Raises:
+        OperatorFault: EW-SPL-005, there is no spool.
+    """
+    paths = _segments(_folder(state_dir, record_class))
+    for path, behind in zip(paths, [*map(_first, paths[1:]), _END], strict=True):
+        try:
+            with _opened(path) as db:
+                yield from read_rows(db, record_class, 0, behind)
+        except EdgewardenError as fault:
+            yield fault
+
+
 def verify(
     state_dir: Path, keys: KeyVerifier | None = None, chains: ChainVerifier | None = None
 ) -> VerifyReport:
@@ -166,7 +181,7 @@ def verify(
     reports = {c: ClassReport() for c in RecordClass}
     introduced: dict[bytes, Verify] = {}
     gaps: dict[int, list[_Gap]] = {int(c): [] for c in RecordClass}
-    acked = {c: s.acked for c, s in _stat_or_nothing(state_dir).items()}
+    acked = {c: s.acked for c, s in stat_or_nothing(state_dir).items()}
     # Audit first: it holds the gap records that explain the others.
     for c in (RecordClass.AUDIT, RecordClass.ALARM, RecordClass.BULK):
         report, folder = reports[c], _folder(state_dir, c)
@@ -308,7 +323,8 @@ def _later(one: Mark, other: Mark) -> Mark:
     )
 
 
-def _stat_or_nothing(state_dir: Path) -> dict[RecordClass, ClassState]:
+def stat_or_nothing(state_dir: Path) -> dict[RecordClass, ClassState]:
+    """stat(), or nothing when a newest segment cannot be read."""
     try:
         return stat(state_dir)
     except OperatorFault:
