@@ -371,10 +371,22 @@ def ordeal(folder: Path, seed: int) -> Iterator[Day]:
         stack.callback(card.end, signal.SIGKILL)
         day = Day(fleet, card, disk, board, random.Random(seed))
         day.start_link()
-        wait_until(lambda: _live(card), 40)
+        await_live(card)
         board.start()
         stack.callback(board.close)
         yield day
+
+
+def await_live(card: Card, limit_s: float = 90.0) -> None:
+    """Until link is connected and has both ports; says what is missing where it does not come."""
+    try:
+        wait_until(lambda: _live(card), limit_s)
+    except TimeoutError as late:
+        ended = None if card.link is None else card.link.poll()
+        status = card.status()
+        said = {name: status.get(name) for name in ("sensors", "uplink", "reasons", "clock")}
+        log = card.log.read_text()[-2000:]
+        raise AssertionError(f"link is not live (exit {ended}): {said}\n{log}") from late
 
 
 def _live(card: Card) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.ordeal import END_S, LINE_S, _live, ordeal
+from tests.soak.ordeal import END_S, LINE_S, await_live, ordeal
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "loop-mount", "mosquitto")
@@ -31,7 +31,7 @@ def test_a02_nothing_durable_is_lost_by_kills_of_the_whole_daemon(runs: int) -> 
             said = day.board.sent
             promised = day.kill_link()
             day.start_link()
-            wait_until(lambda: _live(day.card), 60)
+            await_live(day.card)
             away += day.board.sent - said
             lost_lines += WINDOW_S / LINE_S
             now = day.card.status()["spool"]
@@ -64,7 +64,7 @@ def test_the_harness_sees_a_spool_that_lost_its_newest_segment() -> None:
             file.unlink()
         day.fleet.start_broker()
         day.start_link()
-        wait_until(lambda: _live(day.card), 60)
+        await_live(day.card)
         wait_until(lambda: day.heads()["bulk"] > promised["bulk"], END_S)
         seen = day.account()
     assert seen.gaps > 0 or seen.holes != ()
