@@ -195,6 +195,7 @@ class Broker:
         acl: access rules; None for no rules.
         extra: further lines of the configuration.
         port: a fixed port, for a second broker that takes the place of a first.
+        address: where it listens.
     """
 
     def __init__(
@@ -205,21 +206,26 @@ class Broker:
         acl: str | None = DEFAULT_ACL,
         extra: Sequence[str] = (),
         port: int | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = port or free_port()
+        self._address = address
         self.log = folder / "mosquitto.log"
         self._process: subprocess.Popen[bytes] | None = None
         cert, key = pki.issue(f"broker-{self.port}", server=True)
-        lines = [
-            f"listener {self.port} 127.0.0.1",
+        self.mutual_tls = [
             f"cafile {pki.ca}",
             f"certfile {cert}",
             f"keyfile {key}",
             "require_certificate true",
             "use_identity_as_username true",
             "use_username_as_clientid true",
+        ]
+        lines = [
+            f"listener {self.port} {address}",
+            *self.mutual_tls,
             "allow_anonymous false",
             "persistence false",
             "log_type all",
@@ -232,6 +238,11 @@ class Broker:
             lines.append(f"acl_file {folder / 'acl'}")
         self._conf = folder / "mosquitto.conf"
         self._conf.write_text("\n".join([*lines, *extra]) + "\n")
+
+    def listen_too(self, port: int, *lines: str) -> None:
+        """One more listener with the same TLS, before the start."""
+        with self._conf.open("a") as conf:
+            conf.write("\n".join([f"listener {port} 127.0.0.1", *self.mutual_tls, *lines, ""]))
 
     def __enter__(self) -> Broker:
         self.start()
@@ -265,7 +276,10 @@ class Broker:
         assert self._process is not None
         if self._process.poll() is not None:
             raise AssertionError(f"mosquitto ended: {self.log.read_text()[-2000:]}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((self._address, self.port), 1.0),
+        ):
             return True
         return False
 

@@ -2,13 +2,21 @@
 
 Decides whether a failure passes (PeerUnavailable) or is one of trust (TrustFault). Blocks; runs on
 an executor. The whole way has one deadline, however slowly the other side drips; only the resolver
-keeps its own time-out.
+keeps its own time-out. Every address of a name has its share of the deadline: a site whose IPv6
+leads nowhere is reached by IPv4, and the other way round.
 
-    name does not resolve                     PeerUnavailable  EW-NET-003 nothing accepts the
-    connection            PeerUnavailable  EW-NET-004 no TLS handshake, or not in time
-    PeerUnavailable  EW-NET-005 broker's certificate does not hold        TrustFault
-    EW-NET-006 ... because our clock was never set       PeerUnavailable  EW-NET-006 (passes when
-    the clock is set) our certificate is refused by an alert    TrustFault       EW-NET-007
+A Route may lead through a proxy (tunnel.py), name MQTT for whoever shares port 443 (ALPN), and put
+MQTT into a WebSocket (websocket.py). Whatever it is, TLS is with the broker and verifies the
+broker's name.
+
+* the name does not resolve: PeerUnavailable, EW-NET-003
+* nothing accepts the connection: PeerUnavailable, EW-NET-004
+* the proxy refuses, or is none: PeerUnavailable, EW-NET-014
+* no TLS handshake, or not in time: PeerUnavailable, EW-NET-005
+* no WebSocket inside it: PeerUnavailable, EW-NET-015
+* the broker's certificate does not hold: TrustFault, EW-NET-006
+* the same by its dates, and our clock was never set: PeerUnavailable, EW-NET-006 (it passes)
+* our certificate is refused by an alert: TrustFault, EW-NET-007
 
 With TLS 1.3 the last one arrives after the handshake, and MQTT libraries report it as an unnamed
 loss: probe() connects once more and only reads, because writing first makes the kernel throw the
@@ -21,8 +29,11 @@ import contextlib
 import re
 import socket
 import ssl
+from dataclasses import dataclass
 
 from edgewarden.errors import OurFault, PeerUnavailable, TrustFault
+from edgewarden.link.tunnel import Proxy, Wait, through
+from edgewarden.link.websocket import TokenBytes, WebSocket, upgrade
 from edgewarden.ports import Clock
 
 REFUSES_US = "EW-NET-007"
@@ -51,24 +62,72 @@ CERTIFICATE_ALERTS = frozenset(
 """RFC 8446 §6.2: what a server says about a client's certificate."""
 
 
-def dial(host: str, port: int, context: ssl.SSLContext, clock: Clock) -> ssl.SSLSocket:
-    """Return a connected, verified, blocking TLS socket.
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How the broker is reached.
+
+    Attributes:
+        proxy: the site's, or None.
+        alpn: the protocol named in the TLS handshake (RFC 7301); "" names none.
+        websocket: the path of the WebSocket; "" speaks MQTT inside TLS itself.
+        token_bytes: for WebSockets.
+    """
+
+    proxy: Proxy | None = None
+    alpn: str = ""
+    websocket: str = ""
+    token_bytes: TokenBytes | None = None
+
+
+DIRECT = Route()
+
+
+def dial(
+    host: str, port: int, context: ssl.SSLContext, clock: Clock, route: Route = DIRECT
+) -> ssl.SSLSocket | WebSocket:
+    """Return a connected, verified, blocking TLS socket, or a WebSocket in one.
 
     Raises:
         OurFault: the context would not verify the broker.
         PeerUnavailable, TrustFault: see the module's docstring.
     """
+    wait = _waiting(clock)
+    tls = _reach(host, port, context, clock, route, wait)
+    if not route.websocket:
+        tls.settimeout(None)
+        return tls
+    assert route.token_bytes is not None
+    try:
+        wire = upgrade(tls, host, port, route.websocket, route.token_bytes, wait)
+        tls.settimeout(None)
+    except OSError as fault:
+        tls.close()
+        if isinstance(fault, ssl.SSLError) and alert_name(fault) in CERTIFICATE_ALERTS:
+            raise refused_certificate(alert_name(fault)) from fault
+        raise PeerUnavailable(
+            f"no WebSocket with {host}:{port}: {_why(fault)}",
+            code="EW-NET-015",
+            next_step="check [uplink] websocket_path and whether the broker listens for WebSockets",
+        ) from fault
+    return wire
+
+
+def _reach(
+    host: str, port: int, context: ssl.SSLContext, clock: Clock, route: Route, wait: Wait
+) -> ssl.SSLSocket:
+    """TCP, proxy, TLS; see dial()."""
     if context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
         raise OurFault("a TLS context that does not verify the broker")
     if context.minimum_version < ssl.TLSVersion.TLSv1_2:
         raise OurFault("a TLS context that speaks less than TLS 1.2")
-    until_ns = clock.now().boot_ns + round(DEADLINE_S * 1e9)
     with contextlib.ExitStack() as unless_done:
-        plain = _connect(host, port, clock, until_ns)
+        plain = _way(host, port, route.proxy, wait)
         unless_done.callback(plain.close)
+        if route.alpn:
+            context.set_alpn_protocols([route.alpn])
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = _handshake(plain, host, context, clock, until_ns)
+            connection = _handshake(plain, host, context, wait)
         except ssl.SSLCertVerificationError as fault:
             raise _distrust(host, fault, clock) from fault
         except ssl.SSLError as fault:
@@ -77,18 +136,20 @@ def dial(host: str, port: int, context: ssl.SSLContext, clock: Clock) -> ssl.SSL
                 raise refused_certificate(alert) from fault
             raise _no_handshake(host, port, fault.reason or str(fault)) from fault
         except OSError as fault:
-            raise _no_handshake(host, port, str(fault) or type(fault).__name__) from fault
+            raise _no_handshake(host, port, _why(fault)) from fault
         unless_done.pop_all()
         return connection
 
 
-def probe(host: str, port: int, context: ssl.SSLContext, clock: Clock) -> str | None:
+def probe(
+    host: str, port: int, context: ssl.SSLContext, clock: Clock, route: Route = DIRECT
+) -> str | None:
     """Connect, say nothing, listen: return the name of a certificate alert, or None.
 
     Raises:
         PeerUnavailable, TrustFault: as dial().
     """
-    with dial(host, port, context, clock) as connection:
+    with _reach(host, port, context, clock, route, _waiting(clock)) as connection:
         connection.settimeout(PROBE_READ_S)
         try:
             connection.recv(1)
@@ -116,8 +177,28 @@ def refused_certificate(alert: str) -> TrustFault:
     )
 
 
-def _connect(host: str, port: int, clock: Clock, until_ns: int) -> socket.socket:
-    """Try every address until the deadline."""
+def _way(host: str, port: int, proxy: Proxy | None, wait: Wait) -> socket.socket:
+    """A TCP connection that leads to the broker."""
+    if proxy is None:
+        return _connect(host, port, wait)
+    plain = _connect(proxy.host, proxy.port, wait, "the proxy ")
+    try:
+        through(proxy, plain, host, port, wait)
+    except OSError as fault:
+        plain.close()
+        raise PeerUnavailable(
+            f"no way through the proxy {proxy.host}:{proxy.port}: {_why(fault)}",
+            code="EW-NET-014",
+            next_step="check [uplink] proxy; ask the site whether it is one",
+        ) from fault
+    except BaseException:
+        plain.close()
+        raise
+    return plain
+
+
+def _connect(host: str, port: int, wait: Wait, what: str = "") -> socket.socket:
+    """Try every address, each with its share of what is left of the deadline."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as fault:
@@ -127,42 +208,53 @@ def _connect(host: str, port: int, clock: Clock, until_ns: int) -> socket.socket
             next_step=f"try `getent hosts {host}`",
         ) from fault
     last: OSError | None = None
-    for family, kind, protocol, _, address in found:
-        connection = socket.socket(family, kind, protocol)
+    for place, (family, kind, protocol, _, address) in enumerate(found):
+        connection: socket.socket | None = None
         try:
-            connection.settimeout(_left_s(clock, until_ns))
+            connection = socket.socket(family, kind, protocol)
+            connection.settimeout(wait() / (len(found) - place))
             connection.connect(address)
             return connection
         except OSError as fault:
-            connection.close()
+            if connection is not None:
+                connection.close()
             last = fault
     raise PeerUnavailable(
-        f"no TCP connection to {host}:{port}: {last}",
+        f"no TCP connection to {what}{host}:{port}: {last}",
         code="EW-NET-004",
         next_step="ask the operator whether the broker runs",
     ) from last
 
 
 def _handshake(
-    plain: socket.socket, host: str, context: ssl.SSLContext, clock: Clock, until_ns: int
+    plain: socket.socket, host: str, context: ssl.SSLContext, wait: Wait
 ) -> ssl.SSLSocket:
     """TLS with one deadline over all its reads; takes plain over."""
     tls = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
     try:
-        tls.settimeout(_left_s(clock, until_ns))
+        tls.settimeout(wait())
         tls.do_handshake()
-        tls.settimeout(None)
     except BaseException:
         tls.close()
         raise
     return tls
 
 
-def _left_s(clock: Clock, until_ns: int) -> float:
-    left_s = (until_ns - clock.now().boot_ns) / 1e9
-    if left_s <= 0:
-        raise TimeoutError(f"not done within {DEADLINE_S:g} s")
-    return left_s
+def _waiting(clock: Clock) -> Wait:
+    """The seconds left of DEADLINE_S from now on; raises TimeoutError when there are none."""
+    until_ns = clock.now().boot_ns + round(DEADLINE_S * 1e9)
+
+    def wait() -> float:
+        left_s = (until_ns - clock.now().boot_ns) / 1e9
+        if left_s <= 0:
+            raise TimeoutError(f"not done within {DEADLINE_S:g} s")
+        return left_s
+
+    return wait
+
+
+def _why(fault: OSError) -> str:
+    return str(fault) or type(fault).__name__
 
 
 def _no_handshake(host: str, port: int, why: str) -> PeerUnavailable:

@@ -59,7 +59,7 @@ class Drainer:
         lanes: outlive sessions; their fetched and sent parts are forgotten here.
         park_s: how often a parked class is tried.
         backlog_bytes_s: see the module's docstring; 0 has no bound.
-        on_refused: called with the class and the reason code when that parks it, and for each 0x10.
+        on_refused: called with the lane and the reason code when that parks it, and for each 0x10.
         on_aside: called with class, sequence and reason of a record that was set aside.
         counters: shared with the uplink.
     """
@@ -74,7 +74,7 @@ class Drainer:
         window: int,
         park_s: float,
         backlog_bytes_s: int,
-        on_refused: Callable[[RecordClass, int], None],
+        on_refused: Callable[[Lane, int], None],
         on_aside: Callable[[RecordClass, int, int], None],
         counters: Counter[str],
     ) -> None:
@@ -161,7 +161,7 @@ class Drainer:
             wait_s = self._park_s
         found = lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s)
         if found is Refusal.PARKS or reason == NO_MATCHING_SUBSCRIBERS:
-            self._on_refused(lane.record_class, reason)
+            self._on_refused(lane, reason)
 
     async def _set_aside(self) -> None:
         """Records that the broker will never take leave the way, as far as there is room."""
@@ -182,7 +182,7 @@ class Drainer:
                 self._counters["set_aside"] += 1
                 self._on_aside(c, seq, reason)
             else:
-                self._on_refused(c, reason)
+                self._on_refused(lane, reason)
 
     def _send_control(self, session: Session) -> None:
         while self._control and self._window.room_for(None, len(self._control[0][1])):

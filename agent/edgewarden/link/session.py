@@ -35,6 +35,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgewarden.errors import OurFault, PeerFault, PeerUnavailable
+from edgewarden.link.websocket import WebSocket
 
 MAX_DOWN_BYTES = 16 * 1024
 """Payload of one message to us: a nonce or a result is under 1 kB, twice 8 kB is evidence's
@@ -89,13 +90,13 @@ class _Client(mqtt.Client):
     2.1 and 2.2 agree on these four methods; the tests run on both.
     """
 
-    ready: ssl.SSLSocket | None = None
+    ready: ssl.SSLSocket | WebSocket | None = None
     said: int | None = None
     """Reason code of the broker's DISCONNECT; 2.1 overlooks one without properties."""
     reason: int = _UNSPECIFIED
     """Reason code of the PUBACK that is being handled, as the broker sent it."""
 
-    def _create_socket(self) -> ssl.SSLSocket:
+    def _create_socket(self) -> Any:
         if self.ready is None:
             raise OurFault("a session connects once")
         connection, self.ready = self.ready, None
@@ -134,7 +135,7 @@ class Session:
 
     def __init__(
         self,
-        connection: ssl.SSLSocket,
+        connection: ssl.SSLSocket | WebSocket,
         client_id: str,
         *,
         keepalive_s: int,

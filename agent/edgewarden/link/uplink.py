@@ -32,28 +32,31 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from edgewarden.errors import EdgewardenError, PeerUnavailable, TrustFault
-from edgewarden.link.dial import DATES, REFUSES_US, dial, probe, refused_certificate
+from edgewarden.link.dial import (
+    DATES,
+    DIRECT,
+    REFUSES_US,
+    Route,
+    dial,
+    probe,
+    refused_certificate,
+)
 from edgewarden.link.drain import Drainer
 from edgewarden.link.receiver import Receiver
 from edgewarden.link.reconnect import STABLE_S, Reconnect
-from edgewarden.link.session import SESSION_TAKEN_OVER, Session
-from edgewarden.link.window import NO_MATCHING_SUBSCRIBERS, Lane
+from edgewarden.link.session import Session
+from edgewarden.link.telling import EventSink, Telling
+from edgewarden.link.websocket import WebSocket
+from edgewarden.link.window import Lane
 from edgewarden.ports import Clock, Drain, Randomness
-from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.record import RecordClass
 from edgewarden.wire.topics import Topic
 
 CERTIFICATE_REFUSED = "certificate_refused"
 """Counter: the broker's TLS alerts about our certificate."""
-VOID_ALARM_S = 60.0
-"""Without a subscriber for so long is no broker's restart: the fleet's verifier is gone."""
 PROBE_AFTER = 3
 """Losses in front of CONNACK before a probe: one is a restart, two are bad luck."""
 
-# OCSF network_activity (4001), activity_id
-_OPEN, _CLOSE, _FAIL, _REFUSE = 1, 2, 4, 5
-
-EventSink = Callable[[Event, RecordClass], None]
 StatusBuilder = Callable[[int, bool], bytes]
 """(CLOCK_BOOTTIME of the session in ns, online) -> signed status message. Called on an executor."""
 
@@ -74,6 +77,7 @@ class UplinkSettings:
     backlog_bytes_s: int = 262_144
     reconnect_base_s: float = 1.0
     reconnect_cap_s: float = 120.0
+    route: Route = DIRECT
     session: str = ""
     """Client id; "" for the device id."""
 
@@ -125,7 +129,8 @@ class Uplink:
         self._storage = storage
         self._tls_context = tls_context_factory
         self._status = status_builder
-        self._event_sink = event_sink
+        self._counters: Counter[str] = Counter()
+        self._tell = Telling(event_sink, clock, settings.host, settings.port, self._counters)
         self._clock = clock
         self._reconnect = Reconnect(
             settings.reconnect_base_s,
@@ -135,13 +140,11 @@ class Uplink:
         )
         self._receiver = Receiver(settings.tenant, settings.device, on_nonce, on_result)
         self._lanes = {c: Lane(c) for c in RecordClass}
-        self._counters: Counter[str] = Counter()
         self._drainer: Drainer | None = None
         self._connected = False
         self._since_ns: int | None = None
         self._sessions = 0
         self._fault: EdgewardenError | None = None
-        self._told: set[str] = set()
         self._distrusted = False
         self._silent_losses = 0
         self._stopping = asyncio.Event()
@@ -216,13 +219,13 @@ class Uplink:
         if self._silent_losses >= PROBE_AFTER:
             self._silent_losses = 0
             alert = await self._aside(
-                lambda: probe(settings.host, settings.port, context, self._clock)
+                lambda: probe(settings.host, settings.port, context, self._clock, settings.route)
             )
             if alert is not None:
                 raise refused_certificate(alert)
         will = await self._aside(lambda: self._status(began_ns, False))
         connection = await self._aside(
-            lambda: dial(settings.host, settings.port, context, self._clock)
+            lambda: dial(settings.host, settings.port, context, self._clock, settings.route)
         )
         self._drainer = Drainer(
             self._storage,
@@ -232,8 +235,8 @@ class Uplink:
             window=settings.window,
             park_s=settings.reconnect_cap_s,
             backlog_bytes_s=settings.backlog_bytes_s,
-            on_refused=self._note_refused,
-            on_aside=self._note_aside,
+            on_refused=self._tell.refused,
+            on_aside=self._tell.aside,
             counters=self._counters,
         )
         return Session(
@@ -304,7 +307,7 @@ class Uplink:
         self._since_ns = self._clock.now().wall_ns
         self._sessions += 1
         self._distrusted = False
-        self._tell(_OPEN, Severity.INFORMATIONAL, RecordClass.BULK, {"what": "uplink connected"})
+        self._tell.connected()
 
     def _note_ended(self, session: Session, drainer: Drainer) -> float:
         now = self._clock.now()
@@ -317,14 +320,10 @@ class Uplink:
             self._fault = PeerUnavailable(
                 f"the session ended: {ending.text}", code="EW-NET-002", reason=ending.reason
             )
-        detail: dict[str, Plain] = {"what": "uplink lost", "why": ending.text}
-        self._tell(_CLOSE, Severity.LOW, RecordClass.BULK, detail)
-        if ending.reason == SESSION_TAKEN_OVER:
-            taken: dict[str, Plain] = {"what": "another client took over this session"}
-            self._once("EW-NET-011", Severity.HIGH, RecordClass.ALARM, taken)
+        self._tell.lost(ending)
         lasted_s = (now.boot_ns - self._began_ns) / 1e9
         if lasted_s >= STABLE_S:
-            self._told.clear()
+            self._tell.anew()
         return self._reconnect.ended(lasted_s, drainer.accepted_any)
 
     def _note_distrust(self, fault: TrustFault) -> None:
@@ -335,65 +334,11 @@ class Uplink:
             self._counters[CERTIFICATE_REFUSED] += 1
         if not self._distrusted:
             self._distrusted = True
-            detail: dict[str, Plain] = {"what": "no trust in the uplink", "why": fault.text}
-            self._tell(_FAIL, Severity.HIGH, RecordClass.ALARM, detail, fault.code)
-
-    def _note_refused(self, record_class: RecordClass, reason: int) -> None:
-        if reason == NO_MATCHING_SUBSCRIBERS:
-            # Usual for a moment after a broker's restart: worth a record, not yet an alarm.
-            detail: dict[str, Plain] = {"what": "nobody subscribed to our records"}
-            self._once("EW-NET-012", Severity.MEDIUM, RecordClass.AUDIT, detail)
-            since_ns = self._lanes[record_class].void_since_ns
-            if since_ns is not None:
-                lasts_s = (self._clock.now().boot_ns - since_ns) / 1e9
-                if lasts_s >= VOID_ALARM_S:
-                    lasting: dict[str, Plain] = {"what": "still nobody", "class": "any"}
-                    self._once("EW-NET-012", Severity.HIGH, RecordClass.ALARM, lasting)
-            return
-        self._counters["parked"] += 1
-        detail = {
-            "what": "the broker refuses a class of records",
-            "class": record_class.label,
-            "reason": reason,
-        }
-        self._once("EW-NET-010", Severity.HIGH, RecordClass.ALARM, detail)
-
-    def _note_aside(self, record_class: RecordClass, seq: int, reason: int) -> None:
-        """Each one by name: it is a record that the fleet will not see by itself."""
-        detail: dict[str, Plain] = {
-            "what": "a record was set aside",
-            "class": record_class.label,
-            "seq": seq,
-            "reason": reason,
-        }
-        self._tell(_REFUSE, Severity.HIGH, RecordClass.ALARM, detail, "EW-NET-013")
-
-    def _once(
-        self, code: str, severity: Severity, record_class: RecordClass, detail: dict[str, Plain]
-    ) -> None:
-        """One event per matter, again only after a session that was stable."""
-        key = f"{code} {detail.get('class')!r}"
-        if key not in self._told:
-            self._told.add(key)
-            self._tell(_REFUSE, severity, record_class, detail, code)
-
-    def _tell(
-        self,
-        activity_id: int,
-        severity: Severity,
-        record_class: RecordClass,
-        detail: dict[str, Plain],
-        code: str = "",
-    ) -> None:
-        detail["host"], detail["port"] = self._settings.host, self._settings.port
-        seen_ns = self._clock.now().boot_ns
-        self._event_sink(
-            Event(OCSF.NETWORK_ACTIVITY, activity_id, severity, seen_ns, detail, code), record_class
-        )
+            self._tell.distrusted(fault)
 
 
 def _close_result(future: Future[Any]) -> None:
     """Close a connection that nobody waits for any more."""
     done_well = not future.cancelled() and future.exception() is None
-    if done_well and isinstance(future.result(), ssl.SSLSocket):
+    if done_well and isinstance(future.result(), (ssl.SSLSocket, WebSocket)):
         future.result().close()

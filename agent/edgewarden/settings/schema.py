@@ -33,9 +33,8 @@ from edgewarden.settings.peers import ADDRESS, ADDRESS_RULE, UNIT, UNIT_RULE
 from edgewarden.settings.processes import Processes
 from edgewarden.settings.schema_exec import Exec
 from edgewarden.settings.serial import Serial
+from edgewarden.settings.uplink import Uplink
 
-# RFC 1123 §2.1 host names and RFC 4291 §2.2 addresses, written without brackets.
-_HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9.:])?|::[0-9A-Fa-f:.]*")
 # systemd.unit(5): letters, digits and :-_.\\ with one @ for an instance; 255 characters in all.
 _SERVICE_FORM = re.compile(r"[A-Za-z0-9:_.\\-]{1,200}(?:@[A-Za-z0-9:_.\\-]{1,40})?\.service")
 
@@ -79,48 +78,6 @@ class Paths:
 
     state: str = path("/var/lib/edgewarden", help="Identity, spool, compiled policy.")
     run: str = path("/run/edgewarden", help="Sockets; emptied at boot.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uplink:
-    """The session with the broker."""
-
-    host: str | None = text(
-        absent="the enrolment's",
-        help="The broker's name or address.",
-        form=_HOST_FORM,
-        rule="a host name or an IP address",
-        example='"broker.example.org"',
-    )
-    port: int | None = whole(
-        low=1,
-        high=65535,
-        absent="the enrolment's",
-        help="The broker's TCP port for MQTT over TLS.",
-        example="8883",
-    )
-    start_spread_s: float = number(
-        10,
-        low=0,
-        high=600,
-        help="The first connection waits a random part of this, so that a fleet does not connect "
-        "in the same second after a power cut.",
-    )
-    keepalive_s: int = whole(30, low=5, high=1200, help="MQTT keep-alive interval, seconds.")
-    window: int = whole(
-        20, low=1, high=20, help="Messages sent and not yet acknowledged by the broker."
-    )
-    backlog_bytes_s: int = whole(
-        262144,
-        low=1024,
-        high=67108864,
-        help="What was kept while there was no session is sent at this rate at most, beside live "
-        "data. Alarms are not held back.",
-    )
-    reconnect_base_s: float = number(
-        1, low=0.1, high=60, help="Reconnect waits a random time below this, doubled each failure."
-    )
-    reconnect_cap_s: float = number(120, low=1, high=3600, help="The longest such wait.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
