@@ -197,7 +197,9 @@ class Day:
         """Start it under the clock that is set; the machine's own at first."""
         if not self.step_file.exists():
             self.set_clock(0)
-        line = [sys.executable, STEPPED, str(self.step_file), str(self.card.settings)]
+        # It ends with the test, however that ends: a port's number is soon somebody else's.
+        alone = ["setpriv", "--pdeathsig", "KILL"]
+        line = [*alone, sys.executable, STEPPED, str(self.step_file), str(self.card.settings)]
         with self.card.log.open("ab") as log:
             self.card.link = subprocess.Popen(line, env=ENV, stdout=log, stderr=log)
 
