@@ -6,7 +6,7 @@ import contextlib
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgewarden.serial.binary import CHECKS, ByteOrder, StuffedFramer, Stuffing
@@ -162,13 +162,18 @@ def test_an_object_in_a_frame() -> None:
     assert (decoder.counters.frames, decoder.counters.refusals) == (1, {"not_json": 1})
 
 
+@example(b",")
+@example(b"1, ,2")
 @given(st.binary(max_size=300))
 def test_any_payload_gives_values_or_a_named_refusal(payload: bytes) -> None:
     fields = tuple(Field(kind, i * 8, FieldType(kind)) for i, kind in enumerate(FieldType))[3:]
     names = {"too_short", "not_finite", "bad_text", "bad_number"}
     for read in (PayloadReader(fields, "big"), LineReader((NUMBER,), ",")):
         with contextlib.suppress(Refused):
-            assert read(payload)
+            values = read(payload)
+            # Rule 3: an empty column is no value now, and a line may hold nothing else.
+            empty = isinstance(read, LineReader) and not payload.split(b",")[1].strip(b" ")
+            assert bool(values) != empty
             continue
         with pytest.raises(Refused) as refused:
             read(payload)
