@@ -221,6 +221,43 @@ def test_a_lifted_quarantine_lets_the_same_key_in() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("verb", list(Verb))
+def test_a_word_ends_sessions_and_what_they_had_shown(verb: Verb) -> None:
+    """Who held the name before must not speak on, nor lend its evidence to who comes now."""
+
+    async def scene(w: World) -> None:
+        number = await w.desk.enter(PRESS, COSE)
+        assert w.desk.evidence(number, answer(w.desk.nonce(number)))[0] is Tier.AFFIRMING
+        open_nonce = w.desk.nonce(number)
+        if verb is Verb.LIFT:
+            w.desk._quarantine("press-1", "two of it")
+        w.ended.clear()
+        w.say(Word(b"1" * 16, verb, "press-1", "board replaced", 5))
+        await w.desk.tick()
+        assert w.ended == [number]
+        w.desk.leave(number)
+        new = Peer("press-1", B if verb is Verb.RESET else A, "192.0.2.7")
+        number = await w.desk.enter(new, b"")
+        assert w.upstream()[0].tier is Tier.NONE
+        refuses("no_challenge", lambda: w.desk.evidence(number, answer(open_nonce)))
+        assert w.desk.evidence(number, answer(w.desk.nonce(number)))[0] is Tier.AFFIRMING
+
+    play(scene)
+
+
+def test_a_pin_that_is_reset_while_the_disk_is_waited_for_lets_nobody_in() -> None:
+    async def scene(w: World) -> None:
+        w.desk.leave(await w.desk.enter(PRESS, COSE))
+        w.say(Word(b"1" * 16, Verb.RESET, "press-1", "board replaced", 5))
+        await w.desk.tick()
+        entering = asyncio.create_task(w.desk.enter(PRESS, COSE))
+        await asyncio.sleep(0)
+        w.desk._obey(Word(b"2" * 16, Verb.RESET, "press-1", "again", 6))
+        await refused("not_kept", entering)
+
+    play(scene)
+
+
 def test_words_that_cannot_be_read_are_told_once() -> None:
     async def scene(w: World) -> None:
         (w.state / WORDS_NAME).write_bytes(b"reset\n")

@@ -32,7 +32,14 @@ from edgewarden.downstream.lineage import Devices
 from edgewarden.downstream.readings import Values
 from edgewarden.downstream.registry import Registry
 from edgewarden.downstream.sessions import Peer, Verdict, Whereabouts, judge
-from edgewarden.downstream.shown import DeskSettings, Known, Shown, listed, statement
+from edgewarden.downstream.shown import (
+    CERTIFICATE_ALONE,
+    DeskSettings,
+    Known,
+    Shown,
+    listed,
+    statement,
+)
 from edgewarden.errors import EdgewardenError, WireRefusal
 from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.wire import devices as wire
@@ -112,7 +119,10 @@ class Desk:
         if self.devices.generation > self._kept and not await self._keep():
             self._count(peer.name, "not_kept")
             raise WireRefusal("not_kept", "its key cannot be stored")
-        self._judge(peer)  # while the disk was waited for, another session may have begun
+        # Meanwhile another session may have begun, or a word may have taken the pin away.
+        if self._judge(peer).pin:
+            self._count(peer.name, "not_kept")
+            raise WireRefusal("not_kept", "its key was taken away again; it may come anew")
         self._numbers += 1
         number, now_ns = self._numbers, self._clock.now().boot_ns
         self._names[number] = peer.name
@@ -271,7 +281,7 @@ class Desk:
         if after is self.devices:
             return
         self.devices = after
-        self.where.forget(word.device)
+        self._forget(word)
         detail: dict[str, Plain] = {
             "what": f"{word.verb.value} of device {word.device}",
             "why": word.why,
@@ -280,6 +290,16 @@ class Desk:
         self._tell(OCSF.CONFIG_STATE, Severity.MEDIUM, detail)
         if word.device in self.devices.known:
             self._state(word.device)
+
+    def _forget(self, word: Word) -> None:
+        """Who held the name until now is not who it means from now on: sessions and evidence go."""
+        self.where.forget(word.device)
+        shown = self.shown.get(word.device)
+        if shown is not None:
+            shown.forget_evidence(CERTIFICATE_ALONE)
+            shown.challenge, shown.challenge_until_ns, shown.tls_key = b"", 0, b""
+        for number in self.where.of(word.device):
+            self._end(number)
 
     async def _keep(self) -> bool:
         """Make the present pins durable; False when the disk refuses."""
