@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgewarden.settings.brokers import broker_rules
 from edgewarden.settings.channels import SerialChannel, channel_rules
 from edgewarden.settings.faults import BAD_FORM, CONTRADICTION
 from edgewarden.settings.peers import address_fault, unit_fault
@@ -30,6 +31,7 @@ def settings_rules(settings: Settings) -> Iterator[Broken]:
     if up.reconnect_base_s > up.reconnect_cap_s:
         text = f"{up.reconnect_base_s:g} is above reconnect_cap_s = {up.reconnect_cap_s:g}"
         yield ("uplink", "reconnect_base_s"), text, CONTRADICTION
+    yield from broker_rules(up, settings.spool.bulk_commit_bytes)
     if settings.paths.state == settings.paths.run:
         text = "the same directory as paths.state, which must survive a boot"
         yield ("paths", "run"), text, CONTRADICTION

@@ -28,6 +28,12 @@ _URL_PATH_FORM = re.compile(r"/[A-Za-z0-9._~/-]{0,127}")
 class Uplink:
     """The session with the broker."""
 
+    broker: str = choice(
+        "mqtt5",
+        of=("mqtt5", "aws-iot-core"),
+        help="What kind of broker it is (settings/brokers.py has the facts and their sources). A "
+        "setting that it cannot do is refused by name.",
+    )
     host: str | None = text(
         absent="the enrolment's",
         help="The broker's name or address.",
