@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from edgewarden.exec.digest import CACHE_ENTRIES, Digests
-from edgewarden.kernel.fanotify import handle_of
 from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
+from edgewarden.kernel.writers import handle_of
 from tests.system.exec_world import loop_ext4, overlay_of, private_tmpfs
 
 pytestmark = pytest.mark.needs("root", "loop-mount")

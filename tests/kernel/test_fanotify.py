@@ -19,14 +19,16 @@ from edgewarden.kernel.fanotify import (
     FAN_OPEN_EXEC,
     FAN_OPEN_EXEC_PERM,
     UNTOLD,
+    USUAL,
+    USUAL_RECORD,
+    USUAL_RECORD_AT,
     Group,
-    Writers,
-    _handles_in,
-    handle_of,
     open_group,
     parse_events,
+    usual_head,
 )
 from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
+from edgewarden.kernel.writers import Writers, _handles_in, handle_of
 from tests.system.exec_world import loop_ext4, private_tmpfs
 from tests.waiting import wait_until
 
@@ -67,6 +69,41 @@ def test_an_unknown_information_record_is_stepped_over() -> None:
 def test_another_abi_is_refused(data: bytes) -> None:
     with pytest.raises(HardwareFault):
         list(parse_events(data))
+
+
+@pytest.mark.parametrize("mask", [FAN_OPEN_EXEC, FAN_OPEN_EXEC_PERM])
+def test_the_short_way_to_read_the_usual_event_reads_what_the_long_one_does(mask: int) -> None:
+    usual = struct.pack("=IBBHQii", 32, 3, 0, 24, mask, 9, 42) + PIDFD
+    assert usual.startswith(usual_head(mask))
+    assert usual.startswith(USUAL_RECORD, USUAL_RECORD_AT)
+    (event,) = parse_events(usual)
+    assert USUAL.unpack(usual) == (event.fd, event.pid, event.pidfd)
+    for at in (*range(16), *range(USUAL_RECORD_AT, USUAL_RECORD_AT + len(USUAL_RECORD))):
+        other = bytearray(usual)
+        other[at] ^= 0x80
+        assert not (
+            other.startswith(usual_head(mask)) and other.startswith(USUAL_RECORD, USUAL_RECORD_AT)
+        ), at
+
+
+@pytest.mark.needs("root", "fanotify-permission")
+def test_a_bell_wakes_who_sleeps_in_a_read_and_is_never_given_out() -> None:
+    memory = os.memfd_create("bell")
+    bell = os.open(f"/proc/self/fd/{memory}", os.O_RDWR)
+    group = open_group(permission=True)
+    try:
+        group.hang_bell(bell)
+        before = sorted(os.listdir("/proc/self/fd"))
+        os.pwrite(bell, b"!", 0)
+        os.set_blocking(group.fd, True)
+        assert group.read() == []
+        os.set_blocking(group.fd, False)
+        assert group.read() == []
+        assert sorted(os.listdir("/proc/self/fd")) == before
+    finally:
+        group.close()
+        os.close(bell)
+        os.close(memory)
 
 
 @given(st.binary(max_size=100))

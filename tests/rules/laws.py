@@ -77,7 +77,6 @@ SIZE_DOORS: dict[str, str] = {
     "agent/edgewarden/wire": "each format that leaves a process is a file",
     "agent/edgewarden/daemon": "each process and each one-shot is put together in a file",
     "agent/edgewarden/exec": "each step between an event and its report is a file; two canaries",
-    "agent/edgewarden/kernel/fanotify.py": "one ABI: its constants, its structures, its groups",
     "agent/edgewarden/judge": "each kind of decision is a file",
     "agent/edgewarden_fleet/store": "each matter with tables of its own is a file",
     "agent/edgewarden/settings": "each section of a policy is a file beside the reader of all",

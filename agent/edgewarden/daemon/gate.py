@@ -75,7 +75,7 @@ class Gate:
         Raises:
             EdgewardenError: directories or files that are not as they must be.
         """
-        self._waiting = Waiting()
+        self._waiting = Waiting(time.monotonic)
         self.watch, self.forget = self._waiting.watch, self._waiting.forget
         self._next_beat_mono = 0.0
         self._next_stats_mono = 0.0
@@ -90,7 +90,7 @@ class Gate:
         facts_listener = listen(os.path.join(run_dir, "gate-facts.sock"), owner_uid=link_uid)
         self.facts = FactsOut(facts_listener, {0, link_uid})
         self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
-        self.mountinfo_fd = self.doors.open(self.doors.proc_fd, "self/mountinfo", os.O_RDONLY)
+        self.tables = self.mounts.open_table(), self.mounts.open_table()
         clocks = Clocks(time.monotonic, boot_ns() / 1e9, time.time_ns)
         self.lockout = Guards(self.policy, self.doors, self.mounts, self.alarm, clocks)
         self.responder = ExecGate(
@@ -118,7 +118,7 @@ class Gate:
             stopping=stopping,
             coverage=self.lockout.coverage,
             alarm=self.alarm,
-            watch=lambda fd: self.watch(fd, self._on_execs),
+            watch=lambda fd: self._waiting.watch_execs(fd, self._on_execs),
             forget=self.forget,
             fallback=lambda: self.processes.source,
         )
@@ -177,9 +177,10 @@ class Gate:
 
     def run(self, *, with_parent: bool) -> int:
         parent = os.getppid()
+        self._waiting.bell.start()
         self.watch(self.facts.listener.fileno(), self._on_facts_listener)
         self.watch(self.control.listener.fileno(), self._on_control_listener)
-        self.watch(self.mountinfo_fd, self._on_mounts, MOUNT_EVENTS)
+        self.watch(self.tables[0], self._on_mounts, MOUNT_EVENTS, self.tables[1])
         for why, firm in self.lockout.begin():  # before guard counts: it waits for the disk
             self.modes.hold_all_down(why, firm=firm)
         self._meet_guard()
@@ -205,12 +206,11 @@ class Gate:
             if other is not None:
                 due_mono = min(due_mono, other)
         group = None if self.arming.armed is None else self.arming.armed.group
-        execs = -1 if group is None else group.fd
-        poll = self._waiting.poll
+        execs, poll = -1 if group is None else group.fd, self._waiting.poll
         if self.responder.busy:
             ready = poll(0.0, READY_AT_ONCE)
         elif group is not None and self.responder.in_passing(group):
-            ready = self.responder.quick.serve_until(poll, group, due_mono)
+            ready = self.responder.quick.serve_until(self._waiting, group, due_mono)
         else:
             ready = poll(max(0.0, due_mono - time.monotonic()), READY_AT_ONCE)
         if len(ready) > 1:

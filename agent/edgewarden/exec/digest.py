@@ -34,7 +34,7 @@ from __future__ import annotations
 import os
 import struct
 
-from edgewarden.kernel.fanotify import handle_of
+from edgewarden.kernel.writers import handle_of
 from edgewarden.wire.lean import sha256
 
 TYPE_CHECKING = False
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from edgewarden.judge.exec_rules import Rule
-    from edgewarden.kernel.fanotify import Writers
     from edgewarden.kernel.lease import ReadLease
     from edgewarden.kernel.mounts import Status
+    from edgewarden.kernel.writers import Writers
 
 MAX_HASH_BYTES = 128 << 20
 """Above the programs seen on gateways (a node or container runtime is 50 to 110 MB); at 325 MB/s

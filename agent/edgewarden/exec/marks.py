@@ -30,10 +30,10 @@ from edgewarden.kernel.fanotify import (
     FAN_OPEN_EXEC_PERM,
     FAN_OPEN_PERM,
     Group,
-    Writers,
     open_group,
 )
 from edgewarden.kernel.mounts import AT_FDCWD, Filesystem, Mounts
+from edgewarden.kernel.writers import Writers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

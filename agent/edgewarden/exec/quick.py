@@ -17,22 +17,21 @@ Why it is written as it is: while a program is opened gate sleeps, and whoever w
 on gate's processor, behind gate's priority. Every instruction between waking up and going back to
 sleep, also after the answer, is time of somebody's exec, and met with cold caches. Measured (2
 cores, 6.18; p10 above an unwatched exec, 28 us for a responder that judges nothing): 92 us when
-each exec took a lease and objects of its own, 60 us made of the usual small parts. sched_yield
-after the answer instead of going to sleep at once: 25 us more, not less. fcntl is not called: under
-the audit hook of gate (gate/doors.py) each call of it is one of the hook, too. Nor is anything that
-only passes on to the next: gate sleeps here (``serve_until``). What starts again and again need not
-even be answered (exec/spares.py).
+each exec took a lease and objects of its own, 60 us made of the usual small parts. fcntl is not
+called: under the audit hook of gate (gate/doors.py) each call of it is one of the hook, too. Nor is
+anything that only passes on to the next: gate sleeps here (``serve_until``), soon in the read
+itself. What starts again and again need not even be answered (exec/spares.py).
+Events that were answered here are only numbers until ``take`` makes reports of them.
 
-So events that were answered here are only numbers until ``take`` makes reports of them.
-
-    ready = quick.serve_until(poll, group, due_mono)    # what is not answered here
+    ready = quick.serve_until(waiting, group, due_mono)       # what is not answered here
     for one in quick.take(): ...   # later
 """
 
 from __future__ import annotations
 
 from errno import ENOENT
-from os import close, fstat, write
+from os import close, fstat, read, write
+from select import EPOLLIN
 
 from edgewarden.errors import HardwareFault
 from edgewarden.exec.digest import PACK_KEY, TOLD, key_of, only_root
@@ -42,16 +41,18 @@ from edgewarden.exec.subject import Anybody, SubjectCounts
 from edgewarden.judge.exec_table import CRITICAL
 from edgewarden.kernel.fanotify import (
     FAN_ALLOW,
+    FAN_MODIFY,
     FAN_OPEN_EXEC_PERM,
     FAN_OPEN_PERM,
     FEW_BYTES,
     USUAL,
-    USUAL_HEAD,
     USUAL_RECORD,
+    USUAL_RECORD_AT,
     ExecEvent,
     answer_refused,
     pack_answer,
     parse_events,
+    usual_head,
 )
 from edgewarden.kernel.process import ids_of
 
@@ -59,6 +60,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from os import stat_result
+    from typing import Protocol
 
     from edgewarden.exec.digest import Digests, Known
     from edgewarden.exec.judged import Counters
@@ -67,12 +69,27 @@ if TYPE_CHECKING:
     from edgewarden.judge.exec_rules import Rule, Subject
     from edgewarden.kernel.fanotify import Group
 
+    class Bell(Protocol):
+        due_mono: float
+        rung: bool
+
+        def may_sleep(self, group: Group, due_mono: float) -> bool: ...
+        def wake(self, group: Group) -> None: ...
+
+    class Sleeper(Protocol):
+        poll: Callable[[float, int], list[tuple[int, int]]]
+
+        @property
+        def bell(self) -> Bell: ...
+
     Judge = Callable[[bytes, Subject], Rule | None]
-    Poll = Callable[[float, int], list[tuple[int, int]]]
     Done = tuple[int, int, int, Known, Rule, int, stat_result, float]
     """fd, pid and pidfd of the event, content, rule, uid, file, when (mono)."""
 
 ANYBODY = Anybody()
+LIVELY_S = 0.05
+"""After a start gate expects another one, and sleeps where it hears of it first (gate/waiting.py),
+for the price of a second thread that wakes up every 5 ms meanwhile."""
 READY_AT_ONCE = 64
 """Descriptors of one round; there are seldom more than ten."""
 TRUSTED_S = 1.0
@@ -105,7 +122,9 @@ class Quick:
         "_counters",
         "_done",
         "_epoch",
+        "_head",
         "_known",
+        "_lively_mono",
         "_mono_s",
         "_subjects",
         "broken",
@@ -137,6 +156,7 @@ class Quick:
         self._boot_ns = boot_ns
         self._epoch, self._asks = object(), object()
         self._done: list[Done] = []
+        self._lively_mono = 0.0
         self.be_strict(False)
 
     def __len__(self) -> int:
@@ -153,11 +173,11 @@ class Quick:
         """The policy is another: what was remembered of its word is void."""
         self._epoch, self._asks = object(), object()
 
-    def serve_until(self, poll: Poll, group: Group, due_mono: float) -> list[tuple[int, int]]:
+    def serve_until(self, waiting: Sleeper, group: Group, due_mono: float) -> list[tuple[int, int]]:
         """Sleep, and answer in passing what can be, until there is something else to do.
 
         Args:
-            poll: seconds and how many at most -> (descriptor, events) of what is ready.
+            waiting: as gate/waiting.py's.
             group: enforcing; its mode changes with nothing that happens here.
             due_mono: when somebody has something to do anyway.
 
@@ -165,18 +185,60 @@ class Quick:
             What is ready; [] when something is due.
         """
         fd, mono_s, done = group.fd, self._mono_s, self._done
+        poll, bell = waiting.poll, waiting.bell
         now_mono = mono_s()
         while now_mono < due_mono:
-            ready = poll(due_mono - now_mono, READY_AT_ONCE)
-            if len(ready) != 1 or ready[0][0] != fd or len(done) >= REPORTS_AT_MOST:
+            until_mono = min(due_mono, self._lively_mono)
+            if now_mono < until_mono and bell.may_sleep(group, until_mono):
+                try:
+                    answered = self._serve_asleep(bell, group)
+                finally:
+                    bell.wake(group)
+                if not answered:
+                    return [(fd, EPOLLIN)]
+                ready = poll(0.0, READY_AT_ONCE)
+            else:
+                ready = poll(due_mono - now_mono, READY_AT_ONCE)
+            if len(done) >= REPORTS_AT_MOST or (ready and (len(ready) > 1 or ready[0][0] != fd)):
                 return ready
-            if not self.serve(group):
-                return ready
+            if ready:
+                if not self.serve(group):
+                    return ready
+                self._lively_mono = mono_s() + LIVELY_S
             since_mono = self.since_mono
             if since_mono is not None and since_mono + REPORT_AFTER_S < due_mono:
                 due_mono = since_mono + REPORT_AFTER_S
             now_mono = mono_s()
         return []
+
+    def _serve_asleep(self, bell: Bell, group: Group) -> bool:
+        """``serve``, which sleeps now, until the bell has rung or something is due; its word."""
+        fd, mono_s, done = group.fd, self._mono_s, self._done
+        answer, unpack, head = self._answer, USUAL.unpack, self._head
+        while True:
+            try:
+                data = read(fd, FEW_BYTES)
+            except OSError:
+                return self.serve(group)
+            if (
+                len(data) == USUAL.size
+                and data.startswith(head)
+                and data.startswith(USUAL_RECORD, USUAL_RECORD_AT)
+                and answer(fd, *unpack(data))
+            ):
+                if self.broken is not None:
+                    return False
+            elif not self._take_in(data, fd):
+                return False
+            if bell.rung:
+                return True
+            now_mono = mono_s()
+            self._lively_mono = now_mono + LIVELY_S
+            since_mono = self.since_mono
+            if since_mono is not None and since_mono + REPORT_AFTER_S < bell.due_mono:
+                bell.due_mono = since_mono + REPORT_AFTER_S
+            if now_mono >= bell.due_mono or len(done) >= REPORTS_AT_MOST:
+                return True
 
     def serve(self, group: Group) -> bool:
         """Read once, and answer what can be answered at once.
@@ -189,18 +251,22 @@ class Quick:
         except HardwareFault as fault:
             self.broken = fault  # the event is gone with it: asking again would say nothing
             return False
-        if len(data) == USUAL.size:
-            head, mask, fd, pid, record, pidfd = USUAL.unpack(data)
-            if (
-                mask == self.mask
-                and head == USUAL_HEAD
-                and record == USUAL_RECORD
-                and self._answer(group.fd, fd, pid, pidfd)
-            ):
+        return self._take_in(data, group.fd)
+
+    def _take_in(self, data: bytes, group_fd: int) -> bool:
+        if (
+            len(data) == USUAL.size
+            and data.startswith(self._head)
+            and data.startswith(USUAL_RECORD, USUAL_RECORD_AT)
+        ):
+            fd, pid, pidfd = USUAL.unpack(data)
+            if self._answer(group_fd, fd, pid, pidfd):
                 return self.broken is None
         for event in parse_events(data):
-            if event.mask != self.mask or not self._answer(
-                group.fd, event.fd, event.pid, event.pidfd
+            if event.mask == FAN_MODIFY:
+                event.close()  # the bell
+            elif event.mask != self.mask or not self._answer(
+                group_fd, event.fd, event.pid, event.pidfd
             ):
                 self.left.append(event)
         return not self.left and self.broken is None
@@ -209,6 +275,7 @@ class Quick:
         """Answer openings in passing, not execs: those have an opening of their own to come
         (exec/opened.py)."""
         self.mask = FAN_OPEN_PERM if strict else FAN_OPEN_EXEC_PERM
+        self._head = usual_head(self.mask)
         self._answer = self._opening if strict else self._one
 
     def _opening(self, group_fd: int, fd: int, _pid: int, pidfd: int) -> bool:

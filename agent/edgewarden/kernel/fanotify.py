@@ -15,8 +15,8 @@ Rules, in order:
    it is used.
 4. The last descriptor of the group closed = every waiting exec allowed, every mark gone
    (fanotify(7)).
-5. ``Writers`` is a group of its own, which nobody waits for: which files have been open for
-   writing. The kernel tells it before it lets the next read lease be taken on the file.
+5. A group may have a bell: a file in memory. Who writes to it wakes whoever sleeps in ``read``
+   (gate/waiting.py); what it rings is never given out by ``read``.
 
     group = open_group(permission=True)
     group.mark("/mnt/x", FAN_OPEN_EXEC_PERM)
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # <linux/fanotify.h>, spelled as there.
-FAN_CLOSE_WRITE = 0x00000008
+FAN_MODIFY = 0x00000002
 FAN_OPEN_EXEC = 0x00001000
 FAN_Q_OVERFLOW = 0x00004000
 FAN_OPEN_PERM = 0x00010000
@@ -53,7 +53,6 @@ FAN_CLASS_CONTENT = 0x00000004
 FAN_UNLIMITED_QUEUE = 0x00000010
 FAN_UNLIMITED_MARKS = 0x00000020
 FAN_REPORT_PIDFD = 0x00000080
-FAN_REPORT_FID = 0x00000200
 FAN_EVENT_ON_CHILD = 0x08000000
 FAN_MARK_ADD = 0x00000001
 FAN_MARK_REMOVE = 0x00000002
@@ -61,7 +60,6 @@ FAN_MARK_IGNORED_SURV_MODIFY = 0x00000040
 FAN_MARK_FILESYSTEM = 0x00000100
 FAN_MARK_IGNORE = 0x00000400  # since Linux 6.0
 FANOTIFY_METADATA_VERSION = 3
-FAN_EVENT_INFO_TYPE_FID = 1
 FAN_EVENT_INFO_TYPE_PIDFD = 4
 FAN_ALLOW = 0x01
 FAN_DENY = 0x02
@@ -70,28 +68,22 @@ FAN_NOPIDFD = -1
 FAN_EPIDFD = -2
 # <linux/fcntl.h>
 AT_FDCWD = -100
-AT_EMPTY_PATH = 0x1000
-MAX_HANDLE_SZ = 128
-# <asm-generic/ioctls.h>: bytes that are there to be read, of a fanotify group too.
-FIONREAD = 0x541B
 
-_METADATA = struct.Struct("=IBBHQii")
+METADATA = struct.Struct("=IBBHQii")
 """struct fanotify_event_metadata: event_len, vers, reserved, metadata_len, mask, fd, pid."""
-_INFO = struct.Struct("=BBH")
+INFO = struct.Struct("=BBH")
 """struct fanotify_event_info_header: info_type, pad, len."""
 _PIDFD = struct.Struct("=i")
-_HANDLE = struct.Struct("=Ii")
-"""struct file_handle: handle_bytes, handle_type; the handle follows."""
-_FSID_BYTES = 8
 _RESPONSE = struct.Struct("=iI")
 """struct fanotify_response: fd, response."""
 pack_answer = _RESPONSE.pack
 
-USUAL = struct.Struct("=8sQii4si")
-"""A whole event with its pidfd record, as nearly every read gives exactly one: head, mask, fd, pid,
-head of the record, pidfd."""
-USUAL_HEAD = struct.pack("=IBBH", USUAL.size, FANOTIFY_METADATA_VERSION, 0, _METADATA.size)
-USUAL_RECORD = _INFO.pack(FAN_EVENT_INFO_TYPE_PIDFD, 0, _INFO.size + _PIDFD.size)
+USUAL = struct.Struct("=16xii4xi")
+"""A whole event with its pidfd record, as nearly every read gives exactly one: fd, pid, pidfd.
+Nothing is made of the rest: it is ``usual_head`` and, at USUAL_RECORD_AT, USUAL_RECORD, or no such
+event."""
+USUAL_RECORD_AT = METADATA.size
+USUAL_RECORD = INFO.pack(FAN_EVENT_INFO_TYPE_PIDFD, 0, INFO.size + _PIDFD.size)
 
 FEW_BYTES = 8 * USUAL.size
 """A read of so much takes no large block from malloc, to be cut down to the one event that there
@@ -108,23 +100,20 @@ OURS_ALONE = frozenset(
 """What read(2) fails of because of us or the kernel. Anything else is about the file of one event,
 which could not be opened for us: a socket (ENXIO), a write lease (EWOULDBLOCK), a key that is not
 there (ENOKEY). The kernel has denied that one by then; it is no reason to let go of the others."""
-READ_BYTES = EVENTS_PER_READ * (_METADATA.size + _INFO.size + _PIDFD.size)
+READ_BYTES = EVENTS_PER_READ * (METADATA.size + INFO.size + _PIDFD.size)
 
-_fanotify_init = libc.fanotify_init
-_fanotify_init.argtypes = [ctypes.c_uint, ctypes.c_uint]
-_fanotify_mark = libc.fanotify_mark
-_fanotify_mark.argtypes = [
+fanotify_init = libc.fanotify_init
+fanotify_init.argtypes = [ctypes.c_uint, ctypes.c_uint]
+fanotify_mark = libc.fanotify_mark
+fanotify_mark.argtypes = [
     ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p,
 ]  # fmt: skip
 
-_ioctl_at_once = ctypes.PyDLL(None).ioctl
-"""As in kernel/process.py: arguments made once, nobody given way to."""
-_QUEUED = ctypes.c_int()
-_FIONREAD, _INTO_QUEUED = ctypes.c_ulong(FIONREAD), ctypes.c_void_p(ctypes.addressof(_QUEUED))
-_name_to_handle_at = libc.name_to_handle_at
-_name_to_handle_at.argtypes = [
-    ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int,
-]  # fmt: skip
+
+def usual_head(mask: int) -> bytes:
+    """What a usual event of this mask begins with."""
+    head = (USUAL.size, FANOTIFY_METADATA_VERSION, 0, METADATA.size, mask, FAN_NOFD, 0)
+    return METADATA.pack(*head)[:16]
 
 
 class ExecEvent:
@@ -193,13 +182,13 @@ class Group:
                 group, EPERM without CAP_SYS_ADMIN, ENOENT, ENOSYS.
         """
         flags = FAN_MARK_ADD | FAN_MARK_FILESYSTEM
-        done = _fanotify_mark(self.fd, flags, mask, dir_fd, os.fsencode(path))
+        done = fanotify_mark(self.fd, flags, mask, dir_fd, os.fsencode(path))
         check(done, "fanotify_mark", path=path, mask=mask)
 
     def unmark(self, mask: int, *, dir_fd: int) -> None:
         """Take ``mask`` out of a mark; where there is none that is no fault."""
         flags = FAN_MARK_REMOVE | FAN_MARK_FILESYSTEM
-        if _fanotify_mark(self.fd, flags, mask, dir_fd, b".") < 0:
+        if fanotify_mark(self.fd, flags, mask, dir_fd, b".") < 0:
             check(0 if ctypes.get_errno() == errno.ENOENT else -1, "fanotify_mark(remove)")
 
     def spare_openings_in(self, dir_fd: int) -> None:
@@ -211,7 +200,7 @@ class Group:
         """
         flags = FAN_MARK_ADD | FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY
         mask = FAN_OPEN_PERM | FAN_EVENT_ON_CHILD
-        check(_fanotify_mark(self.fd, flags, mask, dir_fd, b"."), "fanotify_mark(ignore)")
+        check(fanotify_mark(self.fd, flags, mask, dir_fd, b"."), "fanotify_mark(ignore)")
 
     def mark_file(self, fd: int, *, remove: bool = False) -> None:
         """The file of ``fd``, by whatever name: no start of it is asked for (permission group; the
@@ -219,9 +208,17 @@ class Group:
         mask, flags = FAN_OPEN_EXEC, FAN_MARK_REMOVE if remove else FAN_MARK_ADD
         if self.permission:
             mask, flags = FAN_OPEN_EXEC_PERM, flags | FAN_MARK_IGNORE
-        done = _fanotify_mark(self.fd, flags, mask, fd, None)
+        done = fanotify_mark(self.fd, flags, mask, fd, None)
         if not (remove and done < 0 and ctypes.get_errno() == errno.ENOENT):
             check(done, "fanotify_mark(file)")
+
+    def hang_bell(self, fd: int) -> None:
+        """What is written to the file of ``fd`` from now on is an event of mask FAN_MODIFY, alone.
+
+        Raises:
+            HardwareFault: as ``mark``.
+        """
+        check(fanotify_mark(self.fd, FAN_MARK_ADD, FAN_MODIFY, fd, None), "fanotify_mark(bell)")
 
     def read(self) -> list[ExecEvent]:
         """The next events, at most EVENTS_PER_READ; empty when there is none.
@@ -229,7 +226,13 @@ class Group:
         Raises:
             HardwareFault: the kernel refuses (EMFILE, ...) or speaks another ABI.
         """
-        return list(parse_events(self.read_bytes()))
+        found = []
+        for event in parse_events(self.read_bytes()):
+            if event.mask == FAN_MODIFY:
+                event.close()
+            else:
+                found.append(event)
+        return found
 
     def read_bytes(self, most_bytes: int = READ_BYTES) -> bytes:
         """As ``read``, for ``parse_events``; raises as it does."""
@@ -284,11 +287,11 @@ def open_group(*, permission: bool) -> Group:
     # write lease on it, and read() would wait up to 45 s (fs.lease-break-time) for him to let go.
     # So his own exec is denied, and he alone waits for it.
     event_flags = os.O_RDONLY | os.O_CLOEXEC | os.O_LARGEFILE | os.O_NONBLOCK
-    fd = _fanotify_init(flags | FAN_REPORT_PIDFD, event_flags)
+    fd = fanotify_init(flags | FAN_REPORT_PIDFD, event_flags)
     if fd >= 0:
         return Group(fd, permission, pidfds=True)
     # FAN_REPORT_PIDFD is younger (5.15) than the rest: one more try without it.
-    fd = check(_fanotify_init(flags, event_flags), "fanotify_init", permission=permission)
+    fd = check(fanotify_init(flags, event_flags), "fanotify_init", permission=permission)
     return Group(fd, permission, pidfds=False)
 
 
@@ -300,15 +303,15 @@ def parse_events(data: bytes) -> Iterator[ExecEvent]:
     """
     at = 0
     while at < len(data):
-        if len(data) - at < _METADATA.size:
+        if len(data) - at < METADATA.size:
             raise _abi(f"{len(data) - at} bytes left over")
-        event_len, vers, _, metadata_len, mask, fd, pid = _METADATA.unpack_from(data, at)
-        if vers != FANOTIFY_METADATA_VERSION or metadata_len != _METADATA.size:
+        event_len, vers, _, metadata_len, mask, fd, pid = METADATA.unpack_from(data, at)
+        if vers != FANOTIFY_METADATA_VERSION or metadata_len != METADATA.size:
             raise _abi(f"version {vers}, metadata of {metadata_len} bytes")
-        if not _METADATA.size <= event_len <= len(data) - at:
+        if not METADATA.size <= event_len <= len(data) - at:
             raise _abi(f"event of {event_len} bytes in {len(data) - at}")
         end = at + event_len
-        pidfd = _pidfd_of(data, at + _METADATA.size, end)
+        pidfd = _pidfd_of(data, at + METADATA.size, end)
         yield ExecEvent(mask, fd, pid, pidfd)
         at = end
 
@@ -316,15 +319,15 @@ def parse_events(data: bytes) -> Iterator[ExecEvent]:
 def _pidfd_of(data: bytes, at: int, end: int) -> int:
     found = UNTOLD
     while at < end:
-        if end - at < _INFO.size:
+        if end - at < INFO.size:
             raise _abi("information record cut short")
-        kind, _, length = _INFO.unpack_from(data, at)
-        if not _INFO.size <= length <= end - at:
+        kind, _, length = INFO.unpack_from(data, at)
+        if not INFO.size <= length <= end - at:
             raise _abi(f"information record of {length} bytes")
         if kind == FAN_EVENT_INFO_TYPE_PIDFD:
-            if length != _INFO.size + _PIDFD.size:
+            if length != INFO.size + _PIDFD.size:
                 raise _abi(f"pidfd record of {length} bytes")
-            (found,) = _PIDFD.unpack_from(data, at + _INFO.size)
+            (found,) = _PIDFD.unpack_from(data, at + INFO.size)
         at += length
     return found
 
@@ -335,89 +338,3 @@ def _abi(text: str) -> HardwareFault:
         code="EW-EXEC-006",
         next_step="report this kernel's version; exec control is off on it",
     )
-
-
-class Writers:
-    """Which files have been open for writing, on the filesystems that are marked.
-
-    A content can be changed without a trace in ctime (EXT4_IOC_MOVE_EXT exchanges the blocks of two
-    files), but only through a descriptor that is open for writing, or a mapping of one. When the
-    last of them goes the kernel tells this group first and then lets a read lease be taken, so
-    whoever holds one and reads here afterwards has heard of every change before it.
-    """
-
-    __slots__ = ("_fd_argument", "fd")
-
-    def __init__(self) -> None:
-        """Raises HardwareFault: the kernel has no such group (before 5.1)."""
-        flags = FAN_CLOEXEC | FAN_NONBLOCK | FAN_CLASS_NOTIF | FAN_REPORT_FID
-        self.fd = check(_fanotify_init(flags, os.O_RDONLY), "fanotify_init(FAN_REPORT_FID)")
-        self._fd_argument = ctypes.c_int(self.fd)
-
-    def mark(self, dir_fd: int) -> None:
-        """Watch the filesystem of a directory.
-
-        Raises:
-            HardwareFault: it gives no file handles, or the kernel refuses.
-        """
-        flags = FAN_MARK_ADD | FAN_MARK_FILESYSTEM
-        done = _fanotify_mark(self.fd, flags, FAN_CLOSE_WRITE, dir_fd, b".")
-        check(done, "fanotify_mark(FAN_CLOSE_WRITE)")
-
-    def heard(self) -> list[bytes] | None:
-        """Handles, as ``handle_of`` gives them, of what was open for writing since the last call;
-        None: of more files than the kernel remembers, or it cannot be told. Never waits."""
-        found: list[bytes] = []
-        if _ioctl_at_once(self._fd_argument, _FIONREAD, _INTO_QUEUED) == 0 and not _QUEUED.value:
-            return found  # nearly always, and for each opening in strict mode: no exception is made
-        while True:
-            try:
-                data = os.read(self.fd, READ_BYTES)
-            except BlockingIOError:
-                return found
-            except OSError:
-                return None
-            handles = _handles_in(data)
-            if handles is None:
-                return None
-            found += handles
-
-    def close(self) -> None:
-        """Close the group; twice is harmless."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-            self._fd_argument = ctypes.c_int(-1)
-
-
-def handle_of(fd: int) -> bytes:
-    """What names the inode of an open file in the events of ``Writers``; b"" where its filesystem
-    gives no handles."""
-    buffer = ctypes.create_string_buffer(_HANDLE.size + MAX_HANDLE_SZ)
-    _HANDLE.pack_into(buffer, 0, MAX_HANDLE_SZ, 0)
-    mount = ctypes.c_int()
-    if _name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), AT_EMPTY_PATH) != 0:
-        return b""
-    return buffer.raw[: _HANDLE.size + _HANDLE.unpack_from(buffer)[0]]
-
-
-def _handles_in(data: bytes) -> list[bytes] | None:
-    found = []
-    at = 0
-    while at < len(data):
-        event_len, vers, _, metadata_len, mask, _, _ = _METADATA.unpack_from(data, at)
-        if vers != FANOTIFY_METADATA_VERSION or metadata_len != _METADATA.size:
-            return None
-        info_at = at + _METADATA.size
-        at += event_len
-        handle_at = info_at + _INFO.size + _FSID_BYTES
-        if mask & FAN_Q_OVERFLOW or handle_at + _HANDLE.size > at or at > len(data):
-            return None
-        if _INFO.unpack_from(data, info_at)[0] != FAN_EVENT_INFO_TYPE_FID:
-            return None
-        handle_bytes, _ = _HANDLE.unpack_from(data, handle_at)
-        end = handle_at + _HANDLE.size + handle_bytes
-        if not handle_bytes or end > at:
-            return None
-        found.append(data[handle_at:end])
-    return found

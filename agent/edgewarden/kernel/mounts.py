@@ -98,6 +98,15 @@ class Mounts:
         self._proc_fd = proc_fd
         self._open = opener or _plain_open
 
+    def open_table(self) -> int:
+        """A descriptor that says, by POLLPRI, that the table has changed (proc(5)): once to it, so
+        whoever asks needs one of its own.
+
+        Raises:
+            OSError: as open.
+        """
+        return self._open(self._proc_fd, "self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+
     def at(self, path: str) -> Filesystem:
         """The filesystem that the directory or file ``path`` lies on.
 
