@@ -229,12 +229,12 @@ def test_long_texts_are_cut_between_characters() -> None:
 def test_a_frozen_value_is_frozen_and_wants_all_its_fields() -> None:
     beat = Heartbeat(1)
     with pytest.raises(AttributeError):
-        beat.counter = 2  # type: ignore[misc]
+        beat.mono_ns = 2  # type: ignore[misc]
     with pytest.raises(TypeError):
         Heartbeat()  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         Heartbeat(1, 2)  # type: ignore[call-arg]
-    assert hash(beat) == hash(Heartbeat(counter=1))
+    assert hash(beat) == hash(Heartbeat(mono_ns=1))
     assert beat != Frozen()
 
 

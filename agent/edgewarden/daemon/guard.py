@@ -10,10 +10,12 @@ included; a dead one makes none wait. So, in order:
    know.
 4. SILENCE_S without a heartbeat: SIGKILL by pidfd, and one more trip. A connection that ended while
    its process lives counts as silence; a process that ended is no trip.
-5. Silence is counted in looks of LOOK_S, each worth at most twice that: a machine that was
-   suspended, or so loaded that guard itself did not run, gives gate the time to say something
-   first.
-6. Told to follow its parent, it ends with it, but not before the gate it watches.
+5. A heartbeat wakes nobody: it says when it was sent, and guard looks when the last one it knows of
+   is SILENCE_S old. Of what it says no more is believed than can be: not sent later than now, nor
+   before the look that did not find it.
+6. A look that comes LATE_S late is guard's own fault: on a machine that was suspended, or so loaded
+   that guard itself did not run, gate gets GRACE_S to say something, once in a silence.
+7. Told to follow its parent, it ends with it, but not before the gate it watches.
 
 Who watches guard is systemd: ALIVE_S after ALIVE_S it hears WATCHDOG=1, and a guard that is silent
 for WatchdogSec gets SIGKILL and a successor, which finds gate's next connection at the socket.
@@ -43,8 +45,11 @@ from edgewarden.kernel.signals import SIGINT, SIGKILL, SIGTERM, signal
 from edgewarden.wire.local import MAX_MESSAGE_BYTES, Heartbeat, TripInfo, encode, parse
 
 SILENCE_S = 2.0
-"""Four of gate's heartbeats; an exec that waits longer looks hung to a person."""
-LOOK_S = 0.5
+"""Two of an idle gate's heartbeats, four of a busy one's; an exec that waits longer looks hung to a
+person."""
+LATE_S, GRACE_S = 0.5, 1.0
+ALONE_S = 1.0
+"""Between two looks while there is no gate to watch."""
 ALIVE_S = 3.0
 """A third of the unit's WatchdogSec."""
 TRIP_WINDOW_S = 600.0
@@ -64,40 +69,54 @@ class Guard:
         self.connection: socket | None = None
         self.pidfd = -1
         self.silence_s = 0.0
+        self.excused = False
         self.trips_mono: list[float] = []
 
     def look(self) -> None:
-        """Wait for at most LOOK_S, hear what was said, and judge the silence."""
+        """Wait until something must be done, hear what was said, and judge the silence."""
+        wait_s = ALONE_S if self.pidfd < 0 else max(0.0, SILENCE_S - self.silence_s)
         started = time.monotonic()
         waiting = poll()
         waiting.register(self.listener.fileno(), POLLIN)
         if self.connection is not None:
-            waiting.register(self.connection.fileno(), POLLIN)
+            waiting.register(self.connection.fileno(), 0)  # its end alone: POLLHUP
         if self.pidfd >= 0:
             waiting.register(self.pidfd, POLLIN)
-        ready = {fd for fd, _ in waiting.poll(int(LOOK_S * 1000))}
-        self.silence_s += min(time.monotonic() - started, 2 * LOOK_S)
-        if self.connection is not None and self.connection.fileno() in ready:
-            self._hear()
+        ready = {fd for fd, _ in waiting.poll(int(wait_s * 1000) + 1)}
+        now = time.monotonic()
+        self.silence_s += now - started
+        self.hear(now)
         if self.pidfd >= 0 and self.pidfd in ready:
             self._forget()  # it has ended
-        if self.pidfd >= 0 and self.silence_s >= SILENCE_S:
-            self._kill()
+        self.judge(now - started - wait_s)
         if self.listener.fileno() in ready:
             self._accept()
 
-    def _hear(self) -> None:
+    def hear(self, now: float) -> None:
+        """Take what gate said: the silence is as long as its last heartbeat is old."""
         while self.connection is not None:
             try:
-                data = self.connection.recv(MAX_MESSAGE_BYTES)
-                parse(data, Heartbeat)
+                said = parse(self.connection.recv(MAX_MESSAGE_BYTES), Heartbeat)
             except BlockingIOError:
                 return
             except (OSError, WireRefusal):  # the end of the connection parses as too_short
                 self.connection.close()
                 self.connection = None
                 return
-            self.silence_s = 0.0
+            age_s = now - said.mono_ns / 1e9
+            if not 0.0 <= age_s <= self.silence_s:
+                age_s = min(self.silence_s, SILENCE_S - LATE_S)
+            self.silence_s = age_s
+            self.excused = False
+
+    def judge(self, late_s: float) -> None:
+        """End a gate that was silent for too long, unless this look came too late to say so."""
+        if self.pidfd < 0 or self.silence_s < SILENCE_S:
+            return
+        if late_s < LATE_S or self.excused:
+            self._kill()
+        else:
+            self.silence_s, self.excused = SILENCE_S - GRACE_S, True
 
     def _accept(self) -> None:
         found = accept_connection(self.listener)
@@ -122,7 +141,8 @@ class Guard:
             client.close()
             os.close(pidfd)
             return
-        self.connection, self.pidfd, self.silence_s = client, pidfd, 0.0
+        self.connection, self.pidfd = client, pidfd
+        self.silence_s, self.excused = 0.0, False
 
     def _kill(self) -> None:
         if signal_pidfd(self.pidfd, SIGKILL):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 OVERDUE_S = 1.5
-"""Three of gate's heartbeats, and less than guard's patience (2 s)."""
+"""Longer than an idle gate's heartbeat (0.9 s), and less than guard's patience (2 s)."""
 
 
 class Counters:

@@ -20,6 +20,7 @@ from _socket import (
     SOCK_SEQPACKET,
     socket,
 )
+from time import monotonic_ns
 
 from edgewarden.errors import HardwareFault, OperatorFault, WireRefusal
 from edgewarden.kernel.netlink import PROC_EVENT_EXEC, PROC_EVENT_EXIT, PROC_EVENT_FORK
@@ -217,7 +218,6 @@ class GuardLine:
         self.trips = 0
         self.pid = 0
         self._path = path
-        self._counter = 0
 
     @property
     def present(self) -> bool:
@@ -241,8 +241,7 @@ class GuardLine:
         """One heartbeat; False when guard is gone."""
         if self.connection is None:
             return False
-        self._counter += 1
-        if send(self.connection, encode(Heartbeat(self._counter))) is False:
+        if send(self.connection, encode(Heartbeat(monotonic_ns()))) is False:
             self.drop()
         return self.connection is not None
 

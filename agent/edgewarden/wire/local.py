@@ -329,7 +329,7 @@ _BODIES: dict[type[AnyMessage], Callable[[Any], bytes]] = {
     ProcessAlert: alert_body,
     TierSaid: tier_body,
     Repeated: _repeated_body,
-    Heartbeat: lambda m: _COUNTER.pack(m.counter),
+    Heartbeat: lambda m: _COUNTER.pack(m.mono_ns),
     TripInfo: lambda m: _TRIPS.pack(m.trips, m.window_s, m.pid),
     Request: lambda m: _REQUEST.pack(
         VERBS.index(m.verb), MODES.index(m.mode), m.confirm_s, AREAS.index(m.area)

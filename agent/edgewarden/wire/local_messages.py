@@ -256,10 +256,10 @@ class Repeated(Frozen):
 
 
 class Heartbeat(Frozen):
-    """gate lives; the counter rises by one each time."""
+    """gate lived at this moment (CLOCK_MONOTONIC): guard need not wake up to know when."""
 
-    __slots__ = ("counter",)
-    counter: int
+    __slots__ = ("mono_ns",)
+    mono_ns: int
 
 
 class TripInfo(Frozen):

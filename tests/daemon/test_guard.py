@@ -1,0 +1,116 @@
+"""What guard makes of a heartbeat's time: pure in all but a socket pair and a child to end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from edgewarden.daemon.gate import EARLY_S, HEARTBEAT_S
+from edgewarden.daemon.guard import GRACE_S, LATE_S, SILENCE_S, Guard
+from edgewarden.exec.judged import OVERDUE_S
+from edgewarden.wire.local import Heartbeat, encode
+
+NOW = 5_000.0
+
+
+class Watched:
+    """A guard that watches a child, and the child's end of the line."""
+
+    def __init__(self, listener: socket.socket, child: subprocess.Popen[bytes]) -> None:
+        self.guard = Guard(listener)
+        self.gate, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setblocking(False)
+        self.guard.connection, self.guard.pidfd = theirs, os.pidfd_open(child.pid)
+        self.child = child
+
+    def beat(self, mono_s: float) -> None:
+        """As gate sends it."""
+        self.gate.send(encode(Heartbeat(round(mono_s * 1e9))))
+
+    @property
+    def killed(self) -> bool:
+        """Whether guard sent the signal."""
+        return bool(self.guard.trips_mono)
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE)
+        made = Watched(listener, child)
+        yield made
+        if made.guard.pidfd >= 0:
+            made.guard._forget()
+        made.gate.close()
+        assert child.stdin is not None
+        child.stdin.close()
+        child.wait(10)
+
+
+def test_silence_is_as_long_as_the_last_heartbeat_is_old(watched: Watched) -> None:
+    watched.guard.silence_s = 1.8
+    for age_s in (1.6, 0.7):
+        watched.beat(NOW - age_s)
+    watched.guard.hear(NOW)
+    assert watched.guard.silence_s == pytest.approx(0.7)
+
+
+def test_two_seconds_after_the_last_heartbeat_is_the_end(watched: Watched) -> None:
+    """It was heard at a look, 1.2 s after it was sent: 0.8 s are left, not two."""
+    watched.guard.silence_s = 1.9
+    watched.beat(NOW - 1.2)
+    watched.guard.hear(NOW)
+    watched.guard.silence_s += 0.79
+    watched.guard.judge(0.0)
+    assert not watched.killed
+    watched.guard.silence_s += 0.02
+    watched.guard.judge(0.0)
+    assert watched.killed
+    assert watched.child.wait(5) == -9
+
+
+@pytest.mark.parametrize("age_s", [-0.001, -1e9, 1.91, 1e9])
+def test_a_time_that_cannot_be_is_not_believed(watched: Watched, age_s: float) -> None:
+    """A gate of before this change counts beats in its place: it must not be ended for that, nor
+    live for ever by one beat from the future."""
+    watched.guard.silence_s = 1.9
+    watched.gate.send(encode(Heartbeat(max(0, round((NOW - age_s) * 1e9)))))
+    watched.guard.hear(NOW)
+    assert watched.guard.silence_s == pytest.approx(SILENCE_S - LATE_S)
+
+
+def test_a_late_look_excuses_once(watched: Watched) -> None:
+    watched.guard.silence_s = 30.0
+    watched.guard.judge(28.0)
+    assert not watched.killed
+    assert watched.guard.silence_s == SILENCE_S - GRACE_S
+    watched.guard.silence_s += 7.0
+    watched.guard.judge(6.0)
+    assert watched.killed, "guard may be late for ever, and gate hung meanwhile"
+
+
+def test_a_word_ends_the_excuse(watched: Watched) -> None:
+    watched.guard.silence_s, watched.guard.excused = 1.5, True
+    watched.beat(NOW - 0.1)
+    watched.guard.hear(NOW)
+    assert not watched.guard.excused
+
+
+def test_the_end_of_the_line_is_silence(watched: Watched) -> None:
+    watched.guard.silence_s = 1.0
+    watched.gate.close()
+    watched.guard.hear(NOW)
+    assert watched.guard.connection is None
+    assert watched.guard.silence_s == 1.0
+
+
+def test_periods_fit_into_guards_patience() -> None:
+    assert 2 * HEARTBEAT_S < SILENCE_S
+    assert 4 * (HEARTBEAT_S - EARLY_S) < SILENCE_S
+    assert HEARTBEAT_S < OVERDUE_S < SILENCE_S
