@@ -72,6 +72,49 @@ def test_a_second_voice_beside_the_first_is_seen() -> None:
     assert spoofed(Cadence(), iter(sorted(both, key=lambda s: s.seen_mono_ns)))
 
 
+def test_a_second_voice_that_is_silent_every_other_window_is_seen() -> None:
+    """As windows have it: one of both voices, one of the first alone, and so on."""
+    now_ns, said = (LEARNED + 64) * SECOND, []
+    for i in range(8):
+        period_s = 1.0 if i % 2 else 0.5
+        said += speech(FRAMES, period_s, 60, i, now_ns)
+        now_ns += round(FRAMES * period_s * SECOND)
+    assert spoofed(Cadence(), iter(said))
+
+
+def test_what_began_does_not_end_between_two_strange_windows() -> None:
+    cadence, start_ns = Cadence(), (LEARNED + 64) * SECOND
+    spoofed(cadence, speech(4 * FRAMES, 1.0, 120, 9, start_ns))
+    now_ns = start_ns + 4 * FRAMES * SECOND
+    for i in range(6):
+        hear(cadence, speech(FRAMES, 1.0, 60 if i % 2 else 120, i, now_ns))
+        now_ns += FRAMES * SECOND
+        assert cadence.strange
+
+
+def events(count: int, mean_s: float, start_ns: int, seed: int) -> list[FramesSeen]:
+    chance, now_ns, said = random.Random(seed), start_ns, []
+    for _ in range(count):
+        now_ns += round(chance.expovariate(1 / mean_s) * SECOND)
+        said.append(FramesSeen("s", now_ns, 40, 1, 0))
+    return said
+
+
+def test_one_that_speaks_on_events_may_be_calm_and_not_in_a_hurry() -> None:
+    for seed in range(20):
+        cadence = Cadence()
+        busy = events(LEARNED + 64, 1.0, 0, seed)
+        assert hear(cadence, busy) == []
+        calm = events(8 * FRAMES, 30.0, busy[-1].seen_mono_ns, seed)
+        assert hear(cadence, calm) == []
+        assert hear(cadence, events(8 * FRAMES, 0.1, calm[-1].seen_mono_ns, seed))
+
+
+def test_one_with_a_clock_that_becomes_slow_is_seen() -> None:
+    start_ns = (LEARNED + 64) * SECOND
+    assert spoofed(Cadence(), speech(4 * FRAMES, 2.0, 60, 9, start_ns))
+
+
 def test_other_frames_are_seen_and_the_old_ones_end_it() -> None:
     cadence, start_ns = Cadence(), (LEARNED + 64) * SECOND
     found = spoofed(cadence, speech(4 * FRAMES, 1.0, 120, 9, start_ns))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewarden.readings.channel import Channel
+from edgewarden.readings.channel import TOGETHER_S, Channel
 from edgewarden.readings.limits import Limits, Rule
 from tests.readings.series import SECOND, daily_temperature, door, gps_at_rest, kept_bytes, pressure
 
@@ -89,6 +89,60 @@ def test_many_values_of_one_read_are_one_arrival() -> None:
     assert not channel.judge(1.0, SECOND)
     assert not [1 for i in range(2, 7) if channel.judge(float(i), 6 * SECOND)]
     assert not channel.judge(7.0, 7 * SECOND)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-20, 20), st.sampled_from([0, 10**6, 51 * 10**6, SECOND, 60 * SECOND])),
+        min_size=2,
+        max_size=80,
+    )
+)
+def test_between_alarms_no_pattern_of_arrivals_moves_further_than_the_rate_allows(
+    steps: list[tuple[float, int]],
+) -> None:
+    """From any value: the limit by the time since, and by how long nothing had come before it."""
+    channel, now_ns, pause_ns, value = Channel(Limits(max_rate_per_s=1.0)), 0, 0, 0.0
+    seen: list[tuple[float, int, int]] = []
+    for step, after_ns in steps:
+        now_ns, value = now_ns + after_ns, value + step
+        pause_ns = max(pause_ns, after_ns, int(TOGETHER_S * 1e9))
+        if channel.judge(value, now_ns):
+            seen.clear()
+            pause_ns = after_ns
+        for was, was_ns, late_ns in seen:
+            assert abs(value - was) <= (now_ns - was_ns + late_ns) / 1e9 * 1.001 + 0.001
+        seen.append((value, now_ns, max(pause_ns, int(TOGETHER_S * 1e9))))
+
+
+@pytest.mark.parametrize("every_ms", [0, 1, 10, 40, 49, 51])
+def test_many_values_move_no_further_than_few(every_ms: int) -> None:
+    """Fifty milliseconds' worth at each arrival was fifty times the limit for who sends a thousand
+    values a second."""
+    channel, now_ns = Channel(Limits(max_rate_per_s=1.0)), 10 * SECOND
+    for i in range(10):
+        assert not channel.judge(0.0, i * SECOND)
+    value = 0.0
+    for _ in range(1000):
+        value, now_ns = value + 0.049, now_ns + every_ms * 10**6
+        if channel.judge(value, now_ns):
+            break
+    assert value <= (now_ns / 1e9 - 9 + 1) * 1.01 + 0.05
+
+
+@pytest.mark.parametrize("pause_s", [61, 3600, 86400])
+def test_a_silence_is_no_evidence_that_a_value_does_not_move(pause_s: int) -> None:
+    channel = Channel(Limits(stuck_s=60))
+    assert not channel.judge(21.5, 0)
+    assert not channel.judge(21.5, pause_s * SECOND)
+    found = [bool(channel.judge(21.5, (pause_s + i) * SECOND)) for i in range(1, 60)]
+    assert found == [i >= 45 for i in range(1, 60)]
+
+
+def test_one_that_seldom_speaks_is_stuck_after_four_times_the_same() -> None:
+    channel = Channel(Limits(stuck_s=60))
+    found = [bool(channel.judge(21.5, i * 3600 * SECOND)) for i in range(6)]
+    assert found == [False] * 4 + [True] * 2
 
 
 @pytest.mark.parametrize("value", [21.5, True, "closed"])

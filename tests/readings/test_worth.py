@@ -66,10 +66,13 @@ def test_what_becomes_of_a_value_is_what_the_settings_say(
 def test_a_stuck_input_is_substituted_by_a_truth_value_and_a_text_by_nothing() -> None:
     boiler = worth(stuck_s=1, on_fault=OnFault.SUBSTITUTE, failsafe=1)
     boiler.reading(said(False, 0))
+    for i in range(1, 4):
+        boiler.reading(said(False, i))
     marked, _ = boiler.reading(said(False, 5))
     assert (marked.value, marked.raw, marked.quality) == (True, False, Quality.SUBSTITUTED)
-    boiler.reading(said("ok", 6))
-    marked, _ = boiler.reading(said("ok", 9))
+    for i in range(6, 10):
+        boiler.reading(said("ok", i))
+    marked, _ = boiler.reading(said("ok", 10))
     assert (marked.value, marked.raw, marked.quality) == ("ok", None, Quality.UNTRUSTED)
 
 

@@ -10,8 +10,11 @@ Rules, in order:
 1. FRAMES frames are one window. LEARN windows are learned: the least and the most of each feature.
 2. A window is strange when a feature leaves what was learned by more than its factor. An irregular
    sender has wide bounds of its own making.
-3. STRANGE strange windows in a row are a finding, as many usual ones end it: one stall or one
-   unplugging spoils one window only.
+3. A strange window counts one, a usual one takes half of one back: STRANGE of them are a finding,
+   and USUAL usual ones in a row end it. One stall or one unplugging spoils one window only; a
+   second voice that is silent every other window is heard all the same.
+   Who spoke irregularly while it was learned (EVENTFUL) speaks when something happens: that it
+   speaks seldom is then nothing strange.
 4. What was learned lives as long as this object: link learns anew at each start. Who speaks during
    the learning is who is believed to be the device: docs/threat-model.md says so.
 
@@ -28,6 +31,10 @@ FRAMES = 32
 LEARN = 8
 """256 frames: four minutes of a sensor that speaks once a second."""
 STRANGE = 2
+USUAL = 3
+EVENTFUL = 0.6
+"""Spread of the pauses by their mean, in more than half of what was learned: 1 for events that know
+nothing of each other, near 0 for a sensor with a clock."""
 RATE_FACTOR = 1.5
 BYTES_FACTOR = 1.6
 """A GPS that lost its fix sends empty fields: a third shorter."""
@@ -48,6 +55,7 @@ class Cadence:
         "_answers",
         "_began_ns",
         "_bytes",
+        "_eventful",
         "_evidence",
         "_frames",
         "_gap_sq",
@@ -64,7 +72,8 @@ class Cadence:
         self.usual: dict[str, tuple[float, float]] = {}
         self.strange = ""
         self._evidence: dict[str, Plain] = {}
-        self._learned = self._row = 0
+        self._learned = self._eventful = 0
+        self._row = 0.0
         self._last_ns = -1
         self._open(-1)
 
@@ -112,6 +121,8 @@ class Cadence:
             features["frames_per_s"] = self._frames / ((now_ns - self._began_ns) / 1e9)
         if self.learning:
             self._learned += 1
+            mean, spread = self._pauses()
+            self._eventful += spread >= EVENTFUL * mean > 0
             for name, value in features.items():
                 least, most = self.usual.get(name, (value, value))
                 self.usual[name] = min(least, value), max(most, value)
@@ -122,13 +133,13 @@ class Cadence:
     def _judge(self, features: dict[str, float]) -> None:
         odd = next((n for n, v in features.items() if self._leaves(n, v)), "")
         if bool(odd) == bool(self.strange):
-            self._row = 0
+            self._row = 0.0 if odd else max(0.0, self._row - 0.5)
             if odd:
                 self._evidence = self._told(odd, features)
             return
-        self._row += 1
-        if self._row >= STRANGE:
-            self.strange, self._row = odd, 0
+        self._row += 1.0
+        if self._row >= (STRANGE if odd else USUAL):
+            self.strange, self._row = odd, 0.0
             self._evidence = self._told(odd, features) if odd else {}
 
     def _leaves(self, name: str, value: float) -> bool:
@@ -138,11 +149,17 @@ class Cadence:
         if name == "answer_s":
             return value > most * ANSWER_FACTOR + ANSWER_FLOOR_S
         factor = RATE_FACTOR if name == "frames_per_s" else BYTES_FACTOR
+        if name == "frames_per_s" and self._eventful > LEARN // 2:
+            least = 0.0
         return not least / factor <= value <= most * factor
 
-    def _told(self, odd: str, features: dict[str, float]) -> dict[str, Plain]:
+    def _pauses(self) -> tuple[float, float]:
+        """Mean and spread of the pauses in this window, in seconds."""
         mean = self._gap_sum / self._reads if self._reads else 0.0
-        spread = max(0.0, self._gap_sq / self._reads - mean * mean) ** 0.5 if self._reads else 0.0
+        return mean, max(0.0, self._gap_sq / max(1, self._reads) - mean * mean) ** 0.5
+
+    def _told(self, odd: str, features: dict[str, float]) -> dict[str, Plain]:
+        mean, spread = self._pauses()
         least, most = self.usual.get(odd, (0.0, 0.0))
         return {
             "feature": odd,

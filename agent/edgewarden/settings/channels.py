@@ -45,8 +45,9 @@ class SerialChannel:
         low=1,
         high=31536000,
         absent="not judged",
-        help="A value that did not change for so long, while values came, is stuck. Leave it out "
-        "for what rests: a door, a coarse thermometer.",
+        help="A value that did not change for so long, while values came, is stuck (a pause "
+        "counts for at most a quarter of it). Leave it out for what rests: a door, a coarse "
+        "thermometer.",
     )
     replay: str = choice(
         "on",
