@@ -120,15 +120,15 @@ CASES = {
         {"references": replace(REFERENCES, least_version="0.1.0")}, "executables", A,
     ),
     "code of a set not in force": (
-        {"references": replace(REFERENCES, code=frozenset({POLICY}), outdated=frozenset({CODE}))},
+        {"references": replace(REFERENCES, code=frozenset({POLICY}), outdated={CODE: "late"})},
         "executables", W,
     ),
     "only sets not in force": (
-        {"references": replace(REFERENCES, code=frozenset(), outdated=frozenset({CODE}))},
+        {"references": replace(REFERENCES, code=frozenset(), outdated={CODE: "late"})},
         "executables", W,
     ),
     "in force in one set, not in another": (
-        {"references": replace(REFERENCES, outdated=frozenset({CODE}))}, "executables", A,
+        {"references": replace(REFERENCES, outdated={CODE: "late"})}, "executables", A,
     ),
     "only a retired set": (
         {"references": replace(REFERENCES, code=frozenset(), retired=frozenset({CODE}))},
@@ -136,7 +136,7 @@ CASES = {
     ),
     "PCR values of a set that is late": (
         {"references": replace(REFERENCES, pcrs=frozenset({CODE}),
-                               outdated=REFERENCES.pcrs)}, "boot", W,
+                               outdated=dict.fromkeys(REFERENCES.pcrs, "late"))}, "boot", W,
     ),
     "other programs": (
         {"references": replace(REFERENCES, programs=frozenset({CODE}))}, "programs", C,

@@ -39,8 +39,16 @@ def test_a_set_has_a_window(at: float, state: State) -> None:
     assert state_of(SET, at) is state
     kinds = chosen(SET, at=at)
     assert (OLD in kinds.code) is (state is State.IN_FORCE)
-    assert (OLD in kinds.outdated) is (state in (State.ANNOUNCED, State.LATE))
+    outside = state in (State.ANNOUNCED, State.LATE)
+    assert kinds.outdated.get(OLD) == (state.value if outside else None)
     assert (OLD in kinds.retired) is (state is State.RETIRED)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_is_late_in_one_set_and_announced_in_another_is_late(turned: bool) -> None:
+    sets = [SET, replace(SET, not_before_utc_s=900, not_after_utc_s=None)]
+    kinds = chosen(*(reversed(sets) if turned else sets), at=250)
+    assert kinds.outdated == {OLD: "late"}
 
 
 def test_without_an_end_a_set_stays_in_force_and_without_retirement_late() -> None:
@@ -55,7 +63,7 @@ def test_old_and_new_are_right_while_they_overlap() -> None:
 
 def test_code_counts_for_its_version_alone() -> None:
     kinds = chosen(SET, at=150, version="9.9.9")
-    assert (kinds.code, kinds.outdated, kinds.retired) == (frozenset(),) * 3
+    assert (kinds.code, kinds.outdated, kinds.retired) == (frozenset(), {}, frozenset())
     both = replace(SET, values={"code": (OLD,), "settings": (SETTINGS,)})
     assert chosen(both, at=150, version="9.9.9").settings == {SETTINGS}
 

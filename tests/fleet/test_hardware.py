@@ -146,18 +146,24 @@ def test_a_changed_boot_is_contraindicated(desk: Desk, hard: Board) -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "tier"),
+    ("window", "tier", "why"),
     [
-        ({}, A),
-        ({"not_before_utc_s": 2_000_000_000}, W),
-        ({"not_after_utc_s": 1}, W),
-        ({"not_after_utc_s": 1, "retired_utc_s": 2}, C),
+        ({}, A, None),
+        ({"not_before_utc_s": 2_000_000_000}, W, "announced"),
+        ({"not_after_utc_s": 1}, W, "late"),
+        ({"not_after_utc_s": 1, "retired_utc_s": 2}, C, "retired"),
     ],
 )
-def test_windows_of_a_release(desk: Desk, board: Board, window: dict[str, int], tier: Tier) -> None:
-    """An update that was announced is not an incident; an old release becomes one."""
+def test_windows_of_a_release(
+    desk: Desk, board: Board, window: dict[str, int], tier: Tier, why: str | None
+) -> None:
+    """An update that was announced is not an incident; an old release becomes one. Which of them
+    it is stands in the reason."""
     desk.reference("code", CODE, **window)
-    assert appraised(desk, board, nonce(desk)).facets["executables"] is tier
+    result = appraised(desk, board, nonce(desk))
+    assert result.facets["executables"] is tier
+    said = result.reasons.get("executables")
+    assert said == (why and f"{CODE.hex()[:16]}.. is of a set that is {why}")
 
 
 def test_a_rollback_is_contraindicated_for_good(desk: Desk, board: Board) -> None:

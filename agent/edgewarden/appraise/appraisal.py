@@ -136,7 +136,7 @@ class References:
 
     Attributes:
         pcrs: SHA-256 over the values of PCR 0 to 9.
-        outdated: digests of sets that are announced, or late.
+        outdated: digest -> what its set is: announced, or late.
         retired: digests of sets whose time is over.
         least_version: releases below it are a rollback; "" allows all.
         root_of_trust: an operator stated that this board measures its boot from hardware on.
@@ -148,7 +148,7 @@ class References:
     cmdline: frozenset[bytes] = frozenset()
     programs: frozenset[bytes] = frozenset()
     pcrs: frozenset[bytes] = frozenset()
-    outdated: frozenset[bytes] = frozenset()
+    outdated: Mapping[bytes, str] = field(default_factory=dict)
     retired: frozenset[bytes] = frozenset()
     least_version: str = ""
     root_of_trust: bool = False
@@ -364,8 +364,8 @@ def _boot(evidence: Evidence, known: Known, references: References) -> tuple[Tie
     if vouched.pcrs is None:
         return Tier.WARNING, "PCR values moved; the whole evidence was asked for"
     digest = firmware_digest(vouched.pcrs)
-    if digest in references.outdated - references.pcrs:
-        return Tier.WARNING, "PCR 0 to 9 are of a set that is announced, or late"
+    if digest not in references.pcrs and digest in references.outdated:
+        return Tier.WARNING, f"PCR 0 to 9 are of a set that is {references.outdated[digest]}"
     if digest not in references.pcrs:
         return Tier.CONTRAINDICATED, "PCR 0 to 9 are not those of a reference"
     return tier, why
@@ -387,8 +387,8 @@ def _digest(
     evidence: Evidence, measurement: str, in_force: frozenset[bytes], references: References
 ) -> tuple[Tier, str]:
     measured = evidence.measurements.get(measurement, b"")
-    if measured in references.outdated - in_force:
-        return Tier.WARNING, f"{measured.hex()[:16]}.. is of a set that is announced, or late"
+    if measured not in in_force and (state := references.outdated.get(measured)):
+        return Tier.WARNING, f"{measured.hex()[:16]}.. is of a set that is {state}"
     if measured in references.retired - in_force:
         return Tier.CONTRAINDICATED, f"{measured.hex()[:16]}.. is of a set that is retired"
     if not in_force:

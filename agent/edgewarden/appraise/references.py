@@ -64,10 +64,11 @@ def applying(sets: Sets, device: str) -> Sets:
 def select(sets: Sets, device: str, version: str, now_utc_s: float) -> References:
     """The digests that hold for a device that claims a version, at a moment."""
     in_force: dict[str, set[bytes]] = {kind: set() for kind in KINDS}
-    outdated: set[bytes] = set()
+    outdated: dict[bytes, str] = {}
     retired: set[bytes] = set()
     least, root_of_trust = "", False
-    for s in applying(sets, device).values():
+    # Announced ones first: a digest that is late in another set is late.
+    for s in sorted(applying(sets, device).values(), key=lambda s: -s.not_before_utc_s):
         state = state_of(s, now_utc_s)
         if state is not State.ANNOUNCED:
             least = max(least, s.least_version, key=version_key)
@@ -80,10 +81,10 @@ def select(sets: Sets, device: str, version: str, now_utc_s: float) -> Reference
             elif state is State.RETIRED:
                 retired.update(digests)
             else:
-                outdated.update(digests)
+                outdated.update(dict.fromkeys(digests, state.value))
     return References(
         **{kind: frozenset(digests) for kind, digests in in_force.items()},
-        outdated=frozenset(outdated),
+        outdated=outdated,
         retired=frozenset(retired),
         least_version=least,
         root_of_trust=root_of_trust,
