@@ -267,6 +267,130 @@ def test_openssl_reads_no_settings_of_this_machine(
     assert ca.heard
 
 
+def test_openssl_asks_no_proxy_of_the_environment(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sets a variable around `serve` would be the CA it speaks to."""
+    refuse = said(b"", "500 Internal Server Error")
+    with a_ca(refuse) as proxy, a_ca(refuse) as ca:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        settled = CaSettings("cmp", f"127.0.0.1:{ca.port}", ref="fleet")
+        with pytest.raises(EdgewardenError):
+            Cmp(settled, place).issue(WANTED, NOW)
+        assert not proxy.heard
+        assert ca.heard
+
+
+@contextlib.contextmanager
+def silent(count: int) -> Iterator[list[tuple[str, int]]]:
+    """Addresses of loopback that answer no SYN: their queue is full."""
+    held: list[socket.socket] = []
+    where: list[tuple[str, int]] = []
+    try:
+        for n in range(count):
+            listening = socket.socket()
+            held.append(listening)
+            listening.bind((f"127.0.1.{n + 1}", 0))
+            listening.listen(0)
+            where.append(listening.getsockname())
+            for _ in range(3):  # one is queued, the next ones wait for ever
+                waiting = socket.socket()
+                held.append(waiting)
+                waiting.setblocking(False)
+                waiting.connect_ex(where[-1])
+        yield where
+    finally:
+        for one in held:
+            one.close()
+
+
+def entries(where: list[tuple[str, int]]) -> list[object]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in where]
+
+
+def test_a_name_with_many_addresses_takes_no_longer(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external, "WITHIN_S", 1.5)
+    with silent(6) as where, a_ca(honest(certificates.pem(made_leaf()))) as ca:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: entries(where))
+        began = time.monotonic()
+        with pytest.raises(PeerUnavailable) as refused:
+            by_cfssl(place, ca)
+        assert time.monotonic() - began < 2.5
+        assert refused.value.code == "EW-ID-040"
+        # The last one answers: the others have left it its part of the time.
+        where.append(("127.0.0.1", ca.port))
+        assert by_cfssl(place, ca).leaf.public_key() == WANTED.key
+
+
+def test_a_name_without_addresses_is_no_crash(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+    with a_ca(honest("")) as ca, pytest.raises(PeerUnavailable, match="no address"):
+        by_cfssl(place, ca)
+
+
+def test_a_resolver_that_does_not_answer_is_left(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external, "WITHIN_S", 0.5)
+    let_go = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: let_go.wait(20) and [])
+    try:
+        with a_ca(honest("")) as ca:
+            began = time.monotonic()
+            with pytest.raises(PeerUnavailable, match=r"no address for 127\.0\.0\.1 within 0\.5 s"):
+                by_cfssl(place, ca)
+            assert time.monotonic() - began < 2.0
+    finally:
+        let_go.set()
+
+
+@pytest.mark.parametrize("fault", [socket.gaierror(-2, "unknown"), UnicodeError("label too long")])
+def test_a_name_that_is_none_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with a_ca(honest("")) as ca, pytest.raises(PeerUnavailable) as refused:
+        by_cfssl(place, ca)
+    assert refused.value.code == "EW-ID-040"
+
+
+def test_both_questions_share_one_time(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external, "WITHIN_S", 1.5)
+    good = honest(certificates.pem(made_leaf()))
+
+    def slow(connection: socket.socket, head: bytes) -> None:
+        time.sleep(1.0)
+        good(connection, head)
+
+    with a_ca(slow) as ca:
+        began = time.monotonic()
+        with pytest.raises(PeerUnavailable):
+            by_cfssl(place, ca)
+        assert time.monotonic() - began < 1.9
+
+
+@pytest.mark.parametrize("leaf", [b"\xff\xfe", "\u00e9".encode(), b"", None])
+def test_what_openssl_leaves_behind_is_read_or_refused_by_name(
+    tmp_path: Path, leaf: bytes | None
+) -> None:
+    good = certificates.pem(made_leaf()).encode()
+    for first, second in ((leaf, good), (good, leaf)):
+        for name, data in (("leaf", first), ("more", second)):
+            (tmp_path / name).unlink(missing_ok=True)
+            if data is not None:
+                (tmp_path / name).write_bytes(data)
+        with pytest.raises(PeerFault) as refused:
+            external._chain(tmp_path / "leaf", tmp_path / "more")
+        assert refused.value.code == "EW-ID-040"
+        assert len(refused.value.text) < 700
+
+
 def test_no_secret_is_a_word_of_a_command(place: Path) -> None:
     """/proc shows command lines to everybody."""
     lines: list[bytes] = []

@@ -8,6 +8,8 @@
     urn:edgewarden:device:TENANT:DEVICE; CN = DEVICE.2 for the
     second board in a place (wire/topics.py)
 
+Nothing outlives what signed it: the end asked for, or the issuer's where that comes first.
+
 Every key is P-256, every signature ECDSA with SHA-256. Names: nothing in a gateway's signing
 request is copied but its key. Left to others: who may have a certificate (tokens.py), believing
 one (verify/chain.py).
@@ -25,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgewarden.enrol.service import device_urn
-from edgewarden.errors import OurFault, WireRefusal
+from edgewarden.errors import OurFault, PeerFault, WireRefusal
 from edgewarden.wire.topics import session_name
 
 ROOT_DAYS = 20 * 365
@@ -203,6 +205,14 @@ def _under(
     days: float,
     now_utc_s: float,
 ) -> x509.CertificateBuilder:
+    left_s = issuer.certificate.not_valid_after_utc.timestamp() - int(now_utc_s)
+    if left_s <= 0:
+        raise PeerFault(
+            f"the CA that is to sign ended {issuer.certificate.not_valid_after_utc:%Y-%m-%d}",
+            code="EW-ID-040",
+            next_step="make another one: `edgewarden-fleet ca rotate issuing`, for a root `root`",
+        )
+    days = min(days, left_s / 86400)
     return _begin(
         subject, issuer.certificate.subject, key, issuer.key.public_key(), days, now_utc_s
     )

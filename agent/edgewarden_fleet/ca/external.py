@@ -6,8 +6,10 @@
 
 Both are told subject and names; what they sign is held to what was asked for (``checked``), so a
 profile that changes something is found out here. CMP is told the key alone of a gateway's request;
-cfssl gets the request, which asks for nothing else (certificates.read_request). No answer is waited
-for longer than WITHIN_S, however slowly it drips, and nobody is followed elsewhere. cfssl 1.2
+cfssl gets the request, which asks for nothing else (certificates.read_request). A certificate takes
+WITHIN_S at most, from the CA's name to the last byte: however slowly it drips, however many
+addresses the name has, however long the resolver thinks. Nobody is followed elsewhere, and no
+variable of the environment (http_proxy, OPENSSL_CONF) has a say in where it goes. cfssl 1.2
 (Debian's) cannot put a URI into a certificate: its gateways carry the DNS name of ``device_host``
 instead, which says the same.
 
@@ -24,12 +26,16 @@ import contextlib
 import hmac
 import http.client
 import json
+import os
 import socket
 import ssl
 import tempfile
 import threading
+import time
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -47,12 +53,14 @@ MAX_ANSWER_BYTES = 64 * 1024
 MIN_SECRET_BYTES = 16
 """cfssl's own documentation has 16; an empty key would be anybody's."""
 SAID_BYTES = 400
+PLAIN_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+"""For openssl: of its own it takes a proxy, its settings and its modules from variables."""
 _UNREADABLE = (ValueError, KeyError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 """What a certificate of somebody's making can raise, its names included (cryptography 43)."""
 
 
 class Cmp:
-    """`openssl cmp -cmd cr`. Blocks for at most WITHIN_S."""
+    """`openssl cmp -cmd cr`. Blocks for at most WITHIN_S; no proxy."""
 
     def __init__(self, settings: CaSettings, folder: Path) -> None:
         self._settings = settings
@@ -78,7 +86,7 @@ class Cmp:
                     "-certout", str(place / "leaf.pem"), "-extracertsout", str(place / "more.pem"),
                     "-disable_confirm", "-msg_timeout", "10", "-total_timeout", "15",
                 ),
-                WITHIN_S,
+                WITHIN_S, PLAIN_ENVIRONMENT,
             )  # fmt: skip
             if ended.status != 0:
                 raise _refused("the CMP server", ended.said)
@@ -114,15 +122,16 @@ class Cfssl:
             ) from fault
         token = hmac.digest(key, request, "sha256")
         body = {"token": _b64(token), "request": _b64(request)}
-        leaf = self._ask("authsign", body)
-        issuing = self._ask("info", {"label": "", "profile": self._settings.profile})
+        until_mono = time.monotonic() + WITHIN_S
+        leaf = self._ask("authsign", body, until_mono)
+        issuing = self._ask("info", {"label": "", "profile": self._settings.profile}, until_mono)
         return _parsed(leaf, issuing)
 
-    def _ask(self, call: str, body: dict[str, str]) -> str:
+    def _ask(self, call: str, body: dict[str, str], until_mono: float) -> str:
         where = urllib.parse.urlsplit(self._settings.server)
         path = f"{where.path.rstrip('/')}/api/v1/cfssl/{call}"
         try:
-            status, said = _post(where, path, json.dumps(body).encode(), WITHIN_S / 2)
+            status, said = _post(where, path, json.dumps(body).encode(), until_mono)
             answer = json.loads(said) if status == http.HTTPStatus.OK else None
         except (OSError, ValueError, RecursionError, http.client.HTTPException) as fault:
             raise PeerUnavailable(
@@ -137,18 +146,19 @@ class Cfssl:
 
 
 def _post(
-    where: urllib.parse.SplitResult, path: str, body: bytes, within_s: float
+    where: urllib.parse.SplitResult, path: str, body: bytes, until_mono: float
 ) -> tuple[int, bytes]:
-    """One exchange, whole within ``within_s``: a socket's own limit begins anew with each byte."""
+    """One exchange, whole before ``until_mono``: a socket's own limit begins anew with each byte
+    and with each address."""
     secure = where.scheme == "https"
     host, port = where.hostname or "", where.port or (443 if secure else 80)
-    reached = socket.create_connection((host, port), within_s)
+    reached = _reached(_addresses(host, port, until_mono), until_mono)
     if secure:
         context = ssl.create_default_context()
         reached = context.wrap_socket(reached, server_hostname=host, do_handshake_on_connect=False)
     with contextlib.closing(http.client.HTTPConnection(host, port)) as connection:
         connection.sock = reached
-        limit = threading.Timer(within_s, _end, [reached])
+        limit = threading.Timer(_left_s(until_mono), _end, [reached])
         limit.start()
         try:
             if isinstance(reached, ssl.SSLSocket):
@@ -163,13 +173,63 @@ def _post(
         return answer.status, said
 
 
+def _left_s(until_mono: float) -> float:
+    left_s = until_mono - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError(f"not within {WITHIN_S:g} s")
+    return left_s
+
+
+def _addresses(host: str, port: int, until_mono: float) -> Sequence[Any]:
+    """What the name stands for; the resolver knows no deadline and is left behind at ours."""
+    said: list[Sequence[Any] | Exception] = []
+
+    def look() -> None:
+        try:
+            said.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, ValueError) as fault:  # a label that is no name's: UnicodeError
+            said.append(fault)
+
+    looking = threading.Thread(target=look, name="ca-name", daemon=True)
+    looking.start()
+    looking.join(_left_s(until_mono))
+    if not said:
+        raise TimeoutError(f"no address for {host} within {WITHIN_S:g} s")
+    if isinstance(said[0], Exception):
+        raise said[0]
+    return said[0]
+
+
+def _reached(addresses: Sequence[Any], until_mono: float) -> socket.socket:
+    """A connection to the first address that takes one; each is given an even part of the time."""
+    refused: OSError = TimeoutError("the name has no address")
+    for i, (family, kind, protocol, _, address) in enumerate(addresses):
+        left_s = _left_s(until_mono)
+        connection = None
+        try:
+            connection = socket.socket(family, kind, protocol)
+            connection.settimeout(left_s / (len(addresses) - i))
+            connection.connect(address)
+        except OSError as fault:
+            if connection is not None:
+                connection.close()
+            refused = fault
+            continue
+        connection.settimeout(left_s)
+        return connection
+    raise refused
+
+
 def _end(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def _chain(leaf: Path, more: Path) -> Chain:
-    return _parsed(leaf.read_text(), more.read_text() if more.exists() else "")
+    try:
+        return _parsed(leaf.read_text("ascii"), more.read_text("ascii") if more.exists() else "")
+    except (OSError, UnicodeError) as fault:
+        raise _refused("the CMP server", f"no certificate came: {fault}"[:SAID_BYTES]) from fault
 
 
 def _parsed(leaf_pem: str, more_pem: str) -> Chain:

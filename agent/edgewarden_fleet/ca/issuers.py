@@ -99,7 +99,7 @@ class BuiltIn:
         self._issuing = issuing
 
     def issue(self, wanted: Wanted, now_utc_s: float) -> Chain:
-        """See Issuer; neither blocks nor refuses."""
+        """See Issuer; never blocks, refuses when the issuing certificate has ended."""
         leaf = certificates.make_gateway(
             self._issuing, wanted.key, wanted.tenant, wanted.device, now_utc_s,
             board=wanted.board,
@@ -124,6 +124,9 @@ def checked(
             raise WireRefusal("bad_name", "the broker would take it for another board")
         if identity.public_key != public_cose_key(wanted.key):
             raise WireRefusal("bad_chain", "it is for another key")
+        if identity.ends_utc_s > identity.issuing_ends_utc_s:
+            # The gateway would plan its renewal by a date on which nobody believes it any more.
+            raise WireRefusal("bad_chain", "it would outlive its issuer")
         days = (identity.ends_utc_s - now_utc_s) / 86400
         if not MIN_DAYS <= days <= MAX_DAYS:
             raise WireRefusal("bad_chain", f"it is good for {days:.1f} days")
@@ -134,6 +137,9 @@ def checked(
         raise PeerFault(
             f"the CA's certificate for {wanted.device} cannot be used: {refusal.text}",
             code="EW-ID-040",
-            next_step="correct the CA's profile: clientAuth alone, P-256, the SAN URI kept",
+            next_step=(
+                "correct the CA's profile: clientAuth alone, P-256, the SAN URI kept; where its own"
+                " certificate ends soon, `edgewarden-fleet ca rotate issuing` or the CA's way"
+            ),
         ) from refusal
     return chain

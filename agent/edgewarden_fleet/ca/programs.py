@@ -8,7 +8,7 @@ Whoever needs a program names it here by its words: no shell, no input, a bounde
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from edgewarden.errors import PeerUnavailable
@@ -24,8 +24,13 @@ class Ended(NamedTuple):
     said: str
 
 
-def run(command: Sequence[str], within_s: float) -> Ended:
+def run(
+    command: Sequence[str], within_s: float, environment: Mapping[str, str] | None = None
+) -> Ended:
     """Run a program to its end.
+
+    Args:
+        environment: all that it is to know; None for what this process knows.
 
     Raises:
         PeerUnavailable: EW-SET-029, it cannot be started or takes longer than ``within_s``.
@@ -33,7 +38,7 @@ def run(command: Sequence[str], within_s: float) -> Ended:
     try:
         done = subprocess.run(
             list(command), timeout=within_s, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as fault:
         raise PeerUnavailable(
