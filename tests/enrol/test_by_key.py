@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from edgewarden.enrol.by_key import renew
+from edgewarden.enrol.folder import go_back, locked, prove
 from edgewarden.enrol.service import life_of, signing_request
 from edgewarden.errors import OperatorFault, TrustFault, WireRefusal
-from edgewarden.trust import identity as store
 from edgewarden.trust.identity import Identity, load
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose, renewal
@@ -258,7 +258,7 @@ def test_an_identity_of_an_earlier_version_needs_the_url_once(
 def renew_without_storing(service: FleetService, identity: Identity) -> None:
     state = identity.folder.parent.parent
     renew(state, identity, no_evidence)
-    assert store.go_back(state)
+    assert go_back(state)
     assert load(state) == identity
 
 
@@ -433,19 +433,19 @@ def test_the_last_certificate_stays_until_the_new_one_has_carried_something(
     old = service.enrol(tmp_path, device, days_ago=25)
     fresh = renew(tmp_path, old, no_evidence)
     assert old.cert_path.exists()
-    assert store.prove(tmp_path, fresh.folder.name)
+    assert prove(tmp_path, fresh.folder.name)
     assert not old.folder.exists()
     assert load(tmp_path) == fresh
-    assert not store.prove(tmp_path, fresh.folder.name), "there is nothing to forget"
-    assert not store.go_back(tmp_path), "and nothing to go back to"
+    assert not prove(tmp_path, fresh.folder.name), "there is nothing to forget"
+    assert not go_back(tmp_path), "and nothing to go back to"
     assert load(tmp_path) == fresh
 
 
 def test_one_at_a_time(service: FleetService, tmp_path: Path, device: str) -> None:
     service.enrol(tmp_path, device)
-    with store.locked(tmp_path):
-        with pytest.raises(OperatorFault) as caught, store.locked(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(OperatorFault) as caught, locked(tmp_path):
             raise AssertionError("both")
         assert caught.value.code == "EW-ID-041"
-    with store.locked(tmp_path):
+    with locked(tmp_path):
         pass

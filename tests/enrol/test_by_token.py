@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from edgewarden.enrol.by_token import enroll, renew
+from edgewarden.enrol.folder import PENDING, locked
 from edgewarden.enrol.service import device_urn
 from edgewarden.errors import (
     EdgewardenError,
@@ -83,7 +84,7 @@ def test_an_honest_service_gives_an_identity(
     assert got.serial == f"{leaf.serial_number:x}"
     assert got.not_after_utc == leaf.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert got.ca_path.read_text().split() == fleet.ca_pem().split()
-    assert not (tmp_path / "state" / identity.FOLDER / identity.PENDING).exists()
+    assert not (tmp_path / "state" / identity.FOLDER / PENDING).exists()
 
 
 def test_the_key_never_leaves(fleet: Fleet, serve: Callable[..., Service], tmp_path: Path) -> None:
@@ -524,7 +525,7 @@ def test_one_enrolment_at_a_time(
     """Two at once would each make a key, and one would be kept without its certificate."""
     service = serve(fleet.honest)
     state = tmp_path / "state"
-    with identity.locked(state, make=True):
+    with locked(state, make=True):
         fault = refused(state, service.url, fleet.token())
     assert isinstance(fault, OperatorFault)
     assert fault.code == "EW-ID-041"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.enrol.care import TRIES, Care, Did
-from edgewarden.trust import identity
+from edgewarden.enrol.folder import locked, wanted
 from edgewarden.trust.identity import load
 from tests.trust.test_identity import put
 
@@ -40,7 +40,7 @@ def test_a_broker_that_refuses_it_brings_the_last_one_back(renewed: Path) -> Non
     assert look(care, refused=TRIES - 1) is Did.NOTHING
     assert look(care, refused=TRIES) is Did.WENT_BACK
     assert load(renewed).serial == "1"
-    assert "refused" in identity.wanted(renewed)
+    assert "refused" in wanted(renewed)
     assert look(care, refused=TRIES + 1) is Did.NOTHING, "there is nothing behind it"
     assert load(renewed).serial == "1"
 
@@ -54,10 +54,10 @@ def test_the_first_identity_has_nothing_behind_it(tmp_path: Path) -> None:
 def test_another_verifier_key_asks_for_renewal_once(renewed: Path) -> None:
     care = Care(renewed, "identity-2")
     assert look(care, unknown=1) is Did.ASKED
-    assert "another key" in identity.wanted(renewed)
+    assert "another key" in wanted(renewed)
     assert look(care, unknown=2) is Did.NOTHING
     put(renewed, "3")
-    assert identity.wanted(renewed) == "", "a renewal has answered it"
+    assert wanted(renewed) == "", "a renewal has answered it"
 
 
 def test_what_was_renewed_meanwhile_is_not_proven_by_the_old_session(renewed: Path) -> None:
@@ -67,7 +67,7 @@ def test_what_was_renewed_meanwhile_is_not_proven_by_the_old_session(renewed: Pa
 
 
 def test_nothing_is_cleared_away_while_a_renewal_is_under_way(renewed: Path) -> None:
-    with identity.locked(renewed):
+    with locked(renewed):
         assert look(Care(renewed, "identity-2"), connected=True) is Did.NOTHING
         assert look(Care(renewed, "identity-2"), refused=TRIES) is Did.NOTHING
     assert load(renewed).serial == "2"

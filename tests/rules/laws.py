@@ -72,7 +72,6 @@ ROOM_FILES = 14  # "full at about twelve": two for the way there
 SIZE_DOORS: dict[str, str] = {
     "agent/edgewarden/kernel": "each foreign interface is a file",
     "agent/edgewarden/trust": "each place where a key is kept is a file",
-    "agent/edgewarden/trust/identity.py": "one folder: written, swapped, proven, gone back from",
     "agent/edgewarden/cli": "a file for each noun, and of policy for each area",
     "agent/edgewarden/wire": "each format that leaves a process is a file",
     "agent/edgewarden/daemon": "each process and each one-shot is put together in a file",

@@ -24,8 +24,9 @@ from pathlib import Path
 import pytest
 
 from edgewarden.enrol import by_token as enrol
+from edgewarden.enrol.folder import PENDING
 from edgewarden.errors import TrustFault, WireRefusal
-from edgewarden.trust import identity, tls
+from edgewarden.trust import tls
 from edgewarden.trust.keys import verifier_for
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
@@ -120,7 +121,7 @@ def test_a_lost_answer_can_be_asked_for_again(standing: Standing, tmp_path: Path
     first = enrol.enroll(tmp_path / "a", url, token)
     pending = tmp_path / "b" / "identity"
     pending.mkdir(parents=True)
-    path = pending / identity.PENDING
+    path = pending / PENDING
     path.touch(mode=0o600)
     path.write_bytes(first.key_path.read_bytes())
     again = enrol.enroll(tmp_path / "b", url, token)

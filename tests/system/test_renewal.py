@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.enrol.by_key import renew
-from edgewarden.trust import identity as store
+from edgewarden.enrol.folder import prove
 from edgewarden.trust.identity import load
 from edgewarden.trust.tls import client_context
 from edgewarden_fleet.store import registry
@@ -110,7 +110,7 @@ def test_killed_at_any_moment_there_is_a_usable_certificate(tmp_path: Path, runs
         assert killed >= runs // 2
         fresh = renew(state, load(state), lambda _: b"")
         assert fresh == load(state)
-        assert store.prove(state, fresh.folder.name)
+        assert prove(state, fresh.folder.name)
 
 
 def test_every_write_of_a_renewal_is_followed_by_a_kill_once(tmp_path: Path) -> None:

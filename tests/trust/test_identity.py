@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from edgewarden.enrol.folder import PENDING, _own_as, go_back, keep_pending, pending, store
 from edgewarden.errors import HardwareFault, TrustFault
 from edgewarden.trust import identity
-from edgewarden.trust.identity import keep_pending, load, pem_to_der, pending, store
+from edgewarden.trust.identity import load, pem_to_der
 from edgewarden.trust.keys import FileSigner
 from edgewarden.trust.ladder import Keys, OwnKey
 
@@ -158,7 +159,7 @@ def test_the_harness_sees_what_fsync_is_for(
 def test_the_pending_key_outlives_a_try_without_an_answer(tmp_path: Path) -> None:
     first = pending_signer(tmp_path)
     assert pending_signer(tmp_path).kid == first.kid
-    path = tmp_path / identity.FOLDER / identity.PENDING
+    path = tmp_path / identity.FOLDER / PENDING
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     store(tmp_path, first, fields(), CERT, CERT)
     assert not path.exists()
@@ -171,14 +172,14 @@ def test_the_certified_key_is_never_lost(tmp_path: Path, monkeypatch: pytest.Mon
     for cut_at in range(1, 200):
         state = tmp_path / f"{cut_at}"
         (state / identity.FOLDER).mkdir(parents=True)
-        (state / identity.FOLDER / identity.PENDING).write_bytes(key)
+        (state / identity.FOLDER / PENDING).write_bytes(key)
         kid, disk = pending_signer(state).kid, Disk(cut_at)
         try:
             with disk.in_use(monkeypatch):
                 put(state)
         except PowerCut:
             disk.lose_unsynced(state)
-            kept = (state / identity.FOLDER / identity.PENDING).exists()
+            kept = (state / identity.FOLDER / PENDING).exists()
             assert kept or load(state).signer().kid == kid
             if kept:
                 assert pending_signer(state).kid == kid
@@ -330,12 +331,12 @@ def test_root_gives_nothing_away_through_a_link(tmp_path: Path) -> None:
     os.chown(parent, 12345, 12345)
     (parent / ".building-1").symlink_to(victim)
     with pytest.raises(OSError, match=r"symbolic|Not a directory"):
-        identity._own_as(parent / ".building-1", parent)
+        _own_as(parent / ".building-1", parent)
     mine = parent / ".building-2"
     mine.mkdir()
     (mine / "link").symlink_to(victim / "shadow")
     (mine / "key.pem").touch()
-    identity._own_as(mine, parent)
+    _own_as(mine, parent)
     assert (victim / "shadow").stat().st_uid == 0
     assert (mine / "key.pem").stat().st_uid == 12345
 
@@ -345,7 +346,7 @@ def test_going_back_leaves_nothing_of_what_was_refused(tmp_path: Path) -> None:
     put(tmp_path, "1")
     put(tmp_path, "2")
     refused = load(tmp_path).folder
-    assert identity.go_back(tmp_path)
+    assert go_back(tmp_path)
     assert load(tmp_path).serial == "1"
     assert not refused.exists()
     assert {p.name for p in (tmp_path / "identity").glob("identity-*")} == {
@@ -360,5 +361,5 @@ def test_going_back_after_a_power_cut_on_the_way_keeps_what_is_current(tmp_path:
     before = os.readlink(parent / "previous")
     (parent / "current").unlink()
     (parent / "current").symlink_to(before)  # the power went before ``previous`` was removed
-    assert identity.go_back(tmp_path)
+    assert go_back(tmp_path)
     assert load(tmp_path).serial == "1"

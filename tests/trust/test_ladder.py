@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.enrol.folder import RECORDED, keep_pending, recorded_grade, store
 from edgewarden.errors import EdgewardenError, HardwareFault, TrustFault
 from edgewarden.trust import identity, ladder, sealed, tsskey
 from edgewarden.trust.board import board_secret, request, secret_in
@@ -227,7 +228,7 @@ def test_a_board_without_the_firmware_has_none() -> None:
 @pytest.mark.parametrize("grade", ["G0", "G0+", "G1"])
 def test_a_sound_key_carries_a_handshake(tmp_path: Path, grade: str) -> None:
     key = keys(tmp_path, credential=SECRET, board=OTHER).make(grade)
-    path = identity.keep_pending(tmp_path / "state", key)
+    path = keep_pending(tmp_path / "state", key)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     prove(key, path)
     assert (b"BEGIN PRIVATE" in path.read_bytes()) == (grade == "G0")
@@ -254,21 +255,21 @@ def test_a_signer_that_lies_fails_its_proof(tmp_path: Path) -> None:
 
 
 def test_the_recorded_grade_outlives_the_identity(tmp_path: Path) -> None:
-    assert identity.recorded_grade(tmp_path) == ""
+    assert recorded_grade(tmp_path) == ""
     key = keys(tmp_path, board=SECRET).make("G1")
     fields = {
         "device": "gw", "tenant": "main", "grade": "G1", "serial": "1",
         "not_after_utc": "2099-01-01T00:00:00Z", "broker": {"host": "b", "port": 1},
         "verifier_key": "00",
     }  # fmt: skip
-    stored = identity.store(tmp_path, key, fields, "", "", keys(tmp_path, board=SECRET))
+    stored = store(tmp_path, key, fields, "", "", keys(tmp_path, board=SECRET))
     assert stored.signer().kid == key.kid
     (tmp_path / identity.FOLDER / identity.CURRENT).unlink()
-    assert identity.recorded_grade(tmp_path) == "G1"
+    assert recorded_grade(tmp_path) == "G1"
     with pytest.raises(TrustFault):
-        check_lower("G0", identity.recorded_grade(tmp_path), "")
-    (tmp_path / identity.FOLDER / identity.RECORDED).write_text("G9")
-    assert identity.recorded_grade(tmp_path) == ""
+        check_lower("G0", recorded_grade(tmp_path), "")
+    (tmp_path / identity.FOLDER / RECORDED).write_text("G9")
+    assert recorded_grade(tmp_path) == ""
 
 
 def test_no_rung_is_named_twice() -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.enrol.folder import store
 from edgewarden.errors import TrustFault
-from edgewarden.trust.identity import Identity, load, store
+from edgewarden.trust.identity import Identity, load
 from edgewarden.trust.keys import FileSigner
 from edgewarden.trust.tls import client_context, pinned_context
 from edgewarden_fleet.ca import certificates

@@ -90,6 +90,7 @@ def _enroll(args: argparse.Namespace, console: Console) -> int:
 
 
 def _renew(args: argparse.Namespace, console: Console) -> int:
+    from edgewarden.enrol import folder
     from edgewarden.enrol.by_key import renew
     from edgewarden.enrol.by_token import renew as renew_by_token
     from edgewarden.probe.control import ask_link
@@ -98,7 +99,7 @@ def _renew(args: argparse.Namespace, console: Console) -> int:
 
     settings = lenient_settings(args, console).settings
     state, keys = Path(settings.paths.state), own_keys(settings.identity.tcti)
-    with store.locked(state):
+    with folder.locked(state):
         identity = store.load(state, keys)
         now_utc_s, signed = _what_time(identity, args.ca)
         if args.if_due and (early := _early(state, identity, now_utc_s)):
@@ -138,9 +139,9 @@ def _what_time(identity: Identity, url: str) -> tuple[float, bool]:
 
 def _early(state: Path, identity: Identity, now_utc_s: float) -> str:
     """Why the certificate is not to be renewed now; "" when it is."""
+    from edgewarden.enrol.folder import wanted
     from edgewarden.enrol.service import life_of
     from edgewarden.judge.renewal import Life, Why, judge
-    from edgewarden.trust.identity import wanted
 
     life = Life(*life_of(identity))
     verdict = judge(life, identity.device, now_utc_s, wanted=bool(wanted(state)))

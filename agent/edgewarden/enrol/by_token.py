@@ -6,7 +6,7 @@
 3. POST the signing request over TLS that trusts that root alone and checks the host name
 4. believe the answer only when the certificate holds our key, names our device and was issued under
    the root
-5. store key and certificate whole (trust/identity.py)
+5. store key and certificate whole (folder.py)
 
 A new certificate by token (a gateway that was off line for too long) is the same with the key and
 the root that are there: it begins at step 3. Renewal without a token: renewal.py.
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgewarden.enrol import folder
 from edgewarden.enrol.service import (
     Certified,
     ask,
@@ -82,7 +83,7 @@ def enroll(state_dir: Path, url: str, token_text: str, wish: Wish | None = None)
     """
     host, port = host_and_port(url)
     token = enrol.parse_token(token_text)
-    with store.locked(state_dir, make=True):
+    with folder.locked(state_dir, make=True):
         return _enroll(state_dir, url, (host, port), token, wish or Wish())
 
 
@@ -102,7 +103,7 @@ def _enroll(
     choice = _choose(state_dir, wish)
     wish.chosen(choice)
     service = _Service(host, port, token, ca_pem, wish.keys)
-    grade, recorded = choice.key.grade, store.recorded_grade(state_dir)
+    grade, recorded = choice.key.grade, folder.recorded_grade(state_dir)
     try:
         check_lower(grade, recorded, wish.accept_lower)
     except TrustFault:
@@ -116,10 +117,10 @@ def _enroll(
 
 def _choose(state_dir: Path, wish: Wish) -> Choice:
     """The key of this enrolment, proven from the file that it will be kept in."""
-    kept = store.pending(state_dir, wish.keys)
+    kept = folder.pending(state_dir, wish.keys)
 
     def prove_kept(key: OwnKey) -> None:
-        prove(key, store.keep_pending(state_dir, key))
+        prove(key, folder.keep_pending(state_dir, key))
 
     return choose(wish.keys, wish.grade, prove_kept, kept)
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from edgewarden.trust import identity
+from edgewarden.enrol import folder
 
 TRIES = 3
 """Alerts before going back: a broker that is being restarted can look at half a list once."""
@@ -60,13 +60,13 @@ class Care:
         """
         if connected:
             self._proved = True
-            if identity.prove(self._state_dir, self._name):
+            if folder.prove(self._state_dir, self._name):
                 return Did.PROVED
-        if not self._proved and refused >= TRIES and identity.go_back(self._state_dir):
-            identity.want(self._state_dir, "the broker refused the last one")
+        if not self._proved and refused >= TRIES and folder.go_back(self._state_dir):
+            folder.want(self._state_dir, "the broker refused the last one")
             return Did.WENT_BACK
         if unknown_verifier and not self._asked:
             self._asked = True
-            identity.want(self._state_dir, "the verifier signs with another key")
+            folder.want(self._state_dir, "the verifier signs with another key")
             return Did.ASKED
         return Did.NOTHING

@@ -28,8 +28,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
+from edgewarden.enrol import folder
 from edgewarden.errors import OperatorFault, PeerUnavailable, TrustFault, WireRefusal
-from edgewarden.trust import identity as store
 from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import verifier_for
 from edgewarden.trust.ladder import Keys, OwnKey
@@ -65,7 +65,7 @@ class Certified:
 def keep(state_dir: Path, signer: OwnKey, url: str, certified: Certified, keys: Keys) -> Identity:
     """Store key, certificate and what the answer says of the fleet; raises HardwareFault."""
     answer, leaf = certified.answer, certified.leaf
-    return store.store(
+    return folder.store(
         state_dir,
         signer,
         {
