@@ -24,7 +24,7 @@ apt_guard_down() {
 }
 
 # What stands around a TPM in software, and what the binding is built from (ADR 25).
-apt_tpm=(swtpm:swtpm swtpm_setup:swtpm-tools tpm2_quote:tpm2-tools tpm2-abrmd:tpm2-abrmd dbus-daemon:dbus-daemon
+apt_tpm=(swtpm:swtpm swtpm_setup:swtpm-tools tpm2_quote:tpm2-tools tpm2-abrmd:tpm2-abrmd dbus-daemon:dbus-daemon dbus-send:dbus-bin
     certtool:gnutls-bin gcc:gcc pkg-config:pkg-config python3-config:python3-dev
     /usr/include/tss2/tss2_esys.h:libtss2-dev /usr/share/doc/tpm2-openssl/copyright:tpm2-openssl
     /usr/share/doc/libtss2-tcti-tabrmd0/copyright:libtss2-tcti-tabrmd0

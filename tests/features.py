@@ -286,7 +286,9 @@ PROBES: dict[str, Callable[[], bool]] = {
     "faketime": _program("faketime"),
     "cfssl": _program("cfssl"),
     "swtpm": lambda: all(_program(name)() for name in ("swtpm", "swtpm_setup", "certtool")),
-    "tpm2-abrmd": lambda: all(_program(name)() for name in ("tpm2-abrmd", "dbus-daemon")),
+    "tpm2-abrmd": lambda: all(
+        _program(name)() for name in ("tpm2-abrmd", "dbus-daemon", "dbus-send")
+    ),
     "tpm2-tools": _program("tpm2_quote"),
     "tpm2-pytss": _tpm_binding,
     "python3-tpm2-pytss": _debian_tpm_binding,

@@ -143,3 +143,17 @@ def test_a_file_whose_public_part_is_no_key_is_refused(paper: PaperTpm) -> None:
             TpmKey(cast("Tpm", paper), tsskey.write(public, b"\0\x04wrap"))
         assert caught.value.code == "EW-ID-003"
     assert "check" not in paper.asked, "nothing of it reaches the TPM"
+
+
+@pytest.mark.parametrize(
+    ("pcrs", "written"),
+    [
+        (range(11), "00000001000b03ff0700"),
+        ([0], "00000001000b03010000"),
+        ([23, 8], "00000001000b03000180"),
+        ([], "00000001000b03000000"),
+    ],
+)
+def test_pcrs_of_the_sha256_bank_as_a_tpm_takes_them(pcrs: list[int], written: str) -> None:
+    """TPM 2.0 Part 2 §10.6.2: three bytes of bits, PCR 0 the lowest of the first."""
+    assert tpm_forms.sha256_bank(pcrs).hex() == written

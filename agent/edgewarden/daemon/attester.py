@@ -36,7 +36,7 @@ from edgewarden.trust.measure import Measurer
 from edgewarden.wire import cose, evidence, quoted
 from edgewarden.wire.evidence import Challenge, Evidence, Heads, Result
 from edgewarden.wire.quoted import Quoted, unasked_nonce
-from edgewarden.wire.ratchet import NOTHING_SPENT, Spent
+from edgewarden.wire.ratchet import NOTHING_SPENT
 from edgewarden.wire.record import RecordClass
 
 MIN_INTERVAL_S = 2.0
@@ -173,24 +173,22 @@ class Attester:
         """Signed evidence about now, and the heads it names."""
         async with self._one_at_a_time:
             run = asyncio.get_running_loop().run_in_executor
-            measured, bytecode, facts, spent = await run(None, self._look, spend)
-            measured["programs"] = self._programs()
-            claims = self._claims(nonce, measured, bytecode, facts, spent)
-            if self._quoter is None:
-                return await run(None, self._seal, claims, None), claims.heads
-            return await run(None, self._quoted, claims, whole, spend), claims.heads
+            claims = self._claims(nonce)
+            return await run(None, self._made, claims, whole, spend), claims.heads
 
-    def _look(self, spend: bool) -> tuple[dict[str, bytes], str, dict[str, str], Spent]:
-        """Everything that the disk has to say; blocks."""
+    def _made(self, claims: Evidence, whole: bool, spend: bool) -> bytes:
+        """With everything that the disk has to say, vouched for, signed; blocks."""
         measured, bytecode = self._measurer.take()
         facts, log, pcr10 = self._boot.take()
         spent = self._continuity.spend() if spend else NOTHING_SPENT
-        return {**measured, "ima": log, "ima_pcr": pcr10}, bytecode, facts, spent
+        measured |= {**claims.measurements, "ima": log, "ima_pcr": pcr10}
+        claims = replace(claims, measurements=measured, bytecode=bytecode, boot=facts, spent=spent)
+        if self._quoter is None:
+            return self._seal(evidence.encode_evidence(claims), None)
+        return self._quoted(claims, whole, spend)
 
-    def _claims(
-        self, nonce: bytes, measured: dict[str, bytes], bytecode: str, facts: dict[str, str],
-        spent: Spent,
-    ) -> Evidence:  # fmt: skip
+    def _claims(self, nonce: bytes) -> Evidence:
+        """What this process knows by itself, and what of the time."""
         now = self._clock.now()
         tier, mode = self._control()
         return Evidence(
@@ -203,15 +201,14 @@ class Attester:
             version=self._who.version,
             report_key=self._who.report_key,
             grade=self._who.grade,
-            measurements=measured,
-            bytecode=bytecode,
+            measurements={"programs": self._programs()},
+            bytecode="",
             heads=self._heads(),
             exec_tier=tier,
             exec_mode=mode,
             clock_state=now.state,
             uncertainty_ms=now.uncertainty_ms,
-            boot=facts,
-            spent=spent,
+            boot={},
             submods=self._submodules(),
         )
 
@@ -230,11 +227,11 @@ class Attester:
                 claims = replace(claims, measurements=measured)
         told = full if whole or self._sent is None else quoted.shortened(full, self._sent)
         self._sent = full if asked else self._sent
-        return self._seal(claims, told)
+        return self._seal(data, told)
 
-    def _seal(self, claims: Evidence, tpm: Quoted | None) -> bytes:
+    def _seal(self, claims: bytes, tpm: Quoted | None) -> bytes:
         return cose.seal(
-            quoted.encode_payload(evidence.encode_evidence(claims), tpm),
+            quoted.encode_payload(claims, tpm),
             cose.ContentType.EVIDENCE,
             self._signer.kid,
             self._signer.sign,

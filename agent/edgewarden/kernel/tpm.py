@@ -76,11 +76,7 @@ def _binding() -> Any:
 
 
 class Tpm:
-    """One TPM; see the module's docstring.
-
-    Args:
-        tcti: where it is, in tpm2-tss's words: ``device:/dev/tpmrm0``, ``tabrmd:...``.
-    """
+    """One TPM. ``tcti`` says where, in tpm2-tss's words: ``device:/dev/tpmrm0``, ``tabrmd:...``."""
 
     def __init__(self, tcti: str) -> None:
         self.tcti = tcti
@@ -90,6 +86,7 @@ class Tpm:
         self._ak: Any = None
         self._tls: Any = None
         self._key: Key | None = None
+        self._kept: dict[tuple[str, bytes], Any] = {}
         self._do("open", lambda: None)
 
     def __enter__(self) -> Tpm:
@@ -139,8 +136,8 @@ class Tpm:
         """ECDSA by a TLS key over a SHA-256 digest: TPMT_SIGNATURE."""
 
         def work() -> bytes:
-            scheme = self._in("TPMT_SIG_SCHEME", forms.ECDSA_SHA256)
-            ticket = self._in("TPMT_TK_HASHCHECK", forms.HASH_TICKET)
+            scheme = self._same("TPMT_SIG_SCHEME", forms.ECDSA_SHA256)
+            ticket = self._same("TPMT_TK_HASHCHECK", forms.HASH_TICKET)
             value = self._in("TPM2B_DIGEST", sized(digest))
             return _out(self._esys.sign(self._loaded_tls(key), value, scheme, ticket))
 
@@ -173,7 +170,8 @@ class Tpm:
 
     def _attest(self, qualifying: bytes, pcrs: list[int]) -> tuple[bytes, bytes]:
         data = self._in("TPM2B_DATA", sized(qualifying))
-        attest, signature = self._esys.quote(self._loaded_ak(), _banked(pcrs), data)
+        banked = self._same("TPML_PCR_SELECTION", forms.sha256_bank(pcrs))
+        attest, signature = self._esys.quote(self._loaded_ak(), banked, data)
         return unsized(_out(attest)), _out(signature)
 
     def certify(self, key: Key, qualifying: bytes) -> tuple[bytes, bytes]:
@@ -255,6 +253,11 @@ class Tpm:
         value, _ = getattr(self._tss, kind).unmarshal(data)
         return value
 
+    def _same(self, kind: str, data: bytes) -> Any:
+        """As _in, for what is said again and again: no call changes what it is given."""
+        found = self._kept[kind, data] = self._kept.get((kind, data)) or self._in(kind, data)
+        return found
+
     def _tr(self, name: str) -> Any:
         return getattr(self._tss.ESYS_TR, name)
 
@@ -329,7 +332,8 @@ class Tpm:
         values, counters, left = dict[int, bytes](), set(), wanted
         while left:
             some = left[:_PCRS_PER_READ]
-            counter, _, listed = self._esys.pcr_read(_banked(some))
+            banked = self._same("TPML_PCR_SELECTION", forms.sha256_bank(some))
+            counter, _, listed = self._esys.pcr_read(banked)
             found = forms.digests(_out(listed))
             if len(found) != len(some):
                 raise _fault("read the PCRs", "this TPM has no SHA-256 bank in use")
@@ -372,10 +376,6 @@ def _is_lost(fault: Exception) -> bool:
         return False
     # Warnings (REFERENCE_H0, RETRY, ...) come without format one; of parameters only HANDLE.
     return bool(code & _LAYER or not code & _FORMAT_ONE or code & 0x3F == _RC_HANDLE)
-
-
-def _banked(pcrs: list[int]) -> str:
-    return "sha256:" + ",".join(str(number) for number in pcrs)
 
 
 def _renamed(what: str, fault: Exception) -> EdgewardenError:

@@ -9,6 +9,7 @@ TPMT_PUBLIC as a TPM takes them.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 # TPM_ALG_ID, §6.3; TPM_ECC_CURVE, §6.4; TPMT_SYM_DEF_OBJECT, §11.1.7.
 ECC, RSA, SHA256, NULL = 0x0023, 0x0001, 0x000B, 0x0010
@@ -33,6 +34,12 @@ def unsized(data: bytes) -> bytes:
     """What a TPM2B holds."""
     (size,) = struct.unpack_from(">H", data)
     return data[2 : 2 + size]
+
+
+def sha256_bank(pcrs: Iterable[int]) -> bytes:
+    """A TPML_PCR_SELECTION of PCRs below 24 in the SHA-256 bank."""
+    bits = sum(1 << number for number in pcrs)
+    return struct.pack(">IHB", 1, SHA256, 3) + bits.to_bytes(3, "little")
 
 
 def digests(data: bytes) -> list[bytes]:

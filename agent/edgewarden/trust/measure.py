@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import marshal
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,10 @@ from edgewarden.wire.manifest import files_digest, is_measured, manifest_digest
 MATCH = "match"
 _PACKAGE = Path(__file__).resolve().parent.parent
 _CHUNK_BYTES = 256 * 1024
+_STAT_WORDS = 7
+"""Of os.stat_result: mode, inode, device, links, owner, group, size."""
+_PLAIN_MARSHAL = 2
+"""The last version that spells equal values alike: later ones mark what is referred to twice."""
 
 Identity = bytes
 """Digest of device, inode, size and times: what is remembered of some hundred files stays small."""
@@ -70,20 +75,30 @@ class Measurer:
 
     def _tree(self) -> Identity:
         """Everything below the package that a measurement could turn on, by name, inode, size and
-        times: while this is the same, so are code and byte code (2 ms in place of 20)."""
-        found: list[str] = []
+        times: while this is the same, so are code and byte code (1 ms in place of 20).
+
+        It is most of what evidence costs a CPU, hence by descriptor (names of one part for the
+        kernel to look up) and in the folder's own order: another order is looked at anew.
+        """
+        found: list[tuple[str | float, ...]] = []
         folders = [str(self.package)]
         while folders:
-            with os.scandir(folders.pop()) as entries:
-                for e in entries:
-                    try:
-                        s = e.stat()
-                    except OSError:  # a link to nowhere
-                        s = e.stat(follow_symlinks=False)
-                    found.append(f"{e.path!r} {e.is_symlink()} {s.st_mode} {_words(s)}")
-                    if e.is_dir(follow_symlinks=False):
-                        folders.append(e.path)
-        return _digest(*sorted(found))
+            folder = folders.pop()
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with os.scandir(fd) as entries:
+                    for e in entries:
+                        try:
+                            s = e.stat()
+                        except OSError:  # a link to nowhere
+                            s = e.stat(follow_symlinks=False)
+                        about = (*s[:_STAT_WORDS], s.st_mtime_ns, s.st_ctime_ns)
+                        found.append((folder, e.name, e.is_symlink(), *about))
+                        if e.is_dir(follow_symlinks=False):
+                            folders.append(f"{folder}/{e.name}")
+            finally:
+                os.close(fd)
+        return hashlib.sha256(marshal.dumps(found, _PLAIN_MARSHAL)).digest()
 
     def _code(self) -> bytes:
         entries = []
