@@ -89,7 +89,7 @@ class Gate:
         self.control = Control(own, self._answer)
         facts_listener = listen(os.path.join(run_dir, "gate-facts.sock"), owner_uid=link_uid)
         self.facts = FactsOut(facts_listener, {0, link_uid})
-        self.guard = GuardLine(os.path.join(run_dir, "guard.sock"))
+        self.guard = GuardLine(os.path.join(run_dir, "guard.sock"), time.monotonic_ns)
         self.tables = self.mounts.open_table(), self.mounts.open_table()
         clocks = Clocks(time.monotonic, boot_ns() / 1e9, time.time_ns)
         self.lockout = Guards(self.policy, self.doors, self.mounts, self.alarm, clocks)

@@ -20,7 +20,6 @@ from _socket import (
     SOCK_SEQPACKET,
     socket,
 )
-from time import monotonic_ns
 
 from edgewarden.errors import HardwareFault, OperatorFault, WireRefusal
 from edgewarden.kernel.netlink import PROC_EVENT_EXEC, PROC_EVENT_EXIT, PROC_EVENT_FORK
@@ -205,6 +204,10 @@ class Control:
 class GuardLine:
     """The connection to guard: heartbeats out, its count of trips in.
 
+    Args:
+        path: guard's socket.
+        mono_ns: CLOCK_MONOTONIC, which guard goes by, too.
+
     Attributes:
         connection: None while nobody listens at the socket.
         trips: kills within guard's window, as it said when we connected.
@@ -213,7 +216,8 @@ class GuardLine:
             by whoever starts guard, and queues us while guard is dead.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mono_ns: Callable[[], int]) -> None:
+        self._mono_ns = mono_ns
         self.connection: socket | None = None
         self.trips = 0
         self.pid = 0
@@ -241,7 +245,7 @@ class GuardLine:
         """One heartbeat; False when guard is gone."""
         if self.connection is None:
             return False
-        if send(self.connection, encode(Heartbeat(monotonic_ns()))) is False:
+        if send(self.connection, encode(Heartbeat(self._mono_ns()))) is False:
             self.drop()
         return self.connection is not None
 
