@@ -1,6 +1,7 @@
 """Beside a TPM key the listener for devices runs, or says by name that it cannot (ADR 35).
 
-Which of both depends on tpm2-openssl's version; what is held here is that the proof at the start
+With a key that OpenSSL asks for signatures it runs. With tpm2-openssl it depends on that one's
+version; what is held then is that the proof at the start
 and a real client see the same.
 """
 
@@ -21,11 +22,13 @@ from tests.system.tpm_tls import ROOT
 pytestmark = pytest.mark.needs("swtpm", "tpm2-abrmd", "tpm2-pytss", "tpm2-openssl", "openssl")
 
 
-def tried(devices: Devices, tcti: str, environment: dict[str, str]) -> tuple[str, str, bool]:
+def tried(
+    devices: Devices, tcti: str, environment: dict[str, str], *way: str
+) -> tuple[str, str, bool]:
     """(code of the proof, recipe, whether `openssl s_client` gets through)."""
     own = devices.device("press-1")
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("tpm_listener.py")), tcti, devices.folder],
+        [sys.executable, Path(__file__).with_name("tpm_listener.py"), tcti, devices.folder, *way],
         env={**os.environ, **environment, "PYTHONPATH": str(ROOT / "agent")},
         stdout=subprocess.PIPE,
         text=True,
@@ -54,3 +57,10 @@ def test_beside_a_tpm_key_the_proof_says_what_a_client_sees(tmp_path: Path, tpm_
     assert code == ("" if through else "EW-DEV-006")
     if "tpm2.signature" in recipe:
         assert not through
+
+
+def test_beside_a_tpm_key_that_is_asked_it_runs(tmp_path: Path, tpm_bus: Bus) -> None:
+    with SoftTpm(tmp_path / "tpm", tpm_bus) as soft:
+        said = tried(Devices(tmp_path), soft.tcti, tpm_bus.environment, "asked")
+    assert (said[0], said[2]) == ("", True)
+    assert said[1].startswith("OpenSSL 3")

@@ -1,6 +1,9 @@
 """The listener's context in a process that uses a TPM key: one of its own, as tpm_tls.py says.
 
-    python tests/system/tpm_listener.py TCTI FOLDER     {"code": "", "recipe": "..."}; then serves
+    python tests/system/tpm_listener.py TCTI FOLDER [asked]    {"code": "", "recipe": "..."}; serves
+
+``asked``: the TPM key is used as the agent uses it, in two handshakes before; else tpm2-openssl is
+loaded as the agent does where OpenSSL takes no key of others.
 
 Serves one connection with the context whatever the proof said, so that a test can hold the proof to
 what a client sees.
@@ -16,12 +19,21 @@ from pathlib import Path
 
 from edgewarden.errors import EdgewardenError
 from edgewarden.kernel.openssl import load_tpm_provider
+from edgewarden.kernel.tpm import Tpm
+from edgewarden.trust.selftest import prove
 from edgewarden.trust.tls import DeviceFiles, device_context, prove_server
+from edgewarden.trust.tpmkey import TpmKey
 
 
 def main() -> None:
     tcti, folder = sys.argv[1], Path(sys.argv[2])
-    recipe = str(load_tpm_provider(tcti)) if tcti else ""
+    recipe = ""
+    if tcti and sys.argv[3:] == ["asked"]:
+        key = TpmKey.generate(Tpm(tcti))
+        prove(key, folder / "none")
+        recipe = key.recipe()
+    elif tcti:
+        recipe = str(load_tpm_provider(tcti))
     files = DeviceFiles(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     context, code = device_context(files), ""
     try:

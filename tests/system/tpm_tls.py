@@ -4,6 +4,8 @@ The client is a process of its own: a provider is loaded for the life of a proce
 1.1.1 leaves it no other key.
 
     with server(pki, port_of) ... client({"tcti": ..., "cert": ..., "key": ..., "port": ...})
+
+A TPM key is presented as the agent does it, or with ``"provider": True`` by tpm2-openssl.
 """
 
 from __future__ import annotations
@@ -69,16 +71,28 @@ def client(asked: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]
 
 
 def _context(asked: dict[str, Any]) -> tuple[ssl.SSLContext, str]:
-    from edgewarden.kernel.openssl import load_tpm_provider
-
-    recipe = str(load_tpm_provider(asked["tcti"])) if asked["tcti"] else ""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     version = ssl.TLSVersion[asked.get("version", "TLSv1_3")]
     context.minimum_version = context.maximum_version = version
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.load_verify_locations(asked["ca"])
-    context.load_cert_chain(asked["cert"], asked["key"])
-    return context, recipe
+    return context, _present(context, asked)
+
+
+def _present(context: ssl.SSLContext, asked: dict[str, Any]) -> str:
+    """Give the context its key, as the agent does or by OpenSSL's provider; how."""
+    if asked["tcti"] is None or asked.get("provider"):
+        from edgewarden.kernel.openssl import load_tpm_provider
+
+        recipe = str(load_tpm_provider(asked["tcti"])) if asked["tcti"] else ""
+        context.load_cert_chain(asked["cert"], asked["key"])
+        return recipe
+    from edgewarden.kernel.tpm import Tpm
+    from edgewarden.trust.tpmkey import TpmKey
+
+    key = TpmKey(Tpm(asked["tcti"]), Path(asked["key"]).read_bytes())
+    key.present(context, Path(asked["cert"]), Path(asked["key"]))
+    return key.recipe()
 
 
 def _handshake(context: ssl.SSLContext, port: int) -> tuple[float, str]:

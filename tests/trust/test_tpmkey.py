@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,11 +14,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 
-from edgewarden.errors import OurFault, TrustFault
-from edgewarden.kernel import tpm_forms
+from edgewarden.errors import HardwareFault, OurFault, TrustFault
+from edgewarden.kernel import openssl_key, tpm_forms
 from edgewarden.kernel.tpm import Tpm
-from edgewarden.trust import tsskey
+from edgewarden.trust import tpmkey, tsskey
 from edgewarden.trust.keys import verifier_for
+from edgewarden.trust.selftest import prove
 from edgewarden.trust.tpmkey import TpmKey
 from edgewarden.wire.tpm import parse_quote
 from tests.fakes.tpm import SoftTpm
@@ -157,3 +159,61 @@ def test_a_file_whose_public_part_is_no_key_is_refused(paper: PaperTpm) -> None:
 def test_pcrs_of_the_sha256_bank_as_a_tpm_takes_them(pcrs: list[int], written: str) -> None:
     """TPM 2.0 Part 2 §10.6.2: three bytes of bits, PCR 0 the lowest of the first."""
     assert tpm_forms.sha256_bank(pcrs).hex() == written
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_it_carries_the_handshakes_of_the_selftest(
+    paper: PaperTpm, tmp_path: Path, upper: bool
+) -> None:
+    """Without a provider and without a file: OpenSSL asks the key."""
+    paper.upper = upper
+    prove(key_of(paper), tmp_path / "no such file")
+    assert paper.asked.count("sign") == 1 + 4, "one by itself, two handshakes of two ends"
+    assert "asks it for each signature" in key_of(paper).recipe()
+
+
+def test_a_tpm_that_is_gone_ends_the_handshake_and_is_said(
+    paper: PaperTpm, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = key_of(paper)
+    key.sign(b"still there")
+
+    def gone(key: tuple[bytes, bytes], digest: bytes) -> bytes:
+        paper.asked.append("sign")
+        if paper.asked.count("sign") > 2:
+            raise HardwareFault("the TPM does not sign: gone", code="EW-ID-030", next_step="look")
+        return PaperTpm.sign(paper, key, digest)
+
+    paper.sign = gone  # type: ignore[method-assign]
+    with pytest.raises(TrustFault, match="does not carry"):
+        prove(key, tmp_path / "none")
+    assert "code=EW-ID-030 why=the TPM does not sign: gone" in caplog.text
+
+
+def test_a_handshake_on_an_event_loop_is_refused_and_said(
+    paper: PaperTpm, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = key_of(paper)
+
+    async def on_the_loop() -> None:
+        with pytest.raises(OurFault, match="event loop"):
+            key._for_tls(bytes(32))
+
+    asyncio.run(on_the_loop())
+    assert "event loop" in caplog.text
+
+
+def test_without_such_keys_openssls_provider_is_asked_for(
+    paper: PaperTpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openssl_key, "missing", lambda: "this OpenSSL has none")
+
+    def load(tcti: str) -> object:
+        raise HardwareFault(f"no provider for {tcti}", code="EW-ID-032", next_step="look")
+
+    monkeypatch.setattr(tpmkey, "load_tpm_provider", load)
+    paper.tcti = "device:/dev/none"  # type: ignore[attr-defined]
+    key = key_of(paper)
+    for ask in (key.recipe, lambda: prove(key, tmp_path / "none")):
+        with pytest.raises(HardwareFault, match="no provider for device:/dev/none"):
+            ask()

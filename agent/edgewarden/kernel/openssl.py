@@ -2,8 +2,9 @@
 
 A TPM key: tpm2-openssl loaded into this process.
 
-Decides which recipe works with which provider; leaves to trust/ whether it did work (a real
-handshake says so, not a version number).
+The second way; the first is openssl_key.py, where OpenSSL asks us for signatures and nothing else
+changes. Decides which recipe works with which provider; leaves to trust/ whether it did work (a
+real handshake says so, not a version number).
 
     >= 1.2   no property query: private keys are marked as not to be exported
     1.1.1    ``?tpm2.signature=yes`` (Debian 12): OpenSSL prefers the TPM for signatures; the peer's
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _CRYPTO = "libcrypto.so.3"
 _SSL = "libssl.so.3"
 _USE_CHECK_TIME = 0x2  # X509_V_FLAG_USE_CHECK_TIME of <openssl/x509_vfy.h>
+_TURNED = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN of the same
 _PROVIDER = b"tpm2"
 _TCTI_NAME = b"TPM2OPENSSL_TCTI"
 _PREFER_SIGNATURE = "?tpm2.signature=yes"
@@ -95,22 +97,22 @@ def load_tpm_provider(tcti: str) -> Recipe:
     if tcti in _loaded:
         return _loaded[tcti]
     if _loaded:
-        raise _no("this process has loaded another TPM")
-    crypto = _libcrypto()
+        raise no_tls_key("this process has loaded another TPM")
+    crypto = libcrypto()
     ctypes.CDLL(None).setenv(_TCTI_NAME, tcti.encode(), 1)
     # Naming one provider ends OpenSSL's silent use of the default one.
     if not crypto.OSSL_PROVIDER_load(None, b"default"):
-        raise _no("OpenSSL does not load its own provider")
+        raise no_tls_key("OpenSSL does not load its own provider")
     provider = crypto.OSSL_PROVIDER_load(None, _PROVIDER)
     if not provider:
         crypto.ERR_clear_error()
-        raise _no("OpenSSL has no provider tpm2, or it does not reach the TPM")
+        raise no_tls_key("OpenSSL has no provider tpm2, or it does not reach the TPM")
     recipe = recipe_for(_version(crypto, provider))
     if recipe is None:
         crypto.OSSL_PROVIDER_unload(provider)
-        raise _no(f"no recipe for tpm2-openssl {_version(crypto, provider)}")
+        raise no_tls_key(f"no recipe for tpm2-openssl {_version(crypto, provider)}")
     if recipe.query and not crypto.EVP_set_default_properties(None, recipe.query.encode()):
-        raise _no(f"OpenSSL refuses the property query {recipe.query}")
+        raise no_tls_key(f"OpenSSL refuses the property query {recipe.query}")
     _loaded[tcti] = recipe
     return recipe
 
@@ -126,14 +128,16 @@ def recipe_for(version: str) -> Recipe | None:
     return Recipe(version, _PREFER_SIGNATURE) if number == _WITH_QUERY else None
 
 
-def _libcrypto() -> ctypes.CDLL:
+def libcrypto() -> ctypes.CDLL:
     """The library that ssl has loaded already: another copy would be another OpenSSL."""
     import ssl  # not above: who only asks for a recipe needs no OpenSSL
 
     try:
         crypto = ctypes.CDLL(_CRYPTO, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     except OSError as fault:
-        raise _no(f"this Python's ssl ({ssl.OPENSSL_VERSION}) does not use {_CRYPTO}") from fault
+        raise no_tls_key(
+            f"this Python's ssl ({ssl.OPENSSL_VERSION}) does not use {_CRYPTO}"
+        ) from fault
     crypto.OSSL_PROVIDER_load.restype = ctypes.c_void_p
     crypto.OSSL_PROVIDER_load.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
     crypto.OSSL_PROVIDER_unload.argtypes = (ctypes.c_void_p,)
@@ -145,28 +149,54 @@ def _libcrypto() -> ctypes.CDLL:
 def check_certificates_at(context: ssl.SSLContext, utc_s: int) -> None:
     """Hold the peers of a context to the certificates' dates at this time, not at the system's.
 
-    The SSL_CTX is the first member behind the object's head (CPython's Modules/_ssl.c, since 2.7).
-    Two looks make sure of it: its flags are what Python says before, and say afterwards that a time
-    was set.
+    Where the SSL_CTX is: see ssl_ctx. Two looks make sure of it: its flags are what Python says
+    before, and say afterwards that a time was set.
 
     Raises:
         HardwareFault: EW-ID-032, this Python's ssl cannot be told.
     """
-    crypto = _libcrypto()
-    library = _loaded_library(_SSL)
+    crypto = libcrypto()
+    crypto.X509_VERIFY_PARAM_set_time.restype = None
+    crypto.X509_VERIFY_PARAM_set_time.argtypes = (ctypes.c_void_p, _time_t())
+    crypto.X509_VERIFY_PARAM_set_time(_parameters(context), utc_s)
+    if not int(context.verify_flags) & _USE_CHECK_TIME:
+        raise no_tls_key("OpenSSL takes no time to check certificates against")
+
+
+def ssl_ctx(context: ssl.SSLContext) -> ctypes.c_void_p:
+    """The SSL_CTX of a context: the first member behind the object's head (CPython's
+    Modules/_ssl.c, since 2.7).
+
+    Its flags are held to what Python says, before and after one of them was turned: a pointer to
+    something else would not follow.
+
+    Raises:
+        HardwareFault: EW-ID-032, this Python keeps it elsewhere.
+    """
+    for turned in (0, _TURNED):
+        context.verify_flags ^= turned
+        try:
+            _parameters(context)
+        finally:
+            context.verify_flags ^= turned
+    return _held(context)
+
+
+def _held(context: ssl.SSLContext) -> ctypes.c_void_p:
+    return ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
+
+
+def _parameters(context: ssl.SSLContext) -> int:
+    """Its X509_VERIFY_PARAM, if that has the flags that Python says."""
+    crypto, library = libcrypto(), libssl()
     library.SSL_CTX_get0_param.restype = ctypes.c_void_p
     library.SSL_CTX_get0_param.argtypes = (ctypes.c_void_p,)
     crypto.X509_VERIFY_PARAM_get_flags.restype = ctypes.c_ulong
     crypto.X509_VERIFY_PARAM_get_flags.argtypes = (ctypes.c_void_p,)
-    crypto.X509_VERIFY_PARAM_set_time.restype = None
-    crypto.X509_VERIFY_PARAM_set_time.argtypes = (ctypes.c_void_p, _time_t())
-    held = ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
-    parameters = library.SSL_CTX_get0_param(held)
+    parameters = library.SSL_CTX_get0_param(_held(context))
     if crypto.X509_VERIFY_PARAM_get_flags(parameters) != int(context.verify_flags):
-        raise _no("this Python keeps its SSL_CTX elsewhere")
-    crypto.X509_VERIFY_PARAM_set_time(parameters, utc_s)
-    if not int(context.verify_flags) & _USE_CHECK_TIME:
-        raise _no("OpenSSL takes no time to check certificates against")
+        raise no_tls_key("this Python keeps its SSL_CTX elsewhere")
+    return int(parameters)
 
 
 def _time_t() -> type[ctypes.c_int64] | type[ctypes.c_int32]:
@@ -178,11 +208,12 @@ def _time_t() -> type[ctypes.c_int64] | type[ctypes.c_int32]:
     return ctypes.c_int64
 
 
-def _loaded_library(name: str) -> ctypes.CDLL:
+def libssl() -> ctypes.CDLL:
+    """As libcrypto."""
     try:
-        return ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        return ctypes.CDLL(_SSL, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     except OSError as fault:
-        raise _no(f"this Python's ssl does not use {name}") from fault
+        raise no_tls_key(f"this Python's ssl does not use {_SSL}") from fault
 
 
 def _version(crypto: ctypes.CDLL, provider: int) -> str:
@@ -195,7 +226,8 @@ def _version(crypto: ctypes.CDLL, provider: int) -> str:
     return text.value.decode("ascii", "replace")
 
 
-def _no(why: str) -> HardwareFault:
+def no_tls_key(why: str) -> HardwareFault:
+    """EW-ID-032."""
     return HardwareFault(
         f"the TPM key cannot be used for TLS: {why}",
         code="EW-ID-032",

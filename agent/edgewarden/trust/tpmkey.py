@@ -10,6 +10,7 @@ and quoting on an event loop is an OurFault: with swtpm nobody would notice, wit
 from __future__ import annotations
 
 import hashlib
+import logging
 import ssl
 import sys
 from collections.abc import Callable
@@ -23,8 +24,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 
-from edgewarden.errors import OurFault, TrustFault, WireRefusal
-from edgewarden.kernel.openssl import Recipe, load_tpm_provider
+from edgewarden.errors import EdgewardenError, OurFault, TrustFault, WireRefusal
+from edgewarden.kernel import openssl_key
+from edgewarden.kernel.openssl import load_tpm_provider
 from edgewarden.kernel.tpm import Key, Tpm
 from edgewarden.trust import tsskey
 from edgewarden.trust.keys import key_id, low_s, public_cose_key
@@ -32,6 +34,7 @@ from edgewarden.wire import tpm as forms
 from edgewarden.wire.tpm import QUOTE_PCRS, TpmQuote
 
 GRADE = "G2"
+log = logging.getLogger("edgewarden.trust.tpmkey")
 
 
 class TpmKey:
@@ -55,6 +58,8 @@ class TpmKey:
         self._point = _point(self.tls_public)
         tpm.check_key(self._key)
         self._public = public_cose_key(self._point)
+        n = self._point.public_numbers()
+        self._uncompressed = b"\4" + n.x.to_bytes(32, "big") + n.y.to_bytes(32, "big")
         self.kid = key_id(self._public)
         self._quoter: TpmQuoter | None = None
 
@@ -81,13 +86,19 @@ class TpmKey:
         return _BuilderKey(self._point, self._raw)
 
     def present(self, context: ssl.SSLContext, cert_path: Path, key_path: Path) -> None:
-        """Make this the context's own key; OpenSSL reads the wrapped file and asks the TPM."""
-        load_tpm_provider(self._tpm.tcti)
-        context.load_cert_chain(cert_path, key_path)
+        """Make this the context's own key: OpenSSL asks for each signature; where it cannot, its
+        provider reads the wrapped file. Raises HardwareFault EW-ID-032 where neither is there."""
+        if openssl_key.missing() is None:
+            openssl_key.present(context, cert_path, self._uncompressed, self._for_tls)
+        else:
+            load_tpm_provider(self._tpm.tcti)
+            context.load_cert_chain(cert_path, key_path)
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> str:
         """How OpenSSL comes to the key here; raises HardwareFault EW-ID-032."""
-        return load_tpm_provider(self._tpm.tcti)
+        if openssl_key.missing() is None:
+            return f"{ssl.OPENSSL_VERSION} asks it for each signature"
+        return str(load_tpm_provider(self._tpm.tcti))
 
     def about(self) -> str:
         """One line for a person."""
@@ -106,6 +117,15 @@ class TpmKey:
     def close(self) -> None:
         """Flush the key and let the TPM go."""
         self._tpm.close()
+
+    def _for_tls(self, digest: bytes) -> bytes:
+        """See openssl_key.Sign; says what went wrong, since OpenSSL will not."""
+        try:
+            _off_the_loop()
+            return _der(self._raw(digest))
+        except EdgewardenError as fault:
+            log.warning("key=tpm handshake=no code=%s why=%s", fault.code, fault.text)
+            raise
 
     def _raw(self, digest: bytes) -> bytes:
         try:
@@ -176,9 +196,7 @@ class _BuilderKey(ec.EllipticCurvePrivateKey):
         algorithm = signature_algorithm.algorithm
         if isinstance(algorithm, Prehashed) or not isinstance(algorithm, hashes.SHA256):
             raise OurFault("a TPM key signs SHA-256 of a message, nothing else")
-        value = self._raw(hashlib.sha256(data).digest())
-        r, s = int.from_bytes(value[:32], "big"), int.from_bytes(value[32:], "big")
-        return encode_dss_signature(r, s)
+        return _der(self._raw(hashlib.sha256(data).digest()))
 
     def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> bytes:
         return _nowhere()
@@ -194,6 +212,10 @@ class _BuilderKey(ec.EllipticCurvePrivateKey):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _BuilderKey:
         return self
+
+
+def _der(value: bytes) -> bytes:
+    return encode_dss_signature(*(int.from_bytes(half, "big") for half in (value[:32], value[32:])))
 
 
 def _off_the_loop() -> None:
