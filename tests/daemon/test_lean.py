@@ -12,8 +12,8 @@ import pytest
 from edgewarden.daemon.lean import LAZY
 
 FORBIDDEN = {
-    "rich", "pydantic", "http.server", "gpiozero", "pymodbus", "cryptography.x509",
-    "argparse", "difflib", "email", "bz2", "tempfile",
+    "rich", "pydantic", "http.server", "gpiozero", "pymodbus", "cryptography", "psutil",
+    "ast", "dis", "argparse", "difflib", "email", "bz2", "tempfile",
     "edgewarden.cli.main", "edgewarden.kernel.tpm", "edgewarden.settings.policy",
     "edgewarden.trust.tpmkey", "tpm2_pytss", "edgewarden.downstream.listener",
 }  # fmt: skip

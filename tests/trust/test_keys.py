@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+from types import ModuleType
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -10,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from edgewarden.errors import TrustFault, WireRefusal
+from edgewarden.kernel import p256
+from edgewarden.trust import keys, pyca
 from edgewarden.trust.keys import FileSigner, key_id, public_cose_key, verifier_for
 from edgewarden.wire import cose
 from tests.wire import samples
@@ -21,6 +26,16 @@ X = int("60fed4ba255a9d31c961eb74c6356d68c049b8923b61fa6ce669622e60f29fb6", 16)
 Y = int("7903fe1008b8bc99a41ae9e95628bc64f2f1b20c2d7e9f5177a3c294d4462299", 16)
 R = int("efd48b2aacb6a8fd1140dd9cd45e81d69d2c877b56aaf991c34d0ea84eaf3716", 16)
 S = int("f7cb1c942d657c41d436c7a1b6e29f65f3e900dbb9aff4064dc4ab2f843acda8", 16)
+
+
+@pytest.fixture(params=[p256, pyca], ids=["ssl's OpenSSL", "cryptography"], autouse=True)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Every test of this file holds for both libraries."""
+    if request.param is p256 and p256.library() is None:
+        pytest.skip("this Python's ssl does not use libcrypto.so.3")
+    monkeypatch.setattr(keys, "library", lambda: request.param)
+    made: ModuleType = request.param
+    return made
 
 
 @pytest.fixture
@@ -125,3 +140,88 @@ def test_a_public_key_of_another_curve_has_no_cose_key() -> None:
         with pytest.raises(WireRefusal) as caught:
             public_cose_key(ec.generate_private_key(curve).public_key())
         assert caught.value.name == "bad_key"
+
+
+# --- two libraries ----------------------------------------------------------------------------
+
+
+OTHER = {p256: pyca, pyca: p256}
+
+
+def test_each_library_reads_and_checks_what_the_other_made(library: ModuleType) -> None:
+    ours, theirs = library.Private.generate(), OTHER[library]
+    again = theirs.Private.open(ours.pkcs8())
+    assert (again.point(), again.pkcs8()) == (ours.point(), ours.pkcs8())
+    for number in range(64):
+        message = MESSAGE + bytes([number])
+        assert theirs.Public(ours.point()).verify(message, ours.sign(message))
+        assert library.Public(again.point()).verify(message, again.sign(message))
+
+
+def test_a_key_file_is_what_cryptography_writes(signer: FileSigner) -> None:
+    whole = signer.private_key().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    assert signer.to_pem() == whole
+    assert FileSigner.from_pem(whole).public_key() == signer.public_key()
+
+
+def test_a_number_and_another_keys_point_are_no_key(library: ModuleType) -> None:
+    one, other = library.Private.generate().pkcs8(), library.Private.generate().pkcs8()
+    with pytest.raises(ValueError, match=r"."):
+        library.Private.open(one[:-65] + other[-65:])
+
+
+@pytest.mark.parametrize("number", [0, ORDER, 2**256 - 1])
+def test_a_number_outside_the_group_is_no_key(library: ModuleType, number: int) -> None:
+    der = library.Private.generate().pkcs8()
+    with pytest.raises(ValueError, match=r"."):
+        library.Private.open(der[:36] + number.to_bytes(32, "big") + der[68:])
+
+
+def in_a_fresh_one(code: str) -> str:
+    """What a fresh interpreter prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+@pytest.mark.skipif(p256.library() is None, reason="this Python's ssl has another OpenSSL")
+def test_who_has_no_cryptography_signs_and_checks_without_it(signer: FileSigner) -> None:
+    said = in_a_fresh_one(
+        "import sys\n"
+        "from edgewarden.trust.ladder import Keys\n"
+        "from edgewarden.trust.keys import FileSigner, verifier_for\n"
+        f"for key in (FileSigner.generate(), Keys().open({signer.to_pem()!r}, 'G0')):\n"
+        "    assert verifier_for(key.public_key())(b'words', key.sign(b'words'))\n"
+        "print(*(name for name in sys.modules if name.startswith('cryptography')))\n"
+    )
+    assert said == "\n"
+
+
+@pytest.mark.skipif(p256.library() is None, reason="this Python's ssl has another OpenSSL")
+@pytest.mark.parametrize(
+    "failing",
+    [
+        "p256.Public(b'\\x04' + bytes(64))",
+        "p256.Private.open(key.pkcs8()[:-1] + bytes([key.pkcs8()[-1] ^ 1]))",
+        "p256.Private.open(key.pkcs8()[:36] + bytes(32) + key.pkcs8()[68:])",
+        "p256.Public(key.point()).verify(b'', bytes(64))",
+        "p256.Public(key.point()).verify(b'', b'\\xff' * 64)",
+    ],
+)
+def test_a_failed_call_leaves_nothing_for_ssl_to_find(failing: str) -> None:
+    """OpenSSL's queue of errors belongs to the thread: the next handshake would raise what is in
+    it."""
+    said = in_a_fresh_one(
+        "import ctypes, os, ssl\n"
+        "from edgewarden.kernel import p256\n"
+        "key = p256.Private.generate()\n"
+        f"try: {failing}\n"
+        "except ValueError: pass\n"
+        "crypto = ctypes.CDLL('libcrypto.so.3', mode=os.RTLD_NOLOAD | os.RTLD_NOW)\n"
+        "crypto.ERR_peek_error.restype = ctypes.c_ulong\n"
+        "print(crypto.ERR_peek_error())\n"
+    )
+    assert said == "0\n"

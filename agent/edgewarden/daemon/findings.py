@@ -23,6 +23,8 @@ MAX_FINDINGS = 200
 
 @dataclass(slots=True)
 class _Line:
+    """What is told of one finding."""
+
     event: Event
     first_mono_ns: int
     last_mono_ns: int

@@ -13,12 +13,19 @@ module's ``__spec__``, and that look loads it.
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 import threading
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
 
 LAZY = (
-    "tokenize",  # inspect and linecache, for source code
+    "tokenize",  # linecache, for source code
+    "inspect",  # dataclasses, for classes without a docstring; asyncio; brings ast and dis
     "uuid",  # paho, for client ids it is not asked to invent
     "shutil",  # folders that are taken away; brings bz2 and lzma
     "http.client",  # signed time and renewal ask by HTTPS, seldom; brings email
@@ -58,6 +65,19 @@ def lazily(*names: str) -> None:
         sys.modules[name] = module
         if parent:
             setattr(sys.modules[parent], last, module)
+
+
+def hear_signals(
+    loop: AbstractEventLoop, stop: Callable[[], object], reload: Callable[[], object]
+) -> None:
+    """TERM and INT call ``stop``, HUP ``reload``, in the loop; on the main thread.
+
+    Not the loop's own way, which asks whether a callback is a coroutine function: that is all that
+    link would ever want of inspect, ast and dis (a megabyte).
+    """
+    calls = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    for number, call in calls.items():
+        signal.signal(number, lambda *_, call=call: loop.call_soon_threadsafe(call))
 
 
 def main(settings_path: str) -> int:

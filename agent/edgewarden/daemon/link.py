@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import sys
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from edgewarden.daemon.continuity import Continuity
 from edgewarden.daemon.control import serve_control
 from edgewarden.daemon.findings import Findings
 from edgewarden.daemon.gate_facts import GateFacts
+from edgewarden.daemon.lean import hear_signals
 from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
@@ -256,9 +256,7 @@ class Link:
     async def run(self) -> int:
         """Run until TERM; returns the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._look_at_settings)
+        hear_signals(loop, self.stopping.set, self._look_at_settings)
         await loop.run_in_executor(None, self.storage.start)
         socket_path = Path(self.running.settings.paths.run, "link", "link.sock")
         answers = Answers(

@@ -24,6 +24,8 @@ ASKED_NS = 10 * 10**9
 
 @dataclass(slots=True)
 class _Read:
+    """One read, kept for whoever watches."""
+
     number: int
     seen_ns: int
     size: int

@@ -98,6 +98,8 @@ def judge(peer: Peer, devices: Devices, listed: Collection[str] | None, here: in
 
 @dataclass(slots=True)
 class _Standing:
+    """A session that stands."""
+
     name: str
     place: str
     since_ns: int

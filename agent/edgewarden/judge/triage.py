@@ -64,6 +64,8 @@ def classify(event: Event) -> RecordClass:
 
 @dataclass(slots=True)
 class _Seen:
+    """A first event and how often it came again."""
+
     first: Event
     count: int
     last_mono_ns: int
@@ -104,6 +106,8 @@ class _Book:
 
 @dataclass(slots=True)
 class _Overflow:
+    """What came beyond the bound."""
+
     first_mono_ns: int
     last_mono_ns: int
     counts: Counter[str]

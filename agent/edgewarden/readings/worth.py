@@ -45,6 +45,8 @@ _SKIPPED = frozenset({Rule.CADENCE})
 
 @dataclass(slots=True)
 class _Standing:
+    """What holds of a channel now."""
+
     first_ns: int
     last_ns: int
     count: int

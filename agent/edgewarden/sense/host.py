@@ -3,10 +3,9 @@
 Decides where a figure is read and when a condition becomes a finding. Leaves to others what a
 figure means for the fleet (judge/).
 
-Load, memory, disk and processor time come from psutil. Temperature, throttling, supply voltage and
-card wear are read from sysfs below ``root``, because psutil cannot be pointed elsewhere and knows
-neither throttling nor wear. No program is started (vcgencmd is not needed: the firmware driver
-publishes the same word in sysfs).
+Load, memory, disk and processor time are the running kernel's (proc_stat.py). Temperature,
+throttling, supply voltage and card wear are read from sysfs below ``root``. No program is started
+(vcgencmd is not needed: the firmware driver publishes the same word in sysfs).
 
 Rules, in order:
 
@@ -35,12 +34,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from edgewarden.ports import Clock, FactSink
+from edgewarden.sense import proc_stat
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 
 SOURCE = "host"
+_STAT, _MEMINFO = Path("/proc/stat"), Path("/proc/meminfo")
 CREATE, CLOSE = 1, 3
 """OCSF detection_finding activities."""
 STATUS = 99
@@ -123,9 +122,10 @@ class HostSensor:
         self._unavailable: dict[str, str] = {}
         self._told_unavailable: dict[str, str] | None = None
         self._holding: set[str] = set()
+        processors = proc_stat.Processors()
         self._probes: dict[str, Callable[[], dict[str, Value]]] = {
             "load": _load,
-            "cpu": _cpu,
+            "cpu": lambda: _cpu(processors),
             "memory": _memory,
             "disk": lambda: _disk(settings.state_path),
             "temperature": lambda: read_temperatures(self._root),
@@ -200,22 +200,18 @@ def _load() -> dict[str, Value]:
     return {"load-1m": ("", round(one, 2)), "load-5m": ("", round(five, 2))}
 
 
-def _cpu() -> dict[str, Value]:
-    # Since the previous call; psutil answers 0.0 the first time.
-    return {"cpu-used": ("/", round(psutil.cpu_percent(interval=None) / 100, 4))}
+def _cpu(processors: proc_stat.Processors) -> dict[str, Value]:
+    return {"cpu-used": ("/", round(processors.used(_STAT.read_text()), 4))}
 
 
 def _memory() -> dict[str, Value]:
-    memory = psutil.virtual_memory()
-    return {
-        "memory-available": ("B", memory.available),
-        "memory-used": ("/", round(1 - memory.available / memory.total, 4)),
-    }
+    available, used = proc_stat.memory(_MEMINFO.read_text())
+    return {"memory-available": ("B", available), "memory-used": ("/", round(used, 4))}
 
 
 def _disk(path: str) -> dict[str, Value]:
-    usage = psutil.disk_usage(path)
-    return {"disk-free": ("B", usage.free), "disk-used": ("/", round(usage.percent / 100, 4))}
+    free, used = proc_stat.disk(path)
+    return {"disk-free": ("B", free), "disk-used": ("/", round(used, 4))}
 
 
 def read_temperatures(root: Path) -> dict[str, Value]:

@@ -65,6 +65,8 @@ class _Slave:
 
 @dataclass(slots=True)
 class _Poll:
+    """One block of registers and when it is due."""
+
     block: Block
     due_s: float = 0.0
     told_exception: str = ""

@@ -11,32 +11,59 @@ For each ECDSA signature (r, s) anybody can write a second one, (r, n - s), that
 Ours have s in the lower half and the other is refused: a record is known by the hash of all its
 bytes, and a broker could otherwise turn an honest record into a fork.
 
-Imports of ``cryptography`` are limited to the elliptic-curve part: ``x509`` costs the link process
-7 MB more.
+Two libraries can do it (ADR 42). The ``cryptography`` package brings an OpenSSL of its own: 8 MB in
+link, which has Python's in memory for its uplink already. So who has the package in memory uses it
+(the fleet and the commands, for their certificates), and link, which has not, goes by
+kernel/p256.py. Both say the same to every vector and to each other (tests/trust/test_keys.py).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
-import ssl
+import sys
 from pathlib import Path
-
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import (
-    decode_dss_signature,
-    encode_dss_signature,
-)
+from typing import TYPE_CHECKING, Protocol, cast
 
 from edgewarden.errors import TrustFault, WireRefusal
+from edgewarden.kernel import p256
 from edgewarden.ports import Quoter
 from edgewarden.wire import cose
+
+if TYPE_CHECKING:
+    import ssl
+    from types import ModuleType
+
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 _COORDINATE_BYTES = 32
 # SEC 2 §2.4.2: the order of the base point of P-256.
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-_ECDSA = ec.ECDSA(hashes.SHA256())
+_BEGIN, _END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
+_PACKAGE = "cryptography.hazmat.bindings._rust"
+
+
+class Own(Protocol):
+    """A private key of either library."""
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes, r || s."""
+
+    def point(self) -> bytes:
+        """4, x, y."""
+
+    def pkcs8(self) -> bytes:
+        """DER, unencrypted."""
+
+
+def library() -> ModuleType:
+    """p256 or pyca: whichever OpenSSL is in this process already; pyca where only that can be."""
+    if _PACKAGE not in sys.modules and p256.library() is not None:
+        return p256
+    from edgewarden.trust import pyca
+
+    return pyca
 
 
 class FileSigner:
@@ -44,15 +71,18 @@ class FileSigner:
 
     grade = "G0"
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
-        self._key = key
-        self._public = public_cose_key(key.public_key())
+    def __init__(self, key: ec.EllipticCurvePrivateKey | Own) -> None:
+        self.own = cast("Own", key) if hasattr(key, "pkcs8") else _of_the_package(key)
+        point = self.own.point()
+        self._public = cose.encode_key(
+            point[1 : 1 + _COORDINATE_BYTES], point[1 + _COORDINATE_BYTES :]
+        )
         self.kid = key_id(self._public)
 
     @classmethod
     def generate(cls) -> FileSigner:
         """A fresh key that exists nowhere else."""
-        return cls(ec.generate_private_key(ec.SECP256R1()))
+        return cls(library().Private.generate())
 
     @classmethod
     def from_pem(cls, pem: bytes) -> FileSigner:
@@ -61,9 +91,14 @@ class FileSigner:
         Raises:
             TrustFault: EW-ID-003 unless it is an unencrypted P-256 key.
         """
+        der = _der(pem)
         try:
-            key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as fault:
+            if len(der) == p256.PKCS8_BYTES:
+                return cls(library().Private.open(der))
+            from edgewarden.trust import pyca  # another form, which only the package reads
+
+            return cls(pyca.Private.read(pem))
+        except ValueError as fault:
             raise TrustFault(
                 f"the identity key cannot be read: {fault}",
                 code="EW-ID-003",
@@ -71,25 +106,18 @@ class FileSigner:
                     "restore state/identity from a backup of this very device, or enrol again"
                 ),
             ) from fault
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-            raise TrustFault(
-                "the identity key is not P-256",
-                code="EW-ID-003",
-                next_step="enrol again with `edgewarden enroll`",
-            )
-        return cls(key)
 
     def to_pem(self) -> bytes:
         """PKCS#8, unencrypted: the file's permissions are the protection (grade G0)."""
-        return self._key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        text = base64.b64encode(self.own.pkcs8()).decode()
+        lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+        return "\n".join([_BEGIN, *lines, _END, ""]).encode()
 
     def private_key(self) -> ec.EllipticCurvePrivateKey:
-        """The key object, for the certificate signing request."""
-        return self._key
+        """The package's key object, for the certificate signing request."""
+        from edgewarden.trust import pyca
+
+        return pyca.Private.open(self.own.pkcs8()).key
 
     def public_key(self) -> bytes:
         """Deterministic COSE_Key."""
@@ -97,8 +125,7 @@ class FileSigner:
 
     def sign(self, message: bytes) -> bytes:
         """ES256: 64 bytes, r || s."""
-        r, s = decode_dss_signature(self._key.sign(message, _ECDSA))
-        return low_s(r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big"))
+        return low_s(self.own.sign(message))
 
     def present(self, context: ssl.SSLContext, cert_path: Path, key_path: Path) -> None:
         """Make this the context's own key; raises OSError when the files do not fit."""
@@ -149,24 +176,16 @@ def verifier_for(cose_key: bytes) -> cose.Verify:
     """
     x, y = cose.decode_key(cose_key)
     try:
-        key = ec.EllipticCurvePublicNumbers(
-            int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1()
-        ).public_key()
+        key = library().Public(b"\x04" + x + y)
     except ValueError:
         raise WireRefusal("bad_key", "the point is not on P-256") from None
 
     def verify(message: bytes, signature: bytes) -> bool:
         if len(signature) != 2 * _COORDINATE_BYTES:
             return False
-        r = int.from_bytes(signature[:_COORDINATE_BYTES], "big")
-        s = int.from_bytes(signature[_COORDINATE_BYTES:], "big")
-        if s > _ORDER // 2:
+        if int.from_bytes(signature[_COORDINATE_BYTES:], "big") > _ORDER // 2:
             return False
-        try:
-            key.verify(encode_dss_signature(r, s), message, _ECDSA)
-        except InvalidSignature:
-            return False
-        return True
+        return bool(key.verify(message, signature))
 
     return verify
 
@@ -190,14 +209,31 @@ def cose_key_of_pem(pem: str) -> bytes:
     Raises:
         TrustFault: EW-DEV-005 unless it is P-256.
     """
+    from edgewarden.trust import pyca
+
     try:
-        key = serialization.load_pem_public_key(pem.encode())
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise WireRefusal("bad_key", "not an elliptic curve")
-        return public_cose_key(key)
-    except (ValueError, UnsupportedAlgorithm, WireRefusal) as fault:
+        point = pyca.point_of_pem(pem.encode())
+    except ValueError as fault:
         raise TrustFault(
             f"the attestation key of a device cannot be read: {fault}",
             code="EW-DEV-005",
             next_step="write a P-256 public key, as `openssl ec -pubout` prints it",
         ) from fault
+    return cose.encode_key(point[1 : 1 + _COORDINATE_BYTES], point[1 + _COORDINATE_BYTES :])
+
+
+def _of_the_package(key: object) -> Own:
+    from edgewarden.trust import pyca
+
+    return pyca.Private(cast("ec.EllipticCurvePrivateKey", key))
+
+
+def _der(pem: bytes) -> bytes:
+    """What stands between the lines of one PKCS#8 key; b"" for anything else."""
+    text = pem.decode("ascii", "replace").strip()
+    if not (text.startswith(_BEGIN) and text.endswith(_END)):
+        return b""
+    try:
+        return base64.b64decode("".join(text[len(_BEGIN) : -len(_END)].split()), validate=True)
+    except (ValueError, binascii.Error):
+        return b""

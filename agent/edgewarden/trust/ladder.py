@@ -33,8 +33,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from edgewarden.errors import EdgewardenError, TrustFault
 from edgewarden.ports import Quoter, Signer
 from edgewarden.trust import sealed, tsskey
@@ -42,6 +40,8 @@ from edgewarden.trust.board import board_secret
 from edgewarden.trust.keys import FileSigner
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     from edgewarden.kernel import tpm as tpms
 
 GRADES = ("G0", "G0+", "G1", "G2")

@@ -29,9 +29,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-
 from edgewarden.errors import TrustFault
 from edgewarden.trust.keys import FileSigner
 
@@ -56,7 +53,7 @@ class SealedKey(FileSigner):
     """A file key whose file is sealed; implements ladder.OwnKey."""
 
     def __init__(self, plain: FileSigner, source: int, pem: bytes) -> None:
-        super().__init__(plain.private_key())
+        super().__init__(plain.own)
         self._plain = plain.to_pem()
         self._sealed, self._source = pem, source
         self.grade = GRADES[source]
@@ -118,6 +115,8 @@ def open_sealed(pem: bytes, secrets: Mapping[int, bytes]) -> SealedKey:
     secret = secrets.get(head[1])
     if secret is None:
         raise _elsewhere(f"{_FROM[head[1]]} is not to be had here")
+    from cryptography.exceptions import InvalidTag
+
     try:
         plain = _cipher(_kek(secret, head)).decrypt(nonce, body, head)
     except InvalidTag:
@@ -133,6 +132,7 @@ def _cipher(kek: bytes) -> ChaCha20Poly1305:
 
 
 def _kek(secret: bytes, head: bytes) -> bytes:
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
     if len(secret) < SECRET_BYTES:

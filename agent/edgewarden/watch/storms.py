@@ -33,6 +33,8 @@ OTHER = 99
 
 @dataclass(slots=True)
 class _Totals:
+    """Counts of one span of time."""
+
     began_ns: int
     forks: int = 0
     execs: int = 0
