@@ -275,6 +275,74 @@ def test_pcr_values_that_moved_are_told_again(tmp_path: Path) -> None:
     assert word.keys is None
 
 
+def with_package(rig: Rig, folder: Path) -> Path:
+    """The rig measures a package of the test's own; a file of it."""
+    source = folder / "package/code.py"
+    source.parent.mkdir()
+    source.write_text("x = 1\n")
+    rig.attester._measurer = Measurer([], [], source.parent)
+    return source
+
+
+def counted(owner: object, name: str, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    calls, real = list[object](), getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *given: (calls.append(given), real(*given))[1])
+    return calls
+
+
+def test_files_that_changed_while_it_was_signed_are_in_what_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, tpm=True)
+    source = with_package(rig, tmp_path)
+    quotes_made = counted(rig.tpm, "quote", monkeypatch)
+    spent = counted(rig.attester._continuity, "spend", monkeypatch)
+    told = []
+    for i in range(4):
+        if i == 2:
+            source.write_text("x = 2\n")
+        rig.ask(rig.fresh(bytes([i]) * 32))
+        rig.clock.advance(MIN_INTERVAL_S + 1)
+        told.append(evidence.decode_evidence(parts(rig.published[-1])[0]))
+    code = [one.measurements["code"] for one in told]
+    assert code[0] == code[1] != code[2] == code[3]
+    assert code[2] == Measurer([], [], source.parent).take()[0]["code"]
+    assert len(rig.published) == len(rig.kept) == 4, "what was signed before never left"
+    assert len(quotes_made) == 5, "once more, where files had changed"
+    assert len(spent) == 4, "and the token once for each"
+    assert told[2].spent == told[1].spent != NOTHING_SPENT
+    assert rig.tpm is not None
+    enrolled = Enrolled(rig.tpm.ak_public)
+    assert judged(rig, rig.published[0], enrolled) is not None
+    words = [parts(message)[1] for message in rig.published]
+    assert [word.keys is not None for word in words] == [True, False, False, False]
+
+
+def test_without_a_tpm_files_are_looked_at_before_it_is_signed(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    source, code = with_package(rig, tmp_path), []
+    for i in range(2):
+        source.write_text(f"x = {i}\n")
+        rig.ask(rig.fresh(bytes([i]) * 32))
+        rig.clock.advance(MIN_INTERVAL_S + 1)
+        payload = cose.open_envelope(rig.published[-1], cose.ContentType.EVIDENCE).payload
+        claims = evidence.decode_evidence(quoted.decode_payload(payload)[0])
+        code.append(claims.measurements["code"])
+    assert code[0] != code[1]
+
+
+def test_where_the_look_fails_nothing_leaves(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, tpm=True)
+    source = with_package(rig, tmp_path)
+    rig.ask(rig.fresh(b"1" * 32))
+    rig.clock.advance(MIN_INTERVAL_S + 1)
+    source.unlink()
+    source.parent.rmdir()
+    with pytest.raises(FileNotFoundError):
+        rig.ask(rig.fresh(b"2" * 32))
+    assert len(rig.published) == len(rig.kept) == 1
+
+
 def test_sizes(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """Digest form with a real chain of two certificates: at most 2 kB at every grade."""
     plain, rig = Rig(tmp_path), Rig(tmp_path, tpm=True, chain=chain_for(FileSigner.generate()))

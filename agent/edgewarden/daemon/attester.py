@@ -8,7 +8,9 @@ tenant
 2. not answered before, and at most one answer each MIN_INTERVAL_S: a flood of nonces costs a board
 its CPU
 3. measured in an executor (trust/measure.py, trust/boot.py), the continuity token spent there
-   (continuity.py), vouched for by the TPM where there is one, signed by the identity key
+   (continuity.py), vouched for by the TPM where there is one, signed by the identity key. While a
+   TPM works another thread looks whether the agent's files are those of the last time; where they
+   are not, what was signed never leaves, and all is measured and signed anew
 4. an audit record with the evidence's SHA-256 and the heads of all classes is durable before the
 evidence leaves
 
@@ -26,6 +28,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.errors import WireRefusal
@@ -36,7 +39,7 @@ from edgewarden.trust.measure import Measurer
 from edgewarden.wire import cose, evidence, quoted
 from edgewarden.wire.evidence import Challenge, Evidence, Heads, Result
 from edgewarden.wire.quoted import Quoted, unasked_nonce
-from edgewarden.wire.ratchet import NOTHING_SPENT
+from edgewarden.wire.ratchet import Spent
 from edgewarden.wire.record import RecordClass
 
 MIN_INTERVAL_S = 2.0
@@ -60,6 +63,18 @@ UNASKED_LOOK_S = 30.0
 QUOTES_FOR_IMA = 3
 """IMA extends PCR 10 whenever a new file runs, also between reading its log and quoting: so often
 is it tried to get both from one moment."""
+
+
+Measure = Callable[[], tuple[dict[str, bytes], str]]
+"""(measurements by name, bytecode verdict), of trust/measure.py."""
+
+
+class _Made(NamedTuple):
+    """Evidence that may leave, the token that was spent in it, and all that the TPM said."""
+
+    sealed: bytes
+    spent: Spent
+    quoted: Quoted | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +189,37 @@ class Attester:
         async with self._one_at_a_time:
             run = asyncio.get_running_loop().run_in_executor
             claims = self._claims(nonce)
-            return await run(None, self._made, claims, whole, spend), claims.heads
+            if self._quoter is None or not self._measurer.looked:
+                made = await run(None, self._made, claims, whole, spend, self._measurer.take)
+            else:
+                made = await self._made_while_looking(claims, whole, spend)
+            if spend and made.quoted is not None:
+                self._sent = made.quoted
+            return made.sealed, claims.heads
 
-    def _made(self, claims: Evidence, whole: bool, spend: bool) -> bytes:
+    async def _made_while_looking(self, claims: Evidence, whole: bool, spend: bool) -> _Made:
+        """The look at the agent's files takes as long as the TPM does, and both wait for others."""
+        run = asyncio.get_running_loop().run_in_executor
+        moved = run(None, self._measurer.moved)
+        try:
+            made = await run(None, self._made, claims, whole, spend, self._measurer.last)
+        finally:
+            await asyncio.wait([moved])
+        if not moved.result():
+            return made
+        claims = replace(claims, spent=made.spent)
+        return await run(None, self._made, claims, whole, False, self._measurer.take)
+
+    def _made(self, claims: Evidence, whole: bool, spend: bool, measure: Measure) -> _Made:
         """With everything that the disk has to say, vouched for, signed; blocks."""
-        measured, bytecode = self._measurer.take()
+        measured, bytecode = measure()
         facts, log, pcr10 = self._boot.take()
-        spent = self._continuity.spend() if spend else NOTHING_SPENT
+        spent = self._continuity.spend() if spend else claims.spent
         measured |= {**claims.measurements, "ima": log, "ima_pcr": pcr10}
         claims = replace(claims, measurements=measured, bytecode=bytecode, boot=facts, spent=spent)
         if self._quoter is None:
-            return self._seal(evidence.encode_evidence(claims), None)
-        return self._quoted(claims, whole, spend)
+            return _Made(self._seal(evidence.encode_evidence(claims), None), spent, None)
+        return self._quoted(claims, whole)
 
     def _claims(self, nonce: bytes) -> Evidence:
         """What this process knows by itself, and what of the time."""
@@ -212,7 +246,7 @@ class Attester:
             submods=self._submodules(),
         )
 
-    def _quoted(self, claims: Evidence, whole: bool, asked: bool) -> bytes:
+    def _quoted(self, claims: Evidence, whole: bool) -> _Made:
         """The TPM's word on the claims; blocks."""
         assert self._quoter is not None
         for left in reversed(range(QUOTES_FOR_IMA)):
@@ -226,8 +260,7 @@ class Attester:
                 measured = {**claims.measurements, "ima": log, "ima_pcr": pcr10}
                 claims = replace(claims, measurements=measured)
         told = full if whole or self._sent is None else quoted.shortened(full, self._sent)
-        self._sent = full if asked else self._sent
-        return self._seal(data, told)
+        return _Made(self._seal(data, told), claims.spent, full)
 
     def _seal(self, claims: bytes, tpm: Quoted | None) -> bytes:
         return cose.seal(

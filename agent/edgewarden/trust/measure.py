@@ -64,6 +64,20 @@ class Measurer:
         seen = self._tree()
         if self._whole is None or self._whole[0] != seen:
             self._whole = (seen, self._code(), self._bytecode())
+        return self.last()
+
+    @property
+    def looked(self) -> bool:
+        """Whether there was a ``take`` before."""
+        return self._whole is not None
+
+    def moved(self) -> bool:
+        """Whether the package is another than at the last ``take``, and ``last`` is wrong."""
+        return self._whole is None or self._whole[0] != self._tree()
+
+    def last(self) -> tuple[dict[str, bytes], str]:
+        """As ``take``, with code and byte code as they were then: worth what ``moved`` says."""
+        assert self._whole is not None
         _, code, bytecode = self._whole
         return {
             "code": code,
