@@ -159,7 +159,16 @@ def another_device(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
 
 def another_name(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
     """Ours by its SAN, and to the broker another gateway."""
-    subject = certificates._name("gw-other", "main")
+    return named(fleet, request, certificates._name("gw-other", "main"))
+
+
+def two_names(fleet: Fleet, _: Fleet, request: bytes) -> bytes:
+    """Ours by the first of its names: which of them a broker takes is the broker's affair."""
+    names = [x509.NameAttribute(x509.NameOID.COMMON_NAME, n) for n in (DEVICE, "gw-other")]
+    return named(fleet, request, x509.Name(names))
+
+
+def named(fleet: Fleet, request: bytes, subject: x509.Name) -> bytes:
     builder = certificates._under(fleet.issuing, subject, key_of(request), 30, time.time())
     uri = x509.UniformResourceIdentifier(device_urn("main", DEVICE))
     builder = builder.add_extension(x509.SubjectAlternativeName([uri]), False)
@@ -213,6 +222,7 @@ LIES: dict[str, tuple[Callable[[Fleet, Fleet, bytes], bytes], str]] = {
     "another key": (another_key, "another key"),
     "another device": (another_device, "another device"),
     "another name at the broker": (another_name, "by another name"),
+    "two names at the broker": (two_names, "by another name"),
     "another tenant": (another_tenant, "another device"),
     "another issuer": (another_issuer, "none of the roots"),
     "no roots": (edited(ca=""), "cannot be checked"),

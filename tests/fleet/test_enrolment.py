@@ -227,6 +227,28 @@ def test_the_refusal_names_what_to_list(service: Service) -> None:
     assert "has no certificate" in caught.value.text
 
 
+def of_the_rsa_kind(tpm: PaperTpm) -> tuple[rsa.RSAPrivateKey, bytes]:
+    """The EK that every TPM has; and its TPMT_PUBLIC."""
+    key = rsa.generate_private_key(65537, 2048)
+    modulus = key.public_key().public_numbers().n.to_bytes(256, "big")
+    return key, tpm_forms.EK["rsa"][:-258] + tpm_forms.sized(modulus)
+
+
+def test_an_rsa_ek_is_its_certificates_or_is_not(service: Service, maker: Maker) -> None:
+    tpm = PaperTpm()
+    key, public_area = of_the_rsa_kind(tpm)
+    other, _ = of_the_rsa_kind(tpm)
+    for shown, ends in ((key, "challenged"), (other, "ek_untrusted")):
+        leaf = certificates.make_client(maker.issuing, shown.public_key(), "maker", NOW)  # type: ignore[arg-type]
+        keys = replace(tpm.keys, ek_public=public_area, ek_certificate=certificates.der(leaf))
+        try:
+            service.desk.begin(replace(service.request(tpm), tpm=keys), NOW)
+            said = "challenged"
+        except WireRefusal as refusal:
+            said = refusal.name
+        assert said == ends
+
+
 # --- whom to trust -------------------------------------------------------------------------------
 
 

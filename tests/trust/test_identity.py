@@ -341,6 +341,20 @@ def test_root_gives_nothing_away_through_a_link(tmp_path: Path) -> None:
     assert (mine / "key.pem").stat().st_uid == 12345
 
 
+@pytest.mark.needs("root")
+def test_root_gives_nothing_away_that_is_not_roots(tmp_path: Path) -> None:
+    """A folder of somebody's own in the place of the one that root has made."""
+    parent = tmp_path / "identity"
+    swapped = parent / ".building-1"
+    swapped.mkdir(parents=True)
+    (swapped / "key.pem").touch()
+    os.chown(parent, 12345, 12345)
+    os.chown(swapped, 54321, 54321)
+    with pytest.raises(PermissionError, match="another folder"):
+        _own_as(swapped, parent)
+    assert (swapped / "key.pem").stat().st_uid == 0
+
+
 def test_going_back_leaves_nothing_of_what_was_refused(tmp_path: Path) -> None:
     """A key and a certificate that nobody uses are a copy more that can be taken."""
     put(tmp_path, "1")

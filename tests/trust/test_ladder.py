@@ -9,6 +9,7 @@ import pytest
 
 from edgewarden.enrol.folder import RECORDED, keep_pending, recorded_grade, store
 from edgewarden.errors import EdgewardenError, HardwareFault, TrustFault
+from edgewarden.kernel import tpm as tpms
 from edgewarden.trust import identity, ladder, sealed, tsskey
 from edgewarden.trust.board import board_secret, request, secret_in
 from edgewarden.trust.keys import FileSigner
@@ -65,6 +66,17 @@ def test_a_grade_that_is_wanted_is_had_or_named_as_missing(tmp_path: Path, wante
     assert caught.value.code == "EW-ID-034"
     assert wanted in caught.value.text
     assert choose(keys(tmp_path, board=SECRET), "G0", sound).key.grade == "G0"
+
+
+def test_without_the_binding_no_tpm_is_asked_for_and_that_is_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tpms, "missing", lambda: "there is no binding here")
+    given = keys(tmp_path)
+    for ask in (given.tpm, lambda: given.make("G2")):
+        with pytest.raises(TrustFault, match="there is no binding here") as refused:
+            ask()
+        assert refused.value.code == "EW-ID-034"
 
 
 def test_a_kept_key_is_taken_in_place_of_a_new_one(tmp_path: Path) -> None:

@@ -131,12 +131,8 @@ class Keys:
             EdgewardenError: with the reason why this board has none of it.
         """
         if grade == "G2":
-            from edgewarden.kernel import tpm as tpms
             from edgewarden.trust.tpmkey import TpmKey
 
-            why = tpms.missing()
-            if why is not None:
-                raise _none_of(grade, why)
             key = TpmKey.generate(self.tpm())
             key.recipe()
             return key
