@@ -269,6 +269,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "haproxy": _program("haproxy"),
     "microsocks": _program("microsocks"),
     "mosquitto": _program("mosquitto"),
+    "nats-server": _program("nats-server"),
     "mosquitto_sub": _program("mosquitto_sub"),
     "mosquitto_pub": _program("mosquitto_pub"),
     "curl": _program("curl"),

@@ -37,6 +37,7 @@ from edgewarden_fleet.ingest.worker import Worker
 from edgewarden_fleet.store.schema import open_store
 from edgewarden_fleet.verify.attest import Appraiser
 from edgewarden_fleet.verify.pipeline import Verifier
+from edgewarden_fleet.verify.word import Word
 
 WATCH_S = 0.5
 """How often it is looked whether the threads live."""
@@ -104,8 +105,17 @@ async def serve(path: Path, ready: Callable[[dict[str, object]], None]) -> None:
         appraiser = Appraiser(
             verifier, folder.verifier(), settings.attestation, folder.continuity_secret()
         )
-        broker = BrokerSession(settings.broker, folder.client_context(), settings.tenant, admission)
-        worker = Worker(ingest_db, verifier, appraiser, broker.send, now_utc_s, admission)
+        broker = BrokerSession(
+            settings.broker,
+            folder.client_context(),
+            settings.tenant,
+            admission,
+            settings.broker_profile,
+        )
+        word = None
+        if settings.acknowledges:
+            word = Word(ingest_db, folder.verifier(), settings.tenant, appraiser.released)
+        worker = Worker(ingest_db, verifier, appraiser, broker.send, now_utc_s, admission, word)
         worker.start()
         broker.start(worker)
         stack.push_async_callback(asyncio.to_thread, broker.stop)

@@ -84,11 +84,13 @@ def test_the_broker_gets_what_confines_gateways(tmp_path: Path) -> None:
         "pattern write ew/1/main/%u/s/status",
         "pattern read ew/1/main/%u/e/nonce",
         "pattern read ew/1/main/%u/e/result",
+        "pattern read ew/1/main/%u/e/ack",
         "",
         "user fleet.verifier",
         "topic read ew/1/main/#",
         "topic write ew/1/main/+/e/nonce",
         "topic write ew/1/main/+/e/result",
+        "topic write ew/1/main/+/e/ack",
     ]
 
 
@@ -159,3 +161,35 @@ def test_broken_settings_are_named(tmp_path: Path, old: str, new: str, named: st
         settings.read(path)
     assert refused.value.code == "EW-SET-020"
     assert named in refused.value.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ("", ("mqtt5", False)),
+        ("acknowledge = true", ("mqtt5", True)),
+        ('profile = "nats"', ("nats", True)),
+        ('profile = "aws-iot-core"', ("aws-iot-core", False)),
+    ],
+)
+def test_a_broker_that_says_nothing_of_what_it_refuses_makes_the_fleet_acknowledge(
+    tmp_path: Path, lines: str, found: tuple[str, bool]
+) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(settings.text(WANTED).replace("port = 8883\n", f"port = 8883\n{lines}\n"))
+    read = settings.read(path)
+    assert (read.broker_profile, read.acknowledges) == found
+    path.write_text(settings.text(read))
+    assert settings.read(path) == read
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ['profile = "nats"\nacknowledge = false', 'profile = "azure-iot-hub"', 'profile = "x"',
+     'acknowledge = "yes"', "profile = 4"],
+)  # fmt: skip
+def test_a_profile_that_cannot_be_is_refused(tmp_path: Path, lines: str) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(settings.text(WANTED).replace("port = 8883\n", f"port = 8883\n{lines}\n"))
+    with pytest.raises(OperatorFault, match="broker"):
+        settings.read(path)

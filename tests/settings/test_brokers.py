@@ -70,6 +70,22 @@ def test_a_record_of_the_default_commit_fits_aws() -> None:
     assert limit >= MAX_RECORD_BYTES
 
 
+@pytest.mark.parametrize("name", ["mqtt311", "nats"])
+def test_a_broker_of_3_1_1_goes_with_the_verifiers_word_alone(name: str) -> None:
+    ((path, text, _),) = broker_rules(Uplink(broker=name), 65536)
+    assert path == ("uplink", "broker")
+    assert 'acknowledged_by = "verifier"' in text
+    assert not list(broker_rules(Uplink(broker=name, acknowledged_by="verifier"), 65536))
+
+
+def test_a_broker_that_cannot_be_used_is_refused_with_the_reason() -> None:
+    ((path, text, _),) = broker_rules(
+        Uplink(broker="azure-iot-hub", acknowledged_by="verifier"), 65536
+    )
+    assert path == ("uplink", "broker")
+    assert "topics are fixed" in text
+
+
 def test_aws_on_the_shared_port() -> None:
     found = load_settings([SourceFile("a", AWS)]).uplink
     assert (found.port, found.alpn, found.transport) == (443, "x-amzn-mqtt-ca", "mqtt")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgewarden.trust.keys import FileSigner
-from edgewarden.wire import cbor, cose, evidence, quoted, record
+from edgewarden.wire import acknowledgement, cbor, cose, evidence, quoted, record
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.record import Kind, RecordClass
 from tests.vectors.fixed import DEVICE, ORDER, TENANT, ca_pem, chain, fixed_sign
@@ -112,6 +112,9 @@ def other_vectors() -> list[Vector]:
         ("will", "the last will", "s/status", ContentType.STATUS, samples.IDENTITY, will),
         ("evidence-tpm", "evidence beside which a TPM's word stands", "e/evidence",
          ContentType.EVIDENCE, samples.IDENTITY, by_tpm),
+        ("ack", "up to where the verifier has stored what it believes", "e/ack",
+         ContentType.ACKNOWLEDGEMENT, samples.VERIFIER,
+         acknowledgement.encode_acknowledgement(samples.ACKNOWLEDGEMENT)),
     ]  # fmt: skip
     made = []
     for number, (name, why, place, kind, signer, payload) in enumerate(rows, start=1):
@@ -264,6 +267,9 @@ def bad_messages() -> list[Vector]:
          "a grade that does not exist", samples.CLAIMS),
         ("bad_result", "e/result", ContentType.RESULT, samples.VERIFIER, 7, 3,
          "a tier that does not exist", evidence.encode_result(samples.RESULT)),
+        ("bad_acknowledgement", "e/ack", ContentType.ACKNOWLEDGEMENT, samples.VERIFIER, 3,
+         {2: [12, bytes(32), 11]}, "a head below the sequence",
+         acknowledgement.encode_acknowledgement(samples.ACKNOWLEDGEMENT)),
         ("bad_status", "s/status", ContentType.STATUS, samples.IDENTITY, 5, 1,
          "1 where true or false is expected", evidence.encode_status(samples.STATUS)),
     ]  # fmt: skip

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from edgewarden.wire import (
+    acknowledgement,
     bodies,
     cbor,
     cose,
@@ -311,6 +312,14 @@ REFERENCE_FIELDS: dict[int, tuple[object, ...]] = {
     12: (BLOB31, BLOB33, "x" * 32, None),
 }  # fmt: skip
 
+ACKNOWLEDGEMENT_FIELDS: dict[int, tuple[object, ...]] = {
+    0: (0, 2, True, 1.0), 1: NOT_ID, 2: NOT_ID,
+    3: ([], {}, {0: [1, bytes(32), 1]}, {4: [1, bytes(32), 1]}, {"audit": [1, bytes(32), 1]},
+        {2: [0, bytes(32), 1]}, {2: [1, BLOB31, 1]}, {2: [1, BLOB33, 1]}, {2: [2, bytes(32), 1]},
+        {2: [1, bytes(32)]}, {2: [1, bytes(32), 1, 1]}, {2: [2**53, bytes(32), 2**53]},
+        {2: [True, bytes(32), 1]}, {2: [1.0, bytes(32), 1]}, {2: [1, "x" * 32, 1]}),
+}  # fmt: skip
+
 Decode = Callable[[bytes], object]
 Finish = Callable[[bytes], bytes]
 MESSAGES: list[tuple[str, bytes, Decode, dict[int, tuple[object, ...]]]] = [
@@ -322,6 +331,8 @@ MESSAGES: list[tuple[str, bytes, Decode, dict[int, tuple[object, ...]]]] = [
     ("bad_result", evidence.encode_result(samples.RESULT), evidence.decode_result, RESULT_FIELDS),
     ("bad_references", references.encode_references(samples.REFERENCES),
      references.decode_references, REFERENCE_FIELDS),
+    ("bad_acknowledgement", acknowledgement.encode_acknowledgement(samples.ACKNOWLEDGEMENT),
+     acknowledgement.decode_acknowledgement, ACKNOWLEDGEMENT_FIELDS),
     ("bad_status", evidence.encode_status(samples.STATUS), evidence.decode_status, STATUS_FIELDS),
 ]  # fmt: skip
 

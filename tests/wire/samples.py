@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cbor, cose
+from edgewarden.wire.acknowledgement import Acknowledgement, Upto
 from edgewarden.wire.evidence import (
     Challenge,
     Evidence,
@@ -133,6 +134,12 @@ REFERENCES = ReferenceSet(
     root_of_trust="",
     values={"code": (hashlib.sha256(b"code").digest(),), "settings": (bytes(32), bytes(32))},
 )
+ACKNOWLEDGEMENT = Acknowledgement(
+    "main",
+    "gw-test",
+    {RecordClass.AUDIT: Upto(12, bytes(32), 12), RecordClass.BULK: Upto(4, bytes(range(32)), 9)},
+)
+
 STATUS = Status(
     tenant="main",
     device="gw-test",

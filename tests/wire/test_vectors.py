@@ -9,7 +9,7 @@ import pytest
 
 from edgewarden.errors import WireRefusal
 from edgewarden.trust.keys import key_id, verifier_for
-from edgewarden.wire import cbor, cose, evidence, facts, quoted, record, topics
+from edgewarden.wire import acknowledgement, cbor, cose, evidence, facts, quoted, record, topics
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.record import NO_PREDECESSOR, Kind, record_hash
 from tests.vectors import make
@@ -28,6 +28,7 @@ DECODERS = {
     ContentType.NONCE: evidence.decode_challenge,
     ContentType.RESULT: evidence.decode_result,
     ContentType.STATUS: evidence.decode_status,
+    ContentType.ACKNOWLEDGEMENT: acknowledgement.decode_acknowledgement,
 }
 
 
@@ -83,7 +84,7 @@ def test_every_refusal_of_a_single_message_has_a_vector() -> None:
         "accepted", "truncated", "wrong_tag", "trailing_bytes", "not_deterministic", "bad_envelope",
         "bad_header", "duplicate_key", "unknown_algorithm", "wrong_type", "bad_signature",
         "bad_record", "forbidden_item", "bad_text", "too_deep", "bad_fact", "bad_challenge",
-        "bad_evidence", "bad_result", "bad_status",
+        "bad_evidence", "bad_result", "bad_status", "bad_acknowledgement",
     }  # fmt: skip
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from edgewarden.daemon.timekeeper import Timekeeper
 from edgewarden.errors import PeerUnavailable
+from edgewarden.link.acknowledged import VerifierKey
 from edgewarden.link.dial import Route
 from edgewarden.link.telling import EventSink
 from edgewarden.link.tunnel import MAX_SECRET_BYTES, Proxy
 from edgewarden.link.uplink import StatusBuilder, Uplink, UplinkSettings
 from edgewarden.ports import Drain, Randomness
+from edgewarden.settings.brokers import PROFILES
 from edgewarden.settings.uplink import Uplink as Wanted
 from edgewarden.trust.identity import Identity
+from edgewarden.trust.keys import key_id, verifier_for
 from edgewarden.trust.tls import client_context
 
 MAX_CREDENTIALS_BYTES = 2 * MAX_SECRET_BYTES + 2
@@ -62,7 +65,17 @@ def uplink_settings(
         reconnect_base_s=wanted.reconnect_base_s,
         reconnect_cap_s=wanted.reconnect_cap_s,
         route=route(wanted, token_bytes),
+        protocol=PROFILES[wanted.broker].mqtt,
+        verifier=_verifier(wanted, who),
     )
+
+
+def _verifier(wanted: Wanted, who: Identity) -> VerifierKey | None:
+    """The key that enrolment pinned, where the verifier's word is what counts."""
+    if wanted.acknowledged_by != "verifier":
+        return None
+    key = who.verifier_key
+    return VerifierKey(key_id(key), verifier_for(key), wanted.acknowledged_within_s)
 
 
 def route(wanted: Wanted, token_bytes: Callable[[int], bytes]) -> Route:

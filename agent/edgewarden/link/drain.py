@@ -5,6 +5,8 @@ Decides the moments; the rules themselves are in window.py. Leaves connecting to
 * Only durable records are fetched, a few at a time: memory does not grow with the backlog.
 * The spool hears of a record's end only through Lane.accept: after a PUBACK that counts, in order.
 * Status and evidence go first and are not kept: they speak of this session only.
+* With a verifier's key only that verifier's signed word lets the spool forget (acknowledged.py);
+  a PUBACK frees a slot and means nothing else.
 * What was durable when the session began is backlog: beside live data it may send backlog_bytes_s
   and no more, alarms excepted.
 """
@@ -16,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 
 from edgewarden.errors import EdgewardenError
+from edgewarden.link.acknowledged import OTHER_RECORD, Awaited
 from edgewarden.link.pace import MAX_BYTES, Bucket, Pace
 from edgewarden.link.session import Session, Terms
 from edgewarden.link.window import (
@@ -24,6 +27,7 @@ from edgewarden.link.window import (
     NO_MATCHING_SUBSCRIBERS,
     PACKET_TOO_LARGE,
     PARK_AFTER,
+    UNVERIFIED,
     Flight,
     Lane,
     Refusal,
@@ -32,7 +36,8 @@ from edgewarden.link.window import (
     is_accepted,
 )
 from edgewarden.ports import Clock, Drain
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.acknowledgement import Acknowledgement
+from edgewarden.wire.record import RecordClass, record_hash
 from edgewarden.wire.topics import record_topic
 
 FETCH_COUNT = 32
@@ -59,6 +64,8 @@ class Drainer:
         lanes: outlive sessions; their fetched and sent parts are forgotten here.
         park_s: how often a parked class is tried.
         backlog_bytes_s: see the module's docstring; 0 has no bound.
+        verified_within_s: the verifier's word counts, and takes no longer than that; None where the
+            broker's does.
         on_refused: called with the lane and the reason code when that parks it, and for each 0x10.
         on_aside: called with class, sequence and reason of a record that was set aside.
         counters: shared with the uplink.
@@ -76,6 +83,8 @@ class Drainer:
         backlog_bytes_s: int,
         on_refused: Callable[[Lane, int], None],
         on_aside: Callable[[RecordClass, int, int], None],
+        on_other_record: Callable[[], None] = lambda: None,
+        verified_within_s: float | None = None,
         counters: Counter[str],
     ) -> None:
         self._storage = storage
@@ -86,6 +95,8 @@ class Drainer:
         self._park_s = park_s
         self._on_refused = on_refused
         self._on_aside = on_aside
+        self._on_other_record = on_other_record
+        self._awaited = None if verified_within_s is None else Awaited(verified_within_s)
         self._pace = Pace()
         self._bucket = Bucket(backlog_bytes_s, MAX_BYTES, clock.now().boot_ns)
         self._counters = counters
@@ -128,6 +139,7 @@ class Drainer:
             await self._set_aside()
             refused_s = await self._fetch()
             self._fill(session)
+            await self._look_for_late(session)
             await self._sleep(session, refused_s)
 
     def acked(self, mid: int, reason: int) -> None:
@@ -145,20 +157,57 @@ class Drainer:
             if reason >= FAILURE:
                 self._counters["control_refused"] += 1
             return
-        self.accepted_any = self.accepted_any or reason < FAILURE
         lane = self._lanes[flight.record_class]
         if not is_accepted(reason):
             self._refused(lane, flight, reason)
             return
+        if self._awaited is not None:
+            return
+        self.accepted_any = True
         upto = lane.accept(flight)
         if upto is not None:
             self._storage.ack(lane.record_class, upto)
+
+    def acknowledged(self, word: Acknowledgement) -> None:
+        """The verifier's word, its signature checked."""
+        if self._awaited is None:
+            return
+        for c, upto in word.upto.items():
+            self._lanes[c].verifier_head = max(self._lanes[c].verifier_head, upto.head)
+        released = {c: lane.accepted for c, lane in self._lanes.items()}
+        free, refused = self._awaited.take(word, released, self._clock.now().boot_ns)
+        for name in refused:
+            self._counters[f"word_{name}"] += 1
+        if OTHER_RECORD in refused:
+            self._on_other_record()
+        for c, seq in free.items():
+            self.accepted_any = True
+            self._lanes[c].verified(seq)
+            self._storage.ack(c, seq)
+        self._wake.set()
+
+    async def _look_for_late(self, session: Session) -> None:
+        """End a session in which the verifier's word does not come: the next one sends again."""
+        awaited, now_ns = self._awaited, self._clock.now().boot_ns
+        late = awaited.late(now_ns) if awaited is not None else []
+        if awaited is None or not late:
+            return
+        for c in late:
+            seq = awaited.oldest(c)
+            assert seq is not None
+            self._counters["unverified"] += 1
+            if self._lanes[c].unverified(seq, now_ns, self._park_s) is Refusal.PARKS:
+                self._on_refused(self._lanes[c], UNVERIFIED)
+        await self._set_aside()
+        session.abort("the verifier did not acknowledge in time")
 
     def _refused(self, lane: Lane, flight: Flight, reason: int) -> None:
         self._counters[f"refused_{reason:#04x}"] += 1
         wait_s = min(MAX_REFUSED_WAIT_S, FIRST_REFUSED_WAIT_S * 2.0**lane.refusals)
         if reason in LASTING and lane.refusals + 1 >= PARK_AFTER:
             wait_s = self._park_s
+        if self._awaited is not None:
+            self._awaited.refused(lane.record_class)
         found = lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s)
         if found is Refusal.PARKS or reason == NO_MATCHING_SUBSCRIBERS:
             self._on_refused(lane, reason)
@@ -220,7 +269,7 @@ class Drainer:
             if chosen is None:
                 return
             lane = self._lanes[chosen]
-            data = lane.ready[0].data
+            data, seq = lane.ready[0].data, lane.ready[0].seq
             if self._too_large(data):
                 self._refused(lane, lane.send(), PACKET_TOO_LARGE)
                 continue
@@ -232,10 +281,14 @@ class Drainer:
             crowded = self._window.crowded(len(data))
             self._window.sent(mid, lane.send(now_ns, crowded=crowded))
             self._turns.took(chosen)
+            if self._awaited is not None:
+                self._awaited.sent(chosen, seq, record_hash(data), now_ns)
             self._counters["published"] += 1
 
     def _may_send(self, lane: Lane, now_ns: int) -> bool:
         if not lane.may_send(now_ns):
+            return False
+        if self._awaited is not None and not self._awaited.room_for(lane.record_class):
             return False
         return not lane.is_backlog() or self._bucket.may_take(now_ns)
 
@@ -265,6 +318,9 @@ class Drainer:
         waits = any(lane.may_send(now_ns) and lane.is_backlog() for lane in self._lanes.values())
         if waits and (refill_s := self._bucket.due_s(now_ns)) > 0:
             due_s.append(refill_s)
+        late_s = self._awaited.due_s(now_ns) if self._awaited is not None else None
+        if late_s is not None:
+            due_s.append(late_s)
         session.ended.add_done_callback(self._ended)
         try:
             async with asyncio.timeout(min(due_s, default=None)):

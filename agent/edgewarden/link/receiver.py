@@ -1,4 +1,4 @@
-"""What the fleet sends down: two topics, bounded, handed on as bytes.
+"""What the fleet sends down: two or three topics, bounded, handed on as bytes.
 
 Decides which messages are looked at at all. Leaves to the daemon what they mean: signature first,
 then parsing (wire.cose, wire.evidence).
@@ -23,6 +23,7 @@ class Receiver:
     Args:
         tenant, device: whose topics.
         on_nonce, on_result: called with the payload on the event loop; must not block.
+        on_acknowledgement: None where the broker's word is enough: then it is not subscribed to.
     """
 
     def __init__(
@@ -31,11 +32,14 @@ class Receiver:
         device: str,
         on_nonce: Callable[[bytes], None],
         on_result: Callable[[bytes], None],
+        on_acknowledgement: Callable[[bytes], None] | None = None,
     ) -> None:
         self._handlers = {
             str(Topic(tenant, device, "e", "nonce")): on_nonce,
             str(Topic(tenant, device, "e", "result")): on_result,
         }
+        if on_acknowledgement is not None:
+            self._handlers[str(Topic(tenant, device, "e", "ack"))] = on_acknowledgement
         self.counters: Counter[str] = Counter()
 
     @property

@@ -1,4 +1,4 @@
-"""One MQTT 5 connection, from CONNECT to its end, driven by the asyncio loop.
+"""One MQTT connection, from CONNECT to its end, driven by the asyncio loop.
 
 Decides how paho is used. Leaves to uplink.py what is sent and when to try again, to dial.py how a
 connection comes about.
@@ -15,6 +15,10 @@ connection comes about.
   settings.
 * What the broker may send is bounded twice: by the Maximum Packet Size of our CONNECT, and by
   refusing to read further when it does not keep to it.
+
+* MQTT 3.1.1 is spoken where a broker knows nothing else: no reason codes, no limits of its own, so
+  that its acknowledgement proves nothing (acknowledged.py says what does). Its goodbye is a closed
+  socket: a DISCONNECT would take the will with it.
 
 All methods on the event loop's thread; none blocks.
 """
@@ -51,6 +55,9 @@ CLOSE_S = 2.0
 """How long a goodbye may take before the socket is simply closed."""
 MISC_S = 5.0
 """Period of paho's keepalive check: a ping may be this late; brokers wait half a keepalive more."""
+
+MQTT_311, MQTT_5 = 4, 5
+"""Protocol levels (MQTT 3.1.1 §3.1.2.2, MQTT 5.0 §3.1.2.2)."""
 
 # MQTT 5.0 §3.14.2.1 and §3.2.2.2
 DISCONNECT_WITH_WILL = 0x04
@@ -128,6 +135,7 @@ class Session:
         client_id: the device id.
         keepalive_s: the broker gives up after one and a half of it, we after two.
         window: messages in flight that the caller will never exceed.
+        protocol: MQTT_5 or MQTT_311.
         will: (topic, payload), retained.
         on_acked: (packet identifier, reason code) of each PUBACK.
         on_message: (topic, payload) of each message.
@@ -143,7 +151,9 @@ class Session:
         will: tuple[str, bytes],
         on_acked: Callable[[int, int], None],
         on_message: Callable[[str, bytes], None],
+        protocol: int = MQTT_5,
     ) -> None:
+        self._protocol = mqtt.MQTTv5 if protocol == MQTT_5 else mqtt.MQTTv311
         self._loop = asyncio.get_running_loop()
         self._on_acked = on_acked
         self._on_message = on_message
@@ -153,7 +163,11 @@ class Session:
         self._subscribed: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[Ending] = self._loop.create_future()
         self._log = ""
-        client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
+        # 3.1.1's clean session, which 5 says in its CONNECT.
+        clean = None if protocol == MQTT_5 else True
+        client = _Client(
+            CallbackAPIVersion.VERSION2, client_id, clean_session=clean, protocol=self._protocol
+        )
         client.ready = connection
         client.max_inflight_messages = client.max_queued_messages = window
         client.will_set(will[0], will[1], qos=1, retain=True)
@@ -174,15 +188,18 @@ class Session:
         """Send CONNECT, wait for CONNACK.
 
         Raises:
-            PeerFault: EW-NET-008, the broker refuses or does not speak MQTT 5.
+            PeerFault: EW-NET-008, the broker refuses or does not speak this version.
             PeerUnavailable: EW-NET-008, the connection went before an answer.
         """
-        wishes = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        wishes.ReceiveMaximum = RECEIVE_MAXIMUM
-        wishes.MaximumPacketSize = MAX_PACKET_BYTES
-        self._client.connect_async(
-            host, port, self._keepalive_s, clean_start=True, properties=wishes
-        )
+        if self._protocol == mqtt.MQTTv5:
+            wishes = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            wishes.ReceiveMaximum = RECEIVE_MAXIMUM
+            wishes.MaximumPacketSize = MAX_PACKET_BYTES
+            self._client.connect_async(
+                host, port, self._keepalive_s, clean_start=True, properties=wishes
+            )
+        else:
+            self._client.connect_async(host, port, self._keepalive_s)
         self._client.reconnect()
         self._tick()
         try:
@@ -203,7 +220,10 @@ class Session:
             PeerFault: EW-NET-008, one of the topics is refused.
             PeerUnavailable: the connection went.
         """
-        self._client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in topics])
+        if self._protocol == mqtt.MQTTv5:
+            self._client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in topics])
+        else:
+            self._client.subscribe([(topic, 1) for topic in topics])
         try:
             async with asyncio.timeout(CONNACK_S):
                 await self._subscribed
@@ -223,7 +243,7 @@ class Session:
 
     async def close(self) -> None:
         """Say goodbye so that the broker publishes the will (this session's end), then be gone."""
-        if not self.ended.done():
+        if not self.ended.done() and self._protocol == mqtt.MQTTv5:
             reason = ReasonCode(PacketTypes.DISCONNECT, identifier=DISCONNECT_WITH_WILL)
             self._client.disconnect(reasoncode=reason)
             await asyncio.wait([self.ended], timeout=CLOSE_S)

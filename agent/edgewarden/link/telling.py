@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from edgewarden.errors import TrustFault
 from edgewarden.link.session import SESSION_TAKEN_OVER, Ending
-from edgewarden.link.window import NO_MATCHING_SUBSCRIBERS, Lane
+from edgewarden.link.window import NO_MATCHING_SUBSCRIBERS, UNVERIFIED, Lane
 from edgewarden.ports import Clock
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.record import RecordClass
@@ -88,12 +88,24 @@ class Telling:
                     self._once("EW-NET-012", Severity.HIGH, RecordClass.ALARM, lasting)
             return
         self._counters["parked"] += 1
+        if reason == UNVERIFIED:
+            silent: dict[str, Plain] = {
+                "what": "the verifier does not acknowledge a class of records",
+                "class": record_class.label,
+            }
+            self._once("EW-NET-016", Severity.HIGH, RecordClass.ALARM, silent)
+            return
         detail = {
             "what": "the broker refuses a class of records",
             "class": record_class.label,
             "reason": reason,
         }
         self._once("EW-NET-010", Severity.HIGH, RecordClass.ALARM, detail)
+
+    def other_record(self) -> None:
+        """The verifier's word names another record than ours: two histories exist."""
+        detail: dict[str, Plain] = {"what": "the verifier acknowledges another record than ours"}
+        self._once("EW-NET-017", Severity.HIGH, RecordClass.ALARM, detail)
 
     def aside(self, record_class: RecordClass, seq: int, reason: int) -> None:
         """Each one by name: it is a record that the fleet will not see by itself."""

@@ -31,7 +31,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from edgewarden.errors import EdgewardenError, PeerUnavailable, TrustFault
+from edgewarden.errors import EdgewardenError, PeerUnavailable, TrustFault, WireRefusal
+from edgewarden.link.acknowledged import VerifierKey, open_word
 from edgewarden.link.dial import (
     DATES,
     DIRECT,
@@ -44,7 +45,7 @@ from edgewarden.link.dial import (
 from edgewarden.link.drain import Drainer
 from edgewarden.link.receiver import Receiver
 from edgewarden.link.reconnect import STABLE_S, Reconnect
-from edgewarden.link.session import Session
+from edgewarden.link.session import MQTT_5, Session
 from edgewarden.link.telling import EventSink, Telling
 from edgewarden.link.websocket import WebSocket
 from edgewarden.link.window import Lane
@@ -80,6 +81,10 @@ class UplinkSettings:
     route: Route = DIRECT
     session: str = ""
     """Client id; "" for the device id."""
+    protocol: int = MQTT_5
+    """As CONNECT names it: 5, or 4 for 3.1.1."""
+    verifier: VerifierKey | None = None
+    """Whose word releases records; None: the broker's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,8 @@ class Uplink:
             settings.start_spread_s,
             randomness.uniform,
         )
-        self._receiver = Receiver(settings.tenant, settings.device, on_nonce, on_result)
+        heard = None if settings.verifier is None else self._acknowledged
+        self._receiver = Receiver(settings.tenant, settings.device, on_nonce, on_result, heard)
         self._lanes = {c: Lane(c) for c in RecordClass}
         self._drainer: Drainer | None = None
         self._connected = False
@@ -237,6 +243,8 @@ class Uplink:
             backlog_bytes_s=settings.backlog_bytes_s,
             on_refused=self._tell.refused,
             on_aside=self._tell.aside,
+            on_other_record=self._tell.other_record,
+            verified_within_s=settings.verifier.wait_s if settings.verifier else None,
             counters=self._counters,
         )
         return Session(
@@ -244,6 +252,7 @@ class Uplink:
             settings.session or settings.device,
             keepalive_s=settings.keepalive_s,
             window=settings.window,
+            protocol=settings.protocol,
             will=(self._topic("s", "status"), will),
             on_acked=self._drainer.acked,
             on_message=self._receiver.take,
@@ -290,6 +299,18 @@ class Uplink:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+    def _acknowledged(self, message: bytes) -> None:
+        """A message of e/ack; what is not believed is counted by name."""
+        settings, drainer = self._settings, self._drainer
+        assert settings.verifier is not None
+        try:
+            word = open_word(message, settings.verifier, settings.tenant, settings.device)
+        except WireRefusal as refusal:
+            self._counters[f"word_{refusal.name}"] += 1
+            raise
+        if drainer is not None:
+            drainer.acknowledged(word)
 
     def _records_came(self) -> None:
         """From the storage thread, after each commit."""

@@ -42,6 +42,8 @@ TOPIC_NAME_INVALID = 0x90
 PACKET_TOO_LARGE = 0x95
 QUOTA_EXCEEDED = 0x97
 PAYLOAD_FORMAT_INVALID = 0x99
+UNVERIFIED = 0x100
+"""No code of MQTT's: the verifier did not acknowledge in time (acknowledged.py)."""
 LASTING = frozenset({NOT_AUTHORIZED, TOPIC_NAME_INVALID, PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID})
 """Refusals that no waiting cures: somebody must change something."""
 ABOUT_RECORD = frozenset({PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID})
@@ -156,6 +158,7 @@ class Lane:
         held_until_ns: nothing is sent before this moment of CLOCK_BOOTTIME.
         parked: refused PARK_AFTER times for a lasting reason; tried slowly until it passes.
         aside: (sequence, reason) of a record to be set aside before anything else of the class.
+        verifier_head: highest sequence that the verifier says it has stored.
         old_upto: what was durable when the session began: up to here it is backlog.
         void_since_ns: since when nobody is subscribed; None while somebody is.
     """
@@ -171,6 +174,7 @@ class Lane:
     aside: tuple[int, int] | None = None
     old_upto: int = 0
     void_since_ns: int | None = None
+    verifier_head: int = 0
     _sent: deque[int] = field(default_factory=deque)
     _done: set[int] = field(default_factory=set)
 
@@ -219,6 +223,33 @@ class Lane:
             self.accepted = self._sent.popleft()
             self._done.discard(self.accepted)
         return self.accepted if self.accepted != before else None
+
+    def verified(self, seq: int) -> None:
+        """The verifier has everything up to here."""
+        self.refusals, self.parked, self.void_since_ns = 0, False, None
+        self.accepted, self.fetched = seq, max(self.fetched, seq)
+        while self._sent and self._sent[0] <= seq:
+            self._done.discard(self._sent.popleft())
+        while self.ready and self.ready[0].seq <= seq:
+            self.ready.popleft()
+
+    def unverified(self, seq: int, now_ns: int, wait_s: float) -> Refusal:
+        """The verifier's word on ``seq``, the oldest that waits, did not come in time.
+
+        Where it has stored what comes behind it, the record itself is what is not taken.
+        """
+        self.go_back()
+        self.refusals += 1
+        if self.refusals < PARK_AFTER or self.parked:
+            if self.parked:
+                self.held_until_ns = now_ns + round(wait_s * 1e9)
+            return Refusal.AGAIN
+        if self.verifier_head > seq:
+            self.aside = (seq, UNVERIFIED)
+            return Refusal.ASIDE
+        self.parked = True
+        self.held_until_ns = now_ns + round(wait_s * 1e9)
+        return Refusal.PARKS
 
     def refuse(self, flight: Flight, reason: int, now_ns: int, wait_s: float) -> Refusal:
         """A record was refused: go back and wait; return what else is to be done."""

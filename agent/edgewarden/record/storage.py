@@ -155,7 +155,8 @@ class StorageThread:
 
     async def set_aside(self, record_class: int, seq: int, reason: int) -> bool:
         """See ports.Drain."""
-        why = f"set aside: the broker refuses it with {reason:#04x}"
+        refuses = f"the broker refuses it with {reason:#04x}"  # beyond a byte: link/window.py
+        why = f"set aside: {refuses if reason <= 0xFF else 'the verifier does not store it'}"
         box = self._aside
         if box is None:
             return False

@@ -1,5 +1,9 @@
 """Profiles of brokers: what each can do, as data, and the settings that it therefore refuses.
 
+A broker that speaks MQTT 3.1.1 alone acknowledges what it refuses and throws away. Such a profile
+is offered only together with ``acknowledged_by = "verifier"``: the spool then lets go of a record
+at the fleet's signed word and not at the broker's (ADR 40).
+
 A profile is a promise about somebody else's service, so every number in it names the page that says
 so. ``uplink.broker`` picks one; a setting that it cannot do is refused when the settings are read,
 by the setting's own name, and not by a broker at three in the morning.
@@ -29,6 +33,8 @@ LONGEST_CLIENT_ID_BYTES = 64
 """A board's name is its certificate's CN (wire/topics.py, MAX_SESSION_NAME)."""
 RECORD_OF_COMMIT = 2
 """A record is at most twice the commit it is cut at (wire/record.py, MAX_RECORD_BYTES)."""
+MQTT_311, MQTT_5 = 4, 5
+"""Protocol levels (MQTT 3.1.1 §3.1.2.2, MQTT 5.0 §3.1.2.2)."""
 TLS_PORT, SHARED_PORT = 8883, 443
 
 
@@ -38,6 +44,8 @@ class Profile:
 
     Attributes:
         title: for people.
+        mqtt: the version it speaks, MQTT_5 or MQTT_311.
+        refused: why it cannot be used at all; "" for most.
         payload_bytes: of one PUBLISH; None where the broker says it itself or has no limit.
         window: messages it takes without having acknowledged them.
         keepalive_s: lowest and highest interval it keeps to.
@@ -51,6 +59,8 @@ class Profile:
     """
 
     title: str
+    mqtt: int = MQTT_5
+    refused: str = ""
     payload_bytes: int | None = None
     window: int = 65535
     keepalive_s: tuple[int, int] = (1, 65535)
@@ -97,6 +107,37 @@ PROFILES: dict[str, Profile] = {
             " messages and a retained will are taken (the policy must allow iot:RetainPublish)",
         ),
     ),
+    "mqtt311": Profile(
+        title="any broker that keeps to MQTT 3.1.1 and no more",
+        mqtt=MQTT_311,
+        tells_void=False,
+        sources=(
+            "MQTT 3.1.1 §3.3.5: a server that does not allow a PUBLISH either acknowledges it or"
+            " closes the connection; §3.4: PUBACK has no reason code",
+        ),
+    ),
+    "nats": Profile(
+        title="NATS server 2.9 and later, its MQTT listener with JetStream",
+        mqtt=MQTT_311,
+        payload_bytes=1024 * 1024,
+        tells_void=False,
+        sources=(
+            "NATS documentation, MQTT: version 3.1.1; an account needs JetStream; a topic's / is a"
+            " subject's .",
+            "NATS documentation, configuration: max_payload is 1 MB unless it is set",
+        ),
+    ),
+    "azure-iot-hub": Profile(
+        title="Azure IoT Hub",
+        mqtt=MQTT_311,
+        refused="its topics are fixed (devices/ID/messages/events), and this agent's are not those",
+        payload_bytes=256 * 1024,
+        tells_void=False,
+        sources=(
+            "Azure IoT Hub, Communicate with an IoT hub using the MQTT protocol: 3.1.1, predefined"
+            " topics, messages of 256 KB at most, not a general broker",
+        ),
+    ),
 }
 
 
@@ -117,6 +158,15 @@ def broker_rules(uplink: Uplink, bulk_commit_bytes: int) -> Iterator[Broken]:
     def no(key: str, text: str) -> Broken:
         return ("uplink", key), f"{text} (uplink.broker = {uplink.broker!r})", CONTRADICTION
 
+    if profile.refused:
+        yield no("broker", profile.refused)
+        return
+    if profile.mqtt != MQTT_5 and uplink.acknowledged_by != "verifier":
+        text = (
+            f"{profile.title} says nothing of what it refuses; it goes with acknowledged_by ="
+            ' "verifier" alone'
+        )
+        yield no("broker", text)
     low, high = profile.keepalive_s
     if not low <= uplink.keepalive_s <= high:
         yield no("keepalive_s", f"{uplink.keepalive_s} is not kept to; {low} to {high} are")

@@ -30,9 +30,23 @@ class Uplink:
 
     broker: str = choice(
         "mqtt5",
-        of=("mqtt5", "aws-iot-core"),
+        of=("mqtt5", "aws-iot-core", "mqtt311", "nats", "azure-iot-hub"),
         help="What kind of broker it is (settings/brokers.py has the facts and their sources). A "
         "setting that it cannot do is refused by name.",
+    )
+    acknowledged_by: str = choice(
+        "broker",
+        of=("broker", "verifier"),
+        help="Whose word lets the spool forget a record. verifier: the fleet's, signed, that it is "
+        "stored there (`acknowledge = true` in fleet.toml); the only one where a broker speaks "
+        "MQTT 3.1.1.",
+    )
+    acknowledged_within_s: float = number(
+        60,
+        low=5,
+        high=3600,
+        help="Without progress in the verifier's word for so long, the session ends and everything "
+        "is sent again in the next one.",
     )
     host: str | None = text(
         absent="the enrolment's",

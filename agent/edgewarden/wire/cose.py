@@ -61,6 +61,7 @@ class ContentType(StrEnum):
     APPRAISAL = "application/ew-appraisal+cbor"
     RENEWAL = "application/ew-renewal+cbor"
     TIME = "application/ew-time+cbor"
+    ACKNOWLEDGEMENT = "application/ew-ack+cbor"
 
 
 @dataclass(frozen=True, slots=True)

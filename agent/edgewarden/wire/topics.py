@@ -3,6 +3,7 @@
 r/{alarm,audit,bulk}   records                          gateway -> fleet
 e/evidence             signed evidence                  gateway -> fleet
 e/nonce  e/result      signed challenge and appraisal   fleet -> gateway
+e/ack                  signed: verified up to here      fleet -> gateway
 s/status               signed session status, retained, and the last will
 
 parse("ew/1/main/gw-demo/r/alarm") == Topic("main", "gw-demo", "r", "alarm")
@@ -26,7 +27,7 @@ MAX_SESSION_NAME = 64
 """What a certificate's CN may hold (RFC 5280, ub-common-name)."""
 _NAMES = {
     "r": frozenset(c.label for c in RecordClass),
-    "e": frozenset({"evidence", "nonce", "result"}),
+    "e": frozenset({"evidence", "nonce", "result", "ack"}),
     "s": frozenset({"status"}),
 }
 

@@ -45,7 +45,7 @@ fleet is down loses what came in these seconds; the chain shows that as a gap. S
 rewrite of the queue each time."""
 
 GATEWAY_WRITES = ("r/+", "e/evidence", "s/status")
-GATEWAY_READS = ("e/nonce", "e/result")
+GATEWAY_READS = ("e/nonce", "e/result", "e/ack")
 """What a gateway may say and hear, below ``ew/1/<tenant>/<device>/``."""
 FLEET_ROLE = "fleet"
 STATE_FILE = "dynamic-security.json"

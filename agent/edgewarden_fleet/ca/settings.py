@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from edgewarden.errors import OperatorFault
+from edgewarden.settings.brokers import MQTT_5, PROFILES
 from edgewarden.wire.evidence import ALL_FACETS
 from edgewarden.wire.record import is_identifier
 
@@ -83,6 +84,10 @@ class FleetSettings:
     attestation: Attestation
     broker_reload: tuple[str, ...] = ()
     """What makes a broker without the dynamic-security plugin read its access list again."""
+    broker_profile: str = "mqtt5"
+    """What kind of broker it is, by the name that gateways have for it (uplink.broker)."""
+    acknowledges: bool = False
+    """Whether gateways are told, signed, up to where their records are stored (verify/word.py)."""
     ca: CaSettings = CaSettings()
 
 
@@ -97,7 +102,7 @@ tenant = "{s.tenant}"
 [broker]
 host = "{s.broker.host}"
 port = {s.broker.port}
-{_reload(s.broker_reload)}
+{_reload(s.broker_reload)}{_profile(s)}
 [enroll]
 host = "{s.enroll.host}"
 port = {s.enroll.port}
@@ -127,6 +132,26 @@ def _reload(command: tuple[str, ...]) -> str:
     return f"reload = {json.dumps(list(command))}\n"
 
 
+def _profile(s: FleetSettings) -> str:
+    profile = f'profile = "{s.broker_profile}"\n' if s.broker_profile != "mqtt5" else ""
+    return profile + ("acknowledge = true\n" if s.acknowledges else "")
+
+
+def _read_profile(b: _Table) -> tuple[str, bool]:
+    """(profile, acknowledges): a broker whose denial is invisible asks for the verifier's word."""
+    profile, said = b.body.get("profile", "mqtt5"), b.body.get("acknowledge")
+    if profile not in PROFILES or PROFILES[str(profile)].refused:
+        offered = ", ".join(name for name, p in PROFILES.items() if not p.refused)
+        raise _no(f"broker.profile is not one of {offered}")
+    if said not in (None, True, False):
+        raise _no("broker.acknowledge is not true or false")
+    silent = PROFILES[str(profile)].mqtt != MQTT_5
+    if silent and said is False:
+        raise _no(f"broker.acknowledge = false does not go with profile {profile!r}: gateways would"
+                  " never let go of a record")  # fmt: skip
+    return str(profile), silent if said is None else bool(said)
+
+
 def read(path: Path) -> FleetSettings:
     """Read fleet.toml.
 
@@ -146,7 +171,8 @@ def read(path: Path) -> FleetSettings:
     required = a.body.get("required")
     if not isinstance(required, list) or not required or not set(required) <= set(ALL_FACETS):
         raise _no(f"attestation.required is not a list of {', '.join(ALL_FACETS)}")
-    b = table.table("broker", {"host", "port"}, {"reload"})
+    b = table.table("broker", {"host", "port"}, {"reload", "profile", "acknowledge"})
+    profile, acknowledges = _read_profile(b)
     reload = b.body.get("reload", [])
     if not isinstance(reload, list) or not all(isinstance(w, str) and w for w in reload):
         raise _no(
@@ -156,6 +182,8 @@ def read(path: Path) -> FleetSettings:
         tenant=tenant,
         broker=Endpoint(b.text("host"), b.number("port", 1, 65535)),
         broker_reload=tuple(reload),
+        broker_profile=profile,
+        acknowledges=acknowledges,
         ca=_read_ca(table),
         enroll=_endpoint(table, "enroll"),
         console=_endpoint(table, "console"),

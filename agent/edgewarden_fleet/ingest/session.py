@@ -1,4 +1,4 @@
-"""The fleet's broker session: MQTT 5 over mutual TLS, durable, acknowledged by hand.
+"""The fleet's broker session: MQTT over mutual TLS, durable, acknowledged by hand.
 
 clean_start is off and the session outlives its connection, so the broker queues while the fleet is
 down. paho's own thread reads; each message goes to the worker, which acknowledges after its commit
@@ -21,7 +21,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edgewarden.settings.brokers import MQTT_5, PROFILES
+from edgewarden.wire.record import RecordClass
 from edgewarden.wire.topics import PREFIX
+from edgewarden_fleet.ca.broker import GATEWAY_WRITES
 from edgewarden_fleet.ca.certificates import FLEET_CN
 from edgewarden_fleet.ca.settings import Endpoint
 from edgewarden_fleet.ingest.admission import RESPONSES, Admission
@@ -39,6 +42,8 @@ RECONNECT_S = (1, 30)
 STOP_S = 0.2
 """Between two requests to end: paho looks for them between its steps."""
 
+_TO_US = (*(f"/r/{c.label}" for c in RecordClass), "/e/evidence", "/s/status")
+
 log = logging.getLogger("edgewarden_fleet.broker")
 
 
@@ -46,8 +51,9 @@ class BrokerSession:
     """One durable subscription to every gateway of a tenant."""
 
     def __init__(
-        self, broker: Endpoint, tls: ssl.SSLContext, tenant: str, admission: Admission
-    ) -> None:
+        self, broker: Endpoint, tls: ssl.SSLContext, tenant: str, admission: Admission,
+        profile: str = "mqtt5",
+    ) -> None:  # fmt: skip
         self._broker = broker
         self._admission = admission
         self._filter = f"{PREFIX}/{tenant}"
@@ -57,9 +63,14 @@ class BrokerSession:
         self.connected = threading.Event()
         self.failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+        self._mqtt_5 = PROFILES[profile].mqtt == MQTT_5
         self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, FLEET_CN, protocol=mqtt.MQTTv5, manual_ack=True
-        )
+            CallbackAPIVersion.VERSION2, FLEET_CN, manual_ack=True,
+            protocol=mqtt.MQTTv5 if self._mqtt_5 else mqtt.MQTTv311,
+            clean_session=None if self._mqtt_5 else False,
+        )  # fmt: skip
+        if not self._mqtt_5:
+            admission.absent = True  # a plugin of Mosquitto's, which speaks 5
         self._client.tls_set_context(tls)
         self._client.reconnect_delay_set(*RECONNECT_S)
         self._client.on_connect = self._on_connect
@@ -71,13 +82,14 @@ class BrokerSession:
     def start(self, worker: Worker) -> None:
         """Begin to connect; returns at once."""
         self._worker = worker
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = SESSION_EXPIRY_S
-        properties.ReceiveMaximum = RECEIVE_MAXIMUM
-        self._client.connect_async(
-            self._broker.host, self._broker.port, KEEPALIVE_S, clean_start=False,
-            properties=properties,
-        )  # fmt: skip
+        where = self._broker.host, self._broker.port, KEEPALIVE_S
+        if self._mqtt_5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = SESSION_EXPIRY_S
+            properties.ReceiveMaximum = RECEIVE_MAXIMUM
+            self._client.connect_async(*where, clean_start=False, properties=properties)
+        else:
+            self._client.connect_async(*where)
         self._thread.start()
 
     def stop(self) -> None:
@@ -107,15 +119,18 @@ class BrokerSession:
             log.error("broker refuses the fleet reason=%r code=EW-NET-020", str(reason))
             return
         self._connection += 1
-        options = SubscribeOptions(qos=1)
-        topics = [
-            (f"{self._filter}/+/{name}", options) for name in ("s/status", "r/+", "e/evidence")
-        ]
-        client.subscribe(topics)
-        # By itself: a broker without the plugin refuses it, and that is no reason to complain.
-        self._asked = client.subscribe([(RESPONSES, options)])[1]
+        if self._mqtt_5:
+            options = SubscribeOptions(qos=1)
+            client.subscribe([(f"{self._filter}/+/{name}", options) for name in GATEWAY_WRITES])
+            # By itself: a broker without the plugin refuses it, and that is no reason to complain.
+            self._asked = client.subscribe([(RESPONSES, options)])[1]
+        else:
+            # One filter: NATS keeps the order within a subscription, and a status must come before
+            # the records of its session.
+            client.subscribe([(f"{self._filter}/#", 1)])
         self.connected.set()
-        self._admission.connected()
+        if self._mqtt_5:
+            self._admission.connected()
         log.info("broker connected session_kept=%s", flags.session_present)
 
     def _on_subscribe(
@@ -147,6 +162,9 @@ class BrokerSession:
             if self._connection == connection:
                 client.ack(mid, qos)
 
+        if not self._mqtt_5 and not message.topic.endswith(_TO_US):
+            client.ack(message.mid, message.qos)  # our own, which the one filter brings back
+            return
         incoming = Incoming(
             message.topic, bytes(message.payload), bool(message.dup), bool(message.retain)
         )

@@ -3,8 +3,9 @@ acknowledged.
 
 One thread owns the store's writing connection. It takes what waits (up to GROUP messages), verifies
 each inside one transaction, commits, and only then acknowledges to the broker and publishes what
-the verdicts ask for. A crash before the commit means the broker delivers again, with DUP set; a
-crash after it means a duplicate that the chain recognises. Either way nothing acknowledged is lost.
+the verdicts ask for, and, where gateways wait for it, how far each has come (verify/word.py). A
+crash before the commit means the broker delivers again, with DUP set; a crash after it means a
+duplicate that the chain recognises. Either way nothing acknowledged is lost.
 
 A disk that refuses stops everything until it takes again: nothing is acknowledged meanwhile. A
 message whose values the store refuses is that message's refusal (``internal_error``), so that one
@@ -29,6 +30,7 @@ from edgewarden_fleet.ingest.admission import RESPONSES, Admission
 from edgewarden_fleet.store.schema import store_fault, transaction
 from edgewarden_fleet.verify.attest import Appraiser, Outgoing
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
+from edgewarden_fleet.verify.word import Word
 
 GROUP = 128
 """Messages per commit: one fsync for all that waits, and a bound on what a crash repeats."""
@@ -61,8 +63,10 @@ class Worker:
         send: Callable[[Outgoing], None],
         now_utc_s: Callable[[], float],
         admission: Admission,
+        word: Word | None = None,
     ) -> None:
         self._db = db
+        self._word = word
         self._verifier = verifier
         self._appraiser = appraiser
         self._send = send
@@ -127,16 +131,21 @@ class Worker:
 
     def _commit(self, group: list[Delivery]) -> list[Outgoing]:
         out: list[Outgoing] = []
+        heard: set[str] = set()
         with transaction(self._db):
             for delivery in group:
                 if delivery.message.topic == RESPONSES:
                     continue
                 verdict, messages = self._take(delivery.message)
                 out.extend(messages)
+                if verdict.device and "/r/" in delivery.message.topic:
+                    heard.add(verdict.device)
                 _tell(delivery.message, verdict)
             now = self._now()
             out.extend(self._appraiser.challenge_due(now))
             self._verifier.drop_overdue(now)
+            if self._word is not None:
+                out.extend(self._word.say(heard))
         return out
 
     def _admit(self, group: list[Delivery]) -> list[Outgoing]:

@@ -178,6 +178,25 @@ def unexplained_gaps(db: sqlite3.Connection, device: str, record_class: RecordCl
     return gaps
 
 
+def end_before_gaps(
+    db: sqlite3.Connection, device: str, record_class: RecordClass, released: int
+) -> tuple[int, bytes] | None:
+    """(sequence, hash) of the last record in front of the first gap that may still be filled; None
+    when nothing is stored there.
+
+    Args:
+        released: gaps that end here or below cannot be filled: the gateway has let go of them.
+    """
+    row = db.execute(
+        "SELECT seq, hash FROM record WHERE device = :device AND class = :class AND seq <"
+        " coalesce((SELECT min(first) FROM gap WHERE device = :device AND class = :class"
+        " AND explained IS NULL AND last > :released), :beyond) ORDER BY seq DESC LIMIT 1",
+        {"device": device, "class": int(record_class), "released": released,
+         "beyond": MAX_SEQ + 1},
+    ).fetchone()  # fmt: skip
+    return None if row is None else (int(row["seq"]), bytes(row["hash"]))
+
+
 def explain_gap(
     db: sqlite3.Connection, device: str, record_class: RecordClass, first: int, why: str
 ) -> None:

@@ -99,6 +99,8 @@ class Appraiser:
         verifier.on_evidence = LateEvidence(verifier, signer, self._sets, settings.required).take
         self._loaded: Loaded | None = None
         self._loaded_at = 0
+        self.released: dict[tuple[str, RecordClass], int] = {}
+        """What the newest status of each gateway calls released (word.py)."""
 
     def take_status(self, message: Incoming, now_utc_s: float) -> tuple[Verdict, list[Outgoing]]:
         """Verify one s/status message."""
@@ -214,6 +216,7 @@ class Appraiser:
         for record_class in RecordClass:
             chain = records.chain_of(self._db, topic.device, record_class)
             floor = status.acked.get(record_class, 0)
+            self.released[topic.device, record_class] = floor
             begun = continuity.begin_session(chain, floor)
             records.save_chain(self._db, topic.device, record_class, begun)
         return status
