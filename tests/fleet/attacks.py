@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -154,7 +155,7 @@ def _leaf(
     desk: Desk, board: Board, *, issuer: certificates.Authority | None = None, common: str = "",
     uris: list[str] | None = None, purposes: list[x509.ObjectIdentifier] | None = None,
     ca: bool = False, signs: bool = True, key: object = None, organisations: int = 1,
-    commons: int = 1, san: bool = True,
+    commons: int = 1, san: bool = True, outlives: timedelta = timedelta(0),
 ) -> bytes:  # fmt: skip
     """A leaf with one thing wrong."""
     issuer = issuer or desk.issuing
@@ -171,7 +172,7 @@ def _leaf(
         .public_key(public)  # type: ignore[arg-type]
         .serial_number(int(desk.db.execute("SELECT serial FROM device").fetchone()[0], 16))
         .not_valid_before(begin)
-        .not_valid_after(desk.issuing.certificate.not_valid_after_utc)
+        .not_valid_after(desk.issuing.certificate.not_valid_after_utc + outlives)
         .add_extension(x509.BasicConstraints(ca, None), True)
         .add_extension(usage, True)
         .add_extension(x509.ExtendedKeyUsage(purposes or [ExtendedKeyUsageOID.CLIENT_AUTH]), False)
@@ -328,7 +329,9 @@ def expired_certificate(desk: Desk, board: Board) -> Verdict:
 
 
 def expired_issuer(desk: Desk, board: Board) -> Verdict:
-    long = desk.enrol(board.device, board.key, days=11 * 365)
+    """By a CA that let it outlive itself: ours does not."""
+    leaf = _leaf(desk, board, outlives=timedelta(days=365))
+    long = desk.enrol(board.device, board.key, leaf=x509.load_der_x509_certificate(leaf))
     desk.now += certificates.ISSUING_DAYS * 86400 + 60
     return desk.record(introduction(board, long))
 

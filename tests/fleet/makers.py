@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.trust.keys import FileSigner
@@ -95,10 +96,13 @@ class Desk:
     def close(self) -> None:
         self.db.close()
 
-    def enrol(self, device: str, key: ec.EllipticCurvePrivateKey, days: float = 30) -> list[bytes]:
-        """Register a device; its x5chain."""
+    def enrol(
+        self, device: str, key: ec.EllipticCurvePrivateKey, days: float = 30,
+        leaf: x509.Certificate | None = None,
+    ) -> list[bytes]:  # fmt: skip
+        """Register a device, by default with a certificate of our own making; its x5chain."""
         secret, board = os.urandom(32), registry.board_of(self.db, device)
-        leaf = certificates.make_gateway(
+        leaf = leaf or certificates.make_gateway(
             self.issuing, key.public_key(), TENANT, device, self.now, days, board
         )
         issued = registry.Issued(
