@@ -13,6 +13,7 @@ import pytest
 from edgewarden.errors import OperatorFault, TrustFault
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.reader import VerifyReport, iterate, stat, verify
+from edgewarden.record.rows import row_sum
 from edgewarden.record.spool import FOLDER, DiskSpool
 from edgewarden.trust.keys import FileSigner, verifier_for
 from edgewarden.wire.cose import Verify
@@ -130,6 +131,11 @@ def test_what_a_killed_agent_left_can_be_read(tmp_path: Path, index: str) -> Non
     assert picture(tmp_path / "dead") == before
 
 
+def put(path: Path, seq: int, data: bytes) -> None:
+    sql = "UPDATE record SET data=?, sum=? WHERE seq=?"
+    change(path, sql, data, row_sum(seq, data), seq)
+
+
 def test_a_changed_byte_is_found(state: Path) -> None:
     with closing(sqlite3.connect(newest(state, ALARM))) as db:
         rows = db.execute("SELECT seq, data FROM record ORDER BY seq LIMIT 1 OFFSET 3")
@@ -137,6 +143,19 @@ def test_a_changed_byte_is_found(state: Path) -> None:
     changed = bytearray(data)
     changed[-100] ^= 1
     change(newest(state, ALARM), "UPDATE record SET data=? WHERE seq=?", bytes(changed), seq)
+    for report in (check(state), verify(state)):
+        assert report.classes[ALARM].faults == [
+            (seq, f"{seq} to {seq} are damaged without a gap record")
+        ]
+
+
+def test_a_byte_changed_by_somebody_who_knows_the_checksum_is_found(state: Path) -> None:
+    with closing(sqlite3.connect(newest(state, ALARM))) as db:
+        rows = db.execute("SELECT seq, data FROM record ORDER BY seq LIMIT 1 OFFSET 3")
+        seq, data = rows.fetchone()
+    changed = bytearray(data)
+    changed[-100] ^= 1
+    put(newest(state, ALARM), seq, bytes(changed))
     faults = check(state).classes[ALARM].faults
     assert [f[0] for f in faults] == [seq, seq + 1], "itself, and the chain behind it"
     assert "bad_signature" in faults[0][1]
@@ -159,8 +178,8 @@ def test_two_records_that_changed_places_are_found(state: Path) -> None:
     rows = db.execute("SELECT seq, data FROM record ORDER BY seq DESC LIMIT 2 OFFSET 2").fetchall()
     db.close()
     (one, data_one), (other, data_other) = rows
-    change(path, "UPDATE record SET data=? WHERE seq=?", data_other, one)
-    change(path, "UPDATE record SET data=? WHERE seq=?", data_one, other)
+    put(path, one, data_other)
+    put(path, other, data_one)
     texts = [text for _, text in check(state).classes[ALARM].faults]
     assert any("says it is" in text for text in texts)
 

@@ -8,8 +8,10 @@ over all classes, and to the journal the gap records.
 * A new segment begins at SEGMENT bytes or SPAN sequences, whichever comes first. SPAN is what
   makes a lost head harmless: behind a damaged newest file the next record takes its first sequence
   + SPAN, which that file cannot have reached, so that no sequence is used twice.
-* A damaged file is renamed to ``.bad``, the last KEEP_BAD stay for a person to look at, and the
-  gap is reported.
+* A damaged file is renamed to ``.bad``, the last KEEP_BAD stay for a person to look at. Its good
+  rows go on in a file of its name (salvage.py), and what is missing between them is reported. A row
+  that is missing in a file that reads well was lost so before a start; it is reported unless
+  ``told`` says that it was.
 * Opening looks into the newest file only: starting takes as long with a full spool as with an
   empty one.
 """
@@ -17,52 +19,31 @@ over all classes, and to the journal the gap records.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Loss, Stored
+from edgewarden.record.rows import SPAN, Mark, SegmentDamaged
+from edgewarden.record.salvage import DAMAGED, UNKNOWN, Sieve, predecessor_of, restart_digest
 from edgewarden.record.segment import (
     BAD_SUFFIX,
-    SUFFIX,
     DiskFull,
-    Mark,
     Segment,
-    SegmentDamaged,
-    parse_name,
+    SegmentFile,
     remove_files,
     renamed_errors,
+    scan_folder,
     segment_name,
     side_files,
     sync_folder,
 )
 from edgewarden.wire.record import NO_PREDECESSOR, record_hash
 
-SPAN = 1 << 17
-"""Sequences in one segment at most: 8 MB of the smallest record (64 bytes) would be as many."""
-DAMAGED = "segment damaged"
 UNRECORDED = "evicted from a full disk"
-UNKNOWN = bytes(32)
-"""A predecessor's hash that nobody kept."""
 KEEP_BAD = 2
 """Damaged files kept per class: evidence for a person, bounded on disk."""
-
-
-@dataclass(slots=True)
-class SegmentFile:
-    """A segment on disk: its first sequence, the hash before it, and its size when last seen."""
-
-    path: Path
-    first: int
-    before: bytes
-    size_bytes: int = 0
-
-    def measure(self) -> None:
-        """Look at the size on disk, log included."""
-        self.size_bytes = sum(_size(p) for p in (self.path, *side_files(self.path)))
 
 
 class Lane:
@@ -76,29 +57,77 @@ class Lane:
         self.record_class = record_class
         self.segment_bytes = segment_bytes
         self.damage: list[Loss] = []
+        self.told = 0  # the highest sequence that a gap record speaks of
+        self._holes: list[tuple[int, int]] = []  # what is missing, and was reported since the start
         self.marks: dict[int, Mark] = {}
         self._active: Segment | None = None
         self._goes_on = False  # the newest file may be appended to
         self._reading: tuple[SegmentFile, Segment] | None = None
         with renamed_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._files, self._bad = _scan(folder)
+            self._files, self._bad = scan_folder(folder)
         self.head, self.digest = self._open_newest()
 
     def _open_newest(self) -> tuple[int, bytes]:
         """Open and check the newest file; return the head that it, or its damage, names."""
         newest_bad = self._bad[-1] if self._bad else None
-        if self._files and (newest_bad is None or newest_bad.first < self._files[-1].first):
+        if self._files and (newest_bad is None or newest_bad.first <= self._files[-1].first):
             try:
                 return self._adopt(self._files[-1])
             except SegmentDamaged:
                 newest_bad = self._quarantine(self._files[-1])
-        self.damage.extend(self._loss_of(file, DAMAGED) for file in self._bad)
+                self._recall_marks()
+                self._report_bad(self._bad[:-1])
+                last = newest_bad.first + SPAN - 1
+                self.damage.extend(self._rescue(newest_bad, last, None))
+                return last, self.damage[-1].after
+        self._report_bad(self._bad)
         if newest_bad is None:
             return 0, NO_PREDECESSOR
         self._recall_marks()
         last = newest_bad.first + SPAN - 1
         return last, restart_digest(self.record_class, newest_bad.first, last)
+
+    def _rescue(self, bad: SegmentFile, last: int, after: bytes | None) -> list[Loss]:
+        """Put the good rows of a damaged file into a new one; what is missing up to ``last``.
+
+        Args:
+            after: the hash of the record ``last``; None: nobody knows it, or how far the file went.
+        """
+        sieve = Sieve(self.record_class, bad.first, bad.before)
+        path = self.folder / segment_name(bad.first, bad.before)
+        try:
+            damaged = Segment.open_sealed(bad.path)
+            try:
+                rows = damaged.each_row(self.record_class, bad.first - 1, last + 1)
+                kept = Segment.create(path, {}, sieve.good(rows))
+            finally:
+                damaged.close()
+            try:
+                digest = after or restart_digest(self.record_class, sieve.next, last)
+                kept.commit([], self._marks_at(last, digest))
+                kept.seal()
+            finally:
+                kept.close()
+            if sieve.kept:
+                file = SegmentFile(path, bad.first, bad.before)
+                file.measure()
+                self._files = sorted([*self._files, file], key=lambda f: f.first)
+            else:
+                remove_files(path)
+        except HardwareFault:  # nothing of it can be read, or there is no room: all of it is lost
+            sieve = Sieve(self.record_class, bad.first, bad.before)
+            with contextlib.suppress(OSError):
+                remove_files(path)
+        after = after or restart_digest(self.record_class, sieve.next, last)
+        losses = [*sieve.losses, *sieve.rest(last, after)]
+        self._holes.extend((loss.first, loss.last) for loss in losses)
+        return losses
+
+    def _report_bad(self, files: Sequence[SegmentFile]) -> None:
+        """Files found damaged before this start, but those whose rows went on in another."""
+        kept = {file.first for file in self._files}
+        self.damage.extend(self._loss_of(f, DAMAGED) for f in files if f.first not in kept)
 
     def _adopt(self, file: SegmentFile) -> tuple[int, bytes]:
         """Check a file and take its marks. It is opened for writing by the first record only: a
@@ -113,8 +142,8 @@ class Lane:
                 raise SegmentDamaged(f"{file.path.name} has no mark of its own class")
         finally:
             segment.close()
-        self._goes_on = True
-        self.damage.extend(self._loss_of(bad, DAMAGED) for bad in self._bad)
+        self._goes_on = segment.is_current
+        self._report_bad(self._bad)
         return mark.head, mark.digest
 
     def _recall_marks(self) -> None:
@@ -150,7 +179,7 @@ class Lane:
                 if old.exists():
                     old.rename(new)
             file.path.rename(bad.path)
-            self._bad.append(bad)
+            self._bad = [*(f for f in self._bad if f.first != bad.first), bad]
             self._bad.sort(key=lambda f: f.first)
             for oldest in self._bad[:-KEEP_BAD]:
                 remove_files(oldest.path)
@@ -208,13 +237,17 @@ class Lane:
         first = self.head + 1
         path = self.folder / segment_name(first, self.digest)
         if self._files and self._files[-1].first == first:  # made before, never filled
-            return Segment.open(path)
-        segment = Segment.create(path, self._marks_now())
+            segment = Segment.open(path)
+            if segment.is_current:
+                return segment
+            segment.close()
+            self._files.pop()
+        segment = Segment.create(path, self._marks_at(self.head, self.digest))
         self._files.append(SegmentFile(path, first, self.digest))
         return segment
 
-    def _marks_now(self) -> dict[int, Mark]:
-        own = replace(self.marks.get(self.record_class, Mark()), head=self.head, digest=self.digest)
+    def _marks_at(self, head: int, digest: bytes) -> dict[int, Mark]:
+        own = replace(self.marks.get(self.record_class, Mark()), head=head, digest=digest)
         return {**self.marks, self.record_class: own}
 
     def rotate(self) -> None:
@@ -241,17 +274,32 @@ class Lane:
         for file, below in self._spans():
             if below <= after + 1:
                 continue
+            expected = max(after + 1, file.first)
             try:
                 for row in self._segment(file).rows(self.record_class, after, below):
+                    if row.seq > expected:
+                        self._note_hole(expected, row)
+                    expected = row.seq + 1
                     if found and (len(found) >= count or len(row.data) > room):
                         return found
                     found.append(row)
                     room -= len(row.data)
             except SegmentDamaged:
                 self._give_up(file)
+                behind = self.peek(found[-1].seq if found else after, count - len(found), room)
+                fits = not found or (behind and room >= len(behind[0].data))
+                return found + behind if fits else found
             if len(found) >= count or room <= 0:
                 break
         return found
+
+    def _note_hole(self, first: int, behind: Stored) -> None:
+        """Records are missing before ``behind`` in a file that reads well."""
+        last = behind.seq - 1
+        if last > self.told and not any(a <= first and last <= b for a, b in self._holes):
+            after = predecessor_of(behind)
+            self.damage.append(Loss(self.record_class, first, last, UNKNOWN, after, DAMAGED))
+            self._holes.append((first, last))
 
     def _give_up(self, file: SegmentFile) -> None:
         """A file turns out damaged while it is read: report it, go on with what is there."""
@@ -261,11 +309,11 @@ class Lane:
             if file.first > self.head:  # no record in it: no loss, and nothing to look at later
                 self._discard(file)
                 return
-            loss = Loss(self.record_class, file.first, self.head, file.before, self.digest, DAMAGED)
+            last, after = self.head, self.digest
         else:
             loss = self._loss_of(file, DAMAGED)
-        self._quarantine(file)
-        self.damage.append(loss)
+            last, after = loss.last, loss.after
+        self.damage.extend(self._rescue(self._quarantine(file), last, after))
 
     def _discard(self, file: SegmentFile) -> None:
         """Remove a damaged file that never held a record: its successor takes the same name."""
@@ -343,37 +391,3 @@ class Lane:
         if self._active is not None:
             self._active.close()
             self._active = None
-
-
-def restart_digest(record_class: int, first: int, last: int) -> bytes:
-    """The predecessor hash of the first record behind a damaged newest segment.
-
-    The true one is lost with the file; this one is fixed by what the gap record says, so that the
-    chain goes on in exactly one way (docs/wire-format.md).
-    """
-    text = f"edgewarden lost segment {record_class} {first} {last}"
-    return hashlib.sha256(text.encode()).digest()
-
-
-def _scan(folder: Path) -> tuple[list[SegmentFile], list[SegmentFile]]:
-    """Good and bad files by first sequence; leftovers of a cut deletion are finished."""
-    good: list[SegmentFile] = []
-    bad: list[SegmentFile] = []
-    names = {entry.name for entry in os.scandir(folder)}
-    for name in sorted(names):
-        owner = name.removesuffix("-wal").removesuffix("-shm")
-        if owner != name and owner not in names and parse_name(owner):
-            (folder / name).unlink(missing_ok=True)
-        parsed = parse_name(name)
-        if parsed is not None:
-            file = SegmentFile(folder / name, *parsed)
-            file.measure()
-            (good if name.endswith(SUFFIX) else bad).append(file)
-    return good, bad
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

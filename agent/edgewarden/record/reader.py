@@ -27,16 +27,8 @@ from pathlib import Path
 
 from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.ports import ClassState, Stored
-from edgewarden.record.segment import (
-    BAD_SUFFIX,
-    SUFFIX,
-    Mark,
-    parse_name,
-    read_marks,
-    read_rows,
-    renamed_errors,
-    side_files,
-)
+from edgewarden.record.rows import Mark, RowDamaged, read_each, read_marks, read_rows
+from edgewarden.record.segment import BAD_SUFFIX, SUFFIX, parse_name, renamed_errors, side_files
 from edgewarden.record.spool import FOLDER
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType, Envelope, Verify
@@ -152,7 +144,7 @@ def iterate(state_dir: Path, record_class: RecordClass) -> Iterator[Stored]:
 
 
 def salvage(state_dir: Path, record_class: RecordClass) -> Iterator[Stored | EdgewardenError]:
-    """iterate(), but a segment that cannot be read ends with its fault, and the next one follows.
+    """iterate(), with its fault in the place of a record, or of all that follows in a segment.
 
     Raises:
         OperatorFault: EW-SPL-005, there is no spool.
@@ -161,7 +153,8 @@ def salvage(state_dir: Path, record_class: RecordClass) -> Iterator[Stored | Edg
     for path, behind in zip(paths, [*map(_first, paths[1:]), _END], strict=True):
         try:
             with _opened(path) as db:
-                yield from read_rows(db, record_class, 0, behind)
+                for row in read_each(db, record_class, _first(path) - 1, behind):
+                    yield row if isinstance(row, Stored) else RowDamaged(row)
         except EdgewardenError as fault:
             yield fault
 
@@ -187,11 +180,13 @@ def verify(
         report, folder = reports[c], _folder(state_dir, c)
         report.bad_segments = sorted(f.name for f in folder.glob(f"*{BAD_SUFFIX}"))
         walk = _Walk(c, report, introduced, gaps, keys, chains)
-        try:
-            for stored in iterate(state_dir, c):
-                walk.take(stored)
-        except EdgewardenError as fault:
-            report.fault(0, fault.text)
+        for found in salvage(state_dir, c):
+            if isinstance(found, Stored):
+                walk.take(found)
+            elif isinstance(found, RowDamaged):
+                walk.damaged.add(found.seq)
+            else:
+                report.fault(0, found.text)
         walk.finish(acked.get(c, 0))
     return VerifyReport(reports)
 
@@ -217,6 +212,7 @@ class _Walk:
         self._digest = NO_PREDECESSOR
         # (first missing, last missing, hash before, hash that the next record names)
         self._holes: list[_Gap] = []
+        self.damaged: set[int] = set()
 
     def take(self, stored: Stored) -> None:
         report = self._report
@@ -291,9 +287,14 @@ class _Walk:
                 continue
             used = _explain(start, hole, known)
             if used is None:
-                report.fault(start, f"{start} to {hole.last} are missing without a gap record")
+                found = any(start <= seq <= hole.last for seq in self.damaged)
+                odd = "damaged" if found else "missing"
+                report.fault(start, f"{start} to {hole.last} are {odd} without a gap record")
             else:
                 report.gaps.extend((g.first, g.last) for g in used)
+        for seq in sorted(self.damaged):  # behind the last good one nothing shows that it is gone
+            if seq > report.last and not any(g.first <= seq <= g.last for g in known):
+                report.fault(seq, f"{seq} is damaged, and is the end of what there is")
 
 
 def _explain(start: int, hole: _Gap, known: list[_Gap]) -> list[_Gap] | None:

@@ -1,7 +1,7 @@
 """One segment: a SQLite file that only grows, and is deleted whole.
 
-Decides how one commit reaches the disk. Leaves to lane.py which segments a class has, to spool.py
-when one has to go.
+Decides how one commit reaches the disk. Leaves to rows.py what a row is, to lane.py which segments
+a class has, to spool.py when one has to go.
 
 * A commit is one transaction: the records, and one mark per class (head, acknowledged, gone,
   evicted). The acknowledgement cursor therefore costs no fsync of its own; when it is lost, a
@@ -23,19 +23,30 @@ import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Stored
-from edgewarden.wire.record import NO_PREDECESSOR
+from edgewarden.record.rows import (
+    FORMAT,
+    FORMAT_WITHOUT_SUMS,
+    Mark,
+    SegmentDamaged,
+    format_of,
+    is_damage,
+    make_schema,
+    read_each,
+    read_marks,
+    read_rows,
+    write_marks,
+    write_rows,
+)
 
 SUFFIX = ".seg"
 BAD_SUFFIX = ".bad"
 NEW_SUFFIX = ".new"
-FORMAT = 1
-
 SYNCHRONOUS = "FULL"
 WAL_PAGES = 512
 """Pages in the log before SQLite copies them into the file: 2 MB, what the ballast can make room
@@ -46,38 +57,12 @@ CACHE_KIB = 256
 
 # SQLite result codes, https://sqlite.org/rescode.html
 _SQLITE_FULL, _SQLITE_IOERR, _SQLITE_CANTOPEN = 13, 10, 14
-_SQLITE_CORRUPT, _SQLITE_NOTADB = 11, 26
 
 
 class DiskFull(HardwareFault):
     """No space left, here or by quota: passes when something is evicted or somebody cleans up."""
 
     default_code = "EW-SPL-006"
-
-
-class SegmentDamaged(HardwareFault):
-    """The file is not what we wrote."""
-
-    default_code = "EW-SPL-002"
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """State of one class as of a commit.
-
-    Attributes:
-        head: highest sequence ever written.
-        digest: SHA-256 of that record; 32 zero bytes before the first.
-        acked: everything up to here was accepted by the broker.
-        gone: highest sequence that a durable gap record speaks of.
-        evicted: how many unaccepted records were ever evicted.
-    """
-
-    head: int = 0
-    digest: bytes = NO_PREDECESSOR
-    acked: int = 0
-    gone: int = 0
-    evicted: int = 0
 
 
 def segment_name(first: int, before: bytes) -> str:
@@ -99,19 +84,36 @@ def parse_name(name: str) -> tuple[int, bytes] | None:
         return None
 
 
+@dataclass(slots=True)
+class SegmentFile:
+    """A segment on disk: its first sequence, the hash before it, and its size when last seen."""
+
+    path: Path
+    first: int
+    before: bytes
+    size_bytes: int = 0
+
+    def measure(self) -> None:
+        """Look at the size on disk, log included."""
+        self.size_bytes = sum(_size_bytes(p) for p in (self.path, *side_files(self.path)))
+
+
 class Segment:
     """One open segment file. Blocks on the disk; storage thread only.
 
     Raises DiskFull, SegmentDamaged or HardwareFault (EW-SPL-001). close() never raises.
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, *, is_current: bool) -> None:
         self.path = path
+        self.is_current = is_current
         self._db = db
 
     @classmethod
-    def create(cls, path: Path, marks: Mapping[int, Mark]) -> Segment:
-        """Make a segment that holds marks only, and open it.
+    def create(
+        cls, path: Path, marks: Mapping[int, Mark], records: Iterable[Stored] = ()
+    ) -> Segment:
+        """Make a segment that holds marks, and ``records`` where it stands for a damaged one.
 
         Built under another name and renamed, so that a file with a segment's name always has been
         whole: an empty one is damage, never an interrupted start.
@@ -124,8 +126,9 @@ class Segment:
                 try:
                     _prepare(db)
                     db.execute("BEGIN IMMEDIATE")
-                    _make_schema(db)
-                    _write_marks(db, marks)
+                    make_schema(db)
+                    write_rows(db, records)
+                    write_marks(db, marks)
                     db.execute("COMMIT")
                     db.execute("PRAGMA journal_mode=WAL")
                 finally:
@@ -157,12 +160,13 @@ class Segment:
             db = _connect(path, how)
             try:
                 _prepare(db)
-                if db.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+                found = format_of(db)
+                if found not in (FORMAT, FORMAT_WITHOUT_SUMS):
                     raise SegmentDamaged(f"{path.name} is not a segment of format {FORMAT}")
             except BaseException:
                 db.close()
                 raise
-            return cls(path, db)
+            return cls(path, db, is_current=found == FORMAT)
 
     def check(self) -> None:
         """Read the whole file once; raises SegmentDamaged."""
@@ -176,12 +180,8 @@ class Segment:
         with renamed_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                # REPLACE: a commit that failed half-way may have left rows that never counted.
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO record VALUES (?, ?)",
-                    ((r.seq, r.data) for r in records),
-                )
-                _write_marks(self._db, marks)
+                write_rows(self._db, records)
+                write_marks(self._db, marks)
                 self._db.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
@@ -194,9 +194,16 @@ class Segment:
             return read_marks(self._db)
 
     def rows(self, record_class: int, after: int, below: int) -> Iterator[Stored]:
-        """Records with after < seq < below, in order."""
+        """Records with after < seq < below, in order; SegmentDamaged at the first that is not what
+        was written."""
         with renamed_errors(self.path):
             yield from read_rows(self._db, record_class, after, below)
+
+    def each_row(self, record_class: int, after: int, below: int) -> Iterator[Stored | int]:
+        """As ``rows``, around what is damaged: in place of such a record its number, if even that
+        is there."""
+        with renamed_errors(self.path):
+            yield from read_each(self._db, record_class, after, below)
 
     def size_bytes(self) -> int:
         """Bytes of the tree, the part still in the log included: what rotation goes by."""
@@ -217,23 +224,6 @@ class Segment:
             self._db.close()
 
 
-def read_marks(db: sqlite3.Connection) -> dict[int, Mark]:
-    """The marks in an open database; shared with the read side."""
-    rows = db.execute("SELECT class, head, hash, acked, gone, evicted FROM mark")
-    return {row[0]: Mark(*row[1:]) for row in rows}
-
-
-def read_rows(
-    db: sqlite3.Connection, record_class: int, after: int, below: int
-) -> Iterator[Stored]:
-    """Records with after < seq < below in an open database, in order."""
-    cursor = db.execute(
-        "SELECT seq, data FROM record WHERE seq > ? AND seq < ? ORDER BY seq", (after, below)
-    )
-    for seq, data in cursor:
-        yield Stored(record_class, seq, data)
-
-
 def remove_files(path: Path) -> None:
     """Unlink a segment and what SQLite keeps beside it; needs no free block."""
     for name in (path, *side_files(path)):
@@ -252,6 +242,30 @@ def sync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def scan_folder(folder: Path) -> tuple[list[SegmentFile], list[SegmentFile]]:
+    """Good and bad files by first sequence; leftovers of a cut deletion are finished."""
+    good: list[SegmentFile] = []
+    bad: list[SegmentFile] = []
+    names = {entry.name for entry in os.scandir(folder)}
+    for name in sorted(names):
+        owner = name.removesuffix("-wal").removesuffix("-shm")
+        if owner != name and owner not in names and parse_name(owner):
+            (folder / name).unlink(missing_ok=True)
+        parsed = parse_name(name)
+        if parsed is not None:
+            file = SegmentFile(folder / name, *parsed)
+            file.measure()
+            (good if name.endswith(SUFFIX) else bad).append(file)
+    return good, bad
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 @contextlib.contextmanager
@@ -284,22 +298,6 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
 
 
-def _make_schema(db: sqlite3.Connection) -> None:
-    db.execute("CREATE TABLE record (seq INTEGER PRIMARY KEY, data BLOB NOT NULL)")
-    db.execute(
-        "CREATE TABLE mark (class INTEGER PRIMARY KEY, head INTEGER NOT NULL, hash BLOB NOT NULL,"
-        " acked INTEGER NOT NULL, gone INTEGER NOT NULL, evicted INTEGER NOT NULL)"
-    )
-    db.execute(f"PRAGMA user_version={FORMAT}")
-
-
-def _write_marks(db: sqlite3.Connection, marks: Mapping[int, Mark]) -> None:
-    db.executemany(
-        "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?, ?, ?)",
-        ((c, m.head, m.digest, m.acked, m.gone, m.evicted) for c, m in marks.items()),
-    )
-
-
 def _rename(path: Path, fault: sqlite3.Error) -> HardwareFault:
     code = getattr(fault, "sqlite_errorcode", 0) & 0xFF  # extended codes keep the primary one below
     if code == _SQLITE_FULL:
@@ -307,7 +305,7 @@ def _rename(path: Path, fault: sqlite3.Error) -> HardwareFault:
     if code in (_SQLITE_IOERR, _SQLITE_CANTOPEN) and _is_full(path.parent):
         # The log's index and new files meet ENOSPC as an I/O error of another name.
         return _full(path)
-    if code in (_SQLITE_CORRUPT, _SQLITE_NOTADB) or "no such table" in str(fault):
+    if is_damage(fault):
         return SegmentDamaged(f"{path.name}: {fault}")
     return _refused(path, str(fault))
 

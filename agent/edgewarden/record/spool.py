@@ -9,8 +9,8 @@ The rules, in order:
 1. A record is durable when put() returns; state()["durable"] is the highest such sequence and
    nothing else.
 2. Heads (sequence, hash) outlive their records: every commit of any class carries the marks of all
-   classes, and the newest segment of a class is never deleted. The latest head that any file knows
-   is believed.
+   classes, the newest segment of a class is never deleted, and heads.py says them once more. The
+   latest head that any file knows is believed.
 3. The acknowledgement cursor rides in the next commit; only then are accepted segments deleted.
    Late, it costs a duplicate; early, it would cost a record.
 4. Bounds: all classes together stay under cap_bytes, bulk under BULK_SHARE of it, so that alarm
@@ -32,12 +32,15 @@ from pathlib import Path
 
 from edgewarden.errors import OurFault
 from edgewarden.ports import ClassState, Loss, Stored
+from edgewarden.record.heads import HeadsFile
 from edgewarden.record.lane import Lane
 from edgewarden.record.lock import SpoolLock
-from edgewarden.record.segment import DiskFull, Mark, renamed_errors, sync_folder
+from edgewarden.record.rows import Mark
+from edgewarden.record.segment import DiskFull, renamed_errors, sync_folder
 from edgewarden.wire.record import RecordClass, record_hash
 
 FOLDER = "spool"
+HEADS = "heads"
 BALLAST = "ballast"
 BALLAST_BYTES = 2 << 20
 """What a checkpoint of one full log (segment.WAL_PAGES) needs on a full disk."""
@@ -82,6 +85,7 @@ class DiskSpool:
             self._lanes = self._open_lanes()
         with renamed_errors(self._folder):
             sync_folder(self._folder)
+        self._heads_file = HeadsFile(self._folder / HEADS)
         self._victim: Loss | None = None
         self._acked: dict[int, int] = {}
         self._gone: dict[int, int] = {}
@@ -103,19 +107,23 @@ class DiskSpool:
 
     def _merge_marks(self) -> None:
         """Believe the latest that any file says of a class (rule 2)."""
+        said = {c: Mark(*head) for c, head in self._heads_file.read().items()}
         for c, lane in self._lanes.items():
             known = [m for one in self._lanes.values() if (m := one.marks.get(c)) is not None]
             self._acked[c] = max((m.acked for m in known), default=0)
             self._gone[c] = max((m.gone for m in known), default=0)
             self._evicted[c] = max((m.evicted for m in known), default=0)
+            known += [said[c]] if c in said else []
             latest = max(known, key=lambda m: m.head, default=Mark())
             if latest.head > lane.head:
                 lane.damage.append(
                     Loss(c, lane.head + 1, latest.head, lane.digest, latest.digest, "tail lost")
                 )
                 lane.continue_from(latest.head, latest.digest)
+            lane.told = self._gone[c]
             lane.note_missing(max(self._acked[c], self._gone[c]))
-            lane.damage[:] = [loss for loss in lane.damage if loss.last > self._gone[c]]
+            told = max(self._gone[c], self._acked[c])
+            lane.damage[:] = [loss for loss in lane.damage if loss.last > told]
 
     def heads(self) -> dict[int, tuple[int, bytes]]:
         """See ports.Spool."""
@@ -146,6 +154,7 @@ class DiskSpool:
                 records[-1].seq, record_hash(records[-1].data), own.acked, own.gone, own.evicted
             )
         lane.append(records, marks)
+        self._heads_file.write(self.heads())
         for c, other in self._lanes.items():
             other.drop_upto(marks[c].acked)
 
@@ -207,6 +216,7 @@ class DiskSpool:
             self._gone[c], self._evicted[c] = before
             raise
         lane = self._lanes[c]
+        lane.told = self._gone[c]
         lane.damage[:] = [other for other in lane.damage if other != loss]
         if evicting:
             self._victim = None
@@ -279,6 +289,7 @@ class DiskSpool:
                 self._commit(self._lanes[RecordClass.AUDIT], [])
         for lane in self._lanes.values():
             lane.close()
+        self._heads_file.close()
         self._lock.close()
 
     def _latest_marks(self) -> dict[int, Mark]:

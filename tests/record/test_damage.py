@@ -1,0 +1,229 @@
+"""Acceptance 10 of the data plane: a disk that alters bytes costs the rows it altered, and nothing
+that was altered is ever given out.
+
+One file of a spool that a power cut left is damaged at a time, by a seed: 1 to 1000 bytes flipped,
+a part zeroed, the end cut off. ``--runs 1000`` is the full count.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgewarden.ports import Loss, Stored
+from edgewarden.record import rows as rows_module
+from edgewarden.record.reader import salvage
+from edgewarden.record.rows import FORMAT_WITHOUT_SUMS
+from edgewarden.record.segment import Segment, parse_name, segment_name
+from edgewarden.record.spool import FOLDER, DiskSpool
+from edgewarden.wire.record import NO_PREDECESSOR, RecordClass
+from tests.record.records import fill, made
+
+ALARM, AUDIT, BULK = (int(c) for c in RecordClass)
+CAP = 4 << 20
+EVERYTHING = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a power cut left: the folder, and what was durable in it."""
+
+    state: Path
+    records: dict[int, dict[int, Stored]]
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
+    """Several segments of bulk, one of each other class, logs not yet copied into the files."""
+    folder = tmp_path_factory.mktemp("spool")
+    spool = DiskSpool(folder / "living", CAP)
+    records: dict[int, dict[int, Stored]] = {c: {} for c in (ALARM, AUDIT, BULK)}
+    for i in range(60):
+        for c, size in ((BULK, 9000 + i), (ALARM, 200 + i), (AUDIT, 900)):
+            (one,) = fill(spool, c, 1, size=size)
+            records[c][one.seq] = one
+    shutil.copytree(folder / "living", folder / "state" / FOLDER)
+    spool.close()
+    return Left(folder / "state", records)
+
+
+def spoil(folder: Path, chance: random.Random) -> str:
+    """Damage one file as a disk does; what was done."""
+    files = sorted(
+        f for f in folder.rglob("*") if f.is_file() and f.name != "ballast" and f.stat().st_size
+    )
+    path = chance.choice([f for f in files if f.name not in ("lock",)])
+    data = bytearray(path.read_bytes())
+    how = chance.choice(["flip", "flip", "flip", "zero", "cut"])
+    if how == "flip":
+        for _ in range(chance.choice([1, 1, 2, 10, 100, 1000])):
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    elif how == "zero":
+        at = chance.randrange(len(data))
+        size = min(chance.choice([1, 512, 4096, 1 << 20]), len(data) - at)
+        data[at : at + size] = bytes(size)
+    else:
+        del data[chance.randrange(len(data)) :]
+    path.write_bytes(data)
+    return f"{how} in {path.relative_to(folder)}"
+
+
+def covered(losses: list[Loss], c: int) -> set[int]:
+    return {
+        seq for loss in losses if loss.record_class == c for seq in range(loss.first, loss.last + 1)
+    }
+
+
+def drain(spool: DiskSpool, c: int) -> list[Stored]:
+    """As the link does: a few at a time, from where it is."""
+    found: list[Stored] = []
+    while more := spool.peek(c, found[-1].seq if found else 0, 7, 64 << 10):
+        found += more
+    return found
+
+
+def cases(left: Left, tmp_path: Path, count: int) -> Iterator[tuple[str, Path]]:
+    for seed in range(count):
+        state = tmp_path / str(seed)
+        shutil.copytree(left.state, state)
+        yield f"seed {seed}: {spoil(state / FOLDER, random.Random(seed))}", state
+        shutil.rmtree(state)
+
+
+def test_a10_nothing_altered_is_given_out_and_what_is_missing_is_told(
+    left: Left, tmp_path: Path, runs: int
+) -> None:
+    for what, state in cases(left, tmp_path, 5 * runs):
+        spool = DiskSpool(state / FOLDER, CAP)  # it starts, always
+        for c, written in left.records.items():
+            found = drain(spool, c)
+            assert [r.seq for r in found] == sorted({r.seq for r in found}), what
+            assert all(written[r.seq] == r for r in found), f"{what}: altered, or never written"
+            missing = set(written) - {r.seq for r in found}
+            assert missing <= covered(spool.losses(), c), f"{what}: class {c} lost silently"
+            assert spool.heads()[c][0] >= max(written), f"{what}: a number may be used twice"
+        for loss in spool.losses():  # told, once
+            spool.put_gap(made(spool, AUDIT), loss)
+        before = {c: drain(spool, c) for c in left.records}
+        assert spool.losses() == [], what
+        spool.close()
+        again = DiskSpool(state / FOLDER, CAP)
+        assert {c: drain(again, c) for c in left.records} == before, what
+        assert again.losses() == [], f"{what}: told twice"
+        again.close()
+
+
+def test_a10_a_flipped_bit_costs_one_row(left: Left, tmp_path: Path, runs: int) -> None:
+    chance = random.Random(11)
+    for i in range(runs):
+        state = tmp_path / str(i)
+        shutil.copytree(left.state, state)
+        path = sorted((state / FOLDER / "bulk").glob("*.seg"))[0]
+        one = left.records[BULK][chance.randrange(1, 20)]
+        whole, start = path.read_bytes(), one.data[:40]
+        assert start in whole
+        # Everywhere: pages that were split keep what has moved to another one.
+        path.write_bytes(whole.replace(start, start[:20] + b"," + start[21:]))
+        spool = DiskSpool(state / FOLDER, CAP)
+        assert [r.seq for r in drain(spool, BULK)] == [s for s in range(1, 61) if s != one.seq]
+        (loss,) = spool.losses()
+        assert (loss.first, loss.last) == (one.seq, one.seq)
+        assert loss.reason == "segment damaged"
+        spool.close()
+        shutil.rmtree(state)
+
+
+def test_a10_without_the_checksum_altered_records_are_given_out(
+    left: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: the damage of the first test does reach what is read."""
+    monkeypatch.setattr(rows_module, "row_sum", lambda seq, data: 0)
+    monkeypatch.setattr(
+        rows_module,
+        "_QUERIES",
+        {key: query.replace("sum", "0") for key, query in rows_module._QUERIES.items()},
+    )
+    altered = 0
+    for _, state in cases(left, tmp_path, 40):
+        spool = DiskSpool(state / FOLDER, CAP)
+        for c, written in left.records.items():
+            altered += sum(written.get(r.seq) != r for r in drain(spool, c))
+        spool.close()
+    assert altered
+
+
+def test_a10_the_dead_agents_spool_says_the_same(left: Left, tmp_path: Path, runs: int) -> None:
+    """What `spool export` writes, without a repair: good rows, and a word for the others."""
+    for what, state in cases(left, tmp_path, 2 * runs):
+        for c in RecordClass:
+            found = list(salvage(state, c))
+            rows = [one for one in found if isinstance(one, Stored)]
+            assert all(left.records[c].get(r.seq) == r for r in rows), what
+
+
+@pytest.mark.parametrize("cut", [0, 32, 4096, 20_000])
+def test_a10_a_log_that_was_cut_short_takes_no_number_back(
+    left: Left, tmp_path: Path, cut: int
+) -> None:
+    """SQLite reads it as if its last commits had never been; the heads say otherwise."""
+    state = tmp_path / "state"
+    shutil.copytree(left.state, state)
+    for log in (state / FOLDER / "alarm").glob("*-wal"):
+        log.write_bytes(log.read_bytes()[:cut])
+    for index in (state / FOLDER / "alarm").glob("*-shm"):
+        index.unlink()
+    spool = DiskSpool(state / FOLDER, CAP)
+    assert spool.heads()[ALARM][0] == 60
+    found = drain(spool, ALARM)
+    assert {r.seq for r in found} | covered(spool.losses(), ALARM) >= set(range(1, 61))
+    spool.close()
+
+
+def test_a_segment_without_checksums_is_read_and_not_appended_to(tmp_path: Path) -> None:
+    """What the version before wrote."""
+    spool = DiskSpool(tmp_path, CAP)
+    records = fill(spool, ALARM, 3)
+    spool.close()
+    (path,) = (tmp_path / "alarm").glob("*.seg")
+    as_before(path)
+    again = DiskSpool(tmp_path, CAP)
+    assert drain(again, ALARM) == records
+    records += fill(again, ALARM, 2)
+    assert drain(again, ALARM) == records
+    again.close()
+    names = sorted(p.name for p in (tmp_path / "alarm").glob("*.seg"))
+    assert [parse_name(name)[0] for name in names if parse_name(name)] == [1, 4]  # type: ignore[index]
+
+
+def test_an_empty_segment_without_checksums_is_made_anew(tmp_path: Path) -> None:
+    spool = DiskSpool(tmp_path, CAP)
+    spool.close()
+    path = tmp_path / "alarm" / segment_name(1, NO_PREDECESSOR)
+    Segment.create(path, {ALARM: rows_module.Mark()}).close()
+    as_before(path)
+    again = DiskSpool(tmp_path, CAP)
+    (one,) = fill(again, ALARM, 1)
+    again.close()
+    assert one.seq == 1
+    third = DiskSpool(tmp_path, CAP)
+    assert drain(third, ALARM) == [one]
+    third.close()
+
+
+def as_before(path: Path) -> None:
+    """Rewrite a segment in the format without checksums."""
+    db = sqlite3.connect(path, isolation_level=None)
+    for statement in (
+        "ALTER TABLE record DROP COLUMN sum",
+        "ALTER TABLE mark DROP COLUMN sum",
+        f"PRAGMA user_version={FORMAT_WITHOUT_SUMS}",
+        "PRAGMA wal_checkpoint(TRUNCATE)",
+    ):
+        db.execute(statement)
+    db.close()
