@@ -51,8 +51,8 @@ SPECS = (
          " delivering, enforcing on one filesystem, TPM extra not loaded", "MB", 40.0),
     Spec("footprint.pss-gate", "PSS of gate in it", "MB", 9.0),
     Spec("footprint.pss-guard", "PSS of guard in it", "MB", 8.0),
-    Spec("footprint.pss-link", "PSS of link in it", "MB", 35.0),
-    Spec("footprint.uss", "private pages of all three", "MB", 46.0),
+    Spec("footprint.pss-link", "PSS of link in it", "MB", 31.0),
+    Spec("footprint.uss", "private pages of all three", "MB", 39.0),
     Spec("footprint.idle-cpu", "processor time of gate + guard + link, host sample each 10 s, ports"
          " speak each 8 s", "%", 0.5),
     Spec("footprint.idle-switches", "context switches of all three, as above", "1/s", 3.0),

@@ -25,11 +25,15 @@ def wall_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_REALTIME)
 
 
+STEP_S = 2.0
+"""Of link's regular looks, whatever they look at: one wake-up serves all of them."""
+
+
 async def in_step(seconds: float) -> None:
     """Sleep until the loop's clock is a multiple of ``seconds``: all who sleep so wake at once.
 
-    Each wake-up costs a processor that rests its rest; half a dozen tasks with a period of a second
-    or two cost one a second in place of one each.
+    Each wake-up costs a processor that rests its rest; half a dozen tasks with a period of STEP_S,
+    or of a multiple, cost one in place of one each.
     """
     await asyncio.sleep(seconds - asyncio.get_running_loop().time() % seconds)
 

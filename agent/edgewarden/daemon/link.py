@@ -11,7 +11,8 @@ again.
     verifier's nonce ─▶ attester ─▶ evidence ──────────────────────────┘
 
 TERM ends it (what waits is committed first), HUP looks at the settings again. A renewed identity is
-seen within a second and starts link anew: certificate, introductions and evidence change together.
+seen within two seconds and starts link anew: certificate, introductions and evidence change at
+once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from edgewarden.daemon import config
 from edgewarden.daemon.answers import Answers
 from edgewarden.daemon.attester import Attester, Who
 from edgewarden.daemon.behind import behind_of
-from edgewarden.daemon.clock import SystemRandomness, credentials_folder, in_step
+from edgewarden.daemon.clock import STEP_S, SystemRandomness, credentials_folder, in_step
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.daemon.control import serve_control
@@ -69,8 +70,6 @@ from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.network_table import NAMES_NAME
 from edgewarden.wire.record import RecordClass
 
-HOUSEKEEPING_S = 1.0
-"""Counts of repeated alarms, the LED and the watchdog: a second late is soon enough for each."""
 START_OVER_S = 10
 """By then the first session stands and the first evidence is given; what only they needed goes."""
 STUCK_STORAGE_S = 30.0
@@ -104,7 +103,10 @@ class Link:
             settings.downstream, state, self.signer.about, self.take, self.clock, self.random
         )
         self.host = HostSensor(
-            HostSettings(settings.paths.state, settings.host.period_s), self.take, self.clock
+            HostSettings(settings.paths.state, settings.host.period_s),
+            self.take,
+            self.clock,
+            in_step,
         )
         looks = Looks(f"{settings.paths.run}/{LOOK}")
         self.watcher = Watcher(settings.processes, self.take, self.clock, Sockets(), looks, in_step)
@@ -300,7 +302,7 @@ class Link:
     async def _housekeeping(self) -> None:
         asyncio.get_running_loop().call_later(START_OVER_S, memory.give_back)
         while True:
-            await in_step(HOUSEKEEPING_S)
+            await in_step(STEP_S)
             now_ns = self.clock.now().boot_ns
             for event, record_class in self.triage.due(now_ns):
                 self.storage.submit_event(event, record_class)

@@ -4,7 +4,7 @@ of order/clock.py.
 * ``now()`` is ports.Clock: what is believed, with what vouches for it. Records, evidence and
   status take their time from here; nothing is scheduled by it (that is CLOCK_BOOTTIME).
 * ``verify_at()`` is the time to hold certificates to, where the system's clock is not it.
-* ``tick()``, once a second: a step of the system's clock is told (EW-HOST-020) and calls those who
+* ``tick()``, each STEP_S: a step of the system's clock is told (EW-HOST-020) and calls those who
   asked for it (renewal looks again); the floor is kept every hour; the first moment that is known
   in a boot becomes an anchor, an audit event that maps the records made before (EW-HOST-021).
 * Signed time is asked for when nothing vouches for the clock, when a certificate's dates do not
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewarden.daemon.clock import SystemClock, in_step
+from edgewarden.daemon.clock import STEP_S, SystemClock, in_step
 from edgewarden.errors import EdgewardenError
 from edgewarden.order import clock as order
 from edgewarden.order.clock import Known, Look
@@ -42,7 +42,6 @@ KEEP_EVERY_S = 3600.0
 AGAIN_S = 6 * 3600.0
 """100 ppm over six hours are two seconds: certificates are minutes away from minding."""
 FIRST_RETRY_S, LAST_RETRY_S = 10.0, 600.0
-TICK_S = 1.0
 STEPPED_CODE = "EW-HOST-020"
 
 EventSink = Callable[[Event, RecordClass], None]
@@ -116,7 +115,7 @@ class Timekeeper:
                 self.tick()
                 if self.wants_signed(dates_fail()):
                     self.asked(await loop.run_in_executor(None, self.fetch))
-                await in_step(TICK_S)
+                await in_step(STEP_S)
         finally:
             self.keep()
 

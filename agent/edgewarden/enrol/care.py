@@ -2,7 +2,7 @@
 another.
 
 Renewal itself is a one-shot of its own (cli/identity.py, by a timer): the X.509 parser would cost
-the daemon 7 MB. Decided here, each second, from what the uplink saw:
+the daemon 7 MB. Decided here, every other second, from what the uplink saw:
 
     a session stands                              → the certificate before is not needed any more
     the broker refuses our certificate, and the one before is still there

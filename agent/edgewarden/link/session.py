@@ -53,7 +53,7 @@ CONNACK_S = 15.0
 """A broker that looks up a revocation list takes seconds; more is no answer."""
 CLOSE_S = 2.0
 """How long a goodbye may take before the socket is simply closed."""
-MISC_S = 5.0
+MISC_S = 6.0
 """Period of paho's keepalive check: a ping may be this late; brokers wait half a keepalive more."""
 
 MQTT_311, MQTT_5 = 4, 5
@@ -289,7 +289,9 @@ class Session:
         """paho's keepalive: ping, and notice that pings stay unanswered."""
         if not self.ended.done():
             self._client.loop_misc()
-            self._misc = self._loop.call_later(min(MISC_S, self._keepalive_s / 4), self._tick)
+            period_s = min(MISC_S, self._keepalive_s / 4)
+            late_s = self._loop.time() % period_s  # in step with what else wakes this process
+            self._misc = self._loop.call_later(period_s - late_s, self._tick)
 
     def _connected(
         self, client: mqtt.Client, _: Any, flags: Any, reason: ReasonCode, properties: Any

@@ -34,7 +34,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewarden.ports import Clock, FactSink
+from edgewarden.ports import Clock, FactSink, Sleep
 from edgewarden.sense import proc_stat
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 
@@ -111,9 +111,13 @@ class HostSensor:
         settings: where and how often.
         sink: takes the facts.
         clock: stamps them.
+        sleep: between two looks.
     """
 
-    def __init__(self, settings: HostSettings, sink: FactSink, clock: Clock) -> None:
+    def __init__(
+        self, settings: HostSettings, sink: FactSink, clock: Clock, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        self._sleep = sleep
         self._settings = settings
         self._sink = sink
         self._clock = clock
@@ -138,7 +142,7 @@ class HostSensor:
         """Look every period until cancelled."""
         while True:
             self.look()
-            await asyncio.sleep(self._settings.period_s)
+            await self._sleep(self._settings.period_s)
 
     def snapshot(self) -> HostState:
         """The last look."""
