@@ -150,6 +150,9 @@ class Spool(Protocol):
     def room_for(self, record_class: int, size_bytes: int) -> bool:
         """Whether size_bytes more of this class stay within the spool's bounds."""
 
+    def tight(self) -> bool:
+        """Whether the filesystem has too little left to take more bulk."""
+
     def victim(self, reason: str) -> Loss | None:
         """What would have to go next: the oldest bulk segment. Deletes nothing."""
 

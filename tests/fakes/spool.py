@@ -40,6 +40,7 @@ class MemorySpool:
         self.cap_bytes = cap_bytes
         self.refuse: HardwareFault | None = None
         self.has_ballast = True
+        self.nearly_full = False
         self.closed = False
         self._disk = _Disk()
         self._acked = dict(self._disk.acked)
@@ -89,6 +90,9 @@ class MemorySpool:
 
     def room_for(self, record_class: int, size_bytes: int) -> bool:
         return sum(s.bytes for s in self.state().values()) + size_bytes <= self.cap_bytes
+
+    def tight(self) -> bool:
+        return self.nearly_full
 
     def victim(self, reason: str) -> Loss | None:
         bulk = self._disk.records[RecordClass.BULK][:SEGMENT_RECORDS]

@@ -274,3 +274,40 @@ def test_the_loop_peeks_and_acknowledges_without_touching_the_disk_itself() -> N
         assert changes
         assert changes[-1] == 4
         wait_until(lambda: storage.busy_since_ns() is None)
+
+
+def test_a_class_without_room_does_not_hold_up_the_others() -> None:
+    class NoRoomForAlarms(MemorySpool):
+        def room_for(self, record_class: int, size_bytes: int) -> bool:
+            return record_class != ALARM
+
+    spool = NoRoomForAlarms()
+    with running(spool) as storage:
+        storage.submit_event(event(n=1), ALARM)
+        storage.submit_event(event(n=2), AUDIT)
+        storage.submit_reading(reading(3))
+        with pytest.raises(HardwareFault):
+            settled(storage)
+        assert storage.totals()["audit_events"] == 1
+        assert storage.totals()["readings"] == 1
+        assert "alarm_events" not in storage.totals()
+
+
+def test_a_nearly_full_filesystem_takes_no_bulk_and_says_so_once() -> None:
+    spool = MemorySpool()
+    with running(spool) as storage:
+        spool.nearly_full = True
+        for n in range(3):
+            storage.submit_reading(reading(n))
+            settled(storage)
+        storage.submit_event(event(n=1), ALARM)
+        settled(storage)
+        assert storage.totals()["bulk_no_room"] >= 3
+        spool.nearly_full = False
+        storage.submit_reading(reading(9))
+        settled(storage)
+        assert storage.totals()["readings"] == 1
+    told = [r.body.get("code", "") for r in opened(spool, ALARM) if r.kind == Kind.EVENT]
+    assert told.count("EW-SPL-006") == 1
+    assert len(told) == 2, "alarms are stored meanwhile"
+    assert opened(spool, BULK)[-1].body["counts"] == {"bulk_no_room": 3}

@@ -54,6 +54,7 @@ from edgewarden.link.names import NameRefresh, TableFile, resolve
 from edgewarden.link.uplink import CERTIFICATE_REFUSED
 from edgewarden.record.aside import FOLDER as ASIDE
 from edgewarden.record.journal import Introduction, Journal
+from edgewarden.record.quota import Quotas
 from edgewarden.record.spool import DiskSpool
 from edgewarden.record.storage import StorageThread
 from edgewarden.sense.host import HostSensor, HostSettings
@@ -155,10 +156,11 @@ class Link:
 
     def _build_storage(self, report_key: FileSigner) -> StorageThread:
         settings, device = self.running.settings, self.identity.device
-        folder = Path(settings.paths.state, "spool")
+        folder, kept = Path(settings.paths.state, "spool"), settings.spool
+        quotas = Quotas(kept.alarm_percent, kept.audit_percent, kept.free_percent)
 
         def open_journal() -> Journal:
-            spool = DiskSpool(folder, settings.spool.cap_bytes)
+            spool = DiskSpool(folder, settings.spool.cap_bytes, quotas)
             return Journal(spool, device, self.clock, report_key)
 
         return StorageThread(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,11 +140,11 @@ class Intake:
                 self._changed.wait(idle_s)
             return self._closed
 
-    def front(self) -> tuple[RecordClass, Event] | None:
-        """The event to store next, alarms first; stays queued until pop()."""
+    def front(self, refused: Container[RecordClass] = ()) -> tuple[RecordClass, Event] | None:
+        """The event to store next, alarms first, of no refused class; queued until pop()."""
         with self._changed:
             for record_class, queue in self._events.items():
-                if queue:
+                if queue and record_class not in refused:
                     return record_class, queue[0]
         return None
 

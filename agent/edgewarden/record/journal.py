@@ -9,6 +9,8 @@ what is durable, to storage.py when a commit is due.
 * The first record of every class after a start introduces the report key: signed by the identity
   key, with its certificate chain, so that a stranger with the CA certificate can check everything
   behind it.
+* A filesystem that others filled nearly up takes no bulk (DiskTight): what is stored of it stays,
+  since giving it up would help whoever fills the disk and nobody else.
 * Room is made by evicting the oldest bulk segment, its signed gap record first. MAX_EVICTIONS
   bounds the loop.
 
@@ -62,6 +64,12 @@ class SpoolFull(HardwareFault):
     """The bound is reached and nothing may be evicted for this record; it was not stored."""
 
     default_code = "EW-SPL-007"
+
+
+class DiskTight(SpoolFull):
+    """The filesystem has less left than bulk leaves alone ([spool] free_percent)."""
+
+    default_code = "EW-SPL-006"
 
 
 class Unstorable(Exception):
@@ -186,6 +194,11 @@ class Journal:
         time: RecordTime | None = None,
     ) -> int:
         """Seal and store, making room as long as there is something to evict."""
+        if record_class is RecordClass.BULK and self.spool.tight():
+            raise DiskTight(
+                "the filesystem of the spool is nearly full: bulk is not stored",
+                next_step="free space on the filesystem of the state directory",
+            )
         for _ in range(MAX_EVICTIONS):
             stored = self._seal(record_class, kind, body, time=time)
             try:

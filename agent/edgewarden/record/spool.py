@@ -13,10 +13,9 @@ The rules, in order:
    latest head that any file knows is believed.
 3. The acknowledgement cursor rides in the next commit; only then are accepted segments deleted.
    Late, it costs a duplicate; early, it would cost a record.
-4. Bounds: all classes together stay under cap_bytes, bulk under BULK_SHARE of it, so that alarm
-   and audit always have their room. What goes first is the oldest bulk segment, whole, after its
-   gap record is durable. Alarm and audit are never evicted: when only they are left, room_for()
-   says no.
+4. Bounds: all classes together stay under cap_bytes, and each finds room up to its own quota
+   (quota.py). What goes first is the oldest bulk segment, whole, after its gap record is durable.
+   Alarm and audit are never evicted: when only they are left, room_for() says no.
 5. A disk that others filled: the ballast gives back 2 MB for the log, then rule 4 goes on.
 
     spool = DiskSpool(Path("/var/lib/edgewarden/spool"), cap_bytes=256 << 20)
@@ -35,6 +34,7 @@ from edgewarden.ports import ClassState, Loss, Stored
 from edgewarden.record.heads import HeadsFile
 from edgewarden.record.lane import Lane
 from edgewarden.record.lock import SpoolLock
+from edgewarden.record.quota import Quotas
 from edgewarden.record.rows import Mark
 from edgewarden.record.segment import DiskFull, renamed_errors, sync_folder
 from edgewarden.wire.record import RecordClass, record_hash
@@ -49,23 +49,21 @@ FREE_FOR_BALLAST_BYTES = 4 * BALLAST_BYTES
 little.
 """
 
-BULK_SHARE = 0.7
-"""Of the cap; alarm (10 %) and audit (20 %) share the rest."""
-SHARES = {RecordClass.ALARM: 0.1, RecordClass.AUDIT: 0.2, RecordClass.BULK: BULK_SHARE}
 MAX_SEGMENT_BYTES = 8 << 20
 """Measured: larger segments save no writes, smaller ones cost fsyncs."""
 MIN_SEGMENT_BYTES = 64 << 10
 """Below, the file's own pages outweigh the records."""
-SEGMENTS_PER_SHARE = 8
+SEGMENTS_PER_QUOTA = 8
 """An eviction costs at most an eighth of what a class may keep."""
 
 
 class DiskSpool:
     """Implements ports.Spool. Storage thread only; every method blocks on the disk."""
 
-    def __init__(self, folder: Path, cap_bytes: int) -> None:
+    def __init__(self, folder: Path, cap_bytes: int, quotas: Quotas | None = None) -> None:
         self._folder = folder
         self._cap_bytes = cap_bytes
+        self._quotas = quotas or Quotas()
         with renamed_errors(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = SpoolLock(folder)
@@ -97,7 +95,7 @@ class DiskSpool:
         lanes: dict[int, Lane] = {}
         try:
             for c in RecordClass:
-                size = _segment_bytes(self._cap_bytes, c)
+                size = _segment_bytes(self._quotas.quota_bytes(self._cap_bytes, c))
                 lanes[int(c)] = Lane(self._folder / c.label, int(c), size)
         except BaseException:
             for lane in lanes.values():
@@ -181,11 +179,13 @@ class DiskSpool:
 
     def _fits(self, record_class: int, size_bytes: int) -> bool:
         used = {c: lane.size_bytes() for c, lane in self._lanes.items()}
-        if record_class == RecordClass.BULK:
-            bulk = used[RecordClass.BULK] + size_bytes
-            if bulk > self._cap_bytes * BULK_SHARE:
-                return False
-        return sum(used.values()) + size_bytes <= self._cap_bytes
+        return self._quotas.fits(self._cap_bytes, used, record_class, size_bytes)
+
+    def tight(self) -> bool:
+        """See ports.Spool."""
+        with renamed_errors(self._folder):
+            found = os.statvfs(self._folder)
+        return self._quotas.tight(found.f_bavail, found.f_blocks)
 
     def _drop_acked(self) -> None:
         for c, lane in self._lanes.items():
@@ -301,6 +301,5 @@ class DiskSpool:
         return found
 
 
-def _segment_bytes(cap_bytes: int, record_class: RecordClass) -> int:
-    share = int(cap_bytes * SHARES[record_class]) // SEGMENTS_PER_SHARE
-    return max(MIN_SEGMENT_BYTES, min(MAX_SEGMENT_BYTES, share))
+def _segment_bytes(quota_bytes: int) -> int:
+    return max(MIN_SEGMENT_BYTES, min(MAX_SEGMENT_BYTES, quota_bytes // SEGMENTS_PER_QUOTA))

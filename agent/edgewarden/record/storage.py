@@ -10,8 +10,9 @@ it never waits for a disk, and no other thread sees SQLite.
   is written.
 * A disk that refuses is tried again every RETRY_S with what waits. Bulk that finds no room is
   dropped and counted.
-* Evictions and damage are told by an alarm, at most one per reason and TELL_AGAIN_S; the storage's
-  own trouble never makes a record per try.
+* A class without room waits by itself: the others go on.
+* Evictions, damage and a disk that takes no bulk are told by an alarm, at most one per reason and
+  TELL_AGAIN_S; the storage's own trouble never makes a record per try.
 * state() is the picture after the last commit: ``durable`` never runs ahead of the disk.
 
     storage = StorageThread(open_journal, introduction, clock, bulk_commit_s=10, ...)
@@ -29,6 +30,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +41,7 @@ from edgewarden.record.intake import Batch, Intake
 from edgewarden.record.journal import (
     DISK_FULL,
     SPOOL_FULL,
+    DiskTight,
     Introduction,
     Journal,
     SpoolFull,
@@ -54,6 +57,7 @@ TELL_AGAIN_S = 600
 """Between two alarms about the same storage trouble."""
 ACTIVITY_OTHER = 99
 """OCSF activity_id of what the class has no number for."""
+DISK_TIGHT = "disk nearly full"
 LOSS_CODES = {SPOOL_FULL: "EW-SPL-003", DISK_FULL: "EW-SPL-006"}
 """Reason of a loss -> code; every other reason is damage."""
 
@@ -268,14 +272,21 @@ class StorageThread:
             journal.introduce(self._introduction)
             self._introduced = True
         self._tell(journal)
-        while (waiting := self._intake.front()) is not None:
-            journal.event(*waiting)
+        refused: dict[RecordClass, SpoolFull] = {}
+        while (waiting := self._intake.front(refused)) is not None:
+            try:
+                journal.event(*waiting)
+            except SpoolFull as full:
+                refused[waiting[0]] = full
+                continue
             self._intake.pop(waiting[0])
             self._totals[f"{waiting[0].label}_events"] += 1
         batch = self._intake.take_batch(force)
         if batch is not None:
             self._store_batch(journal, batch)
         self._tell(journal)
+        if refused:
+            raise next(iter(refused.values()))
 
     def _store_batch(self, journal: Journal, batch: Batch) -> None:
         """Store a batch, in halves where it is too long for one record or holds an odd fact."""
@@ -285,8 +296,10 @@ class StorageThread:
             facts = len(part.readings) + len(part.events)
             try:
                 journal.batch(part.readings, part.events, part.counts)
-            except SpoolFull:
-                self._lose("bulk_no_room", facts)
+            except SpoolFull as full:
+                self._not_stored(part, facts)
+                if isinstance(full, DiskTight):
+                    self._alarm(journal, DISK_TIGHT, _tight_event)
             except Unstorable:
                 if facts < 2:
                     self._lose("bulk_unstorable", facts)
@@ -302,6 +315,13 @@ class StorageThread:
                 self._totals["bulk_events"] += len(part.events)
                 self._totals.update(part.counts)
 
+    def _not_stored(self, part: Batch, facts: int) -> None:
+        """Facts are lost and counted; what the batch counted itself goes with a later one."""
+        for name, amount in part.counts.items():
+            self._intake.count(name, amount)
+        if facts:
+            self._lose("bulk_no_room", facts)
+
     def _lose(self, name: str, amount: int) -> None:
         self._totals[name] += amount
         self._intake.count(name, amount)
@@ -309,11 +329,18 @@ class StorageThread:
     def _tell(self, journal: Journal) -> None:
         """Write gap records for damage, and alarms about what went missing and why."""
         for loss in (*journal.explain_losses(), *journal.take_evictions()):
-            now_ns = self._clock.now().boot_ns
-            told_ns = self._told_ns.get(loss.reason)
-            if told_ns is None or now_ns - told_ns >= TELL_AGAIN_S * 1_000_000_000:
-                self._told_ns[loss.reason] = now_ns
-                journal.event(RecordClass.ALARM, _loss_event(loss, now_ns))
+            self._alarm(journal, loss.reason, partial(_loss_event, loss))
+
+    def _alarm(self, journal: Journal, reason: str, make: Callable[[int], Event]) -> None:
+        """Store an alarm of the storage's own, unless one with this reason was told just now."""
+        now_ns = self._clock.now().boot_ns
+        told_ns = self._told_ns.get(reason)
+        if told_ns is None or now_ns - told_ns >= TELL_AGAIN_S * 1_000_000_000:
+            self._told_ns[reason] = now_ns
+            try:
+                journal.event(RecordClass.ALARM, make(now_ns))
+            except SpoolFull:
+                self._lose("alarm_no_room", 1)
 
 
 def _outcome(work: Callable[[Journal], T], journal: Journal) -> tuple[T | None, Exception | None]:
@@ -322,6 +349,18 @@ def _outcome(work: Callable[[Journal], T], journal: Journal) -> tuple[T | None, 
         return work(journal), None
     except Exception as fault:
         return None, fault
+
+
+def _tight_event(now_ns: int) -> Event:
+    """The alarm about bulk that is not stored; how much it was rides in the next batch's counts."""
+    return Event(
+        class_uid=OCSF.HEALTH,
+        activity_id=ACTIVITY_OTHER,
+        severity_id=Severity.HIGH,
+        seen_mono_ns=now_ns,
+        detail={"what": "bulk is not stored", "why": DISK_TIGHT},
+        code="EW-SPL-006",
+    )
 
 
 def _loss_event(loss: Loss, now_ns: int) -> Event:

@@ -24,6 +24,9 @@ from edgewarden.settings.serial import (
 )
 from edgewarden.settings.tree import Broken, TableRules
 
+MOST_KEPT_PERCENT = 90
+"""Of the cap for alarm and audit together: a tenth is the least that bulk can rotate in."""
+
 
 def settings_rules(settings: Settings) -> Iterator[Broken]:
     """What the whole tree must keep; paths start at the root, a port is named by its name."""
@@ -32,6 +35,10 @@ def settings_rules(settings: Settings) -> Iterator[Broken]:
         text = f"{up.reconnect_base_s:g} is above reconnect_cap_s = {up.reconnect_cap_s:g}"
         yield ("uplink", "reconnect_base_s"), text, CONTRADICTION
     yield from broker_rules(up, settings.spool.bulk_commit_bytes)
+    kept = settings.spool.alarm_percent + settings.spool.audit_percent
+    if kept > MOST_KEPT_PERCENT:
+        text = f"{settings.spool.audit_percent} and alarm_percent make {kept} of at most "
+        yield ("spool", "audit_percent"), f"{text}{MOST_KEPT_PERCENT}", CONTRADICTION
     if settings.paths.state == settings.paths.run:
         text = "the same directory as paths.state, which must survive a boot"
         yield ("paths", "run"), text, CONTRADICTION

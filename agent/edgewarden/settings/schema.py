@@ -103,6 +103,15 @@ class Spool:
         high=68719476736,
         help="Disk the spool may use; beyond it the oldest bulk segment is evicted.",
     )
+    alarm_percent: int = whole(
+        10, low=1, high=80, help="Of the cap: what the other classes leave to alarms."
+    )
+    audit_percent: int = whole(
+        20, low=1, high=80, help="Of the cap: what the other classes leave to audit records."
+    )
+    free_percent: int = whole(
+        5, low=0, high=50, help="Of the filesystem: with less left, no more bulk is stored."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
