@@ -258,3 +258,27 @@ def test_with_an_address_there_is_a_listener(tmp_path: Path) -> None:
     wanted = Downstream(listen="127.0.0.1")
     rest = tmp_path, lambda: None, lambda _: None, Times(), FakeRandomness()
     assert isinstance(behind_of(wanted, *rest), Behind)
+
+
+@pytest.mark.parametrize("kind", ["ours", "named"])
+def test_a_fault_in_the_midst_of_listening_never_ends_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Of a task group it comes as an ExceptionGroup: no OSError, and no error of ours."""
+    bench, tick = Bench(tmp_path), module.Desk.tick
+    fault = ValueError("planted") if kind == "ours" else HardwareFault("full", code="EW-DEV-008")
+
+    async def broken(desk: module.Desk) -> None:
+        raise fault
+
+    monkeypatch.setattr(module.Desk, "tick", broken)
+    code = "EW-DEV-012" if kind == "ours" else "EW-DEV-008"
+
+    async def scene() -> None:
+        async with running(bench):
+            await until(lambda: bench.codes() == [code])
+            monkeypatch.setattr(module.Desk, "tick", tick)
+            await until(lambda: bench.listener()["state"] == "listening")
+            assert bench.codes() == [code]
+
+    play(scene)

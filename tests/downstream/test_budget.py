@@ -6,6 +6,7 @@ import pytest
 
 from edgewarden.downstream.budget import (
     KNOWN_NS,
+    KNOWN_OF_ONE,
     MAX_KNOWN,
     MAX_SOURCES,
     Bucket,
@@ -22,7 +23,9 @@ LIMITS = Limits(sessions=4, handshakes=4, per_source=2, per_minute=60, burst=3, 
 def through(budget: Budget, source: str, now_ns: int, good: bool = False) -> str:
     refusal = budget.admit(source, now_ns)
     if not refusal:
-        budget.done(source, now_ns, good)
+        budget.done(source)
+    if not refusal and good:
+        budget.remember(f"device at {source}", source, now_ns)
     return refusal
 
 
@@ -39,7 +42,7 @@ def test_handshakes_of_one_source_at_a_time() -> None:
     budget = Budget(Limits(handshakes=100, per_source=2))
     assert [budget.admit("a", S) for _ in range(3)] == ["", "", "source_busy"]
     assert budget.admit("b", S) == ""
-    budget.done("a", S, False)
+    budget.done("a")
     assert budget.admit("a", S) == ""
 
 
@@ -106,3 +109,34 @@ def test_a_bucket_fills_no_further_than_its_burst_and_never_by_a_clock_that_went
 def test_a_source_is_an_address_or_a_64(address: str, source: str, place: str) -> None:
     assert source_of(address) == source
     assert place_of(address) == place
+
+
+def test_sixty_devices_of_one_64_are_sixty_once_they_are_known() -> None:
+    budget = Budget(Limits())
+    homes = [f"2001:db8::{i:x}" for i in range(1, 61)]
+    for i, home in enumerate(homes):
+        budget.remember(f"d{i}", home, S)
+    for _ in range(2):  # two silent strangers of their network hold its turns
+        assert budget.admit(budget.source("2001:db8::dead:1", S), S) == ""
+    assert budget.admit(budget.source("2001:db8::dead:2", S), S) == "source_busy"
+    for i, home in enumerate(homes):
+        source = budget.source(home, S + i * S // 10)
+        assert source == home
+        assert budget.admit(source, S + i * S // 10) == ""
+        budget.done(source)
+
+
+def test_strangers_of_one_64_share_a_turn() -> None:
+    budget = Budget(Limits(handshakes=100, all_per_s=1000))
+    found = [through(budget, budget.source(f"2001:db8::{i:x}", S), S) for i in range(1, 12)]
+    assert found == [""] * 10 + ["source_rate"]
+    assert budget.source("2001:db8::1", S) == "2001:db8::/64"
+
+
+def test_a_device_of_many_addresses_has_no_other_forgotten() -> None:
+    budget = Budget(Limits())
+    budget.remember("press-1", "192.0.2.7", S)
+    for i in range(2 * MAX_KNOWN):
+        budget.remember("evil", f"2001:db8::{i:x}", S + i)
+    assert budget.knows("192.0.2.7", S)
+    assert len(budget._known) == 1 + KNOWN_OF_ONE

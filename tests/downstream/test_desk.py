@@ -13,9 +13,10 @@ import pytest
 from edgewarden.appraise.devices import Submodule, judge_submodules
 from edgewarden.downstream.desk import MAX_CHANNELS, NONCE_S, Desk
 from edgewarden.downstream.lineage import Devices
+from edgewarden.downstream.places import OVERLAP_S
 from edgewarden.downstream.registry import Registry
-from edgewarden.downstream.sessions import OVERLAP_S, Peer
-from edgewarden.downstream.shown import DeskSettings, Known
+from edgewarden.downstream.sessions import Peer
+from edgewarden.downstream.shown import CHALLENGES, REQUESTS_PER_S, DeskSettings, Known
 from edgewarden.errors import HardwareFault, WireRefusal
 from edgewarden.wire.devices import WORDS_NAME, Verb, Word, encode_words
 from edgewarden.wire.evidence import Tier
@@ -435,3 +436,46 @@ def test_a_person_sees_what_there_is() -> None:
         assert w.desk.listed()["press-1"]["seen_s"] is None
 
     play(scene)
+
+
+def test_requests_are_bounded_whatever_becomes_of_them() -> None:
+    async def scene(w: World) -> None:
+        number = await w.desk.enter(PRESS, COSE)
+        other = await w.desk.enter(PRESS, COSE)
+        for i in range(5 * REQUESTS_PER_S):
+            w.desk.asks((number, other)[i % 2])
+        refuses("too_many_requests", lambda: w.desk.asks(number))
+        w.clock.advance(0.1)
+        for _ in range(REQUESTS_PER_S // 10):
+            w.desk.asks(number)
+        refuses("too_many_requests", lambda: w.desk.asks(number))
+
+    play(scene)
+
+
+def test_challenges_are_bounded_and_with_them_records() -> None:
+    async def scene(w: World) -> None:
+        number = await w.desk.enter(PRESS, COSE)
+        before = len(w.statements())
+        for _ in range(1000):
+            try:
+                nonce = w.desk.nonce(number)
+            except WireRefusal:
+                continue
+            w.desk.evidence(number, answer(nonce))
+        assert len(w.statements()) - before == CHALLENGES
+        refuses("too_many_challenges", lambda: w.desk.nonce(number))
+        w.clock.advance(300)
+        w.desk.nonce(number)
+
+    play(scene)
+
+
+def test_who_must_answer_every_minute_may_be_asked_twice_in_it() -> None:
+    async def scene(w: World) -> None:
+        number = await w.desk.enter(PRESS, COSE)
+        for _ in range(60):
+            w.desk.nonce(number)
+            w.clock.advance(30)
+
+    play(scene, DeskSettings(known=KNOWN, evidence_valid_s=60))

@@ -6,6 +6,7 @@ What real clients make of it is in tests/system/test_devices.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -384,5 +385,51 @@ def test_a_resumed_session_names_nobody(tmp_path: Path) -> None:
             assert said == b""
             await running.settled()
             assert running.listener.failed == {"no_certificate": 1}
+
+    play(scene)
+
+
+@pytest.mark.parametrize("protocol", ["mqtt", "http"])
+def test_a_known_device_takes_no_core(tmp_path: Path, protocol: str) -> None:
+    """PINGREQ, or requests that are refused, as fast as they go: they end its session, by name."""
+    devices = Devices(tmp_path)
+    own = devices.device("press-1")
+    first, again = b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02p1", b"\xc0\x00" * 500
+    if protocol == "http":
+        first, again = b"", b"POST /readings HTTP/1.1\r\nContent-Length: 1\r\n\r\nx" * 20
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            reader, writer = await dial(running, client(devices, own))
+            writer.write(first)
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    writer.write(again)
+                    await writer.drain()
+            await hung_up((reader, writer))
+            await running.settled()
+            assert running.desk.refused["too_many_requests"] == 1
+
+    play(scene)
+
+
+def test_a_request_in_more_pieces_than_it_has_bytes_of_sense_ends_its_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = Devices(tmp_path)
+    own = devices.device("press-1")
+    monkeypatch.setattr(module, "PIECES_PER_S", 2)
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            reader, writer = await dial(running, client(devices, own))
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    writer.write(b"G")
+                    await writer.drain()
+                    await asyncio.sleep(0.005)
+            await hung_up((reader, writer))
+            await running.settled()
+            assert running.listener.failed["too_many_pieces"] >= 1
 
     play(scene)

@@ -54,6 +54,8 @@ BAD = {
     "why is long": line(why="x" * 201),
     "time": line(at_utc_s="5"),
     "time true": line(at_utc_s=True),
+    "time beyond CBOR": line(at_utc_s=1 << 64),
+    "time before all": line(at_utc_s=-1),
 }
 
 

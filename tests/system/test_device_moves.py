@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.downstream.sessions import OVERLAP_S
+from edgewarden.downstream.places import OVERLAP_S
 from tests.downstream.world import Devices
 from tests.system.tpm_tls import ROOT
 from tests.waiting import wait_until

@@ -1,9 +1,9 @@
 """[downstream] put together: settings, pins, TLS, budget and desk become a listener that link runs.
 
 The listener never ends link. What keeps it from listening (files, address, pins, a key that does
-not sign here) is told once, shown by status and doctor, and tried again each RETRY_S. Its files are
-read again each REFRESH_S: a renewed certificate and a new list of revoked ones need no restart;
-files that do not fit then leave the ones in use.
+not sign here, a fault of ours: EW-DEV-012) is told once, shown by status and doctor, and tried
+again each RETRY_S. Its files are read again each REFRESH_S: a renewed certificate and a new list of
+revoked ones need no restart; files that do not fit then leave the ones in use.
 
 A key that OpenSSL cannot use beside a TPM key in this process (tpm2-openssl 1.1.1, ADR 35) is found
 by a handshake, not by a version: EW-DEV-006.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +23,7 @@ from edgewarden.downstream.desk import Desk
 from edgewarden.downstream.listener import Listener, ListenerSettings
 from edgewarden.downstream.registry import Registry
 from edgewarden.downstream.shown import DeskSettings, Known
-from edgewarden.errors import EdgewardenError, HardwareFault
+from edgewarden.errors import EdgewardenError, HardwareFault, OurFault
 from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.settings.downstream import Downstream
 from edgewarden.trust.keys import cose_key_of_pem, either_form_verified
@@ -90,6 +91,9 @@ class Behind:
                 self._refuse(fault)
             except OSError as fault:
                 self._refuse(_no_address(self._wanted, fault))
+            except Exception as fault:  # of a task group they come as an ExceptionGroup
+                traceback.print_exception(fault)
+                self._refuse(_broken(fault))
             await asyncio.sleep(RETRY_S)
 
     async def _listen(self, host: str) -> None:
@@ -219,4 +223,17 @@ def _no_address(w: Downstream, fault: OSError) -> HardwareFault:
         f"cannot listen on {w.listen} port {w.port}: {fault.strerror or fault}",
         code="EW-DEV-010",
         next_step="set [downstream] listen to an address of this board and a port nobody has",
+    )
+
+
+def _broken(fault: Exception) -> EdgewardenError:
+    """A fault in the midst of listening, by its own name where it has one."""
+    while isinstance(fault, ExceptionGroup):
+        fault = fault.exceptions[0]
+    if isinstance(fault, EdgewardenError):
+        return fault
+    return OurFault(
+        f"the listener ended by a fault of ours: {fault!r}"[:300],
+        code="EW-DEV-012",
+        next_step=f"it listens again in {RETRY_S:.0f} s; send us what the journal says of it",
     )

@@ -11,12 +11,17 @@ Rules of ``admit``, in order, each with its refusal's name:
 4. handshakes of all at a time             ``busy``
 5. handshakes of all over time             ``rate``
 
-In 4 and 5 whoever has lately shown a good certificate is not measured with strangers: those have
+In 4 and 5 an address whose device was lately let in is not measured with strangers: those have
 half of the slots and a bucket of their own, so that a storm of strangers leaves the other half.
 
-A source is an IPv4 address or the /64 of an IPv6 one (whoever has one address of a /64 has all).
+A known source is an address: sixty devices of one /64 are sixty, and no neighbour takes their
+turn. Strangers are an IPv4 address or the /64 of an IPv6 one (whoever has one address of a /64 has
+all): the devices of a /64 that are new, or have not come since link started, share a turn with
+every stranger in it.
 
-    budget.admit("192.0.2.7", now_ns) == "" and budget.done("192.0.2.7", now_ns, good=True)
+    source = budget.source("192.0.2.7", now_ns)
+    budget.admit(source, now_ns) == "" and budget.done(source)
+    budget.remember("press-1", "192.0.2.7", now_ns)
 """
 
 from __future__ import annotations
@@ -30,6 +35,8 @@ MAX_SOURCES = 1024
 starts with a full bucket. What that gains an attacker with as many addresses is held by rule 5."""
 MAX_KNOWN = 256
 """Four times the devices that there can be (lineage.py): some change their address."""
+KNOWN_OF_ONE = 4
+"""Addresses of one device: who has a certificate and a /64 does not have the others forgotten."""
 KNOWN_NS = 24 * 3600 * 10**9
 """A good certificate counts for a day: devices that report once a day stay known."""
 
@@ -78,7 +85,7 @@ class Budget:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._sources: OrderedDict[str, Bucket] = OrderedDict()
-        self._known: OrderedDict[str, int] = OrderedDict()
+        self._known: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._busy: dict[str, int] = {}
         self._all: dict[bool, Bucket] = {}
         self.sessions = 0
@@ -95,22 +102,32 @@ class Budget:
         self._busy[source] = self._busy.get(source, 0) + 1
         return ""
 
-    def done(self, source: str, now_ns: int, good: bool) -> None:
-        """A handshake that was let begin has ended; good = with a certificate of our CA."""
+    def source(self, address: str, now_ns: int) -> str:
+        """What an address of accept(2) is measured by now: itself once known, else source_of it."""
+        place = place_of(address)
+        return place if self.knows(place, now_ns) else source_of(address)
+
+    def done(self, source: str) -> None:
+        """A handshake that was let begin has ended."""
         left = self._busy[source] - 1
         self._busy[source] = left
         if not left:
             del self._busy[source]
-        if good:
-            self._known[source] = now_ns
-            self._known.move_to_end(source)
-            if len(self._known) > MAX_KNOWN:
-                self._known.popitem(last=False)
+
+    def remember(self, name: str, place: str, now_ns: int) -> None:
+        """A device was let in there."""
+        self._known[place] = name, now_ns
+        self._known.move_to_end(place)
+        its = [other for other, (owner, _) in self._known.items() if owner == name]
+        if len(its) > KNOWN_OF_ONE:
+            del self._known[its[0]]
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
 
     def knows(self, source: str, now_ns: int) -> bool:
-        """Whether it has lately shown a good certificate."""
+        """Whether a device was lately let in there."""
         seen = self._known.get(source)
-        return seen is not None and now_ns - seen < KNOWN_NS
+        return seen is not None and now_ns - seen[1] < KNOWN_NS
 
     def _judge(self, source: str, now_ns: int) -> str:
         limits, known = self._limits, self.knows(source, now_ns)

@@ -11,6 +11,8 @@ Rules:
 * a name in two places ends all its sessions, is kept in quarantine on the disk and told
 * a nonce is of one use, for one device, for NONCE_S; it is used up whatever the evidence is worth
 * what a device showed counts for ``evidence_valid_s`` and for this process's life
+* requests of a device, of any kind: REQUESTS_PER_S (``too_many_requests`` ends the session), before
+  anything of them is parsed; CHALLENGES_PER_S (``too_many_challenges``)
 * readings: values_per_s, ten times that at once (``rate``); MAX_CHANNELS names
   (``too_many_channels``)
 * what is said of a device goes upstream whenever it changes: a record with the statement, whose
@@ -29,9 +31,10 @@ from dataclasses import replace
 from edgewarden.appraise.devices import Verify, judge_token
 from edgewarden.downstream.budget import Bucket
 from edgewarden.downstream.lineage import Devices
+from edgewarden.downstream.places import Whereabouts
 from edgewarden.downstream.readings import Values
 from edgewarden.downstream.registry import Registry
-from edgewarden.downstream.sessions import Peer, Verdict, Whereabouts, judge
+from edgewarden.downstream.sessions import Peer, Verdict, judge
 from edgewarden.downstream.shown import (
     CERTIFICATE_ALONE,
     DeskSettings,
@@ -204,15 +207,25 @@ class Desk:
         for channel, value in values.items():
             self._sink(Reading(SOURCE + name, channel, "", value, now_ns))
 
+    def asks(self, number: int) -> None:
+        """A request begins; raises WireRefusal ``too_many_requests``: its session ends."""
+        name, now_ns = self._names[number], self._clock.now().boot_ns
+        self.shown[name].asks(now_ns, 2 * self._settings.values_per_s)
+
     def refuse(self, number: int, refusal: WireRefusal) -> None:
         """Count what a session was refused for."""
         self._count(self._names[number], refusal.name)
 
     def nonce(self, number: int) -> bytes:
-        """A challenge for this session's device; the one before is void."""
-        shown = self.shown[self._names[number]]
+        """A challenge for this session's device; the one before is void.
+
+        Raises:
+            WireRefusal: ``too_many_challenges``; the one before stands.
+        """
+        shown, now_ns = self.shown[self._names[number]], self._clock.now().boot_ns
+        shown.challenged(now_ns, 2 / self._settings.evidence_valid_s)
         shown.challenge = self._random.token_bytes(NONCE_BYTES)
-        shown.challenge_until_ns = self._clock.now().boot_ns + int(NONCE_S * 1e9)
+        shown.challenge_until_ns = now_ns + int(NONCE_S * 1e9)
         return shown.challenge
 
     def evidence(self, number: int, data: bytes) -> tuple[Tier, str]:

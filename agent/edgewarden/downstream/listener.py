@@ -11,10 +11,9 @@ The first byte says which protocol it is, not ALPN: mosquitto_pub and `openssl s
 Where a client names one, http/1.1 and mqtt are agreed to.
 
 Bounds: ACCEPTS_PER_S connections are looked at in a second, the rest waits in the kernel's queue or
-is dropped there; sessions and handshakes (budget.py); SESSION_S for a session; FIRST_BYTE_S for the
-first byte, HTTP_IDLE_S between requests, one and a half keep-alives between MQTT packets,
-MQTT_IDLE_S without one; a dead peer is found by the kernel (sessions.KEEPALIVE). What waits to be
-written is bounded by not reading on.
+is dropped there, and nobody can say whose it was; sessions and handshakes (budget.py); SESSION_S
+for a session, FIRST_BYTE_S for its first byte, then dialogue.py; PIECES_PER_S of what comes in one;
+a dead peer is found by the kernel (places.KEEPALIVE).
 
 A fault of one connection ends that connection. Every method on the loop's thread.
 """
@@ -30,21 +29,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgewarden.appraise.devices import key_of_info
-from edgewarden.downstream import http, mqtt
-from edgewarden.downstream.budget import Bucket, Budget, place_of, source_of
+from edgewarden.downstream.budget import Bucket, Budget, place_of
 from edgewarden.downstream.certificate import key_digest, name_of, public_key_info
-from edgewarden.downstream.desk import NONCE_S, Desk
-from edgewarden.downstream.readings import read_payload
-from edgewarden.downstream.sessions import KEEPALIVE, Peer
+from edgewarden.downstream.desk import Desk
+from edgewarden.downstream.dialogue import FIRST_BYTE_S, READ_BYTES, Http, Mqtt
+from edgewarden.downstream.places import KEEPALIVE
+from edgewarden.downstream.sessions import Peer
 from edgewarden.errors import EdgewardenError, WireRefusal
 from edgewarden.ports import Clock
 
-FIRST_BYTE_S = 10.0
-HTTP_IDLE_S = 30.0
-"""curl's next request comes at once; a board that thinks longer connects again."""
-MQTT_IDLE_S = 3600.0
-MAX_KEEPALIVE_S = 1200
-"""What a client may ask for at most, times one and a half: half an hour of a slot."""
 SESSION_S = 24 * 3600.0
 """Then the device connects anew: an ended or revoked certificate counts within a day."""
 ACCEPTS_PER_S = 200
@@ -53,7 +46,9 @@ beyond it is the network table's to stop ([network] limits)."""
 BACKLOG = 32
 ACCEPT_PAUSE_S = 0.1
 """After accept(2) failed (no descriptors left): not at once again."""
-_READ_BYTES = 4096
+PIECES_PER_S = 200
+"""Pieces of one connection that are looked at, five times as many at once; twice the requests that
+desk.py takes of a device."""
 
 NewContext = Callable[[], ssl.SSLContext]
 """The context for the next handshake; may raise TrustFault."""
@@ -133,7 +128,7 @@ class Listener:
             except OSError:
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            source = source_of(address[0])
+            source = self._budget.source(address[0], self._clock.now().boot_ns)
             refusal = self._budget.admit(source, self._clock.now().boot_ns)
             if refusal:
                 connection.close()
@@ -159,7 +154,7 @@ class Listener:
         except (OSError, EdgewardenError) as fault:  # ssl.SSLError is an OSError
             self._fail(fault)
         finally:
-            self._budget.done(source, self._clock.now().boot_ns, streams is not None)
+            self._budget.done(source)
             if streams is None:
                 connection.close()
         if streams is None:
@@ -182,8 +177,8 @@ class Listener:
         self, connection: socket.socket
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_READ_BYTES, loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        reader = asyncio.StreamReader(limit=READ_BYTES, loop=loop)
+        protocol = _Paced(reader, loop, self._clock, self._count)
         transport, _ = await loop.connect_accepted_socket(
             lambda: protocol,
             connection,
@@ -201,6 +196,7 @@ class Listener:
         task = asyncio.current_task()
         assert task is not None  # _accept made one
         self._ends[number] = task
+        self._budget.remember(peer.name, place, self._clock.now().boot_ns)
         try:
             async with asyncio.timeout(FIRST_BYTE_S):
                 first = await reader.readexactly(1)
@@ -242,113 +238,35 @@ class Listener:
             self.failed[name] = self.failed.get(name, 0) + 1
 
 
-class Http:
-    """One connection that speaks HTTP."""
+class _Paced(asyncio.StreamReaderProtocol):
+    """Ends a connection that comes in smaller pieces than anything honest: each costs us as much
+    as a whole request."""
 
     def __init__(
-        self, desk: Desk, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        reader: asyncio.StreamReader,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        count: Callable[[str], None],
     ) -> None:
-        self._desk, self._number = desk, number
-        self._reader, self._writer = reader, writer
+        super().__init__(reader, loop=loop)
+        self._clock, self._count = clock, count
+        self._pieces = Bucket(PIECES_PER_S, 5 * PIECES_PER_S, clock.now().boot_ns)
+        self._transport_here: asyncio.BaseTransport | None = None
 
-    async def run(self, first: bytes) -> None:
-        """Answer requests until one of both sides has enough."""
-        while True:
-            try:
-                async with asyncio.timeout(HTTP_IDLE_S):
-                    head = http.parse_head(first + await self._head())
-                    first = b""
-                    if head.waits:
-                        self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    body = await self._reader.readexactly(head.length)
-            except http.Refused as refusal:
-                self._desk.refuse(self._number, refusal)
-                await self._send(http.answer(refusal.status, {"refused": str(refusal)}, close=True))
-                return
-            self._desk.spoke(self._number)
-            await self._send(self._answer(head, body))
-            if head.close:
-                return
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TLS stands."""
+        self._transport_here = transport
+        super().connection_made(transport)
 
-    async def _head(self) -> bytes:
-        try:
-            return await self._reader.readuntil(http.END)
-        except asyncio.LimitOverrunError:
-            return b"\0" * http.MAX_HEAD_BYTES + http.END  # longer than the parser takes
-
-    def _answer(self, head: http.Head, body: bytes) -> bytes:
-        try:
-            if head.path == "/nonce":
-                told = {"nonce": self._desk.nonce(self._number).hex(), "valid_s": NONCE_S}
-                schema = "edgewarden.device-nonce/1"
-                return http.answer(200, {"schema": schema, **told}, head.close)
-            if head.path == "/evidence":
-                tier, why = self._desk.evidence(self._number, body)
-                said: dict[str, object] = {"tier": tier.label, "why": why}
-                schema = "edgewarden.device-verdict/1"
-                return http.answer(200, {"schema": schema, **said}, head.close)
-            self._desk.readings(self._number, read_payload(body))
-            return http.answer(204, close=head.close)
-        except WireRefusal as refusal:
-            self._desk.refuse(self._number, refusal)
-            status = 429 if refusal.name == "rate" else 400
-            return http.answer(status, {"refused": str(refusal)}, head.close)
-
-    async def _send(self, data: bytes) -> None:
-        self._writer.write(data)
-        async with asyncio.timeout(HTTP_IDLE_S):
-            await self._writer.drain()
-
-
-class Mqtt:
-    """One connection that speaks MQTT."""
-
-    def __init__(
-        self, desk: Desk, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self._desk, self._number = desk, number
-        self._reader, self._writer = reader, writer
-        self._version = 0
-        self._idle_s = FIRST_BYTE_S
-
-    async def run(self, data: bytes) -> None:
-        """Take packets until DISCONNECT, the end, or a refusal."""
-        while True:
-            try:
-                packet, data = mqtt.take(data, self._version)
-                if packet is None:
-                    async with asyncio.timeout(self._idle_s):
-                        more = await self._reader.read(_READ_BYTES)
-                    if not more:
-                        return
-                    data += more
-                    continue
-                self._desk.spoke(self._number)
-                if packet.kind is mqtt.Kind.DISCONNECT:
-                    return
-                self._writer.write(self._answer(packet))
-            except WireRefusal as refusal:
-                self._desk.refuse(self._number, refusal)
-                self._writer.write(mqtt.disconnect(self._version, _REASON.get(refusal.name, 0x81)))
-                return
-            async with asyncio.timeout(self._idle_s):
-                await self._writer.drain()
-
-    def _answer(self, packet: mqtt.Packet) -> bytes:
-        if packet.kind is mqtt.Kind.CONNECT:
-            self._version = packet.version
-            keepalive_s = min(packet.keepalive_s, MAX_KEEPALIVE_S)
-            self._idle_s = 1.5 * keepalive_s if keepalive_s else MQTT_IDLE_S
-            return mqtt.connack(packet.version)
-        if packet.kind is mqtt.Kind.PUBLISH:
-            self._desk.readings(self._number, read_payload(packet.payload, packet.topic))
-            return mqtt.puback(packet.packet_id) if packet.qos else b""
-        if packet.kind is mqtt.Kind.SUBSCRIBE:
-            return mqtt.suback(packet, self._version)
-        return mqtt.pingresp()
-
-
-_REASON = {"rate": mqtt.DISCONNECT_RATE, "quarantined": mqtt.DISCONNECT_ADMIN}
+    def data_received(self, data: bytes) -> None:
+        """A piece came."""
+        if self._pieces.has(self._clock.now().boot_ns):
+            self._pieces.take()
+            super().data_received(data)
+        elif isinstance(self._transport_here, asyncio.Transport):
+            self._count("too_many_pieces")
+            self._transport_here.abort()
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -11,9 +11,16 @@ from dataclasses import dataclass, field
 
 from edgewarden.downstream.budget import Bucket
 from edgewarden.downstream.lineage import Pinned
+from edgewarden.errors import WireRefusal
 from edgewarden.wire.devices import MAX_WHY_CHARS, Statement
 from edgewarden.wire.evidence import Tier
 
+REQUESTS_PER_S = 100
+"""Of one device, five times as many at once: five times as many values as it may bring. A request
+costs some 0.1 ms here, whatever becomes of it."""
+CHALLENGES_PER_S, CHALLENGES = 1 / 300, 6
+"""Challenges of one device, and at once; each answer is a record of up to 6 kB. Twice in
+``evidence_valid_s`` where that is more."""
 CERTIFICATE_ALONE = "a certificate, and no evidence of its own"
 
 
@@ -75,6 +82,26 @@ class Shown:
     refused: dict[str, int] = field(default_factory=dict)
     channels: set[str] = field(default_factory=set)
     bucket: Bucket | None = None
+    requests: Bucket | None = None
+    challenges: Bucket | None = None
+
+    def asks(self, now_ns: int, least_per_s: float) -> None:
+        """A request begins; raises WireRefusal ``too_many_requests``."""
+        per_s = max(REQUESTS_PER_S, least_per_s)
+        if self.requests is None:
+            self.requests = Bucket(per_s, 5 * per_s, now_ns)
+        if not self.requests.has(now_ns):
+            raise WireRefusal("too_many_requests", f"more than {per_s:.0f} a second")
+        self.requests.take()
+
+    def challenged(self, now_ns: int, least_per_s: float) -> None:
+        """It asks for a challenge; raises WireRefusal ``too_many_challenges``."""
+        per_s = max(CHALLENGES_PER_S, least_per_s)
+        if self.challenges is None:
+            self.challenges = Bucket(per_s, CHALLENGES, now_ns)
+        if not self.challenges.has(now_ns):
+            raise WireRefusal("too_many_challenges", f"{CHALLENGES}, and one in {1 / per_s:.0f} s")
+        self.challenges.take()
 
     def forget_evidence(self, why: str) -> None:
         """It counts no longer."""

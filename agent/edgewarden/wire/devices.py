@@ -94,8 +94,10 @@ def _word(line: bytes, number: int) -> Word:
         raise WireRefusal("bad_word", f"line {number}: an id of another length, or no device")
     if not is_identifier(word.device) or not isinstance(word.why, str):
         raise WireRefusal("bad_word", f"line {number}: the device is no name, or why no text")
-    if type(word.at_utc_s) is not int or len(word.why) > MAX_WHY_CHARS:
-        raise WireRefusal("bad_word", f"line {number}: the time is no number, or why too long")
+    if type(word.at_utc_s) is not int or not 0 <= word.at_utc_s < 1 << 63:
+        raise WireRefusal("bad_word", f"line {number}: the time is no number, or none there is")
+    if len(word.why) > MAX_WHY_CHARS:
+        raise WireRefusal("bad_word", f"line {number}: why is too long")
     return word
 
 
