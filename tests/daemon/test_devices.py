@@ -282,3 +282,38 @@ def test_a_fault_in_the_midst_of_listening_never_ends_link(
             assert bench.codes() == [code]
 
     play(scene)
+
+
+def test_another_list_of_revoked_ones_ends_sessions_and_the_same_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, crl=str(tmp_path / "crl.pem"))
+    ended: list[int] = []
+    monkeypatch.setattr(module.Listener, "end_all", lambda listener: ended.append(1))
+    made = module.Behind._new_context
+    without = bench.behind._wanted
+    crl = tmp_path / "crl.pem"
+    crl.write_bytes(b"one")
+
+    def new_context(behind: Behind) -> object:
+        behind._wanted = module.Downstream(**{
+            f: getattr(without, f) for f in without.__dataclass_fields__ if f != "crl"
+        })  # fmt: skip
+        try:
+            return made(behind)
+        finally:
+            behind._wanted = without
+
+    monkeypatch.setattr(module.Behind, "_new_context", new_context)
+
+    async def scene() -> None:
+        async with running(bench):
+            await until(lambda: bench.listener()["state"] == "listening")
+            await asyncio.sleep(0.3)
+            assert ended == []
+            crl.write_bytes(b"two")
+            await until(lambda: ended == [1])
+            await asyncio.sleep(0.3)
+            assert ended == [1]
+
+    play(scene)

@@ -222,7 +222,7 @@ def test_a_lifted_quarantine_lets_the_same_key_in() -> None:
     play(scene)
 
 
-@pytest.mark.parametrize("verb", list(Verb))
+@pytest.mark.parametrize("verb", [Verb.RESET, Verb.LIFT])
 def test_a_word_ends_sessions_and_what_they_had_shown(verb: Verb) -> None:
     """Who held the name before must not speak on, nor lend its evidence to who comes now."""
 
@@ -479,3 +479,65 @@ def test_who_must_answer_every_minute_may_be_asked_twice_in_it() -> None:
             w.clock.advance(30)
 
     play(scene, DeskSettings(known=KNOWN, evidence_valid_s=60))
+
+
+def test_a_retired_device_is_gone_and_its_key_stays_out_also_after_a_restart() -> None:
+    async def scene(w: World) -> None:
+        number = await w.desk.enter(PRESS, COSE)
+        w.say(Word(b"1" * 16, Verb.RETIRE, "press-1", "scrapped", 5))
+        await w.desk.tick()
+        assert w.ended == [number]
+        w.desk.leave(number)
+        await w.desk.tick()
+        assert (w.desk.submodules(), w.desk.listed(), w.desk.shown) == ({}, {}, {})
+        await refused("retired", w.desk.enter(PRESS, COSE))
+        w.fresh()
+        await w.desk.begin()
+        await refused("retired", w.desk.enter(Peer("press-2", A, "192.0.2.7"), COSE))
+        w.desk.leave(await w.desk.enter(Peer("press-1", B, "192.0.2.7"), COSE))
+        assert w.desk.statement("press-1").lineage == 2
+
+    play(scene)
+
+
+def test_a_word_is_told_once_it_is_durable() -> None:
+    async def scene(w: World) -> None:
+        def told() -> int:
+            whats = [f.detail.get("what") for f in w.facts if isinstance(f, Event)]
+            return whats.count("reset of device press-1")
+
+        w.desk.leave(await w.desk.enter(PRESS, COSE))
+        w.registry.full = True
+        w.say(Word(b"1" * 16, Verb.RESET, "press-1", "board replaced", 5))
+        await w.desk.tick()
+        await w.desk.tick()
+        assert told() == 0
+        w.registry.full = False
+        await w.desk.tick()
+        await w.desk.tick()
+        assert told() == 1
+
+    play(scene)
+
+
+def test_after_a_restart_nothing_is_claimed_of_what_was_shown_before() -> None:
+    async def scene(w: World) -> None:
+        number = await w.desk.enter(PRESS, COSE)
+        w.desk.evidence(number, answer(w.desk.nonce(number)))
+        w.fresh()
+        await w.desk.begin()
+        said = w.desk.statement("press-1")
+        assert (said.tier, said.why) == (Tier.NONE, "no evidence since link started")
+
+    play(scene)
+
+
+def test_readings_of_a_device_that_measured_wrong_are_suspect() -> None:
+    async def scene(w: World) -> None:
+        number = await w.desk.enter(PRESS, COSE)
+        w.desk.readings(number, {"a": 1.0})
+        w.desk.evidence(number, answer(w.desk.nonce(number), EVIL))
+        w.desk.readings(number, {"a": 2.0})
+        assert [f.quality for f in w.facts if isinstance(f, Reading)] == ["good", "suspect"]
+
+    play(scene)

@@ -14,6 +14,8 @@ CURL = (
 TAKEN: list[tuple[bytes, Head]] = [
     (b"GET /nonce HTTP/1.1\r\n\r\n", Head("/nonce", 0, False, False)),
     (b"GET /nonce HTTP/1.1\r\nConnection: Close\r\n\r\n", Head("/nonce", 0, True, False)),
+    (b"GET /nonce HTTP/1.1\r\nConnection: closely\r\n\r\n", Head("/nonce", 0, False, False)),
+    (b"GET /nonce HTTP/1.1\r\nConnection: te ,\tclose\r\n\r\n", Head("/nonce", 0, True, False)),
     (b"GET /nonce HTTP/1.0\r\n\r\n", Head("/nonce", 0, True, False)),
     (b"GET /nonce HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Head("/nonce", 0, False, False)),
     (CURL, Head("/readings", 4096, False, False)),
@@ -49,6 +51,9 @@ REFUSED: list[tuple[bytes, int, str]] = [
     (GET + b"X : x\r\n\r\n", 400, "bad_http"),
     (GET + b" folded: x\r\n\r\n", 400, "bad_http"),
     (GET + b"X: a\rb\r\n\r\n", 400, "bad_http"),
+    (GET + b"X: a\0b\r\n\r\n", 400, "bad_http"),
+    (GET + b"X: a\x7fb\r\n\r\n", 400, "bad_http"),
+    (post(b"Content-Length: \x0c1\r\n"), 400, "bad_http"),
     (GET + b"X: a\nContent-Length: 5\r\n\r\n", 400, "bad_http"),
     (post(b"Content-Length: 1\r\ncontent-length: 2\r\n"), 400, "bad_http"),
     (post(b"Transfer-Encoding: chunked\r\n"), 400, "bad_http"),

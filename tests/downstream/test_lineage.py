@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from edgewarden.downstream.lineage import MAX_FILE_BYTES, Devices, Pinned, decode, encode
+from edgewarden.downstream.lineage import (
+    MAX_FILE_BYTES,
+    MAX_RETIRED,
+    Devices,
+    Pinned,
+    Retired,
+    decode,
+    encode,
+)
 from edgewarden.errors import WireRefusal
 from edgewarden.wire import cbor
 from edgewarden.wire.devices import Verb, Word
@@ -54,7 +62,16 @@ BAD: dict[str, cbor.Value] = {
     "no map": [],
     "a number": 5,
     "a field more": {0: 1, 1: 1, 2: {}, 3: [], 4: 1},
-    "another format": {0: 2, 1: 1, 2: {}, 3: []},
+    "a field more, now": {0: 2, 1: 1, 2: {}, 3: [], 4: [], 5: 1},
+    "another format": {0: 3, 1: 1, 2: {}, 3: []},
+    "another format, all fields": {0: 3, 1: 1, 2: {}, 3: [], 4: []},
+    "retired is no list": {0: 2, 1: 1, 2: {}, 3: [], 4: {}},
+    "too many retired": {0: 2, 1: 1, 2: {}, 3: [], 4: [["a", A, 1]] * 65},
+    "retired entry": {0: 2, 1: 1, 2: {}, 3: [], 4: [["a", A]]},
+    "retired entry is no list": {0: 2, 1: 1, 2: {}, 3: [], 4: [5]},
+    "retired name": {0: 2, 1: 1, 2: {}, 3: [], 4: [["Press", A, 1]]},
+    "retired key": {0: 2, 1: 1, 2: {}, 3: [], 4: [["a", b"a", 1]]},
+    "retired lineage": {0: 2, 1: 1, 2: {}, 3: [], 4: [["a", A, -1]]},
     "generation": {0: 1, 1: -1, 2: {}, 3: []},
     "generation true": {0: 1, 1: True, 2: {}, 3: []},
     "no devices": {0: 1, 1: 1, 2: [], 3: []},
@@ -85,3 +102,37 @@ def test_what_is_no_file_of_pins_is_refused(data: bytes) -> None:
     with pytest.raises(WireRefusal) as refused:
         decode(data)
     assert refused.value.name == "bad_pins"
+
+
+def test_a_retired_device_frees_its_place_and_its_key_is_remembered() -> None:
+    gone = ONE.obeyed(word(Verb.RETIRE))
+    assert (gone.known, gone.retired) == ({}, (Retired("press-1", A, 1),))
+    assert decode(encode(gone)) == gone
+    assert gone.pinned("press-1", B, 9).known["press-1"].lineage == 2
+    assert gone.pinned("press-2", B, 9).known["press-2"].lineage == 1
+
+
+def test_a_reset_forgives_a_retired_key_and_no_other() -> None:
+    both = ONE.pinned("press-2", B, 1)
+    for number, name in enumerate(("press-1", "press-2"), 1):
+        both = both.obeyed(word(Verb.RETIRE, number, name))
+    after = both.obeyed(word(Verb.RESET, 3))
+    assert after.retired == (Retired("press-1", b"", 1), Retired("press-2", B, 1))
+    assert both.obeyed(word(Verb.LIFT, 3)).retired == both.retired
+
+
+def test_retired_devices_are_bounded_and_the_file_holds_all() -> None:
+    devices = Devices()
+    for i in range(3 * MAX_RETIRED):
+        name = f"{i:024d}"
+        devices = devices.pinned(name, A, 2**40).quarantined(name, "\u20ac" * 200)
+        devices = devices.obeyed(word(Verb.RETIRE, i, name)) if i >= 64 else devices
+    for i in range(64):
+        devices = devices.obeyed(word(Verb.LIFT, 1000 + i, f"{i:024d}"))
+        devices = devices.quarantined(f"{i:024d}", "\u20ac" * 200)
+    assert (len(devices.retired), len(devices.known)) == (MAX_RETIRED, 64)
+    assert decode(encode(devices)) == devices
+
+
+def test_the_former_file_is_read() -> None:
+    assert decode(cbor.encode({0: 1, 1: 7, 2: {"a": ENTRY}, 3: []})).generation == 7

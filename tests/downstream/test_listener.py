@@ -433,3 +433,27 @@ def test_a_request_in_more_pieces_than_it_has_bytes_of_sense_ends_its_session(
             assert running.listener.failed["too_many_pieces"] >= 1
 
     play(scene)
+
+
+def test_another_list_of_revoked_ones_ends_sessions_also_those_on_their_way(
+    tmp_path: Path,
+) -> None:
+    devices = Devices(tmp_path)
+    own = devices.device("press-1")
+
+    async def scene() -> None:
+        async with listening(devices) as running:
+            there = await dial(running, client(devices, own))
+            await until(lambda: len(running.listener._ends) == 1)
+            running.listener.end_all()
+            assert await hung_up(there) == b""
+            await running.settled()
+            half = await dial(running)  # before its handshake the list changes again
+            await until(lambda: len(running.listener._tasks) == 1)
+            running.listener.end_all()
+            await half[1].start_tls(client(devices, own), server_hostname="localhost")
+            assert await hung_up(half) == b""
+            await running.settled()
+            assert running.listener.failed == {"other_list": 1}
+
+    play(scene)

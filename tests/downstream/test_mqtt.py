@@ -92,6 +92,14 @@ REFUSED: list[tuple[bytes, int, str]] = [
     (packet(0x30, text(b"a\0") + b"x"), 4, "bad_mqtt"),
     (packet(0x82, b"\0\0" + text(b"a") + b"\0"), 4, "bad_mqtt"),
     (packet(0x82, b"\0\1"), 4, "bad_mqtt"),
+    (packet(0xC0, b"x"), 4, "bad_mqtt"),
+    (packet(0xC0, b"x"), 5, "bad_mqtt"),
+    (packet(0xE0, b"\0"), 4, "bad_mqtt"),
+    (packet(0x38, text(b"a") + b"x"), 4, "bad_mqtt"),
+    (b"\xc0\x80\x00", 4, "bad_mqtt"),
+    (b"\x30\x84\x80\x00" + text(b"a") + b"x", 4, "bad_mqtt"),
+    (connect(flags=0x22), 0, "bad_mqtt"),
+    (connect(flags=0x0A), 0, "bad_mqtt"),
 ]
 
 
@@ -111,6 +119,8 @@ def test_a_long_packet_is_not_waited_for() -> None:
 ANSWERS: list[tuple[Callable[[], bytes], bytes]] = [
     (lambda: mqtt.connack(4), b"\x20\x02\0\0"),
     (lambda: mqtt.connack(5), b"\x20\x0c\0\0\x09\x24\x01\x25\0\x27\0\0\x20\0"),
+    (lambda: mqtt.connack(5, 1200),
+     b"\x20\x0f\0\0\x0c\x24\x01\x25\0\x27\0\0\x20\0\x13\x04\xb0"),
     (lambda: mqtt.puback(7), b"\x40\x02\0\x07"),
     (lambda: mqtt.suback(Packet(Kind.SUBSCRIBE, packet_id=5, filters=2), 4),
      b"\x90\x04\0\x05\x80\x80"),

@@ -1,6 +1,7 @@
 """`edgewarden devices`: who is behind this gateway, what each is worth, and an operator's word.
 
-`reset NAME` lets the next key in under a name, `lift NAME` ends a quarantine. Both write a word to
+`reset NAME` lets the next key in under a name, `lift NAME` ends a quarantine, `retire NAME` frees
+the place of a device that does not come back and refuses its key. Each writes a word to
 STATE/devices.words, which only root can; link carries it out once, within two seconds or when it
 next runs, and tells the fleet.
 """
@@ -39,7 +40,7 @@ _SHOWN_KEY = 16
 
 
 def configure(noun: str, parser: argparse.ArgumentParser) -> None:
-    """A list, or one of two words."""
+    """A list, or one of three words."""
     parser.add_argument("--json", action="store_true", help="print JSON (edgewarden.devices/1)")
     settings_option(parser)
     parser.set_defaults(run=run)
@@ -47,6 +48,7 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     for verb, text in (
         (Verb.RESET, "let the next key in under this name; ends a quarantine too"),
         (Verb.LIFT, "end a device's quarantine; its key stays"),
+        (Verb.RETIRE, "forget a device and refuse its key from now on; frees its place"),
     ):
         child = verbs.add_parser(verb.value, help=text, description=f"{text}.", allow_abbrev=False)
         child.add_argument("name", metavar="NAME", help="the device")

@@ -3,7 +3,8 @@
 The listener never ends link. What keeps it from listening (files, address, pins, a key that does
 not sign here, a fault of ours: EW-DEV-012) is told once, shown by status and doctor, and tried
 again each RETRY_S. Its files are read again each REFRESH_S: a renewed certificate and a new list of
-revoked ones need no restart; files that do not fit then leave the ones in use.
+revoked ones need no restart; files that do not fit then leave the ones in use. With
+another list of revoked ones every session ends, and whoever is not on it comes again.
 
 A key that OpenSSL cannot use beside a TPM key in this process (tpm2-openssl 1.1.1, ADR 35) is found
 by a handshake, not by a version: EW-DEV-006.
@@ -71,6 +72,7 @@ class Behind:
         self._listener: Listener | None = None
         self._budget: Budget | None = None
         self._listens = False
+        self._revoked = b""
         self._overrun_ns: dict[str, int] = {}
         self._fault: EdgewardenError | None = None
 
@@ -99,6 +101,7 @@ class Behind:
     async def _listen(self, host: str) -> None:
         loop = asyncio.get_running_loop()
         settings = _desk_settings(self._wanted)
+        self._revoked = self._list()
         context = await loop.run_in_executor(None, self._first_context)
         desk = Desk(
             settings, Registry(self._state), self._sink, self._clock, self._random,
@@ -122,7 +125,7 @@ class Behind:
             async with asyncio.TaskGroup() as group:
                 group.create_task(listener.run())
                 group.create_task(self._tick(desk))
-                group.create_task(self._refresh())
+                group.create_task(self._refresh(listener))
         finally:
             self._listens = False
             listener.close()
@@ -145,13 +148,25 @@ class Behind:
             await asyncio.sleep(TICK_S)
             await desk.tick()
 
-    async def _refresh(self) -> None:
+    def _list(self) -> bytes:
+        """The list of revoked certificates; read before the context that is made with it."""
+        crl = self._wanted.crl
+        try:
+            return b"" if crl is None else Path(crl).read_bytes()
+        except OSError:
+            return self._revoked  # the context names it
+
+    async def _refresh(self, listener: Listener) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(REFRESH_S)
             try:
+                revoked = await loop.run_in_executor(None, self._list)
                 self._context = await loop.run_in_executor(None, self._new_context)
                 self._fault = None
+                if revoked != self._revoked:
+                    self._revoked = revoked
+                    listener.end_all()
             except EdgewardenError as fault:
                 self._refuse(fault)
 

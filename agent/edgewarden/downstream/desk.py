@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 
 from edgewarden.appraise.devices import Verify, judge_token
 from edgewarden.downstream.budget import Bucket
@@ -37,11 +36,14 @@ from edgewarden.downstream.registry import Registry
 from edgewarden.downstream.sessions import Peer, Verdict, judge
 from edgewarden.downstream.shown import (
     CERTIFICATE_ALONE,
+    SINCE_START,
     DeskSettings,
     Known,
     Shown,
     listed,
+    same,
     statement,
+    told_of,
 )
 from edgewarden.errors import EdgewardenError, WireRefusal
 from edgewarden.ports import Clock, FactSink, Randomness
@@ -91,6 +93,7 @@ class Desk:
         self._numbers = 0
         self._names: dict[int, str] = {}
         self._stated: dict[str, bytes] = {}
+        self._obeyed: list[Word] = []
         self.devices = Devices()
         self.where = Whereabouts()
         self.shown: dict[str, Shown] = {}
@@ -102,6 +105,7 @@ class Desk:
         self.devices = await loop.run_in_executor(None, self._registry.load)
         self._kept = self.devices.generation
         for name in self.devices.known:
+            self.shown[name] = Shown(why=SINCE_START)
             self._state(name)
 
     # --- sessions -----------------------------------------------------------------------------
@@ -205,7 +209,7 @@ class Desk:
         shown.channels |= set(values)
         shown.readings += len(values)
         for channel, value in values.items():
-            self._sink(Reading(SOURCE + name, channel, "", value, now_ns))
+            self._sink(Reading(SOURCE + name, channel, "", value, now_ns, shown.quality()))
 
     def asks(self, number: int) -> None:
         """A request begins; raises WireRefusal ``too_many_requests``: its session ends."""
@@ -270,7 +274,11 @@ class Desk:
         now_ns = self._clock.now().boot_ns
         for name, why in self.where.together(now_ns).items():
             self._quarantine(name, why)
-        for name, shown in self.shown.items():
+        for name, shown in list(self.shown.items()):
+            if name not in self.devices.known:  # retired
+                if not self.where.of(name):
+                    del self.shown[name]
+                continue
             if shown.evidence and now_ns >= shown.until_ns:
                 shown.forget_evidence("its evidence is too old")
                 self._state(name)
@@ -282,8 +290,10 @@ class Desk:
             words = []
         for word in words:
             self._obey(word)
-        if self.devices.generation > self._kept:
-            await self._keep()
+        if self.devices.generation <= self._kept or await self._keep():
+            for word in self._obeyed:  # only what a power cut cannot take back
+                self._tell(OCSF.CONFIG_STATE, Severity.MEDIUM, told_of(word))
+            self._obeyed.clear()
 
     async def finish(self) -> None:
         """Wait for what is on its way to the disk."""
@@ -295,14 +305,11 @@ class Desk:
             return
         self.devices = after
         self._forget(word)
-        detail: dict[str, Plain] = {
-            "what": f"{word.verb.value} of device {word.device}",
-            "why": word.why,
-            "at_utc_s": word.at_utc_s,
-        }
-        self._tell(OCSF.CONFIG_STATE, Severity.MEDIUM, detail)
+        self._obeyed.append(word)
         if word.device in self.devices.known:
             self._state(word.device)
+        else:
+            self._stated.pop(word.device, None)
 
     def _forget(self, word: Word) -> None:
         """Who held the name until now is not who it means from now on: sessions and evidence go."""
@@ -345,7 +352,7 @@ class Desk:
         """Send what is said of a device upstream, when it is not what was said last."""
         statement = self.statement(name)
         before = self._stated.get(name)
-        if before is not None and _same(wire.decode_statement(before), statement):
+        if before is not None and same(wire.decode_statement(before), statement):
             return
         data = encode_statement(statement)
         self._stated[name] = data
@@ -391,8 +398,3 @@ class Desk:
             )
             for name, pinned in sorted(self.devices.known.items())
         }
-
-
-def _same(one: Statement, other: Statement) -> bool:
-    """Whether two statements say the same, whenever they were made."""
-    return one == replace(other, at_utc_s=one.at_utc_s)

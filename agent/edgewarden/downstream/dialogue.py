@@ -2,8 +2,9 @@
 
 The shapes are http.py's and mqtt.py's, the answers desk.py's. Each request is counted before any of
 it is judged (``too_many_requests`` ends the session), and a session that is silent for too long
-ends: HTTP_IDLE_S between requests, one and a half keep-alives between MQTT packets, MQTT_IDLE_S
-without one. What waits to be written is bounded by not reading on.
+ends: HTTP_IDLE_S between requests, one and a half keep-alives between MQTT packets, of those
+UNASKED_KEEPALIVE_S without one; version 5 is told where that is not what it asked for. What waits
+to be written is bounded by not reading on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from edgewarden.errors import WireRefusal
 FIRST_BYTE_S = 10.0
 HTTP_IDLE_S = 30.0
 """curl's next request comes at once; a board that thinks longer connects again."""
-MQTT_IDLE_S = 3600.0
+UNASKED_KEEPALIVE_S = 2400
+"""Of who asks for none: an hour of silence."""
 MAX_KEEPALIVE_S = 1200
 """What a client may ask for at most, times one and a half: half an hour of a slot."""
 READ_BYTES = 4096
@@ -125,9 +127,10 @@ class Mqtt:
     def _answer(self, packet: mqtt.Packet) -> bytes:
         if packet.kind is mqtt.Kind.CONNECT:
             self._version = packet.version
-            keepalive_s = min(packet.keepalive_s, MAX_KEEPALIVE_S)
-            self._idle_s = 1.5 * keepalive_s if keepalive_s else MQTT_IDLE_S
-            return mqtt.connack(packet.version)
+            keepalive_s = min(packet.keepalive_s, MAX_KEEPALIVE_S) or UNASKED_KEEPALIVE_S
+            self._idle_s = 1.5 * keepalive_s
+            told = None if keepalive_s == packet.keepalive_s else keepalive_s
+            return mqtt.connack(packet.version, told)
         if packet.kind is mqtt.Kind.PUBLISH:
             self._desk.readings(self._number, read_payload(packet.payload, packet.topic))
             return mqtt.puback(packet.packet_id) if packet.qos else b""

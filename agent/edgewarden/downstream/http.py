@@ -34,6 +34,8 @@ _REASONS = {
 }  # fmt: skip
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 """RFC 9110 §5.6.2: what a field's name is made of."""
+_CONTROL = frozenset(map(chr, (*range(9), *range(10, 32), 127)))
+"""RFC 9110 §5.5: not in a field's value; around it are only space and tab."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def parse_head(data: bytes) -> Head:
     if "transfer-encoding" in fields:
         raise Refused(400, "bad_http", "a transfer coding; give a length")
     length = _length(fields, parts[0] == "POST")
-    options = fields.get("connection", "").lower()
+    options = {o.strip(" \t") for o in fields.get("connection", "").lower().split(",")}
     close = "close" in options or (parts[2] == "HTTP/1.0" and "keep-alive" not in options)
     waits = fields.get("expect", "").lower() == "100-continue"
     return Head(parts[1], length, close, waits)
@@ -91,11 +93,11 @@ def _fields(lines: list[str]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
-        if not colon or not name or set(name) - _TOKEN or "\r" in value or "\n" in value:
+        if not colon or not name or set(name) - _TOKEN or _CONTROL & set(value):
             raise Refused(400, "bad_http", "a line that is no field")
         if name.lower() in fields:
             raise Refused(400, "bad_http", f"{name[:32]} twice")
-        fields[name.lower()] = value.strip()
+        fields[name.lower()] = value.strip(" \t")
     return fields
 
 

@@ -39,7 +39,7 @@ from edgewarden.errors import EdgewardenError, WireRefusal
 from edgewarden.ports import Clock
 
 SESSION_S = 24 * 3600.0
-"""Then the device connects anew: an ended or revoked certificate counts within a day."""
+"""Then the device connects anew: a certificate that has ended counts within a day."""
 ACCEPTS_PER_S = 200
 """To accept and close costs 0.1 ms here, some 0.5 ms on a small board: a tenth of a core. A flood
 beyond it is the network table's to stop ([network] limits)."""
@@ -84,6 +84,7 @@ class Listener:
         self._overrun = overrun
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: dict[int, asyncio.Task[None]] = {}
+        self._era = 0
         self.failed: dict[str, int] = {}
         self.port = settings.port
         self._socket: socket.socket | None = None
@@ -113,6 +114,15 @@ class Listener:
         """End a session of the desk's."""
         task = self._ends.get(number)
         if task is not None:
+            task.cancel()
+
+    def end_all(self) -> None:
+        """Have every certificate shown anew: the list of revoked ones is another.
+
+        Sessions that are on their way by the old list end as soon as they stand.
+        """
+        self._era += 1
+        for task in list(self._ends.values()):
             task.cancel()
 
     async def _accept(self, listening: socket.socket) -> None:
@@ -148,6 +158,7 @@ class Listener:
     async def _serve(self, connection: socket.socket, source: str, place: str) -> None:
         """One connection, from its handshake to its end."""
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        era = self._era
         try:
             keep_alive(connection)
             streams = await self._shake(connection)
@@ -162,7 +173,7 @@ class Listener:
         self._budget.sessions += 1
         try:
             async with asyncio.timeout(SESSION_S):
-                await self._session(*streams, place)
+                await self._session(*streams, place, era)
         except WireRefusal as refusal:
             self._count(refusal.name)
         except (OSError, EOFError):  # TimeoutError, IncompleteReadError
@@ -189,7 +200,7 @@ class Listener:
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _session(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: str
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: str, era: int
     ) -> None:
         peer, tls_key = self._peer(writer, place)
         number = await self._desk.enter(peer, tls_key)
@@ -198,6 +209,8 @@ class Listener:
         self._ends[number] = task
         self._budget.remember(peer.name, place, self._clock.now().boot_ns)
         try:
+            if era != self._era:
+                raise WireRefusal("other_list", "it was let in by a list that is not in use now")
             async with asyncio.timeout(FIRST_BYTE_S):
                 first = await reader.readexactly(1)
             if first == b"\x10":

@@ -84,6 +84,8 @@ def take(data: bytes, version: int = 0) -> tuple[Packet | None, bytes]:
             break
     if size > MAX_PACKET_BYTES:
         raise WireRefusal("mqtt_too_long", f"a packet of {size} bytes, at most {MAX_PACKET_BYTES}")
+    if head > 2 and not data[head - 1]:
+        raise WireRefusal("bad_mqtt", "a length in more bytes than it takes")  # MQTT-1.5.5-1
     if len(data) < head + size:
         return None, data
     return _packet(data[0], _Body(data[head : head + size]), version), data[head + size :]
@@ -103,6 +105,8 @@ def _packet(first: int, body: _Body, version: int) -> Packet:
         return _publish(first & 0x0F, body, version)
     if kind == Kind.SUBSCRIBE:
         return _subscribe(body, version)
+    if kind == Kind.PINGREQ or version == _V311:
+        body.end()
     return Packet(Kind(kind))
 
 
@@ -113,6 +117,8 @@ def _connect(body: _Body) -> Packet:
     version, flags, keepalive_s = body.byte(), body.byte(), body.short()
     if version not in (_V311, _V5):
         raise WireRefusal("mqtt_version", f"level {version}; 3.1.1 and 5 are spoken here")
+    if not flags & 0x04 and flags & 0x38:
+        raise WireRefusal("bad_mqtt", "a will's flags without a will")
     if flags & 0x01 or flags >> 3 & 3 == 3:
         raise WireRefusal("bad_mqtt", "flags that cannot be")
     body.properties(version)
@@ -131,6 +137,8 @@ def _connect(body: _Body) -> Packet:
 def _publish(flags: int, body: _Body, version: int) -> Packet:
     """MQTT 3.1.1 §3.3, MQTT 5 §3.3."""
     qos = flags >> 1 & 3
+    if not qos and flags & 0x08:
+        raise WireRefusal("bad_mqtt", "again, and QoS 0")  # MQTT-3.3.1-2
     if qos > 1:
         raise WireRefusal("mqtt_qos", "QoS 2 is not taken; 0 and 1 are")
     topic = body.text()
@@ -212,15 +220,19 @@ class _Body:
 # --- our answers ----------------------------------------------------------------------------------
 
 _MAXIMUM_QOS, _RETAIN, _MAXIMUM_PACKET = 0x24, 0x25, 0x27  # MQTT 5 §3.2.2.3
+_SERVER_KEEP_ALIVE = 0x13  # MQTT 5 §3.2.2.3.14
 DISCONNECT_RATE, DISCONNECT_ADMIN, DISCONNECT_MALFORMED = 0x96, 0x98, 0x81  # MQTT 5 §3.14.2.1
 
 
-def connack(version: int) -> bytes:
-    """Welcome; version 5 is told: QoS 1, no retained messages, and our longest packet."""
+def connack(version: int, keepalive_s: int | None = None) -> bytes:
+    """Welcome; version 5 is told: QoS 1, no retained messages, our longest packet, and a keep-alive
+    that is not the one it asked for."""
     if version != _V5:
         return bytes((0x20, 2, 0, 0))
     properties = bytes((_MAXIMUM_QOS, 1, _RETAIN, 0, _MAXIMUM_PACKET))
     properties += MAX_PACKET_BYTES.to_bytes(4, "big")
+    if keepalive_s is not None:
+        properties += bytes((_SERVER_KEEP_ALIVE,)) + keepalive_s.to_bytes(2, "big")
     return bytes((0x20, 3 + len(properties), 0, 0, len(properties))) + properties
 
 

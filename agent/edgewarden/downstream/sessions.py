@@ -7,6 +7,7 @@ A new session, rules in order, each with its refusal's name:
 
     no_name, two_names, foreign_name     certificate.py
     not_listed                           only listed devices are admitted, and it is none of them
+    retired                              an operator's word: this key is not let in again
     quarantined                          until an operator's word
     other_key                            not the key that is pinned          a finding
     too_many_devices                     no room for one more pin
@@ -59,6 +60,8 @@ def judge(peer: Peer, devices: Devices, listed: Collection[str] | None, here: in
     """
     if listed is not None and peer.name not in listed:
         return Verdict("not_listed", "it is not among the devices of the settings")
+    if any(gone.key == peer.key for gone in devices.retired):
+        return Verdict("retired", "its key is one of a device that was retired")
     known = devices.known.get(peer.name)
     if known is not None and known.quarantine:
         return Verdict("quarantined", known.quarantine)

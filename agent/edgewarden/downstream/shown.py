@@ -7,13 +7,14 @@ none, and nothing here raises it; quarantine contradicts whatever was shown.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgewarden.downstream.budget import Bucket
 from edgewarden.downstream.lineage import Pinned
 from edgewarden.errors import WireRefusal
-from edgewarden.wire.devices import MAX_WHY_CHARS, Statement
+from edgewarden.wire.devices import MAX_WHY_CHARS, Statement, Word
 from edgewarden.wire.evidence import Tier
+from edgewarden.wire.facts import Plain, Quality
 
 REQUESTS_PER_S = 100
 """Of one device, five times as many at once: five times as many values as it may bring. A request
@@ -22,6 +23,8 @@ CHALLENGES_PER_S, CHALLENGES = 1 / 300, 6
 """Challenges of one device, and at once; each answer is a record of up to 6 kB. Twice in
 ``evidence_valid_s`` where that is more."""
 CERTIFICATE_ALONE = "a certificate, and no evidence of its own"
+SINCE_START = "no evidence since link started"
+"""Whatever was known before: nothing is made of what this process did not see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,10 @@ class Shown:
     requests: Bucket | None = None
     challenges: Bucket | None = None
 
+    def quality(self) -> Quality:
+        """Of its readings: what runs there is not what should, so it may say anything."""
+        return Quality.SUSPECT if self.tier is Tier.CONTRAINDICATED else Quality.GOOD
+
     def asks(self, now_ns: int, least_per_s: float) -> None:
         """A request begins; raises WireRefusal ``too_many_requests``."""
         per_s = max(REQUESTS_PER_S, least_per_s)
@@ -147,3 +154,14 @@ def listed(
         "readings": 0 if seen is None else seen.readings,
         "refused": {} if seen is None else dict(seen.refused),
     }
+
+
+def same(one: Statement, other: Statement) -> bool:
+    """Whether two statements say the same, whenever they were made."""
+    return one == replace(other, at_utc_s=one.at_utc_s)
+
+
+def told_of(word: Word) -> dict[str, Plain]:
+    """What is told of a word that was carried out."""
+    what = f"{word.verb.value} of device {word.device}"
+    return {"what": what, "why": word.why, "at_utc_s": word.at_utc_s}

@@ -42,6 +42,7 @@ class Verb(StrEnum):
 
     RESET = "reset"
     LIFT = "lift"
+    RETIRE = "retire"
 
 
 @dataclass(frozen=True, slots=True)
