@@ -270,6 +270,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "microsocks": _program("microsocks"),
     "mosquitto": _program("mosquitto"),
     "nats-server": _program("nats-server"),
+    "promtool": _program("promtool"),
     "mosquitto_sub": _program("mosquitto_sub"),
     "mosquitto_pub": _program("mosquitto_pub"),
     "curl": _program("curl"),

@@ -142,6 +142,6 @@ tier_soak() {
 
 apt_need mosquitto:mosquitto mosquitto_sub:mosquitto-clients ip:iproute2 mkfs.ext4:e2fsprogs mount:mount \
     unshare:util-linux openssl:openssl nft:nftables strace:strace systemd-analyze:systemd curl:curl \
-    nats-server:nats-server tinyproxy:tinyproxy-bin microsocks:microsocks haproxy:haproxy
+    nats-server:nats-server promtool:prometheus tinyproxy:tinyproxy-bin microsocks:microsocks haproxy:haproxy
 for tier in "${tiers[@]}"; do "tier_$tier"; done
 finished=yes

@@ -51,6 +51,7 @@ from edgewarden.inventory.watcher import Watcher
 from edgewarden.judge.triage import Triage
 from edgewarden.kernel import memory
 from edgewarden.link.names import NameRefresh, TableFile, resolve
+from edgewarden.link.textfile import Textfile
 from edgewarden.link.uplink import CERTIFICATE_REFUSED
 from edgewarden.record.aside import FOLDER as ASIDE
 from edgewarden.record.journal import Introduction, Journal
@@ -148,6 +149,8 @@ class Link:
         self.continuity = Continuity(lambda: TokenFile(state, *names), self.random)
         self.attester = self._build_attester(report_key)
         self.care = Care(state, identity.folder.name)
+        prom = settings.prometheus
+        self.textfile = Textfile(prom.textfile, prom.period_s, self._status, in_step)
         self.written = Written(self.clock.now().boot_ns)
         self.exit_code = 0
         self.stopping = asyncio.Event()
@@ -281,6 +284,7 @@ class Link:
                     "listeners": self.watcher.run(),
                     "indicator": self.indicator.run(),
                     "devices": self.behind.run(),
+                    "textfile": self.textfile.run(),
                     "housekeeping": self._housekeeping(),
                     "time": self.clock.run(self.uplink.fails_by_dates),
                     "evidence": self.attester.run(self.storage.keep_evidence),

@@ -38,6 +38,9 @@ from edgewarden.settings.uplink import Uplink
 # systemd.unit(5): letters, digits and :-_.\\ with one @ for an instance; 255 characters in all.
 _SERVICE_FORM = re.compile(r"[A-Za-z0-9:_.\\-]{1,200}(?:@[A-Za-z0-9:_.\\-]{1,40})?\.service")
 
+# node_exporter's textfile collector reads *.prom and nothing else of its folder.
+_PROM_FORM = re.compile(r"(?:/[A-Za-z0-9_@+][A-Za-z0-9._@+-]{0,63}){1,8}(?<=\.prom)")
+
 # tss2-tctildr(7): NAME:CONFIGURATION.
 _TCTI_FORM = re.compile(r"[a-z0-9-]{1,32}(?::[A-Za-z0-9_./:,=-]{0,400})?")
 
@@ -263,6 +266,21 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prometheus:
+    """The status as a file for node_exporter's textfile collector."""
+
+    textfile: str | None = text(
+        absent="none",
+        form=_PROM_FORM,
+        rule="an absolute path that ends in .prom",
+        help="The file, replaced whole. Its folder must let link's user write (and, under systemd, "
+        "stand in ReadWritePaths= of a drop-in of edgewarden-link.service).",
+        example='"/var/lib/prometheus/node-exporter/edgewarden.prom"',
+    )
+    period_s: float = number(15, low=1, high=3600, help="Seconds between two writings.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything, as one tree; the parts are passed down to those who need them."""
 
@@ -284,4 +302,7 @@ class Settings:
     )
     network: Network = section(Network, help="Who may speak with whom, and how much.")
     identity: IdentityKey = section(IdentityKey, help="Where the identity's key is kept.")
+    prometheus: Prometheus = section(
+        Prometheus, help="The status as a file for node_exporter's textfile collector."
+    )
     downstream: Downstream = section(Downstream, help="Devices behind the gateway.")
