@@ -66,7 +66,7 @@ def test_a_trust_failure_is_looked_at_slowly_and_does_not_count() -> None:
     assert reconnect.failed() == 2.0
 
 
-def test_a_broker_that_accepts_and_kicks_is_never_met_faster_than_base() -> None:
+def test_a04_a_broker_that_accepts_and_kicks_is_never_met_faster_than_base() -> None:
     chance = random.Random(1)
     reconnect = made(chance.uniform)
     now_s, connects = 0.0, []
@@ -78,8 +78,8 @@ def test_a_broker_that_accepts_and_kicks_is_never_met_faster_than_base() -> None
     assert len(connects) < 3600 / 30, "and soon much slower than that"
 
 
-def test_two_hundred_agents_come_back_spread_over_the_window() -> None:
-    """All lost the broker for an hour; it returns. Kolmogorov-Smirnov against the uniform law."""
+def test_a04_two_hundred_agents_come_back_spread_over_the_window() -> None:
+    """All lost the broker for an hour; it returns. At start they are spread evenly."""
     chance = random.Random(2)
     returns_s = 3600.0
     waits = []
@@ -95,12 +95,41 @@ def test_two_hundred_agents_come_back_spread_over_the_window() -> None:
     assert _ks(first, SPREAD_S) < 1.36 / 200**0.5, "95 % bound"
 
 
-def test_agents_that_fail_together_do_not_stay_together() -> None:
-    chance = random.Random(3)
-    agents = [made(chance.uniform) for _ in range(200)]
-    for _ in range(10):
+AGENTS = 200
+CERTAIN = 1.95 / AGENTS**0.5
+"""Kolmogorov-Smirnov: a uniform sample is further away once in a thousand."""
+
+
+@pytest.mark.parametrize("failures", range(1, 11))
+def test_a04_agents_that_fail_together_do_not_stay_together(failures: int) -> None:
+    chance = random.Random(failures)
+    agents = [made(chance.uniform) for _ in range(AGENTS)]
+    for _ in range(failures):
         delays = [a.failed() for a in agents]
-    assert _ks([d - BASE_S for d in delays], CAP_S) < 1.36 / 200**0.5
+    window_s = min(CAP_S, BASE_S * 2.0 ** (failures - 1))
+    assert _ks([d - BASE_S for d in delays], window_s) < CERTAIN
+
+
+def test_a04_a_restarted_broker_is_met_evenly_over_the_window() -> None:
+    """Every session had its PUBACKs and ends at one moment; the broker is back at once."""
+    chance = random.Random(4)
+    agents = [made(chance.uniform) for _ in range(AGENTS)]
+    for agent in agents:
+        agent.failed()  # something failed before this session; its PUBACK makes up for it
+    delays = [a.ended(lasted_s=5.0, accepted=True) for a in agents]
+    assert min(delays) >= BASE_S
+    assert _ks([d - BASE_S for d in delays], BASE_S) < CERTAIN
+
+
+def test_a04_the_measure_sees_a_wave() -> None:
+    """Negative control: no jitter, half of the window, and equal jitter are all found out."""
+    chance = random.Random(5)
+    waves = [
+        [CAP_S / 2] * AGENTS,
+        [chance.uniform(0, CAP_S / 2) for _ in range(AGENTS)],
+        [chance.uniform(CAP_S / 2, CAP_S) for _ in range(AGENTS)],
+    ]
+    assert all(_ks(wave, CAP_S) > 2 * CERTAIN for wave in waves)
 
 
 def _ks(sample: list[float], upto: float) -> float:

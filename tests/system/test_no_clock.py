@@ -73,7 +73,7 @@ def clock_facet(stage: Stage) -> str:
 
 
 @pytest.mark.parametrize("when", ["@1970-01-01 00:01:00", "+3650d", "-1000d"])
-def test_signed_time_brings_a_board_with_a_wrong_clock_on_line(stage: Stage, when: str) -> None:
+def test_a12_signed_time_brings_a_board_with_a_wrong_clock_on_line(stage: Stage, when: str) -> None:
     card = stage.enrolled()
     before = kept(card)
     card.start(faked(card, when))
@@ -85,7 +85,7 @@ def test_signed_time_brings_a_board_with_a_wrong_clock_on_line(stage: Stage, whe
     assert stage.quarantine() is None
 
 
-def test_a_clock_that_is_set_to_and_fro_costs_nothing(stage: Stage) -> None:
+def test_a12_a_clock_that_is_set_to_and_fro_costs_nothing(stage: Stage) -> None:
     card = stage.enrolled()
     before = kept(card)
     environment = faked(card, "+0")

@@ -163,8 +163,8 @@ def test_a_message_that_is_too_long_never_reaches_a_handler(
 # --- brokers come and go -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["stop", "kill", "pause"])
-def test_nothing_is_lost_when_the_broker_goes(
+@pytest.mark.parametrize("how", ["stop", "kill", "pause"])  # pause: half open, 3 x keepalive
+def test_a03_nothing_is_lost_when_the_broker_goes(
     tmp_path: Path, broker: Broker, pki: Pki, how: str
 ) -> None:
     with listening(broker, pki) as heard, gateway(tmp_path, broker.port, pki) as one:
@@ -196,8 +196,8 @@ def test_nothing_is_sent_into_the_void(tmp_path: Path, broker: Broker, pki: Pki)
             wait_until(lambda: gap_free(heard, durable(one)), WAIT_S)
 
 
-@pytest.mark.parametrize("receive_maximum", [1, 5, 65535])
-def test_the_window_holds_before_the_first_acknowledgement_and_on_every_connection(
+@pytest.mark.parametrize("receive_maximum", [1, 5, 20, 65535])
+def test_a03_the_window_holds_before_the_first_acknowledgement_on_every_connection(
     tmp_path: Path, pki: Pki, receive_maximum: int
 ) -> None:
     cert, key = pki.issue("mute", server=True)
@@ -236,7 +236,7 @@ def test_an_endless_packet_ends_the_connection(tmp_path: Path, pki: Pki) -> None
 # --- trust ---------------------------------------------------------------------------------------
 
 
-def test_an_impostor_is_alarmed_once_and_looked_at_slowly(tmp_path: Path, pki: Pki) -> None:
+def test_a03_an_impostor_is_alarmed_once_and_looked_at_slowly(tmp_path: Path, pki: Pki) -> None:
     theirs = Pki(tmp_path / "theirs", "impostor")
     with (
         Broker(tmp_path / "impostor", theirs) as impostor,
@@ -261,7 +261,7 @@ def test_an_impostor_is_alarmed_once_and_looked_at_slowly(tmp_path: Path, pki: P
 
 
 @pytest.mark.parametrize(("mine", "words"), [("expired", "certificate expired"), ("foreign", "")])
-def test_our_own_certificate_refused_is_named(
+def test_a03_our_own_certificate_refused_is_named(
     tmp_path: Path, broker: Broker, pki: Pki, mine: str, words: str
 ) -> None:
     if mine == "expired":
@@ -298,7 +298,7 @@ def test_a_session_taken_over_is_an_alarm(tmp_path: Path, pki: Pki) -> None:
 # --- refusals ------------------------------------------------------------------------------------
 
 
-def test_a_class_the_broker_forbids_is_parked_and_nothing_of_it_deleted(
+def test_a03_a_class_the_broker_forbids_is_parked_and_nothing_of_it_deleted(
     tmp_path: Path, pki: Pki
 ) -> None:
     forbidding = "\n".join(
