@@ -9,16 +9,19 @@ Rules, in order:
    (winnowing: Schleimer, Wilkerson and Aiken, SIGMOD 2003): two equal stretches of
    GRAM + WINDOW - 1 values share at least one that is kept, whatever their phase. KEPT of them
    reach about 2,176 values back.
-2. Only stretches that carry noise count: at least DISTINCT values and TURNS changes of direction. A
-   coarse thermometer, an input of two states, a counter and a smooth wave repeat themselves
-   honestly; ``judged`` says how many stretches were worth a look.
+2. Only stretches that carry noise count: among the last NOISY values at least DISTINCT different
+   ones and TURNS changes of direction. A coarse thermometer, an input of two states, a counter and
+   a smooth wave repeat themselves honestly; ``judged`` says how many stretches were worth a look.
 3. A stretch seen before is a hint. Hints at one and the same distance, with nothing new between
    them and SPAN values or more apart, are a replay: chance does not keep its distance, and what
    starts the same way each time does so for a moment. SURE values of a recording are enough.
-4. It is over when RELEASE kept stretches in a row are new.
+4. A recording of which one value in sixteen was altered leaves stretches of GRAM whole: HINT for
+   each hint at the one distance, one back for each stretch that is new or at another: at LIKELY
+   it is a replay, too, whatever was new between.
+5. It is over when nothing is left of that count, at most MOST of it.
 
-Not seen: a recording older than KEPT reaches, and one to which noise, an offset or a gain was
-added.
+Not seen: a recording older than KEPT reaches, one of which more values were altered (one in eight
+leaves nothing whole), and one to which noise, an offset or a gain was added.
 
     repeats = Repeats()
     [repeats.see(v) for v in recording + recording][-1] == len(recording)
@@ -28,17 +31,18 @@ from __future__ import annotations
 
 from array import array
 
-GRAM = 16
+GRAM = 8
+NOISY = 16
 WINDOW = 16
 KEPT = 256
 """Two arrays of 4 bytes each: 2 KiB of the 4 kB that a channel may take."""
 DISTINCT = 8
-TURNS = 4
-SPAN = WINDOW
-"""So the first and the last of the hints have no value in common."""
-RELEASE = 4
-SURE = GRAM + WINDOW - 1 + SPAN + WINDOW - 1
-_TURNS = (1 << (GRAM - 2)) - 1
+TURNS = 5
+SPAN = 3 * GRAM
+"""So the first and the last of the hints have no value in common, and there is one between them."""
+HINT, LIKELY, MOST = 2, 10, 10
+SURE = NOISY + WINDOW - 1 + SPAN + WINDOW - 1
+_TURNS = (1 << (NOISY - 2)) - 1
 _DULL = 0xFFFFFFFF
 """In the place of the hash of a stretch without noise: greater than every hash, so never kept."""
 
@@ -51,8 +55,8 @@ class Repeats:
     """
 
     __slots__ = (
-        "_at", "_hashes", "_head", "_lag", "_new", "_past", "_places", "_replay", "_rising",
-        "_seen", "_since", "_turns", "_values", "judged",
+        "_at", "_count", "_hashes", "_head", "_lag", "_new", "_past", "_places", "_replay",
+        "_rising", "_seen", "_since", "_turns", "_values", "judged",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -61,7 +65,8 @@ class Repeats:
         self._past = array("I", bytes(4 * KEPT))
         self._places = array("I", bytes(4 * KEPT))
         self._head = self._seen = self._at = 0
-        self._lag = self._since = self._new = 0
+        self._lag = self._since = self._count = 0
+        self._new = True
         self._replay = False
         self._turns, self._rising = 0, False
         self.judged = 0
@@ -92,11 +97,11 @@ class Repeats:
             turned, self._rising = rising != self._rising, rising
         self._turns = (self._turns << 1 | turned) & _TURNS
         values.append(value)
-        if len(values) > GRAM:
+        if len(values) > NOISY:
             del values[0]
-        if self._turns.bit_count() < TURNS or len(values) < GRAM or len(set(values)) < DISTINCT:
+        if self._turns.bit_count() < TURNS or len(values) < NOISY or len(set(values)) < DISTINCT:
             return _DULL
-        return hash(values.tobytes()) & _DULL
+        return hash(values[-GRAM:].tobytes()) & _DULL
 
     def _keep(self, least: int, place: int) -> None:
         self.judged += 1
@@ -105,13 +110,21 @@ class Repeats:
         except ValueError:
             self._past[self._head], self._places[self._head] = least, place
             self._head = (self._head + 1) % KEPT
-            self._new += 1
-            if self._new >= RELEASE:
-                self._replay = False
+            self._new = True
+            self._less()
             return
         lag = place - self._places[slot]
+        self._places[slot] = place
+        if lag != self._lag and self._count > 0:
+            self._new = True  # by chance, or the recording is cut: what was counted decides
+            self._less()
+            return
         if lag != self._lag or self._new:
             self._since = place
-        self._lag, self._new = lag, 0
-        self._replay |= place - self._since >= SPAN
-        self._places[slot] = place
+        self._lag, self._new = lag, False
+        self._count = min(MOST, self._count + HINT)
+        self._replay |= place - self._since >= SPAN or self._count >= LIKELY
+
+    def _less(self) -> None:
+        self._count = max(0, self._count - 1)
+        self._replay &= self._count > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from edgewarden.settings.channels import SerialChannel
 from edgewarden.settings.faults import CONTRADICTION, MISSING
@@ -27,6 +28,20 @@ _SIZES |= {"f32": 4, "f64": 8}
 _MODBUS_MAX_REGISTERS = 125
 # Modbus over Serial Line V1.02 §2.2: slave addresses 1 to 247.
 _MODBUS_MAX_UNIT = 247
+
+
+def _scale() -> Any:
+    return number(1, low=-1e6, high=1e6, help="The value is multiplied by this.")
+
+
+def _senml_unit(example: str) -> Any:
+    return text(
+        "",
+        form=_UNIT_FORM,
+        rule="a SenML unit (RFC 8428 section 12.1), at most 16 characters",
+        help="Unit of the scaled value.",
+        example=example,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +84,8 @@ class ModbusRegister:
     byte_order: str = choice(
         "big", of=("big", "little"), help="Which byte comes first in a register."
     )
-    scale: float = number(1, low=-1e6, high=1e6, help="The value is multiplied by this.")
-    senml_unit: str = text(
-        "",
-        form=_UNIT_FORM,
-        rule="a SenML unit (RFC 8428 section 12.1), at most 16 characters",
-        help="Unit of the scaled value.",
-        example='"Cel"',
-    )
+    scale: float = _scale()
+    senml_unit: str = _senml_unit('"Cel"')
     period_s: float = number(1, low=0.05, high=3600, help="Seconds between two reads.")
 
 
@@ -98,14 +107,8 @@ class SerialField:
     )
     size: int = whole(1, low=1, high=256, help="Bytes of a text in a payload.")
     bit: int = whole(0, low=0, high=7, help="Of a bool in a payload: which bit, 0 is the lowest.")
-    scale: float = number(1, low=-1e6, high=1e6, help="The value is multiplied by this.")
-    senml_unit: str = text(
-        "",
-        form=_UNIT_FORM,
-        rule="a SenML unit (RFC 8428 section 12.1), at most 16 characters",
-        help="Unit of the scaled value.",
-        example='"m"',
-    )
+    scale: float = _scale()
+    senml_unit: str = _senml_unit('"m"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
