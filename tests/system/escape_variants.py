@@ -107,7 +107,8 @@ def copied_bytes(here: Path, _: Path) -> list[str]:
     code = (
         "import os, shutil, subprocess, sys; d = sys.argv[1]; n = d + f'/n{os.getpid()}'\n"
         "shutil.copy(d + '/payload', n)\n"
-        "subprocess.run([n, '-m', '600', '/dev/null', sys.argv[2]])\n"
+        "try: subprocess.run([n, '-m', '600', '/dev/null', sys.argv[2]])\n"
+        "finally: os.unlink(n)\n"  # a thousand of them fill the disk
     )
     return [PY, "-c", code, str(here)]
 
