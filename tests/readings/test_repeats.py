@@ -63,6 +63,13 @@ def test_a_recording_of_which_one_value_in_sixteen_was_altered_is_seen() -> None
     assert seen >= 45
 
 
+def test_one_of_which_one_value_in_eight_was_altered_is_not_seen() -> None:
+    """Its limit is stated, so it is tested: no stretch of it is whole (T167)."""
+    repeats, recording = Repeats(), pressure(1200)
+    played = [v + (0.777 if i % 8 == 0 else 0) for i, v in enumerate(recording)]
+    assert first_seen(repeats, recording + played) is None
+
+
 def test_a_chance_repeat_in_an_altered_recording_does_not_end_it() -> None:
     repeats, recording = Repeats(), pressure(1200)
     played = [v + (0.777 if i % 48 == 5 else 0) for i, v in enumerate(recording)]
