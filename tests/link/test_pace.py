@@ -114,7 +114,8 @@ def test_what_did_not_need_the_room_does_not_widen_it() -> None:
 
 def test_a_burst_of_late_answers_cuts_once() -> None:
     pace = Pace()
-    pace.acked(1000, 0, NS // 100, crowded=True)
+    for n in range(8):
+        pace.acked(1000, n, NS // 100, crowded=True)
     before = pace.limit_bytes
     for n in range(5):
         pace.acked(1000, NS + n, 3 * NS + n, crowded=True)

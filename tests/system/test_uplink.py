@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.link.pace import START_BYTES
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.record import RecordClass, decode_record, record_hash
@@ -196,17 +197,17 @@ def test_nothing_is_sent_into_the_void(tmp_path: Path, broker: Broker, pki: Pki)
             wait_until(lambda: gap_free(heard, durable(one)), WAIT_S)
 
 
-@pytest.mark.parametrize("receive_maximum", [1, 5, 20, 65535])
+@pytest.mark.parametrize(("receive_maximum", "window"), [(1, 20), (5, 20), (20, 4), (65535, 5)])
 def test_a03_the_window_holds_before_the_first_acknowledgement_on_every_connection(
-    tmp_path: Path, pki: Pki, receive_maximum: int
+    tmp_path: Path, pki: Pki, receive_maximum: int, window: int
 ) -> None:
     cert, key = pki.issue("mute", server=True)
     with (
         MuteBroker(cert, key, pki.ca, receive_maximum) as mute,
-        gateway(tmp_path, mute.port, pki, keepalive_s=30) as one,
+        gateway(tmp_path, mute.port, pki, keepalive_s=30, window=window) as one,
     ):
         one.write(alarms=300)
-        expected = min(receive_maximum, FAST.window)
+        expected = min(receive_maximum, window)
         for connection in range(3):
             wait_until(
                 lambda n=connection: len(mute.published) > n and mute.published[n] >= expected,
@@ -218,6 +219,22 @@ def test_a03_the_window_holds_before_the_first_acknowledgement_on_every_connecti
         wait_until(lambda: len(mute.published) > 3, WAIT_S)
         assert max(mute.published) == expected
         assert one.storage.state()[ALARM].acked == 0
+
+
+def test_a03_bytes_bound_what_flies_before_the_first_acknowledgement(
+    tmp_path: Path, pki: Pki
+) -> None:
+    """The window alone let 20 records go at once: 8 kB, over a second of 64 kbit/s."""
+    cert, key = pki.issue("mute", server=True)
+    with (
+        MuteBroker(cert, key, pki.ca, 65535) as mute,
+        gateway(tmp_path, mute.port, pki, keepalive_s=30) as one,
+    ):
+        one.write(audits=300)
+        wait_until(lambda: one.snapshot().in_flight_bytes > START_BYTES // 2, WAIT_S)
+        one.write(audits=5)
+        assert one.snapshot().in_flight_bytes <= START_BYTES
+        assert max(mute.published) < FAST.window
 
 
 def test_an_endless_packet_ends_the_connection(tmp_path: Path, pki: Pki) -> None:

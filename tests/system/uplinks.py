@@ -50,11 +50,11 @@ def event(**detail: Plain) -> Event:
     return Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 1, detail)
 
 
-def opened(state: Path, bulk_commit_s: float = 3600) -> StorageThread:
+def opened(state: Path, bulk_commit_s: float = 3600, cap_bytes: int = 64 << 20) -> StorageThread:
     """A started storage thread on state."""
     clock = SystemClock()
     storage = StorageThread(
-        lambda: Journal(DiskSpool(state / FOLDER, 64 << 20), DEVICE, clock, FileSigner.generate()),
+        lambda: Journal(DiskSpool(state / FOLDER, cap_bytes), DEVICE, clock, FileSigner.generate()),
         Introduction(FileSigner.generate(), (b"leaf",), "test"),
         clock,
         bulk_commit_s=bulk_commit_s,
@@ -79,11 +79,12 @@ class Gateway:
         port: int,
         context: Callable[[], ssl.SSLContext],
         settings: UplinkSettings = FAST,
+        cap_bytes: int = 64 << 20,
     ) -> None:
         self.events: list[tuple[Event, RecordClass]] = []
         self.nonces: list[bytes] = []
         self.results: list[bytes] = []
-        self.storage = opened(state)
+        self.storage = opened(state, cap_bytes=cap_bytes)
         self._settings = replace(settings, port=port)
         self._context = context
         self._loop = asyncio.new_event_loop()

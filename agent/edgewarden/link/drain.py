@@ -103,6 +103,7 @@ class Drainer:
         self._control: deque[tuple[str, bytes, bool]] = deque(maxlen=MAX_CONTROL)
         self._turns = Turns()
         self._window = Window(window)
+        self._window.limit_bytes = self._pace.limit_bytes
         self._session: Session | None = None
         self._max_packet_bytes: int | None = None
         self._loop = asyncio.get_running_loop()
@@ -129,6 +130,7 @@ class Drainer:
         self._session = session
         self._max_packet_bytes = terms.max_packet_bytes
         self._window = Window(max(1, min(self._window_messages, terms.receive_maximum)))
+        self._window.limit_bytes = self._pace.limit_bytes
         state = self._storage.state()
         for c, lane in self._lanes.items():
             lane.go_back(state[c].acked if c in state else None)
