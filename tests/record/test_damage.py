@@ -185,6 +185,26 @@ def test_a10_a_log_that_was_cut_short_takes_no_number_back(
     spool.close()
 
 
+@pytest.mark.parametrize("field", ["acked", "gone", "head"])
+def test_a10_a_flipped_bit_in_a_mark_accepts_no_record_for_the_broker(
+    left: Left, tmp_path: Path, field: str
+) -> None:
+    """A mark that says more than it did would drop records as accepted or told, or skip numbers."""
+    state = tmp_path / "state"
+    shutil.copytree(left.state, state)
+    (path,) = (state / FOLDER / "alarm").glob("*.seg")
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute(f"UPDATE mark SET {field} = {field} + 64 WHERE class = ?", (ALARM,))
+    db.close()
+    spool = DiskSpool(state / FOLDER, CAP)
+    found = drain(spool, ALARM)
+    assert all(left.records[ALARM][r.seq] == r for r in found)
+    missing = set(range(1, 61)) - {r.seq for r in found}
+    assert missing <= covered(spool.losses(), ALARM), "lost silently"
+    assert len(list(path.parent.glob("*.bad"))) == 1, "the file is set aside"
+    spool.close()
+
+
 def test_a_segment_without_checksums_is_read_and_not_appended_to(tmp_path: Path) -> None:
     """What the version before wrote."""
     spool = DiskSpool(tmp_path, CAP)
