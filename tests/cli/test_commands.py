@@ -53,7 +53,7 @@ def test_the_commands_of_this_release() -> None:
     assert {" ".join(words) for words in commands()} == {
         "run", "gate", "guard", "link", "enroll", "status", "doctor", "sensors",
         "sensors watch", "sensors probe", "findings",
-        "devices", "devices reset", "devices lift",
+        "devices", "devices reset", "devices lift", "devices retire",
         "explain", "identity", "identity show", "identity selftest", "identity renew",
         "policy", "policy show", "policy check", "policy learn", "policy observe",
         "confine", "confine show", "confine apply", "confine confirm", "confine verify",
