@@ -23,9 +23,9 @@ AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-group
 PATIENCE_S = 2.0
 """Of guard, for a heartbeat."""
 QUIET_S = 1.0
-SWITCHES = 12
-"""Of all of gate's threads in QUIET_S without a start: two heartbeats, and room. A thread that
-looks every 5 ms is at 200."""
+SWITCHES = 80
+"""Of all of gate's threads in QUIET_S without a start: heartbeats, and what other processes of this
+machine do. A thread that looks every 5 ms is at 200."""
 
 
 @pytest.fixture
