@@ -22,7 +22,7 @@ from edgewarden.record.reader import salvage
 from edgewarden.record.rows import FORMAT_WITHOUT_SUMS
 from edgewarden.record.segment import Segment, parse_name, segment_name
 from edgewarden.record.spool import FOLDER, DiskSpool
-from edgewarden.wire.record import NO_PREDECESSOR, RecordClass
+from edgewarden.wire.record import NO_PREDECESSOR, RecordClass, record_hash
 from tests.record.records import fill, made
 
 ALARM, AUDIT, BULK = (int(c) for c in RecordClass)
@@ -101,6 +101,10 @@ def test_a10_nothing_altered_is_given_out_and_what_is_missing_is_told(
 ) -> None:
     for what, state in cases(left, tmp_path, 5 * runs):
         spool = DiskSpool(state / FOLDER, CAP)  # it starts, always
+        for c in left.records:
+            drain(spool, c)
+        spool.close()  # before anything of it was told
+        spool = DiskSpool(state / FOLDER, CAP)
         for c, written in left.records.items():
             found = drain(spool, c)
             assert [r.seq for r in found] == sorted({r.seq for r in found}), what
@@ -203,6 +207,21 @@ def test_a10_a_flipped_bit_in_a_mark_accepts_no_record_for_the_broker(
     assert missing <= covered(spool.losses(), ALARM), "lost silently"
     assert len(list(path.parent.glob("*.bad"))) == 1, "the file is set aside"
     spool.close()
+
+
+def test_a10_the_heads_alone_know_what_a_log_forgot(tmp_path: Path) -> None:
+    """No other class has committed since: nothing else says how far it went."""
+    spool = DiskSpool(tmp_path / "living", CAP)
+    records = fill(spool, ALARM, 20)
+    shutil.copytree(tmp_path / "living", tmp_path / "left")
+    spool.close()
+    (log,) = (tmp_path / "left" / "alarm").glob("*-wal")
+    log.write_bytes(b"")
+    again = DiskSpool(tmp_path / "left", CAP)
+    assert again.heads()[ALARM] == (20, record_hash(records[-1].data))
+    assert covered(again.losses(), ALARM) == set(range(1, 21))
+    assert fill(again, ALARM, 1)[0].seq == 21
+    again.close()
 
 
 def test_a_segment_without_checksums_is_read_and_not_appended_to(tmp_path: Path) -> None:

@@ -58,7 +58,6 @@ class Lane:
         self.segment_bytes = segment_bytes
         self.damage: list[Loss] = []
         self.told = 0  # the highest sequence that a gap record speaks of
-        self._holes: list[tuple[int, int]] = []  # what is missing, and was reported since the start
         self.marks: dict[int, Mark] = {}
         self._active: Segment | None = None
         self._goes_on = False  # the newest file may be appended to
@@ -79,8 +78,9 @@ class Lane:
                 self._recall_marks()
                 self._report_bad(self._bad[:-1])
                 last = newest_bad.first + SPAN - 1
-                self.damage.extend(self._rescue(newest_bad, last, None))
-                return last, self.damage[-1].after
+                losses, digest = self._rescue(newest_bad, last, None)
+                self.damage.extend(losses)
+                return last, digest
         self._report_bad(self._bad)
         if newest_bad is None:
             return 0, NO_PREDECESSOR
@@ -88,11 +88,14 @@ class Lane:
         last = newest_bad.first + SPAN - 1
         return last, restart_digest(self.record_class, newest_bad.first, last)
 
-    def _rescue(self, bad: SegmentFile, last: int, after: bytes | None) -> list[Loss]:
-        """Put the good rows of a damaged file into a new one; what is missing up to ``last``.
+    def _rescue(self, bad: SegmentFile, last: int, after: bytes | None) -> tuple[list[Loss], bytes]:
+        """Put the good rows of a damaged file into a new one.
 
         Args:
             after: the hash of the record ``last``; None: nobody knows it, or how far the file went.
+
+        Returns:
+            What is missing up to ``last``, and ``after`` or what stands for it.
         """
         sieve = Sieve(self.record_class, bad.first, bad.before)
         path = self.folder / segment_name(bad.first, bad.before)
@@ -104,8 +107,7 @@ class Lane:
             finally:
                 damaged.close()
             try:
-                digest = after or restart_digest(self.record_class, sieve.next, last)
-                kept.commit([], self._marks_at(last, digest))
+                kept.commit([], self._marks_at(last, after or sieve.digest_at(last)))
                 kept.seal()
             finally:
                 kept.close()
@@ -119,10 +121,8 @@ class Lane:
             sieve = Sieve(self.record_class, bad.first, bad.before)
             with contextlib.suppress(OSError):
                 remove_files(path)
-        after = after or restart_digest(self.record_class, sieve.next, last)
-        losses = [*sieve.losses, *sieve.rest(last, after)]
-        self._holes.extend((loss.first, loss.last) for loss in losses)
-        return losses
+        digest = after or sieve.digest_at(last)
+        return [*sieve.losses, *sieve.rest(last, digest)], digest
 
     def _report_bad(self, files: Sequence[SegmentFile]) -> None:
         """Files found damaged before this start, but those whose rows went on in another."""
@@ -271,14 +271,14 @@ class Lane:
         """
         found: list[Stored] = []
         room = max_bytes
-        for file, below in self._spans():
+        for file, below, behind in self._spans():
             if below <= after + 1:
                 continue
             expected = max(after + 1, file.first)
             try:
                 for row in self._segment(file).rows(self.record_class, after, below):
                     if row.seq > expected:
-                        self._note_hole(expected, row)
+                        self._note_hole(expected, row.seq - 1, predecessor_of(row))
                     expected = row.seq + 1
                     if found and (len(found) >= count or len(row.data) > room):
                         return found
@@ -286,20 +286,22 @@ class Lane:
                     room -= len(row.data)
             except SegmentDamaged:
                 self._give_up(file)
-                behind = self.peek(found[-1].seq if found else after, count - len(found), room)
-                fits = not found or (behind and room >= len(behind[0].data))
-                return found + behind if fits else found
+                if len(found) >= count:
+                    return found
+                more = self.peek(found[-1].seq if found else after, count - len(found), room)
+                fits = not found or (more and room >= len(more[0].data))
+                return found + more if fits else found
+            if expected < below:
+                self._note_hole(expected, below - 1, behind)
             if len(found) >= count or room <= 0:
                 break
         return found
 
-    def _note_hole(self, first: int, behind: Stored) -> None:
-        """Records are missing before ``behind`` in a file that reads well."""
-        last = behind.seq - 1
-        if last > self.told and not any(a <= first and last <= b for a, b in self._holes):
-            after = predecessor_of(behind)
+    def _note_hole(self, first: int, last: int, after: bytes) -> None:
+        """Records are missing in a file that reads well: reported, unless that was done."""
+        waits = any(loss.first <= first and last <= loss.last for loss in self.damage)
+        if last > self.told and not waits:
             self.damage.append(Loss(self.record_class, first, last, UNKNOWN, after, DAMAGED))
-            self._holes.append((first, last))
 
     def _give_up(self, file: SegmentFile) -> None:
         """A file turns out damaged while it is read: report it, go on with what is there."""
@@ -313,7 +315,7 @@ class Lane:
         else:
             loss = self._loss_of(file, DAMAGED)
             last, after = loss.last, loss.after
-        self.damage.extend(self._rescue(self._quarantine(file), last, after))
+        self.damage.extend(self._rescue(self._quarantine(file), last, after)[0])
 
     def _discard(self, file: SegmentFile) -> None:
         """Remove a damaged file that never held a record: its successor takes the same name."""
@@ -337,10 +339,10 @@ class Lane:
             self._reading[1].close()
             self._reading = None
 
-    def _spans(self) -> list[tuple[SegmentFile, int]]:
-        """Each file with the first sequence that is no longer its own."""
-        ends = [*(f.first for f in self._files[1:]), self.head + 1]
-        return list(zip(self._files, ends, strict=False))
+    def _spans(self) -> list[tuple[SegmentFile, int, bytes]]:
+        """Each file with the first sequence that is no longer its own, and the hash before that."""
+        ends = [*((f.first, f.before) for f in self._files[1:]), (self.head + 1, self.digest)]
+        return [(f, first, before) for f, (first, before) in zip(self._files, ends, strict=False)]
 
     def oldest(self, acked: int, reason: str) -> Loss | None:
         """What deleting the oldest file would lose; None when the newest is the only one."""

@@ -12,7 +12,7 @@ good row is.
     sieve = Sieve(1, first=10, before=digest)
     for row in sieve.good(damaged.each_row(1, 9, 100)): ...
     sieve.losses                      # between the rows
-    sieve.rest(99, after=digest)      # behind the last one
+    sieve.rest(99, after=digest)      # behind the last one; or after=sieve.digest_at(99)
 """
 
 from __future__ import annotations
@@ -58,14 +58,15 @@ class Sieve:
             self.kept += 1
             yield row
 
-    @property
-    def next(self) -> int:
-        """The sequence behind the last good row."""
-        return self._next
-
     def rest(self, last: int, after: bytes) -> list[Loss]:
         """What is missing from there up to ``last``."""
         return [self._loss(last, after)] if self._next <= last else []
+
+    def digest_at(self, last: int) -> bytes:
+        """The hash by which the chain goes on behind ``last``, where nobody knows the true one."""
+        if self._next > last:
+            return self._before
+        return restart_digest(self._class, self._next, last)
 
     def _loss(self, last: int, after: bytes) -> Loss:
         return Loss(self._class, self._next, last, self._before, after, DAMAGED)
