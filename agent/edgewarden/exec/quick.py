@@ -52,6 +52,7 @@ from edgewarden.kernel.fanotify import (
     answer_refused,
     pack_answer,
     parse_events,
+    unread,
     usual_head,
 )
 from edgewarden.kernel.process import ids_of
@@ -213,22 +214,24 @@ class Quick:
 
     def _serve_asleep(self, bell: Bell, group: Group) -> bool:
         """``serve``, which sleeps now, until the bell has rung or something is due; its word."""
-        fd, mono_s, done = group.fd, self._mono_s, self._done
+        group_fd, mono_s, done = group.fd, self._mono_s, self._done
         answer, unpack, head = self._answer, USUAL.unpack, self._head
         while True:
             try:
-                data = read(fd, FEW_BYTES)
-            except OSError:
-                return self.serve(group)
+                data = read(group_fd, FEW_BYTES)
+            except OSError as fault:
+                data = self._unread(fault)
             if (
                 len(data) == USUAL.size
                 and data.startswith(head)
                 and data.startswith(USUAL_RECORD, USUAL_RECORD_AT)
-                and answer(fd, *unpack(data))
             ):
-                if self.broken is not None:
-                    return False
-            elif not self._take_in(data, fd):
+                fd, pid, pidfd = unpack(data)
+                if not answer(group_fd, fd, pid, pidfd):
+                    self.left.append(ExecEvent(self.mask, fd, pid, pidfd))
+            else:
+                self._take_in(data, group_fd)
+            if self.left or self.broken is not None:
                 return False
             if bell.rung:
                 return True
@@ -241,27 +244,23 @@ class Quick:
                 return True
 
     def serve(self, group: Group) -> bool:
-        """Read once, and answer what can be answered at once.
-
-        Returns:
-            Whether everything was; otherwise the rest is in ``left``, or ``broken`` says why not.
-        """
+        """Read once, and answer what can be answered at once; whether that was everything. If not,
+        the rest is in ``left``, or ``broken`` says why not."""
         try:
-            data = group.read_bytes(FEW_BYTES)
-        except HardwareFault as fault:
-            self.broken = fault  # the event is gone with it: asking again would say nothing
-            return False
-        return self._take_in(data, group.fd)
+            data = read(group.fd, FEW_BYTES)
+        except OSError as fault:
+            data = self._unread(fault)
+        self._take_in(data, group.fd)
+        return not self.left and self.broken is None
 
-    def _take_in(self, data: bytes, group_fd: int) -> bool:
-        if (
-            len(data) == USUAL.size
-            and data.startswith(self._head)
-            and data.startswith(USUAL_RECORD, USUAL_RECORD_AT)
-        ):
-            fd, pid, pidfd = USUAL.unpack(data)
-            if self._answer(group_fd, fd, pid, pidfd):
-                return self.broken is None
+    def _unread(self, fault: OSError) -> bytes:
+        try:
+            return unread(fault)
+        except HardwareFault as broken:
+            self.broken = broken  # the event is gone with it: asking again would say nothing
+            return b""
+
+    def _take_in(self, data: bytes, group_fd: int) -> None:
         for event in parse_events(data):
             if event.mask == FAN_MODIFY:
                 event.close()  # the bell
@@ -269,7 +268,6 @@ class Quick:
                 group_fd, event.fd, event.pid, event.pidfd
             ):
                 self.left.append(event)
-        return not self.left and self.broken is None
 
     def be_strict(self, strict: bool) -> None:
         """Answer openings in passing, not execs: those have an opening of their own to come

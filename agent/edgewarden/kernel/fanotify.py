@@ -234,14 +234,12 @@ class Group:
                 found.append(event)
         return found
 
-    def read_bytes(self, most_bytes: int = READ_BYTES) -> bytes:
+    def read_bytes(self) -> bytes:
         """As ``read``, for ``parse_events``; raises as it does."""
         try:
-            return os.read(self.fd, most_bytes)
+            return os.read(self.fd, READ_BYTES)
         except OSError as fault:
-            if fault.errno not in OURS_ALONE:
-                return b""
-            raise refused("read(fanotify)", fault.errno or 0) from fault
+            return unread(fault)
 
     def answer(self, fd: int, *, allow: bool) -> bool:
         """Let the exec of the event with ``fd`` go on or fail with EPERM.
@@ -265,6 +263,17 @@ class Group:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def unread(fault: OSError) -> bytes:
+    """What a read that failed has read: nothing, where it failed of one event's file.
+
+    Raises:
+        HardwareFault: it failed of us or of the kernel.
+    """
+    if fault.errno not in OURS_ALONE:
+        return b""
+    raise refused("read(fanotify)", fault.errno or 0) from fault
 
 
 def answer_refused(fault: OSError) -> HardwareFault:
