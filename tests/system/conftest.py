@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from hw.rigs.tpm import Bus
+from tests.broker import Broker, Pki
+from tests.system.uplinks import DEVICE
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,19 @@ def tpm_bus() -> Iterator[Bus]:
             del os.environ["DBUS_SESSION_BUS_ADDRESS"]
         else:
             os.environ["DBUS_SESSION_BUS_ADDRESS"] = was
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """Certificates for one gateway and one fleet."""
+    made = Pki(tmp_path_factory.mktemp("pki"))
+    made.issue(DEVICE)
+    made.issue("fleet")
+    return made
+
+
+@pytest.fixture
+def broker(tmp_path: Path, pki: Pki) -> Iterator[Broker]:
+    """A Mosquitto that takes whom ``pki`` names."""
+    with Broker(tmp_path / "broker", pki) as one:
+        yield one

@@ -16,21 +16,12 @@ from edgewarden.wire.record import RecordClass
 from tests.broker import Broker, Pki
 from tests.system.test_uplink import WAIT_S, _command, chains, durable, gap_free, listening
 from tests.system.test_uplink import gateway as made_gateway
-from tests.system.uplinks import DEVICE
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("mosquitto")
 
 GROWTH_BYTES = 4 << 20
 """Target 4.2: resident set with a backlog, above the one without."""
-
-
-@pytest.fixture
-def pki(tmp_path: Path) -> Pki:
-    made = Pki(tmp_path / "pki")
-    made.issue(DEVICE)
-    made.issue("fleet")
-    return made
 
 
 @pytest.mark.parametrize("maximum", [1, 20])

@@ -8,7 +8,6 @@ less; all alarms arrive, before any reading. ``--runs N`` makes it N times the q
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,20 +37,6 @@ SEGMENT_BYTES = 3 << 20
 BATCH_FACTS, FACT_BYTES = 30, 2000
 WINDOW = 20
 WAIT_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    made = Pki(tmp_path_factory.mktemp("pki"))
-    made.issue(DEVICE)
-    made.issue("fleet")
-    return made
-
-
-@pytest.fixture
-def broker(tmp_path: Path, pki: Pki) -> Iterator[Broker]:
-    with Broker(tmp_path / "broker", pki) as one:
-        yield one
 
 
 def storing(state: Path, cap_bytes: int = CAP_BYTES) -> StorageThread:

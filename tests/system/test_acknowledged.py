@@ -41,14 +41,6 @@ DENIES_AUDIT = ACL.replace(
 
 
 @pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    made = Pki(tmp_path_factory.mktemp("pki"))
-    made.issue(DEVICE)
-    made.issue("fleet")
-    return made
-
-
-@pytest.fixture(scope="module")
 def signer() -> FileSigner:
     return FileSigner.generate()
 
@@ -143,6 +135,17 @@ def test_a_nats_server_as_broker(tmp_path: Path, pki: Pki, signer: FileSigner) -
         assert one.alarms() == []
 
 
+def denied(one: Gateway, fleet: Fleet, *, believed: bool) -> None:
+    """Audit is thrown away; the spool lets go of it, or with the verifier's word it does not."""
+    one.write(alarms=5, audits=20)
+    wait_until(lambda: len(fleet.records[ALARM]) >= 5, WAIT_S)
+    if believed:
+        wait_until(lambda: "EW-NET-016" in one.alarms(), WAIT_S)
+        assert one.storage.state()[int(AUDIT)].acked == 0
+    else:
+        wait_until(lambda: one.storage.state()[int(AUDIT)].acked >= 20, WAIT_S)
+
+
 @pytest.mark.needs("nats-server")
 @pytest.mark.parametrize("believed", [False, True], ids=["broker", "verifier"])
 def test_what_a_nats_server_throws_away(
@@ -154,13 +157,7 @@ def test_what_a_nats_server_throws_away(
         Fleet(nats.port, pki, signer) as fleet,
         running(tmp_path, nats.port, pki, signer if believed else None) as one,
     ):
-        one.write(alarms=5, audits=20)
-        wait_until(lambda: len(fleet.records[ALARM]) >= 5, WAIT_S)
-        if believed:
-            wait_until(lambda: "EW-NET-016" in one.alarms(), WAIT_S)
-            assert one.storage.state()[int(AUDIT)].acked == 0
-        else:
-            wait_until(lambda: one.storage.state()[int(AUDIT)].acked >= 20, WAIT_S)
+        denied(one, fleet, believed=believed)
         assert fleet.records[AUDIT] == {}
 
 
@@ -175,13 +172,7 @@ def test_a_denial_that_nobody_can_see(
         Fleet(broker.port, pki, signer) as fleet,
         running(tmp_path, broker.port, pki, signer if believed else None) as one,
     ):
-        one.write(alarms=5, audits=20)
-        wait_until(lambda: len(fleet.records[ALARM]) >= 5, WAIT_S)
-        if believed:
-            wait_until(lambda: "EW-NET-016" in one.alarms(), WAIT_S)
-            assert one.storage.state()[int(AUDIT)].acked == 0
-        else:
-            wait_until(lambda: one.storage.state()[int(AUDIT)].acked >= 20, WAIT_S)
+        denied(one, fleet, believed=believed)
         (tmp_path / "broker" / "acl").write_text(ACL)
         broker.restart()
         if believed:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,20 +31,6 @@ ALARM, AUDIT, BULK = RecordClass
 SEED = 20261
 WAIT_S = 30.0
 STATUS = f"ew/1/main/{DEVICE}/s/status"
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    made = Pki(tmp_path_factory.mktemp("pki"))
-    made.issue(DEVICE)
-    made.issue("fleet")
-    return made
-
-
-@pytest.fixture
-def broker(tmp_path: Path, pki: Pki) -> Iterator[Broker]:
-    with Broker(tmp_path / "broker", pki) as one:
-        yield one
 
 
 def context(pki: Pki, name: str = DEVICE) -> Callable[[], object]:

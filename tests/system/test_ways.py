@@ -32,14 +32,6 @@ ROOT = Path(__file__).parents[2]
 SECRET = ("site", "s3cret-of-the-site")
 
 
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    made = Pki(tmp_path_factory.mktemp("pki"))
-    made.issue(DEVICE)
-    made.issue("fleet")
-    return made
-
-
 @pytest.fixture
 def broker(tmp_path: Path, pki: Pki) -> Iterator[Broker]:
     one = Broker(tmp_path / "broker", pki)
