@@ -31,7 +31,7 @@ from pathlib import Path
 
 from edgewarden.wire import cose
 from edgewarden.wire.facts import readings_from_senml
-from edgewarden.wire.record import Kind, RecordClass, decode_record
+from edgewarden.wire.record import Kind, Record, RecordClass, decode_record
 from edgewarden_fleet.ca.folder import FleetFolder
 from hw.rigs.ptys import PtyPort
 from tests.fleet.standing import ENV, Standing
@@ -85,6 +85,7 @@ class Account:
         twice: those that two records hold.
         holes: (class, first, last) of records that are missing without a signed gap.
         gaps: records named in signed gaps.
+        told: facts that signed batches say found no room, of both boards.
         findings: kinds of findings the fleet made.
     """
 
@@ -93,7 +94,12 @@ class Account:
     twice: tuple[int, ...]
     holes: tuple[tuple[str, int, int], ...]
     gaps: int
+    told: int
     findings: frozenset[str]
+
+    def in_silence(self) -> bool:
+        """Is anything missing that no signed record accounts for?"""
+        return len(self.missing) > self.told and not self.gaps
 
 
 class Board(threading.Thread):
@@ -276,12 +282,16 @@ class Day:
     def _numbers(self) -> list[int]:
         """Each number of the steady board, as often as a verified record holds it."""
         found: list[int] = []
+        for record in self._batches():
+            readings = readings_from_senml(record.body["readings"], record.time.boot_ns)
+            found += [int(r.value) for r in readings if r.source == "steady" and r.name == "n"]  # type: ignore[arg-type]
+        return found
+
+    def _batches(self) -> Iterator[Record]:
         for data in self._records(RecordClass.BULK):
             record = decode_record(cose.open_envelope(data, cose.ContentType.RECORD).payload)
             if record.kind == Kind.BATCH:
-                readings = readings_from_senml(record.body["readings"], record.time.boot_ns)
-                found += [int(r.value) for r in readings if r.source == "steady" and r.name == "n"]  # type: ignore[arg-type]
-        return found
+                yield record
 
     def _records(self, record_class: RecordClass) -> list[bytes]:
         with self._store() as db:
@@ -335,6 +345,7 @@ class Day:
             tuple(sorted(n for n in there if numbers.count(n) > 1)),
             tuple((RecordClass(c).name, a, b) for c, a, b, explained in gaps if explained is None),
             sum(last - first + 1 for first, last in notes),
+            sum(int(b.body["counts"].get("bulk_no_room", 0)) for b in self._batches()),
             frozenset(kinds),
         )
 
