@@ -5,6 +5,7 @@ Decides the moments; the rules themselves are in window.py. Leaves connecting to
 * Only durable records are fetched, a few at a time: memory does not grow with the backlog.
 * The spool hears of a record's end only through Lane.accept: after a PUBACK that counts, in order.
 * Status and evidence go first and are not kept: they speak of this session only.
+* While an alarm waits in the spool, fetched or not, nothing of another class is sent.
 * With a verifier's key only that verifier's signed word lets the spool forget (acknowledged.py);
   a PUBACK frees a slot and means nothing else.
 * What was durable when the session began is backlog: beside live data it may send backlog_bytes_s
@@ -140,7 +141,7 @@ class Drainer:
             self._send_control(session)
             await self._set_aside()
             refused_s = await self._fetch()
-            self._fill(session)
+            self._fill(session, alarms_readable=refused_s is None)
             await self._look_for_late(session)
             await self._sleep(session, refused_s)
 
@@ -262,10 +263,13 @@ class Drainer:
                     lane.fetched = state[c].durable
         return None
 
-    def _fill(self, session: Session) -> None:
-        """Send as much as window and turns allow."""
+    def _fill(self, session: Session, *, alarms_readable: bool) -> None:
+        """Send as much as window and turns allow; stop for alarms that must be fetched first."""
         while not session.ended.done():
             now_ns = self._clock.now().boot_ns
+            if alarms_readable and self._alarms_unfetched(now_ns):
+                self._wake.set()
+                return
             waiting = [c for c, lane in self._lanes.items() if self._may_send(lane, now_ns)]
             chosen = self._choose(waiting)
             if chosen is None:
@@ -288,11 +292,19 @@ class Drainer:
             self._counters["published"] += 1
 
     def _may_send(self, lane: Lane, now_ns: int) -> bool:
-        if not lane.may_send(now_ns):
-            return False
-        if self._awaited is not None and not self._awaited.room_for(lane.record_class):
+        if not lane.may_send(now_ns) or not self._may_await(lane):
             return False
         return not lane.is_backlog() or self._bucket.may_take(now_ns)
+
+    def _may_await(self, lane: Lane) -> bool:
+        return self._awaited is None or self._awaited.room_for(lane.record_class)
+
+    def _alarms_unfetched(self, now_ns: int) -> bool:
+        """Whether the next alarm could be sent and still lies in the spool."""
+        lane, state = self._lanes[RecordClass.ALARM], self._storage.state()
+        if lane.ready or RecordClass.ALARM not in state or not lane.is_free(now_ns):
+            return False
+        return state[RecordClass.ALARM].durable > lane.fetched and self._may_await(lane)
 
     def _choose(self, waiting: list[RecordClass]) -> RecordClass | None:
         """Whose turn it is and who has room; behind one without room only an alarm may pass."""

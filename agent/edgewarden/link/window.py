@@ -6,8 +6,9 @@ The rules, in order:
    bytes as pace.py allows; a record longer than that travels alone. More would only stand in front
    of the next alarm.
 2. The last slot is for alarms, and the first alarm needs no room in bytes.
-3. Alarm before audit before bulk; but every BULK_TURN-th record is bulk when bulk waits, so that
-   it never starves.
+3. Alarms first, whatever else waits and for how long: they are few (triage bounds them a minute).
+   Then audit before bulk; but every BULK_TURN-th record is bulk when bulk waits, so that no flood
+   of audit records starves it.
 4. A record counts as accepted when it and all records sent before it in its class are
    (acknowledgements may come out of order). Only that contiguous end is told to the spool.
 5. PUBACK 0x10 (accepted, and nobody subscribed) is not accepted here: the broker forgot the record
@@ -135,7 +136,8 @@ class Turns:
     def order(self, waiting: Collection[RecordClass]) -> Sequence[RecordClass]:
         """The waiting classes, the one whose turn it is first."""
         ordered = sorted(waiting)
-        if self._since_bulk >= BULK_TURN - 1 and RecordClass.BULK in ordered:
+        its_turn = self._since_bulk >= BULK_TURN - 1 and RecordClass.BULK in ordered
+        if its_turn and RecordClass.ALARM not in ordered:
             ordered.remove(RecordClass.BULK)
             ordered.insert(0, RecordClass.BULK)
         return ordered
@@ -197,7 +199,11 @@ class Lane:
 
     def may_send(self, now_ns: int) -> bool:
         """Whether the front record may go, as far as this class is concerned."""
-        if not self.ready or self.aside or now_ns < self.held_until_ns:
+        return bool(self.ready) and self.is_free(now_ns)
+
+    def is_free(self, now_ns: int) -> bool:
+        """Whether nothing holds this class back, if it had a record."""
+        if self.aside or now_ns < self.held_until_ns:
             return False
         return self.refusals == 0 or not self._sent
 
