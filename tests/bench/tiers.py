@@ -101,7 +101,7 @@ def stand_up(place: Place, watched: Path, cgroup: Path) -> Path:
     masked = [sys.executable, str(ROOT / "tests/system/masked.py"), "no-permission", *lean]
     canary = place.start(*masked, agent / "exec" / "canary.py", run, state, name="canary")
     await_("proof of the tier", lambda: canary.poll() is not None, 30)
-    _guard(place, run, lean, agent)
+    _guard(place, run, lean)
     gate = place.start(*masked, agent / "daemon" / "gate.py", state, run, name="gate")
     facts = run / "gate-facts.sock"
     await_("gate", lambda: facts.exists() or gate.poll() is not None, 10)
