@@ -13,7 +13,7 @@ from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import quoted as wire
 from edgewarden.wire import tpm as tpm_wire
 from edgewarden.wire.quoted import Quoted, TpmKeys, qualifying
-from edgewarden.wire.tpm import Alg, Attribute
+from edgewarden.wire.tpm import Alg, Attribute, Public, Signature
 from edgewarden_fleet.verify.tpm import verify
 from tests.fakes.tpm import AK, FIXED, PCRS, SoftTpm, public_of, signed
 from tests.fleet.makers import new_key
@@ -72,6 +72,26 @@ def test_an_honest_quote_holds(scene: Scene) -> None:
     assert vouched.pcrs == PCRS
     assert vouched.mark == Mark(7, scene.tpm.clock_ms, BOOT)
     assert vouched.keys == scene.keys
+
+
+def test_a_certification_is_verified_once_and_a_refused_one_each_time(scene: Scene) -> None:
+    asked: list[bytes] = []
+
+    def counted(public: Public, message: bytes, signature: Signature) -> bool:
+        asked.append(message)
+        return verify(public, message, signature)
+
+    good = scene.keys
+    for _ in range(3):
+        assert quotes.judge(scene.sent, scene.bound, scene.enrolled, counted) is not None
+    assert asked.count(good.certify) == 1
+    assert asked.count(scene.sent.quote) == 3
+    forged = replace(good, certify_signature=signed(new_key(), good.certify))
+    scene.sent = replace(scene.sent, keys=forged)
+    for _ in range(3):
+        with pytest.raises(quotes.Contradiction, match="certify_signature"):
+            quotes.judge(scene.sent, scene.bound, scene.enrolled, counted)
+    assert asked.count(good.certify) == 4
 
 
 def foreign_tpm(s: Scene) -> None:

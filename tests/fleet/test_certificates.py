@@ -16,6 +16,7 @@ from edgewarden.errors import WireRefusal
 from edgewarden.wire.record import is_identifier
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
+from edgewarden_fleet.verify.chain import check_chain
 from tests.fleet.makers import NOW, TENANT, authority, new_key
 
 BEGIN = datetime.fromtimestamp(NOW, UTC)
@@ -51,6 +52,21 @@ def test_openssl_accepts_each_for_its_purpose_alone(
     for leaf, may in ((gateway, "sslclient"), (client, "sslclient"), (server, "sslserver")):
         for purpose in ("sslclient", "sslserver"):
             assert openssl_says(tmp_path, ca, leaf, purpose) is (purpose == may)
+
+
+def test_an_issuer_that_one_root_vouched_for_is_none_of_anothers(
+    ca: tuple[Authority, Authority],
+) -> None:
+    root, issuing = ca
+    stranger = authority()[0].certificate
+    leaf = certificates.make_gateway(issuing, new_key().public_key(), TENANT, "gw-demo", NOW)
+    chain = [c.public_bytes(serialization.Encoding.DER) for c in (leaf, issuing.certificate)]
+    for roots in ([root.certificate], [stranger], [stranger, root.certificate], [stranger]):
+        if root.certificate in roots:
+            assert check_chain(chain, roots, NOW + 60).device == "gw-demo"
+        else:
+            with pytest.raises(WireRefusal, match="bad_chain"):
+                check_chain(chain, roots, NOW + 60)
 
 
 def test_a_gateway_lives_thirty_days_and_begins_a_little_early(

@@ -47,8 +47,9 @@ AK_ATTRIBUTES = (
 )
 """Restricted: it signs only what the TPM itself made; nobody can have it sign a made-up quote."""
 TLS_ATTRIBUTES = Attribute.FIXED_TPM | Attribute.FIXED_PARENT | Attribute.SENSITIVE_DATA_ORIGIN
-_public = lru_cache(maxsize=4096)(tpm.parse_public)
-"""Public areas stay the same for years: two a gateway, 1 kB each."""
+KEYS_KEPT = 4096
+"""Of gateways: their public areas, which stay the same for years, and what was certified."""
+_public = lru_cache(maxsize=2 * KEYS_KEPT)(tpm.parse_public)
 _SELECTION = ((Alg.SHA256, tpm.QUOTE_PCRS),)
 
 
@@ -160,13 +161,7 @@ def _quote(
 
 
 def _check_tls_key(keys: TpmKeys, quote: Quote, bound: Bound, verify: Verify) -> None:
-    ak = _public(keys.ak_public)
-    if not verify(ak, keys.certify, tpm.parse_signature(keys.certify_signature)):
-        raise Contradiction("certify_signature", "the attestation key did not certify the TLS key")
-    certified: Certification = tpm.parse_certify(keys.certify)
-    tls = _public(keys.tls_public)
-    if certified.name != tls.name:
-        raise Contradiction("certify_name", "another key was certified")
+    certified, tls = _certified(keys, verify)
     if certified.signer != quote.signer:
         raise Contradiction("certify_signer", "certified by another key than the quote's")
     if certified.clock.reset_count != quote.clock.reset_count:
@@ -175,6 +170,20 @@ def _check_tls_key(keys: TpmKeys, quote: Quote, bound: Bound, verify: Verify) ->
         raise Contradiction("tls_attributes", "the TLS key may leave its TPM")
     if tls.point != cose.decode_key(bound.peer_key):
         raise Contradiction("tls_key", "the TPM vouches for another key than the certificate's")
+
+
+@lru_cache(maxsize=KEYS_KEPT)
+def _certified(keys: TpmKeys, verify: Verify) -> tuple[Certification, Public]:
+    """What the attestation key says of the TLS key; a gateway shows the same for a whole boot, and
+    whoever showed the very same bytes before is believed by memory (a refusal is not kept)."""
+    ak = _public(keys.ak_public)
+    if not verify(ak, keys.certify, tpm.parse_signature(keys.certify_signature)):
+        raise Contradiction("certify_signature", "the attestation key did not certify the TLS key")
+    certified = tpm.parse_certify(keys.certify)
+    tls = _public(keys.tls_public)
+    if certified.name != tls.name:
+        raise Contradiction("certify_name", "another key was certified")
+    return certified, tls
 
 
 def _check_monotonic(now: Mark, before: Mark | None) -> None:

@@ -27,6 +27,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -40,6 +41,8 @@ from edgewarden.wire.topics import device_of
 
 MAX_CERTIFICATE_BYTES = 4096
 """Ours are 0.6 kB; a customer's own issuing tier may carry policies and URLs."""
+ISSUERS_KEPT = 64
+"""Whoever sends ever others only makes us verify again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,8 @@ def read_chain(x5chain: Sequence[bytes], roots: Sequence[x509.Certificate]) -> I
     if len(x5chain) != 2 or max(map(len, x5chain)) > MAX_CERTIFICATE_BYTES:
         raise WireRefusal("bad_chain", "not a leaf and its issuing certificate")
     try:
-        leaf, issuing = (x509.load_der_x509_certificate(c) for c in x5chain)
-        _check_under(issuing, roots)
+        leaf = x509.load_der_x509_certificate(x5chain[0])
+        issuing = _issuing(x5chain[1], tuple(roots))
         leaf.verify_directly_issued_by(issuing)
         keys = [c.public_key() for c in (leaf, issuing)]
         extensions = leaf.extensions, issuing.extensions
@@ -135,6 +138,18 @@ def read_chain(x5chain: Sequence[bytes], roots: Sequence[x509.Certificate]) -> I
         ends_utc_s=leaf.not_valid_after_utc.timestamp(),
         issuing_ends_utc_s=issuing.not_valid_after_utc.timestamp(),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=ISSUERS_KEPT)
+def _issuing(der: bytes, roots: tuple[x509.Certificate, ...]) -> x509.Certificate:
+    """The issuing certificate, signed by one of these very roots; raises what cryptography does.
+
+    One signature for a fleet: a thousand gateways show the same. What was refused is not kept, and
+    its dates and its use are looked at each time.
+    """
+    issuing = x509.load_der_x509_certificate(der)
+    _check_under(issuing, roots)
+    return issuing
 
 
 def _check_under(issuing: x509.Certificate, roots: Sequence[x509.Certificate]) -> None:
