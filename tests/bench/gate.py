@@ -2,7 +2,8 @@
 
     A  an ext4 nobody watches          B  an ext4 with gate's exec permission mark
     F  an ext4 whose mark is answered by bare_responder.py, which allows everything at once: the
-       floor that the kernel and two wake-ups cost anybody on this machine at this moment
+       floor that the kernel and two wake-ups cost a responder in Python at this moment
+    C  the same in C (bare_responder.c): what nobody who is asked can go below
 
 All in loop-mounted files of this bench: on a tmpfs gate never believes its cache (a store through
 a mapping leaves no trace there, exec/marks.py), so that every exec would be hashed anew.
@@ -36,6 +37,7 @@ import os
 import random
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -63,7 +65,7 @@ HOGS, HOG_ROUNDS = 2, 150
 HOG = "import signal; signal.alarm(100)\nwhile True: pass"
 CACHED_AT_LEAST = 0.99
 """gate forgets its cache when somebody here mounts something; a median does not see that."""
-ASKED, PEER = 4, 5
+COMPILED, ASKED, PEER = 4, 5, 6
 """Places among the programs of a round."""
 NOBODY = 65534
 PROGRAM = "/sbin/ldconfig"
@@ -93,11 +95,11 @@ while s.recv(65536):
 
 def measure(place: Place) -> Iterator[Figure]:
     """The figures of this file."""
-    plain, watched, floor, subject = (
-        place.mount_ext4(name) for name in ("plain", "watched", "floor", "subject")
+    plain, watched, floor, subject, compiled = (
+        place.mount_ext4(name) for name in ("plain", "watched", "floor", "subject", "compiled")
     )
     peer = place.mount_ext2("peer")
-    for folder in (plain, watched, floor, subject, peer):
+    for folder in (plain, watched, floor, subject, compiled, peer):
         shutil.copy(PROGRAM, folder / "listed")
         shutil.copy(PROGRAM, folder / "unlisted")
         with (folder / "unlisted").open("ab") as program:
@@ -111,15 +113,17 @@ def measure(place: Place) -> Iterator[Figure]:
     run = stand_up(place, watched, subject).run
     check_judges(plain, watched)
     check_judges(plain, subject)
-    bare_responder(place, floor)
+    script = ROOT / "tests" / "bench" / "bare_responder.py"
+    bare_responder(place, floor, [sys.executable, "-I", "-S", script])
+    bare_responder(place, compiled, [built(place)])
     no_peer = ""
     try:
-        fapolicyd.start(place, peer, [plain, watched, floor, subject])
+        fapolicyd.start(place, peer, [plain, watched, floor, subject, compiled])
         check_judges(plain, peer)
     except CannotMeasure as fault:
         no_peer = str(fault)
-    programs = [folder / "listed" for folder in (plain, watched, floor, subject, peer)]
-    programs.insert(ASKED, watched / "asked")
+    programs = [folder / "listed" for folder in (plain, watched, floor, subject, compiled)]
+    programs += [watched / "asked", peer / "listed"]
     rounds(programs, WARM_UP)
     before = stats(run)
     taken = [rounds(programs, ROUNDS) for _ in range(RUNS)]
@@ -132,7 +136,9 @@ def measure(place: Place) -> Iterator[Figure]:
     ratios = [one[1] / one[0] for one in p50]
     bare_us, floor_x = middle(one[0] for one in p50), middle(one[2] / one[0] for one in p50)
     peer_x = "-" if no_peer else f"{middle(one[PEER] / one[0] for one in p50):.3f}"
-    against = f"{bare_us:.0f} us unwatched; bare responder {floor_x:.3f}; fapolicyd {peer_x}"
+    least_x = middle(one[COMPILED] / one[0] for one in p50)
+    against = f"{bare_us:.0f} us unwatched; bare responder {floor_x:.3f}, in C {least_x:.3f}"
+    against += f"; fapolicyd {peer_x}"
     spread = f"runs {min(ratios):.3f} to {max(ratios):.3f}, tier {after.tier}"
     yield Figure("gate.exec-cached", middle(ratios), against, RUNS, spread)
     yield Figure("gate.exec-floor", middle(one[1] / one[2] for one in p50), against, RUNS)
@@ -165,7 +171,7 @@ def beside_hogs(place: Place, programs: list[Path]) -> Figure:
             stop(hog)
     p50 = [[middle(each) * 1e6 for each in one] for one in taken]
     ratios = [one[1] / one[0] for one in p50]
-    names = ("bare responder", "rule with a user", "asked each time", "fapolicyd")
+    names = ("bare responder", "rule with a user", "in C", "asked each time", "fapolicyd")
     others = [middle(one[i] / one[0] for one in p50) for i in range(2, len(programs))]
     beside = "; ".join(f"{n} {x:.3f}" for n, x in zip(names, others, strict=False))
     return Figure(
@@ -174,14 +180,25 @@ def beside_hogs(place: Place, programs: list[Path]) -> Figure:
     )  # fmt: skip
 
 
-def bare_responder(place: Place, floor: Path) -> None:
-    """Start the floor's responder; it ends with this place."""
-    ready = place.folder / "floor-ready"
-    script = ROOT / "tests" / "bench" / "bare_responder.py"
-    process = place.start(sys.executable, "-I", "-S", script, floor, ready, name="floor")
+def built(place: Place) -> Path:
+    """The responder in C."""
+    program = place.folder / "bare_responder"
+    source = ROOT / "tests" / "bench" / "bare_responder.c"
+    try:
+        subprocess.run(["gcc", "-O2", "-Wall", "-o", program, source], check=True, timeout=60)
+    except (OSError, subprocess.CalledProcessError) as fault:
+        raise CannotMeasure(f"no C compiler here: {fault}") from fault
+    return program
+
+
+def bare_responder(place: Place, floor: Path, command: list[str | Path]) -> None:
+    """Start a responder that allows everything; it ends with this place."""
+    name = f"on-{floor.name}"
+    ready = place.folder / name
+    process = place.start(*command, floor, ready, name=name)
     await_("bare responder", lambda: ready.exists() or process.poll() is not None, 10)
     if process.poll() is not None:
-        raise CannotMeasure(f"the bare responder ended: {place.log('floor')}")
+        raise CannotMeasure(f"the bare responder ended: {place.log(name)}")
 
 
 @dataclass(frozen=True, slots=True)
