@@ -19,7 +19,6 @@ import os
 import random
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
 import threading
@@ -37,6 +36,7 @@ from hw.rigs.ptys import PtyPort
 from tests.fleet.standing import ENV, Standing
 from tests.system import loopfs
 from tests.system.cards import Card
+from tests.system.stepped_clock import SteppedClock
 from tests.waiting import wait_until
 
 DEVICE = "gw-soak"
@@ -61,7 +61,6 @@ baud = 115200
 format = "jsonlines"
 """
 CLOCKS_S = (3600, -1800, 86400, -90, 20 * 365 * 86400, 0)
-STEPPED = str(Path(__file__).with_name("stepped_link.py"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +137,7 @@ class Day:
     card: Card
     disk: loopfs.LoopFs
     board: Board
+    clock: SteppedClock
     chance: random.Random
     samples: list[Sample] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -187,27 +187,18 @@ class Day:
         """Link's wall clock is somewhere else; a later step brings it back."""
         step_s = self.chance.choice(CLOCKS_S)
         self.told.append(f"by {step_s} s")
-        self.set_clock(step_s)
-
-    @property
-    def step_file(self) -> Path:
-        """What link's wall clock is ahead by."""
-        return self.card.state.with_name("step")
-
-    def set_clock(self, step_s: int) -> None:
-        """Set link's wall clock so far from the machine's."""
-        with self.step_file.open("r+b" if self.step_file.exists() else "wb") as file:
-            file.write(struct.pack("=q", step_s * 10**9))
+        self.clock.ahead(step_s)
 
     def start_link(self) -> None:
         """Start it under the clock that is set; the machine's own at first."""
-        if not self.step_file.exists():
-            self.set_clock(0)
         # It ends with the test, however that ends: a port's number is soon somebody else's.
         alone = ["setpriv", "--pdeathsig", "KILL"]
-        line = [*alone, sys.executable, STEPPED, str(self.step_file), str(self.card.settings)]
+        line = [*alone, sys.executable, "-m", "edgewarden", "link", "--settings"]
+        env = {**ENV, **self.clock.environment}
         with self.card.log.open("ab") as log:
-            self.card.link = subprocess.Popen(line, env=ENV, stdout=log, stderr=log)
+            self.card.link = subprocess.Popen(
+                [*line, str(self.card.settings)], env=env, stdout=log, stderr=log
+            )
 
     def kill_link(self) -> dict[str, int]:
         """SIGKILL; returns what it had promised a moment before: class -> durable."""
@@ -238,7 +229,7 @@ class Day:
             what = turn.pop()
             self.told.append(f"{time.monotonic() - self._began:.0f} s: {what.__name__}")
             what()
-        self.set_clock(0)
+        self.clock.ahead(0)
         self.board.close()
         wait_until(self._all_there, END_S)
 
@@ -382,7 +373,8 @@ def ordeal(folder: Path, seed: int) -> Iterator[Day]:
         stack.enter_context(board.steady)
         stack.enter_context(board.loose)
         stack.callback(card.end, signal.SIGKILL)
-        day = Day(fleet, card, disk, board, random.Random(seed))
+        clock = SteppedClock(folder / "clock")
+        day = Day(fleet, card, disk, board, clock, random.Random(seed))
         day.start_link()
         await_live(card)
         board.start()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.soak.ordeal import Day, ordeal, slope_mb
 
-pytestmark = pytest.mark.needs("root", "loop-mount", "mosquitto")
+pytestmark = pytest.mark.needs("root", "loop-mount", "mosquitto", "gcc")
 
 SLOPE_MB = 0.5
 """What the issue allows, over the whole time."""
