@@ -13,6 +13,8 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import FunctionType
 from typing import TypeGuard
@@ -21,7 +23,8 @@ import pytest
 
 from edgewarden.appraise import appraisal
 from edgewarden_fleet.verify import attest, chain, pipeline
-from tests.fleet.attacks import CASES, prepare
+from tests.deciding import Table, holds
+from tests.fleet.attacks import CASES, Attack, prepare
 from tests.fleet.makers import Desk
 
 FUNCTIONS: list[Callable[..., object]] = [
@@ -125,34 +128,42 @@ def without_check(mutant: Mutant) -> Callable[[], None]:
     return lambda: setattr(function, "__code__", original)
 
 
-def survives(folder: Path) -> bool:
-    """Does every attack still end as it should?"""
-    for i, (name, attack) in enumerate(CASES):
-        where = folder / str(i)
-        where.mkdir()
-        desk = Desk(where, durable=False)
-        try:
-            verdict = attack(desk, prepare(desk))
-            if verdict.accepted or verdict.outcome != name:
-                return False
-        except Exception:
-            return False
-        finally:
-            desk.close()
-    return True
+def attempt(name: str, attack: Attack, folders: Iterator[Path]) -> bool:
+    """Does this attack end as it should?"""
+    where = next(folders)
+    where.mkdir()
+    desk = Desk(where, durable=False)
+    try:
+        verdict = attack(desk, prepare(desk))
+        return not verdict.accepted and verdict.outcome == name
+    finally:
+        desk.close()
 
 
 MUTANTS = list(mutants())
 
 
-def test_there_are_checks_to_remove() -> None:
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """Every attack of the table, made once with nothing taken out."""
+    place = tmp_path_factory.mktemp("attacks")
+    folders = (place / str(i) for i in count())
+    functions = [m.function for m in MUTANTS if isinstance(m.function, FunctionType)]
+    return Table(functions, [partial(attempt, name, attack, folders) for name, attack in CASES])
+
+
+def test_there_are_checks_to_remove(table: Table) -> None:
+    assert table.holds()
     assert len(MUTANTS) >= 30
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
-def test_each_check_is_held_by_an_attack(mutant: Mutant, tmp_path: Path) -> None:
+def test_each_check_is_held_by_an_attack(mutant: Mutant, table: Table) -> None:
+    assert isinstance(mutant.function, FunctionType)
+    attacks = table.nearest(mutant.function, mutant.line)
     put_back = without_check(mutant)
     try:
-        assert not survives(tmp_path), "this check can be removed and no attack notices"
+        survives = all(holds(attack) for attack in attacks)
+        assert not survives, "this check can be removed and no attack notices"
     finally:
         put_back()

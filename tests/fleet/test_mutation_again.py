@@ -10,7 +10,7 @@ import ast
 import inspect
 import itertools
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,13 +168,13 @@ class Scene:
             yield told
 
 
-def outcomes(folder: Path) -> list[str]:
+def outcomes(folder: Path) -> Generator[str, None, None]:
     scene = Scene(folder)
     try:
         lies = itertools.chain(
             scene.bundle_lies(), scene.sealed_lies(), scene.set_lies(), scene.late_lies()
         )
-        return [outcome(lie) for lie in lies]
+        yield from map(outcome, lies)
     finally:
         scene.desk.close()
 
@@ -184,7 +184,7 @@ MUTANTS = list(mutants())
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return outcomes(tmp_path_factory.mktemp("whole"))
+    return list(outcomes(tmp_path_factory.mktemp("whole")))
 
 
 def test_every_lie_is_refused_to_begin_with(whole: list[str]) -> None:
@@ -196,7 +196,10 @@ def test_every_lie_is_refused_to_begin_with(whole: list[str]) -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_each_check_is_held(mutant: Mutant, whole: list[str], tmp_path: Path) -> None:
     put_back = without_check(mutant)
+    told = outcomes(tmp_path)
     try:
-        assert outcomes(tmp_path) != whole, "this check can be removed and no lie notices"
+        differs = any(one != other for one, other in itertools.zip_longest(told, whole))
+        assert differs, "this check can be removed and no lie notices"
     finally:
+        told.close()
         put_back()
