@@ -10,6 +10,8 @@ Cloned    the same, and at some moment the disk is copied (the present one, or a
           what the other one gave is not believed and raises the alarm; and whatever they did, two
           reports of each that get their answers are enough
 Mutants   each mutation of the rule makes one of the two fail: what cannot fail proves nothing
+
+As many lives as hypothesis makes of anything else: five for each of ``--runs``; more by more.
 """
 
 from __future__ import annotations
@@ -37,11 +39,16 @@ from tests.order.ratchet_world import Answer, Disk, Gateway, Result, Rule, Store
 INDEX = st.integers(0, 10**6)
 MOST_IN_FLIGHT = 12
 THOROUGH = settings(
-    max_examples=300, stateful_step_count=60, deadline=None, derandomize=True, database=None,
+    max_examples=100, stateful_step_count=60, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck), print_blob=False,
 )  # fmt: skip
 BROKEN = settings(THOROUGH, phases=(Phase.generate,), max_examples=2000)
 """Ends at the first counter-example; nobody needs the smallest one."""
+
+
+def lives(runs: int) -> settings:
+    """For so many ``--runs``; 60 of them are the 300 lives of each machine that found this rule."""
+    return settings(THOROUGH, max_examples=5 * runs)
 
 
 class Honest(RuleBasedStateMachine):
@@ -234,16 +241,16 @@ class Cloned(Honest):
         assert self.world.store.alarm
 
 
-def test_an_honest_gateway_is_never_called_a_clone() -> None:
-    run_state_machine_as_test(Honest, settings=THOROUGH)
+def test_an_honest_gateway_is_never_called_a_clone(runs: int) -> None:
+    run_state_machine_as_test(Honest, settings=lives(runs))
 
 
-def test_nor_when_the_fleets_store_comes_from_a_backup() -> None:
-    run_state_machine_as_test(Restored, settings=THOROUGH)
+def test_nor_when_the_fleets_store_comes_from_a_backup(runs: int) -> None:
+    run_state_machine_as_test(Restored, settings=lives(runs))
 
 
-def test_no_copy_and_no_backup_survives_two_reports() -> None:
-    run_state_machine_as_test(Cloned, settings=THOROUGH)
+def test_no_copy_and_no_backup_survives_two_reports(runs: int) -> None:
+    run_state_machine_as_test(Cloned, settings=lives(runs))
 
 
 # --- what cannot fail proves nothing --------------------------------------------------------------
