@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ TREE_LAWS = [
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_tree(tmp_path_factory.mktemp("pristine"))
+
+
+@pytest.fixture(scope="module")
+def broken_before(pristine: Path) -> Callable[[Callable[[Path], list[str]]], frozenset[str]]:
+    """What a law finds in the copy while nothing is planted there, as between two tests."""
+    return cache(lambda law: frozenset(law(pristine)))
 
 
 @pytest.mark.parametrize("law", TREE_LAWS, ids=lambda law: law.__name__)
@@ -124,11 +131,15 @@ PLANTS = [
 
 @pytest.mark.parametrize(("law", "name", "line"), PLANTS)
 def test_planted_line_is_seen(
-    pristine: Path, law: Callable[[Path], list[str]], name: str, line: str
+    pristine: Path,
+    broken_before: Callable[[Callable[[Path], list[str]]], frozenset[str]],
+    law: Callable[[Path], list[str]],
+    name: str,
+    line: str,
 ) -> None:
+    before = broken_before(law)
     path = pristine / "agent" / name
     was = path.read_text() if path.exists() else None
-    before = set(law(pristine))
     try:
         plant(pristine, f"agent/{name}", line)
         fresh = set(law(pristine)) - before
