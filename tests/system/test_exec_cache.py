@@ -22,6 +22,7 @@ from edgewarden.exec.digest import CTIME_SETTLE_NS, Digests
 from edgewarden.exec.hold import LINGER_S
 from edgewarden.kernel.lease import ReadLease, ignore_lease_breaks
 from edgewarden.wire.local import Answer, ExecVerdict
+from tests.steps import slack_s
 from tests.system.exec_world import NOBODY, World, loop_ext4, private_tmpfs, world
 from tests.waiting import wait_until
 
@@ -82,11 +83,12 @@ def test_a_writer_waits_no_longer_than_the_linger(disk: World) -> None:
     start_at_once(disk, good, 5)
     began = time.monotonic()
     with good.open("r+b") as file:  # the kernel lets nobody in while the lease is held
-        assert time.monotonic() - began < SOON_S
+        took_s = time.monotonic() - began
         file.seek(-4, os.SEEK_END)
         file.write(b"EVIL")
     with pytest.raises(PermissionError):
         os.posix_spawn(good, ["good", "/dev/null"], {})
+    assert took_s < SOON_S + slack_s()
 
 
 def test_a_filesystem_can_be_unmounted_soon_after_a_start(disk: World) -> None:
@@ -98,7 +100,8 @@ def test_a_filesystem_can_be_unmounted_soon_after_a_start(disk: World) -> None:
     wait_until(
         lambda: subprocess.run(["umount", disk.filesystem], capture_output=True).returncode == 0
     )
-    assert time.monotonic() - began < SOON_S
+    took_s = time.monotonic() - began
+    assert took_s < SOON_S + slack_s()
 
 
 def test_r8_a_filesystem_mounted_again_under_the_same_number_is_watched(disk: World) -> None:

@@ -25,6 +25,7 @@ from edgewarden.judge.exec_table import compile_list
 from edgewarden.wire import local
 from edgewarden.wire.lean import seal
 from edgewarden.wire.local import Alarm, Answer, ExecVerdict, GateStats, ProcBatch
+from tests.steps import slack_s
 from tests.system.exec_world import (
     AGENT,
     DAEMONS,
@@ -135,7 +136,7 @@ def test_a_users_write_lease_stalls_nobody_else(small: World) -> None:
         for _ in range(5):
             began = time.monotonic()
             assert small.outcome([evil]) == "denied"
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 1 + slack_s()
         assert (small.gate_pid, small.gate_is_gone(), small.status().trips) == (gate, False, 0)
     finally:
         holder.kill()
@@ -400,7 +401,8 @@ def test_sigkill_frees_whoever_waits(small: World) -> None:
     started = time.monotonic()
     os.kill(small.gate_pid, signal.SIGKILL)
     assert [os.waitpid(pid, 0)[1] for pid in waiting] == [0] * 20
-    assert time.monotonic() - started < 1.0
+    took_s = time.monotonic() - started
+    assert took_s < 1 + slack_s()
     assert all(mark.exists() for mark in marks)
 
 
@@ -424,7 +426,8 @@ def test_a_flood_of_large_programs_delays_no_other(each: World) -> None:
         for program in (tool, late, tool):
             started = time.monotonic()
             assert each.outcome([program]) == "ran"
-            assert time.monotonic() - started < SOON_S
+            took_s = time.monotonic() - started
+            assert took_s < SOON_S + slack_s()
         hashed = each.status().hashed
         assert each.status().guard
         assert hashed < len(flood), "the flood was over before it could be in the way"

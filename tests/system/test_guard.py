@@ -17,6 +17,7 @@ import pytest
 from edgewarden.daemon.guard import ALIVE_S
 from edgewarden.wire import local
 from edgewarden.wire.local import Alarm, Heartbeat, TripInfo
+from tests.steps import slack_s
 from tests.system.exec_world import AGENT, NOBODY, World, private_tmpfs, world
 from tests.waiting import wait_until
 
@@ -38,8 +39,9 @@ def test_a_stopped_gate_is_killed_and_execs_go_on(small: World) -> None:
     stopped = time.monotonic()
     os.kill(small.gate_pid, signal.SIGSTOP)
     assert small.outcome([evil], timeout_s=10) == "ran", "a dead gate lets everybody through"
-    assert time.monotonic() - stopped < 3.0
-    assert time.monotonic() - stopped > 1.4, "a gate that is merely late is not killed"
+    took_s = time.monotonic() - stopped
+    assert took_s < 3 + slack_s()
+    assert took_s > 1.4, "a gate that is merely late is not killed"
     wait_until(small.gate_is_gone)
 
 
@@ -228,7 +230,7 @@ def test_r1_r2_fifty_waiting_execs_go_on_when_gate_ends_or_stops(small: World, e
     codes = [one.wait(10) for one in waiting]
     took_s = time.monotonic() - began
     assert codes == [0] * 50
-    assert took_s < (1.0 if end == "KILL" else 3.0 + STARTS_S), took_s
+    assert took_s < (1.0 if end == "KILL" else 3.0 + STARTS_S) + slack_s(), took_s
     if end == "KILL":
         os.kill(small.guard_pid, signal.SIGCONT)
         wait_until(small.gate_is_gone)
@@ -236,7 +238,8 @@ def test_r1_r2_fifty_waiting_execs_go_on_when_gate_ends_or_stops(small: World, e
         small.start_gate()
         wait_until(lambda: small.set_mode("enforce").ok)
         assert small.status().armed
-        assert time.monotonic() - began < 3
+        took_s = time.monotonic() - began
+        assert took_s < 3 + slack_s()
 
 
 EXEC = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
@@ -264,7 +267,8 @@ def test_r3_a_judgement_that_hangs_is_given_up_and_the_others_have_theirs(strict
         wait_until(lambda: here.status().link)
         began = time.monotonic()
         assert here.outcome([hangs]) == ("denied" if strict else "ran")
-        assert time.monotonic() - began < 3
+        took_s = time.monotonic() - began
+        assert took_s < 3 + slack_s()
         assert here.outcome([evil]) == "denied"
         assert here.outcome([good]) == "ran"
         status = here.status()
@@ -285,5 +289,6 @@ def test_r3_where_no_signal_reaches_it_guard_ends_gate_and_lets_go_of_everybody(
         here.enforcing()
         began = time.monotonic()
         assert here.outcome([hangs]) == "ran"
-        assert time.monotonic() - began < 4
+        took_s = time.monotonic() - began
+        assert took_s < 4 + slack_s()
         wait_until(here.gate_is_gone)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.steps import slack_s
 from tests.system.exec_world import loop_ext4, world
 from tests.waiting import wait_until
 
@@ -117,7 +118,7 @@ def test_r4_who_asks_lies_on_a_hung_filesystem(asks: str) -> None:
             for _ in range(5):
                 began = time.monotonic()
                 assert here.outcome([evil]) == "denied"
-                assert time.monotonic() - began < ANSWER_S
+                assert time.monotonic() - began < ANSWER_S + slack_s()
             assert not here.gate_is_gone()
             assert here.status().armed
             assert here.status().trips == 0
@@ -136,12 +137,12 @@ def test_r4_a_hung_filesystem_stalls_no_exec_elsewhere(strict: bool) -> None:
             for command, outcome in (([good], "ran"), ([evil], "denied")) * 3:
                 began = time.monotonic()
                 assert here.outcome(command) == outcome
-                assert time.monotonic() - began < ANSWER_S
+                assert time.monotonic() - began < ANSWER_S + slack_s()
             began = time.monotonic()
             assert here.status().armed
             assert here.set_mode("observe").ok
             assert here.set_mode("enforce").ok
-            assert time.monotonic() - began < ANSWER_S
+            assert time.monotonic() - began < ANSWER_S + slack_s()
             assert here.status().trips == 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from edgewarden.judge.describe import describe
 from edgewarden.watch.listeners import (
     MAX_KNOWN,
@@ -14,6 +12,7 @@ from edgewarden.watch.listeners import (
 )
 from edgewarden.wire.facts import OCSF, Event, Severity
 from edgewarden.wire.processes import Listener, Process
+from tests.steps import calls
 
 EPHEMERAL = range(32768, 61000)
 SSH = Listener("tcp", "0.0.0.0", 22, 0, 100)
@@ -121,9 +120,7 @@ def test_a_user_with_many_listeners_hides_nobody_elses() -> None:
     looks.see(*many)
     assert ports(looks.see(*many, WEB, SSH)) == [22]
     assert ports(looks.see(*many, SSH, Listener("tcp", "0.0.0.0", 4444, 33, 9))) == [4444]
-    began_ns = time.process_time_ns()
-    looks.see(*many, SSH)
-    assert time.process_time_ns() - began_ns < 100e6
+    assert calls(lambda: looks.see(*many, SSH)) < 8 * len(many), "not a few steps for each"
 
 
 def test_who_is_gone_makes_room() -> None:

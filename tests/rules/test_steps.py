@@ -1,0 +1,42 @@
+"""tests/steps.py counts what it says: a measure that sees nothing proves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from tests.steps import calls, slack_s, wakes
+
+
+def test_calls_are_those_of_python_and_of_c() -> None:
+    def twice() -> None:
+        len("a")
+        len("b")
+
+    assert calls(twice) - calls(lambda: None) >= 2
+    few, many = (calls(lambda n=n: [len(str(i)) for i in range(n)]) for n in (100, 200))
+    assert 1.9 < many / few < 2.1
+
+
+def test_wakes_see_a_reader_that_spins() -> None:
+    async def scenario() -> tuple[int, int]:
+        reader, writer = os.pipe()
+        loop = asyncio.get_running_loop()
+        with wakes() as woken:
+            await asyncio.sleep(0.1)
+            calm = woken()
+        loop.add_reader(reader, lambda: None)
+        os.close(writer)  # readable for ever
+        with wakes() as woken:
+            await asyncio.sleep(0.1)
+            busy = woken()
+        loop.remove_reader(reader)
+        os.close(reader)
+        return calm, busy
+
+    calm, busy = asyncio.run(scenario())
+    assert calm < 10 < busy
+
+
+def test_slack_is_more_than_nothing() -> None:
+    assert slack_s() > 0
