@@ -86,8 +86,8 @@ def test_every_command_that_reads_speaks_json() -> None:
 def loaded_by(*words: str) -> set[str]:
     """Modules in a fresh interpreter after a command."""
     code = (
-        "import sys; from edgewarden.cli.main import main\n"
-        "try: main(sys.argv[1:])\n"
+        "import sys; from edgewarden.cli.entry import main\n"
+        "try: main()\n"
         "except SystemExit: pass\n"
         "print('\\n'.join(sys.modules), file=sys.stderr)"
     )
@@ -103,6 +103,11 @@ def loaded_by(*words: str) -> set[str]:
 def test_light_commands_stay_light(words: list[str]) -> None:
     heavy = {"ssl", "sqlite3", "asyncio", "ctypes", "cryptography", "paho", "serial", "psutil"}
     assert not heavy & {name.split(".")[0] for name in loaded_by(*words)}
+
+
+def test_the_version_costs_no_command_line() -> None:
+    assert not {"argparse", "dataclasses", "json", "enum"} & loaded_by("--version")
+    assert "argparse" in loaded_by("--help")
 
 
 def test_a_table_of_exit_codes() -> None:

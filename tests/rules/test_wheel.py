@@ -93,7 +93,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(unpacked: Path) -> No
     assert (unpacked / "edgewarden/cli/main.py").exists()
     assert (unpacked / "edgewarden_fleet/cli/main.py").exists()
     (entry_points,) = unpacked.glob("*.dist-info/entry_points.txt")
-    assert "edgewarden = edgewarden.cli.main:main" in entry_points.read_text()
+    assert "edgewarden = edgewarden.cli.entry:main" in entry_points.read_text()
     assert "edgewarden-fleet = edgewarden_fleet.cli.main:main" in entry_points.read_text()
 
 
@@ -114,9 +114,11 @@ def test_the_gateway_imports_whole_without_the_fleet(unpacked: Path, tmp_path: P
 
 
 def test_the_command_starts_without_the_fleet(unpacked: Path, tmp_path: Path) -> None:
-    done = run(gateway_only(unpacked, tmp_path), "-m", "edgewarden", "--version")
+    gateway = gateway_only(unpacked, tmp_path)
+    done = run(gateway, "-m", "edgewarden", "--version")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["edgewarden", version(unpacked)]
+    assert run(gateway, "-m", "edgewarden", "--help").returncode == 0
 
 
 def test_a_gateway_that_leans_on_the_fleet_is_seen(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_a_gateway_that_leans_on_the_fleet_is_seen(tmp_path: Path) -> None:
     plant(tree, "agent/edgewarden/cli/main.py", "import edgewarden_fleet")
     gateway = gateway_only(build(tree, tmp_path / "wheel"), tmp_path)
     assert "edgewarden_fleet" in run(gateway, "-c", IMPORT_ALL).stderr
-    assert run(gateway, "-m", "edgewarden", "--version").returncode != 0
+    assert run(gateway, "-m", "edgewarden", "--help").returncode != 0
 
 
 def version(unpacked: Path) -> str:

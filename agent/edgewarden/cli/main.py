@@ -2,8 +2,7 @@
 codes.
 
 The table below is the whole top level. Only the file of the noun that was typed is imported, so
-that `edgewarden --version` costs an interpreter and argparse, and `edgewarden gate` never sees a
-TLS library.
+that `edgewarden gate` never sees a TLS library.
 
     main(["explain", "EW-SET-004"]) == 0
 """
