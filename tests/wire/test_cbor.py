@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 from enum import IntEnum, StrEnum
@@ -201,3 +202,40 @@ def test_ten_megabytes_are_refused_unread() -> None:
     with pytest.raises(WireRefusal) as caught:
         cbor.check(Unread(10 * 1024 * 1024))
     assert caught.value.name == "too_long"
+
+
+@pytest.mark.parametrize("other", [True, 1.0])
+def test_a_key_that_equals_one_of_ours_is_refused_after_it_was_spelt(other: object) -> None:
+    """Spelt keys are remembered; True == 1 == 1.0 in a dict, and only one of them is a key."""
+    assert cbor.encode({1: 2}) == b"\xa1\x01\x02"
+    with pytest.raises(OurFault):
+        cbor.encode({other: 2})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("length", [cbor.KEPT_CHARS, cbor.KEPT_CHARS + 1])
+def test_keys_that_are_remembered_and_longer_ones_are_spelt_alike(length: int) -> None:
+    key = "k" * length
+    assert cbor2.loads(cbor.encode({key: 1})) == {key: 1}
+
+
+def test_keys_of_others_do_not_fill_memory() -> None:
+    for n in range(2 * cbor.KEYS_KEPT):
+        cbor.encode({f"n{n}": 1, "k" * 100 + str(n): 1})
+    assert cbor._spell_key.cache_info().currsize <= cbor.KEYS_KEPT
+    before = cbor._spell_key.cache_info().misses
+    cbor.encode({"k" * 200: 1})
+    assert cbor._spell_key.cache_info().misses == before, "a long key was remembered"
+
+
+@pytest.mark.parametrize("exponent", [-1074, -149, -126, -24, -14, 0, 15, 127, 1000])
+def test_a_float_is_as_short_as_its_last_set_bit_allows(exponent: int) -> None:
+    """Of a double whose last bits are set it is known at once that no shorter one holds it."""
+    for bits in range(1, 53):
+        value = math.ldexp(1 + 2.0**-bits, exponent)
+        fits = []
+        for form, length in {">e": 3, ">f": 5, ">d": 9}.items():
+            with contextlib.suppress(OverflowError):
+                if struct.unpack(form, struct.pack(form, value))[0] == value:
+                    fits.append(length)
+        data = cbor.encode(value)
+        assert (len(data), cbor2.loads(data)) == (min(fits), value)
