@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 MAX_SERIES = 1000
-"""Sixteen ports and three classes make under a hundred; devices are not in it."""
+"""Thirty-two ports and three classes make under two hundred; devices are not in it."""
 
 _EACH = "*"
 FAMILIES: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (

@@ -289,7 +289,7 @@ class Settings:
     uplink: Uplink = section(Uplink, help="The session with the broker.")
     exec: Exec = section(Exec, help="What may be executed, and where.")
     serial: tuple[Serial, ...] = tables(
-        Serial, most=16, help="One table for each port; a later file replaces a port by its name."
+        Serial, most=32, help="One table for each port; a later file replaces a port by its name."
     )
     host: Host = section(Host, help="Health of the board.")
     processes: Processes = section(Processes, help="The inventory of processes.")

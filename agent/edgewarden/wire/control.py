@@ -26,7 +26,7 @@ from edgewarden.errors import OurFault, PeerFault, WireRefusal
 MAX_REQUEST_BYTES = 4096
 """A question holds 60 bytes; one for evidence carries a challenge of 400."""
 MAX_ANSWER_BYTES = 1024 * 1024
-"""16 ports and 200 findings stay below 200 KiB; 1,000 observed programs with paths of 500 bytes too
+"""32 ports and 200 findings stay below 200 KiB; 1,000 observed programs with paths of 500 bytes too
 stay below it."""
 
 REQUEST_SCHEMA = "edgewarden.control/1"
