@@ -196,6 +196,7 @@ class Broker:
         extra: further lines of the configuration.
         port: a fixed port, for a second broker that takes the place of a first.
         address: where it listens.
+        log_types: what it writes to its log; a busy one has no time for all.
     """
 
     def __init__(
@@ -207,6 +208,7 @@ class Broker:
         extra: Sequence[str] = (),
         port: int | None = None,
         address: str = "127.0.0.1",
+        log_types: str = "all",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -228,7 +230,7 @@ class Broker:
             *self.mutual_tls,
             "allow_anonymous false",
             "persistence false",
-            "log_type all",
+            f"log_type {log_types}",
             "log_timestamp true",
             *(["user root"] if os.geteuid() == 0 else []),
         ]

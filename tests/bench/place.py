@@ -61,6 +61,10 @@ class Place:
         self._stack.callback(stop, process)
         return process
 
+    def ends(self, work: Callable[[], object]) -> None:
+        """Call this when the place ends, before what came earlier."""
+        self._stack.callback(work)
+
     def log(self, name: str) -> str:
         """The end of what a process has said."""
         return (self.folder / "log" / name).read_text(errors="replace")[-1500:]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The benchmarks: every figure beside a peer or a limit measured in the same run.
 #
-#   bash tests/bench/run.sh                        all rows, about four minutes on two cores
+#   bash tests/bench/run.sh                        all rows, about fifteen minutes on two cores
 #   bash tests/bench/run.sh --json FILE            the same, and the rows as JSON (edgewarden.bench/1)
 #   bash tests/bench/run.sh --only ID-PREFIX       only rows whose id begins so: footprint., gate., data.commit ...
 #
@@ -28,7 +28,7 @@ done
 
 . requirements/apt.sh
 trap apt_guard_down EXIT
-apt_need mosquitto:mosquitto mount:mount openssl:openssl strace:strace nft:nftables ip:iproute2 "${apt_tpm[@]}" \
+apt_need mosquitto:mosquitto mount:mount openssl:openssl strace:strace nft:nftables ip:iproute2 mosquitto_pub:mosquitto-clients "${apt_tpm[@]}" \
     /usr/sbin/collectd:collectd-core prometheus-node-exporter:prometheus-node-exporter
 bash requirements/venv.sh .venv ceiling
 bash requirements/tpm.sh .venv

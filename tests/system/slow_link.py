@@ -1,12 +1,13 @@
 """How long an alarm takes over a link of 64 kbit/s, idle and with a backlog in front of it.
 
-    unshare --net --mount python -m tests.system.slow_link FOLDER BACKLOG ALARMS [fixed]
+    unshare --net --mount python -m tests.system.slow_link FOLDER BACKLOG ALARMS TURNS [fixed]
 
 Broker and subscriber stand in that network namespace, the gateway in one of its own, a veth pair
 between them with a token bucket (``tc ... tbf``) on each end. Its queue of 32 kB is a modem's: four
-seconds, so that whoever fills it waits. The backlog is written by the product's journal and spool,
-a thousand records a commit. Prints one JSON line; latency is from the moment before the alarm is
-submitted to the moment the subscriber hears it, by the one monotonic clock of both.
+seconds, so that whoever fills it waits. The backlog is written by tests/filled.py, unless there is
+one in FOLDER/full. Prints a JSON line for each turn: the idle link, then the one with the backlog;
+latency is from the moment before an alarm is submitted to the moment the subscriber hears it, by
+the one monotonic clock of both.
 
 ``fixed`` is the negative control: what flies does not follow the link.
 """
@@ -19,78 +20,27 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from edgewarden.daemon.clock import SystemClock
 from edgewarden.link import drain
 from edgewarden.link.pace import MAX_BYTES, Pace
-from edgewarden.ports import Stored
-from edgewarden.record.journal import Introduction, Journal
-from edgewarden.record.spool import FOLDER, DiskSpool
-from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
-from edgewarden.wire.record import RecordClass, decode_record, record_hash
+from edgewarden.wire.record import RecordClass, decode_record
+from tests import filled
 from tests.broker import Broker, Pki, Subscriber
 from tests.system.uplinks import DEVICE, FAST, Gateway, event
 from tests.waiting import wait_until
 
 HERE, THERE = "10.77.0.1", "10.77.0.2"
 TBF = "rate 64kbit burst 1600 limit 32kb"
-CAP_BYTES = 8 << 30
-GROUP = 1000
-TEXT_BYTES = 200
 PERIOD_S = 0.5
 """Two alarms a second are 1.4 kB/s of the link's 8."""
 WAIT_S = 60.0
-
-
-class Grouped:
-    """A spool that commits a thousand records at once; everything else is the real one's."""
-
-    def __init__(self, spool: DiskSpool) -> None:
-        self._spool = spool
-        self._waiting: list[Stored] = []
-        self._heads = dict(spool.heads())
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._spool, name)
-
-    def heads(self) -> Mapping[int, tuple[int, bytes]]:
-        return self._heads
-
-    def room_for(self, record_class: int, size_bytes: int) -> bool:
-        return True
-
-    def put(self, records: Sequence[Stored]) -> None:
-        (record,) = records
-        if self._waiting and record.record_class != self._waiting[-1].record_class:
-            self.flush()
-        self._waiting.append(record)
-        self._heads[record.record_class] = (record.seq, record_hash(record.data))
-        if len(self._waiting) >= GROUP:
-            self.flush()
-
-    def flush(self) -> None:
-        self._spool.put(self._waiting)
-        self._waiting = []
-
-
-def write_backlog(state: Path, count: int) -> None:
-    """count signed audit records."""
-    clock = SystemClock()
-    spool = DiskSpool(state / FOLDER, CAP_BYTES)
-    grouped = Grouped(spool)
-    journal = Journal(grouped, DEVICE, clock, FileSigner.generate())  # type: ignore[arg-type]
-    journal.introduce(Introduction(FileSigner.generate(), (b"leaf",), "test"))
-    for n in range(count):
-        journal.event(RecordClass.AUDIT, event(n=n, text="x" * TEXT_BYTES))
-    grouped.flush()
-    spool.close()
 
 
 class Timed(Subscriber):
@@ -136,7 +86,7 @@ def gateway(folder: Path, phase: str, alarms: int, fixed: bool) -> None:
     context.load_cert_chain(folder / "pki" / f"{DEVICE}.pem", folder / "pki" / f"{DEVICE}.key")
     settings = replace(FAST, keepalive_s=60)
     state = folder / ("full" if phase == "full" else "empty")
-    with Gateway(state, 8883, lambda: context, settings, cap_bytes=CAP_BYTES) as one:
+    with Gateway(state, 8883, lambda: context, settings, cap_bytes=filled.CAP_BYTES) as one:
         try:
             wait_until(lambda: one.snapshot().connected, WAIT_S)
         except TimeoutError:
@@ -207,26 +157,30 @@ def of(heard: Timed, phase: str, alarms: int) -> dict[str, float]:
     return {"sent": alarms, "heard": len(found), "p50_s": median(found), "p99_s": p99}
 
 
-def main(folder: Path, backlog: int, alarms: int, *, fixed: bool) -> None:
+def main(folder: Path, backlog: int, alarms: int, turns: int, *, fixed: bool) -> None:
     pki = Pki(folder / "pki")
     pki.issue(DEVICE)
     fleet = pki.client_context("fleet")
-    began = time.monotonic()
-    write_backlog(folder / "full", backlog)
-    told: dict[str, object] = {"tbf": TBF, "backlog_s": time.monotonic() - began}
+    if not (folder / "full").exists():
+        filled.write(folder / "full", backlog)
     with (
         other_namespace(folder) as inside,
         Broker(folder / "broker", pki, address=HERE, port=8883),
         Timed(8883, fleet, ["ew/1/#"]) as heard,
     ):
-        for phase in ("idle", "full"):
-            module = [sys.executable, "-m", "tests.system.slow_link", "gateway", str(folder)]
-            line = [*inside, *module, phase, str(alarms), str(int(fixed))]
-            done = subprocess.run(line, capture_output=True, text=True, timeout=900, check=False)
-            assert done.returncode == 0, done.stderr[-2000:]
-            wait_until(lambda p=phase: len(_of(heard, p)) == alarms, WAIT_S)
-            told[phase] = of(heard, phase, alarms) | json.loads(done.stdout)
-    print(json.dumps(told))
+        for _ in range(turns):
+            told: dict[str, object] = {"tbf": TBF}
+            heard.took_s.clear()
+            for phase in ("idle", "full"):
+                module = [sys.executable, "-m", "tests.system.slow_link", "gateway", str(folder)]
+                line = [*inside, *module, phase, str(alarms), str(int(fixed))]
+                done = subprocess.run(
+                    line, capture_output=True, text=True, timeout=900, check=False
+                )
+                assert done.returncode == 0, done.stderr[-2000:]
+                wait_until(lambda p=phase: len(_of(heard, p)) == alarms, WAIT_S)
+                told[phase] = of(heard, phase, alarms) | json.loads(done.stdout)
+            print(json.dumps(told), flush=True)
 
 
 def _of(heard: Timed, phase: str) -> list[str]:
@@ -237,4 +191,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "gateway":
         gateway(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5] == "1")
     else:
-        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), fixed="fixed" in sys.argv)
+        counts = [int(word) for word in sys.argv[2:5]]
+        main(Path(sys.argv[1]), *counts, fixed="fixed" in sys.argv)

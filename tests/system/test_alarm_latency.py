@@ -21,7 +21,7 @@ pytestmark = pytest.mark.needs("mosquitto", "root", "net-namespaces")
 def measured(folder: Path, *words: str) -> dict[str, dict[str, float]]:
     line = ["unshare", "--net", "--mount", sys.executable, "-m", "tests.system.slow_link"]
     done = subprocess.run(
-        [*line, str(folder), str(BACKLOG), str(ALARMS), *words],
+        [*line, str(folder), str(BACKLOG), str(ALARMS), "1", *words],
         cwd=ROOT,
         env={"PYTHONPATH": f"{ROOT / 'agent'}:{ROOT}", "PATH": os.environ["PATH"]},
         capture_output=True,
