@@ -5,7 +5,9 @@ Active with ``--tier NAME`` (tests/run.sh passes it). Then:
 * every skip must read ``missing: FEATURE`` and stand in tests/allowed-skips.txt, one
   ``TEST-ID-PATTERN FEATURE`` a line;
 * the tier must run at least as many tests as tests/test-count.txt records for it;
-* ``--tally FILE`` receives ``passed failed skipped`` for tests/run.sh to add up.
+* ``--tally FILE`` receives ``passed failed skipped`` for tests/run.sh to add up;
+* ``--part alone`` runs what is marked ``alone``, ``--part beside`` everything else: between them
+  each test of the tier once. Its count is then held by tests/run.sh, over the sum of both.
 
 A rule broken here fails the run even when every test passed.
 """
@@ -20,19 +22,34 @@ import pytest
 
 HERE = Path(__file__).parent
 MISSING = "missing: "
+PARTS = ("alone", "beside")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", default=None, help="hold skips and count to the lists of this tier")
+    parser.addoption("--part", choices=PARTS, default=None, help="one of the two parts of a tier")
     parser.addoption("--tally", type=Path, default=None, help="write 'passed failed skipped' here")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     tier = config.getoption("--tier")
     if tier is not None:
-        config.pluginmanager.register(
-            Ledger(tier, recorded_count(HERE / "test-count.txt", tier), allowed_skips()), "ledger"
-        )
+        count = recorded_count(HERE / "test-count.txt", tier)
+        at_least = count if config.getoption("--part") is None else 1
+        config.pluginmanager.register(Ledger(tier, at_least, allowed_skips()), "ledger")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--part")
+    if part is not None:
+        kept = [item for item in items if part_of(item) == part]
+        config.hook.pytest_deselected(items=[item for item in items if part_of(item) != part])
+        items[:] = kept
+
+
+def part_of(item: pytest.Item) -> str:
+    """Which part runs this test."""
+    return PARTS[0] if item.get_closest_marker("alone") else PARTS[1]
 
 
 def allowed_skips(path: Path = HERE / "allowed-skips.txt") -> list[tuple[str, str]]:

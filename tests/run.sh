@@ -3,6 +3,7 @@
 #
 #   bash tests/run.sh                    the tiers unit, system and boot
 #   bash tests/run.sh --tier unit        one tier; may be given again
+#   bash tests/run.sh --beside           the same, boot beside what of system does not measure: to be proved on a machine at rest
 #   bash tests/run.sh --runs 100         how often repeated tests repeat (default: see tests/conftest.py)
 #   bash tests/run.sh --tier soak --minutes 1440
 #
@@ -22,10 +23,11 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 usage() { sed -n '2,/^set -/{s/^# \{0,1\}//p}' "$0" >&2; exit 64; }
 
-tiers=() runs=()
+tiers=() runs=() beside=no
 while [ $# -gt 0 ]; do
     case $1 in
         --tier) [ $# -ge 2 ] || usage; tiers+=("$2"); shift 2 ;;
+        --beside) beside=yes; shift ;;
         --runs | --minutes) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage; runs+=("$1" "$2"); shift 2 ;;
         *) usage ;;
     esac
@@ -70,14 +72,27 @@ run() {
     count "$ledger" $((SECONDS - began))
 }
 
+# in_memory: from here on tmp_path is in memory, where there is enough of it. What survives on a disk is tier system's matter; a unit test
+# that waits for a disk a thousand times is only slow. The mount is in a namespace that ends with the run.
+mkdir "$work/memory"
+memory=()
+in_memory() {
+    local mount=(unshare --mount --propagation private sh -c 'mount -t tmpfs -o mode=0755 ew-run "$0" && exec "$@"' "$work/memory")
+    if [ "$(awk '/^MemAvailable:/ { print $2 }' /proc/meminfo)" -gt 6000000 ] && "${mount[@]}" true 2>/dev/null; then
+        memory=("${mount[@]}")
+    fi
+}
+
 # Each run of pytest leads a process group of its own, which close() can end as Ctrl-C would, fixtures and all.
+# LEDGER-alone and LEDGER-beside are its parts.
 launch() {
-    local ledger=$1 venv=$2
+    local name=$1 venv=$2 part=()
     shift 2
+    case $name in *-alone | *-beside) part=(--part "${name##*-}") ;; esac
     set -m
-    "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/$ledger" \
-        --tier "$ledger" --tally "$work/$ledger.tally" "${runs[@]}" "$@" &
-    running[$ledger]=$!
+    "${memory[@]}" "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/memory/$name" \
+        --tier "${name%-*}" --tally "$work/$name.tally" "${part[@]}" "${runs[@]}" "$@" &
+    running[$name]=$!
     set +m
 }
 
@@ -99,6 +114,26 @@ count() {
     echo "=== $ledger: $p passed, $f failed, $s skipped in $2 s"
 }
 
+# together LEDGER: what its parts left, as one; they may not be fewer tests than are recorded.
+together() {
+    local ledger=$1 recorded p f s sum_p=0 sum_f=0 sum_s=0 part
+    recorded=$(awk -v name="$ledger" '$1 == name { print $2 }' tests/test-count.txt)
+    for part in alone beside; do
+        if [ -s "$work/$ledger-$part.tally" ]; then
+            read -r p f s <"$work/$ledger-$part.tally"
+        else
+            p=0 f=1 s=0
+            echo "run.sh: $ledger, $part did not come to an end"
+        fi
+        sum_p=$((sum_p + p)) sum_f=$((sum_f + f)) sum_s=$((sum_s + s))
+    done
+    if [ $((sum_p + sum_f + sum_s)) -lt "$recorded" ]; then
+        echo "LEDGER tier $ledger: $((sum_p + sum_f + sum_s)) tests, tests/test-count.txt records $recorded"
+        sum_f=$((sum_f + 1))
+    fi
+    echo "$sum_p $sum_f $sum_s" >"$work/$ledger.tally"
+}
+
 not_unit=(--ignore=tests/system --ignore=tests/boot --ignore=tests/soak --ignore=tests/bench --ignore=tests/peers)
 
 soon=(-o faulthandler_timeout=120) # no unit test is honest that takes longer
@@ -111,6 +146,7 @@ tier_unit() {
     for pid in "${pids[@]}"; do wait "$pid"; done
     # The floor beside the ceiling, one core each; it is shown when the ceiling is done.
     local began=$SECONDS
+    in_memory
     launch floor .venv-floor "${soon[@]}" "${not_unit[@]}" --ignore=tests/rules tests >"$work/floor.log" 2>&1
     run unit .venv "${soon[@]}" "${not_unit[@]}" tests
     finish floor
@@ -118,21 +154,52 @@ tier_unit() {
     cat "$work/floor.log"
     count floor $((SECONDS - began))
     run peers .venv-peers "${soon[@]}" tests/peers
+    memory=()
 }
 
-tier_system() {
+need_system() {
     apt_need gcc:gcc socat:socat gpsd:gpsd gpsfake:gpsd-clients /usr/include/modbus/modbus.h:libmodbus-dev
     apt_need faketime:faketime cfssl:golang-cfssl "${apt_tpm[@]}"
     bash requirements/venv.sh .venv ceiling
     bash requirements/tpm.sh .venv
     bash requirements/venv.sh .venv-peers peers # the stranger's interpreter: pycose, and no edgewarden
+}
+
+need_boot() {
+    apt_need systemd-nspawn:systemd-container mmdebstrap:mmdebstrap piuparts:piuparts ssh:openssh-client \
+        /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
+    bash requirements/venv.sh .venv ceiling
+}
+
+tier_system() {
+    need_system
     run system .venv tests/system
 }
 
 tier_boot() {
-    apt_need systemd-nspawn:systemd-container mmdebstrap:mmdebstrap piuparts:piuparts ssh:openssh-client
-    bash requirements/venv.sh .venv ceiling
+    need_boot
     run boot .venv tests/boot
+}
+
+# First what measures, alone; then the rest, which mostly waits, with boot beside it.
+tier_system_and_boot() {
+    need_system
+    need_boot
+    local began=$SECONDS
+    printf '\n=== system (.venv), what measures\n'
+    launch system-alone .venv tests/system
+    finish system-alone
+    printf '\n=== system (.venv), the rest\n'
+    local boot_began=$SECONDS
+    launch boot .venv tests/boot >"$work/boot.log" 2>&1
+    launch system-beside .venv tests/system
+    finish system-beside
+    together system
+    count system $((SECONDS - began))
+    finish boot
+    printf '\n=== boot (.venv)\n'
+    cat "$work/boot.log"
+    count boot $((SECONDS - boot_began))
 }
 
 tier_soak() {
@@ -143,5 +210,8 @@ tier_soak() {
 apt_need mosquitto:mosquitto mosquitto_sub:mosquitto-clients ip:iproute2 mkfs.ext4:e2fsprogs mount:mount \
     unshare:util-linux openssl:openssl nft:nftables strace:strace systemd-analyze:systemd curl:curl \
     nats-server:nats-server promtool:prometheus tinyproxy:tinyproxy-bin microsocks:microsocks haproxy:haproxy
-for tier in "${tiers[@]}"; do "tier_$tier"; done
+if [[ $beside = yes && " ${tiers[*]} " == *" system "* && " ${tiers[*]} " == *" boot "* ]]; then
+    tiers=("${tiers[@]/#boot/}") tiers=("${tiers[@]/#system/system_and_boot}")
+fi
+for tier in "${tiers[@]}"; do [ -z "$tier" ] || "tier_$tier"; done
 finished=yes

@@ -9,7 +9,7 @@ import pytest
 
 from tests import features, ledger
 from tests.ledger import Ledger
-from tests.rules.planting import ROOT
+from tests.rules.planting import ROOT, tool
 
 
 def report(outcome: str, reason: str = "", when: str = "call") -> pytest.TestReport:
@@ -75,3 +75,28 @@ def test_an_unknown_tier_is_refused(tmp_path: Path) -> None:
     assert ledger.recorded_count(tmp_path / "c", "unit") == 3
     with pytest.raises(pytest.UsageError):
         ledger.recorded_count(tmp_path / "c", "system")
+
+
+TWO_PARTS = """
+import pytest
+@pytest.mark.parametrize("n", range(3))
+def test_quick(n): pass
+@pytest.mark.alone
+def test_measures(): pass
+class TestOf:
+    pytestmark = pytest.mark.alone
+    def test_waits(self): pass
+"""
+
+
+def test_each_test_runs_in_exactly_one_part(tmp_path: Path) -> None:
+    (tmp_path / "test_parts.py").write_text(TWO_PARTS)
+    ran = {}
+    for part in ledger.PARTS:
+        tally = tmp_path / part
+        line = ["-q", "--rootdir", str(tmp_path), "-p", "no:cacheprovider", "-p", "tests.ledger"]
+        told = ["--tier", "soak", "--part", part, "--tally", str(tally), str(tmp_path)]
+        done = tool(ROOT, "pytest", *line, "-c", "/dev/null", *told)
+        assert done.returncode == 0, done.stdout
+        ran[part] = tally.read_text().split()
+    assert ran == {"alone": ["2", "0", "0"], "beside": ["3", "0", "0"]}

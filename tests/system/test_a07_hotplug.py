@@ -25,6 +25,8 @@ from tests.serial.test_nmea import GGA, sealed
 from tests.steps import wakes
 from tests.waiting import until
 
+pytestmark = pytest.mark.alone
+
 
 @contextlib.contextmanager
 def plugged(link: Path) -> Iterator[IO[bytes]]:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BACKLOG, ALARMS = 1000, 30
 
-pytestmark = pytest.mark.needs("mosquitto", "root", "net-namespaces")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("mosquitto", "root", "net-namespaces")]
 
 
 def measured(folder: Path, *words: str) -> dict[str, dict[str, float]]:

@@ -26,7 +26,7 @@ from tests.steps import slack_s
 from tests.system.exec_world import NOBODY, World, loop_ext4, private_tmpfs, world
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "fanotify-permission", "loop-mount")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "fanotify-permission", "loop-mount")]
 
 SOON_S = LINGER_S + 0.5
 """The lease lingers LINGER_S; the rest is for a busy machine."""

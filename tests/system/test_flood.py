@@ -15,6 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edgewarden.daemon.clock import SystemClock
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.judge.describe import times
@@ -30,6 +32,8 @@ from edgewarden.wire.facts import Event, Reading, event_from_map
 from edgewarden.wire.record import Kind, RecordClass, decode_record
 from tests.system.denier import PROGRAMS, RATE
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.alone
 
 KEY = FileSigner.generate()
 FLOOD_S = 5

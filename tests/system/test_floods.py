@@ -28,7 +28,7 @@ from tests.broker import Pki
 from tests.system.net_world import GATEWAY, NetWorld, net_world
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "nft", "net-namespaces", "mosquitto")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "nft", "net-namespaces", "mosquitto")]
 
 PLAIN, TLS = 1883, 8883
 DESCRIPTORS = 300

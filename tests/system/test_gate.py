@@ -38,7 +38,7 @@ from tests.system.exec_world import (
 )
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "fanotify-permission")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "fanotify-permission")]
 
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 

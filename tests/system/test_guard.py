@@ -21,7 +21,7 @@ from tests.steps import slack_s
 from tests.system.exec_world import AGENT, NOBODY, World, private_tmpfs, world
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "fanotify-permission")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "fanotify-permission")]
 
 HANGING_GATE = Path(__file__).with_name("hanging_gate.py")
 

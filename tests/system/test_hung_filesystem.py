@@ -23,7 +23,10 @@ from tests.steps import slack_s
 from tests.system.exec_world import loop_ext4, world
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "fanotify-permission", "loop-mount", "fuse")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.needs("root", "fanotify-permission", "loop-mount", "fuse"),
+]
 
 ANSWER_S = 1.0
 SERVER = """

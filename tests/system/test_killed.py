@@ -14,7 +14,7 @@ import pytest
 from tests.soak.ordeal import END_S, LINE_S, await_live, ordeal
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "loop-mount", "mosquitto", "gcc")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "loop-mount", "mosquitto", "gcc")]
 
 KILLS_A_RUN = 0.25
 """Of --runs: five kills by default, each with a start of two seconds."""

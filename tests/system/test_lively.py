@@ -17,7 +17,7 @@ import pytest
 from tests.system.exec_world import NOBODY, World, loop_ext4, private_tmpfs, world
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "fanotify-permission", "loop-mount")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "fanotify-permission", "loop-mount")]
 
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 PATIENCE_S = 2.0

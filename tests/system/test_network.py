@@ -35,7 +35,7 @@ from tests.system.net_world import (
 )
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "nft", "net-namespaces")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "nft", "net-namespaces")]
 
 ONE_PEER = f"""
 [[egress]]

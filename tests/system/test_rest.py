@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.needs("root", "mosquitto", "fanotify-permission", "unshare-net")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.needs("root", "mosquitto", "fanotify-permission", "unshare-net"),
+]
 
 SECONDS = 40
 SCRIPT = Path(__file__).with_name("resting.py")

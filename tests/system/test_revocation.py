@@ -28,7 +28,7 @@ from tests.fleet.standing import (
 )
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("mosquitto")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("mosquitto")]
 
 LATEST_S = 2.0
 NOT_AUTHORISED = 0x87  # MQTT 5 §3.4.2.1

@@ -9,7 +9,7 @@ import pytest
 
 from tests.soak.ordeal import ordeal
 
-pytestmark = pytest.mark.needs("root", "loop-mount", "mosquitto", "gcc")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "loop-mount", "mosquitto", "gcc")]
 
 SECONDS = 25.0
 

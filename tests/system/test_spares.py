@@ -24,7 +24,7 @@ from tests.steps import slack_s
 from tests.system.exec_world import NOBODY, World, loop_ext4, world
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "fanotify-permission", "loop-mount")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "fanotify-permission", "loop-mount")]
 
 IGNORED = "ignored_mask:40000"
 """proc(5), fdinfo: a mark that ignores FAN_OPEN_EXEC_PERM."""

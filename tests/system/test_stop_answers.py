@@ -22,7 +22,7 @@ from edgewarden.stop.places import Places
 from edgewarden.stop.stopper import OWED_NS, StopGroup, Stopper
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root", "bpf-tracepoint")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "bpf-tracepoint")]
 
 
 class Held:

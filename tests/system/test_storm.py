@@ -30,7 +30,7 @@ from tests.system.exec_world import World, private_tmpfs, world
 from tests.system.storm import storm
 from tests.waiting import until
 
-pytestmark = pytest.mark.needs("root", "proc-connector", "fanotify-permission")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "proc-connector", "fanotify-permission")]
 
 STORM_S = 10
 SWEEP_S = 2.0

@@ -32,6 +32,8 @@ from tests.system.exec_world import AGENT, MASKER, NOBODY, PYTHON, World, privat
 from tests.system.test_exec_canary import CANARY, canary
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 RESUME = [*PYTHON, str(AGENT / "edgewarden" / "stop" / "resume.py")]
 JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 

@@ -25,7 +25,7 @@ from tests.system.mutebroker import MuteBroker
 from tests.system.uplinks import DEVICE, FAST, Gateway
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("mosquitto")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("mosquitto")]
 
 ALARM, AUDIT, BULK = RecordClass
 SEED = 20261

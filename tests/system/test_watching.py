@@ -30,7 +30,7 @@ from tests.fakes.clock import FakeClock
 from tests.system.exec_world import NOBODY, PYTHON, World, private_tmpfs, world
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.needs("root")
+pytestmark = [pytest.mark.alone, pytest.mark.needs("root")]
 
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 PTRACE_ATTACH = 16  # <sys/ptrace.h>
