@@ -46,7 +46,8 @@ BATCH = 100
 BATCH_BYTES = BATCH * 43
 """[spool] bulk_commit_bytes for as many readings of this size (record/intake.py)."""
 STAGE_BATCHES = 150
-QUIET_S = 1.5
+QUIET_S = 3.0
+"""Without a reading in so long all have arrived: commits are a second apart."""
 LINES = """\
 format = "lines"
 [[serial.field]]
@@ -109,9 +110,10 @@ class Turn:
 
 @contextlib.contextmanager
 def talking(
-    site: Site, name: str, ports: int, kind: str, more: str
+    site: Site, heard: Subscriber, name: str, ports: int, kind: str, more: str
 ) -> Iterator[tuple[list[PtyPort], Linked]]:
-    """link with so many ports open."""
+    """link with so many ports open and a session, its start over."""
+    heard.messages.clear()
     board = site.folder / f"{name}-board"
     board.mkdir()
     with contextlib.ExitStack() as stack:
@@ -120,7 +122,8 @@ def talking(
         link = stack.enter_context(site.start(site.state(name), more + text))
         descriptors = Path(f"/proc/{link.pid}/fd")
         await_("open ports", lambda: _ptys(descriptors) >= ports, 20)
-        time.sleep(QUIET_S)  # the start is over
+        await_("session", lambda: any("/r/" in topic for topic, _, _ in heard.messages), 30)
+        time.sleep(QUIET_S)
         yield lines, link
 
 
@@ -134,10 +137,9 @@ def _ptys(descriptors: Path) -> int:
 
 def paced(site: Site, heard: Subscriber, name: str, kind: str) -> Turn:
     """PORTS ports at the line's pace for PACED_S, then what came of it."""
-    heard.messages.clear()
     epochs = [b"".join(epoch(second)) for second in range(60)]
     each = [len(NmeaDecoder("p").feed(sentences, 1)) for sentences in epochs]
-    with talking(site, name, PORTS, kind, "[spool]\nbulk_commit_s = 1\n") as (lines, link):
+    with talking(site, heard, name, PORTS, kind, "[spool]\nbulk_commit_s = 1\n") as (lines, link):
         cpu_s, began_s, at, owed, values = proc.cpu_s(link.pid), time.monotonic(), 0, 0, 0
         while (elapsed_s := time.monotonic() - began_s) < PACED_S:
             chunk = b""
@@ -153,7 +155,7 @@ def paced(site: Site, heard: Subscriber, name: str, kind: str) -> Turn:
         cpu_s = proc.cpu_s(link.pid) - cpu_s
         dropped = sum(line.dropped_bytes for line in lines)
         link.check()
-        await_quiet(QUIET_S, lambda: len(heard.messages))
+        await_quiet(QUIET_S, lambda: with_readings(heard))
     came = readings(heard)
     if kind == LINES:
         wanted = {(f"p{i}", n) for i in range(PORTS) for n in range(at)}
@@ -167,6 +169,11 @@ def paced(site: Site, heard: Subscriber, name: str, kind: str) -> Turn:
 
 def _line(number: int) -> bytes:
     return f"{number},".encode().ljust(LINE_BYTES - 2, b"x") + b"\r\n"
+
+
+def with_readings(heard: Subscriber) -> int:
+    """Records so far that hold a reading of the first port: link has others to send, too."""
+    return sum(b"p0/" in payload for payload in heard.payloads(f"/r/{RecordClass.BULK.label}"))
 
 
 def readings(heard: Subscriber, within_ns: tuple[int, int] = (0, 1 << 63)) -> list[Reading]:
@@ -205,10 +212,9 @@ def flat(site: Site, heard: Subscriber) -> Iterator[Figure]:
 
 def flat_out(site: Site, heard: Subscriber, name: str) -> tuple[float, float]:
     """(readings a second that became durable and left, readings in a record)."""
-    heard.messages.clear()
     more = f"[spool]\nbulk_commit_bytes = {BATCH_BYTES}\n"
     data = b"".join(_line(n) for n in range(200))
-    with talking(site, name, FLAT_PORTS, LINES, more) as (lines, link):
+    with talking(site, heard, name, FLAT_PORTS, LINES, more) as (lines, link):
         waiting = {line.master: b"" for line in lines}
         began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         end_ns = began_ns + round(FLAT_S * 1e9)
@@ -224,7 +230,7 @@ def flat_out(site: Site, heard: Subscriber, name: str) -> tuple[float, float]:
             if not taken:
                 time.sleep(0.0005)
         link.check()
-        await_quiet(QUIET_S, lambda: len(heard.messages))
+        await_quiet(QUIET_S, lambda: with_readings(heard))
     came = readings(heard, (began_ns, now_ns))
     records = len({id(p) for p in heard.payloads("/r/bulk")})
     return len(came) / ((now_ns - began_ns) / 1e9), len(came) / max(1, records)
