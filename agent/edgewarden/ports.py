@@ -214,7 +214,7 @@ class Drain(Protocol):
     async def peek(
         self, record_class: int, after_seq: int, count: int, max_bytes: int
     ) -> list[Stored]:
-        """As Spool.peek, durable records only; raises HardwareFault."""
+        """As Spool.peek, durable records only, or those in memory; raises HardwareFault."""
 
     def ack(self, record_class: int, upto_seq: int) -> None:
         """As Spool.ack, at some later moment; raises nothing."""
@@ -227,7 +227,8 @@ class Drain(Protocol):
         """
 
     def state(self) -> dict[int, ClassState]:
-        """Counters per class as of the last commit."""
+        """Counters per class as of the last commit; as wire.record.MEMORY those of the chain in
+        memory, once there is one. There ``durable`` is what may be sent."""
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call changed() after each commit, from the storage thread: it must not block."""

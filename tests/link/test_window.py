@@ -22,7 +22,7 @@ from edgewarden.link.window import (
     Window,
 )
 from edgewarden.ports import Stored
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import MEMORY, RecordClass
 
 ALARM, AUDIT, BULK = RecordClass
 
@@ -262,3 +262,17 @@ def test_backlog_is_what_was_there_when_the_session_began_but_never_an_alarm(
     lane = Lane(record_class, old_upto=9)
     lane.fetch(stored(record_class, seq))
     assert lane.is_backlog() is backlog
+
+
+# --- what is in memory only ----------------------------------------------------------------------
+
+
+def test_what_is_in_memory_goes_first_and_into_the_last_slot() -> None:
+    assert Turns().order([BULK, ALARM, MEMORY]) == [MEMORY, ALARM, BULK]
+    window = Window(20)
+    for mid in range(19):
+        window.sent(mid, Flight(BULK, 1, 100))
+    assert window.room_for(MEMORY, 100)
+    lane = Lane(MEMORY, old_upto=9)
+    lane.fetch([Stored(MEMORY, 1, b"x")])
+    assert not lane.is_backlog()

@@ -77,6 +77,8 @@ SIZE_DOORS: dict[str, str] = {
     "agent/edgewarden/daemon": "each process and each one-shot is put together in a file",
     "agent/edgewarden/exec": "each step between an event and its report is a file; two canaries",
     "agent/edgewarden/judge": "each kind of decision is a file",
+    "agent/edgewarden/record": "each step from a fact to the disk, or to memory, is a file",
+    "agent/edgewarden_fleet/verify": "each kind of message is a file beside what they share",
     "agent/edgewarden_fleet/store": "each matter with tables of its own is a file",
     "agent/edgewarden/settings": "each section of a policy is a file beside the reader of all",
 }

@@ -154,8 +154,8 @@ def test_planted_line_is_seen(
 def test_a_crowded_room_is_seen(tmp_path: Path) -> None:
     tree = copy_tree(tmp_path)
     for number in range(laws.ROOM_FILES + 1):
-        plant(tree, f"agent/edgewarden/record/planted_{number}.py", "")
-    assert any(v.startswith("agent/edgewarden/record:") for v in laws.law_10_sizes(tree))
+        plant(tree, f"agent/edgewarden/link/planted_{number}.py", "")
+    assert any(v.startswith("agent/edgewarden/link:") for v in laws.law_10_sizes(tree))
 
 
 def test_a_stale_door_is_seen(tmp_path: Path) -> None:

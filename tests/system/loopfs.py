@@ -31,6 +31,29 @@ class LoopFs:
         device = _run("findmnt", "-n", "-o", "SOURCE", str(root)).strip()
         self._stat = Path("/sys/block") / Path(device).name / "stat"
 
+    def stop_itself(self) -> None:
+        """What a filesystem does that meets an error of its own: nothing is written any more, by
+        whoever has a file open too, and no remount brings that back (Documentation/ABI, ext4).
+        """
+        device = self._stat.parent.name
+        _run("mount", "-o", "remount,errors=remount-ro", str(self.root))
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
+
+    def unmount(self) -> None:
+        """Take it away; fails while a file on it is open."""
+        _run("umount", str(self.root))
+
+    def mount(self) -> None:
+        """Bring it back, checked as a boot would."""
+        subprocess.run(["e2fsck", "-fp", str(self.image)], capture_output=True, check=False)
+        _run("mount", "-o", "loop", str(self.image), str(self.root))
+        device = _run("findmnt", "-n", "-o", "SOURCE", str(self.root)).strip()
+        self._stat = Path("/sys/block") / Path(device).name / "stat"
+
+    def remount(self, options: str) -> None:
+        """Change its options in place."""
+        _run("mount", "-o", f"remount,{options}", str(self.root))
+
     def copy(self, target: Path) -> None:
         """Copy the image as a power cut would leave it; whoever writes must be stopped."""
         for _ in range(QUIET_TRIES):
@@ -74,7 +97,8 @@ def mounted(image: Path, root: Path) -> Iterator[LoopFs]:
         assert root.stat().st_dev != root.parent.stat().st_dev
         yield LoopFs(image, root)
     finally:
-        _run("umount", str(root))
+        if root.is_mount():
+            _run("umount", str(root))
 
 
 def _run(*command: str) -> str:

@@ -144,6 +144,10 @@ def _climb(settings_path: str, ladder: Ladder) -> None:
     status = _link(settings, told, ladder)
     for rung in judge.judge_devices(status["devices"]) if status and "devices" in status else ():
         ladder.step(rung)
+    if status and "storage" in status:
+        kept = status["storage"]
+        numbers = kept["waiting_in_memory"], kept["lost"]
+        ladder.step(judge.judge_storage(kept["mode"], kept["why"], *numbers))
     if ladder.wants("network"):
         _network(settings, identity, status, ladder)
     if ladder.wants("exec"):

@@ -25,13 +25,14 @@ it is kept then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from edgewarden.daemon.continuity import Continuity
-from edgewarden.errors import WireRefusal
+from edgewarden.errors import HardwareFault, WireRefusal
 from edgewarden.ports import Clock, Quoter, Signer
 from edgewarden.trust.boot import BootFacts
 from edgewarden.trust.keys import key_id, verifier_for
@@ -96,7 +97,7 @@ class Attester:
     Args:
         who: constants of this start.
         signer: the identity key.
-        heads: class -> (sequence, hash) of everything durable.
+        heads: class -> (sequence, hash) of everything durable; HardwareFault while nothing is.
         keep: makes the attestation record durable.
         publish: hands the evidence message to the uplink.
         programs: what was started.
@@ -164,9 +165,10 @@ class Attester:
         """Keep evidence as records while nobody asks; until cancelled."""
         while True:
             await asyncio.sleep(UNASKED_LOOK_S)
-            message = await self.unasked()
-            if message is not None:
-                await asyncio.wrap_future(keep(message))
+            with contextlib.suppress(HardwareFault):  # told by the storage; made again later
+                message = await self.unasked()
+                if message is not None:
+                    await asyncio.wrap_future(keep(message))
 
     async def unasked(self) -> bytes | None:
         """Evidence for a verifier that did not ask for UNASKED_S; None while it is not due.

@@ -38,11 +38,12 @@ from edgewarden.daemon.lean import hear_signals
 from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
+from edgewarden.daemon.storage import build_storage
 from edgewarden.daemon.timekeeper import keep_time
 from edgewarden.daemon.uplink import build_uplink
 from edgewarden.daemon.written import Written
 from edgewarden.enrol.care import Care, Did
-from edgewarden.errors import EdgewardenError, TrustFault
+from edgewarden.errors import EdgewardenError, HardwareFault, TrustFault
 from edgewarden.inventory.look import NAME as LOOK
 from edgewarden.inventory.looked import Looks
 from edgewarden.inventory.processes import ProcessSettings, ProcessSweep
@@ -53,11 +54,7 @@ from edgewarden.kernel import memory
 from edgewarden.link.names import NameRefresh, TableFile, resolve
 from edgewarden.link.textfile import Textfile
 from edgewarden.link.uplink import CERTIFICATE_REFUSED
-from edgewarden.record.aside import FOLDER as ASIDE
-from edgewarden.record.journal import Introduction, Journal
-from edgewarden.record.quota import Quotas
-from edgewarden.record.spool import DiskSpool
-from edgewarden.record.storage import StorageThread
+from edgewarden.record.journal import Introduction
 from edgewarden.sense.host import HostSensor, HostSettings
 from edgewarden.settings.faults import SettingsFaults
 from edgewarden.trust import identity as identities
@@ -70,7 +67,7 @@ from edgewarden.wire import cose, evidence
 from edgewarden.wire.evidence import Status
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.network_table import NAMES_NAME
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import MEMORY, RecordClass
 
 START_OVER_S = 10
 """By then the first session stands and the first evidence is given; what only they needed goes."""
@@ -99,7 +96,8 @@ class Link:
         self.indicator = open_indicator(settings.indicator.pin)
         self.signer, report_key = identity.signer(), FileSigner.generate()
         self.x5chain = identity.x5chain()
-        self.storage = self._build_storage(report_key)
+        who = Introduction(self.signer, self.x5chain, __version__)
+        self.storage = build_storage(settings, identity.device, who, report_key, self.clock)
         self.sensors = build_sensors(settings.serial, self.take, self.clock, self.random)
         self.behind = behind_of(
             settings.downstream, state, self.signer.about, self.take, self.clock, self.random
@@ -157,24 +155,6 @@ class Link:
 
     # --- construction -------------------------------------------------------------------------
 
-    def _build_storage(self, report_key: FileSigner) -> StorageThread:
-        settings, device = self.running.settings, self.identity.device
-        folder, kept = Path(settings.paths.state, "spool"), settings.spool
-        quotas = Quotas(kept.alarm_percent, kept.audit_percent, kept.free_percent)
-
-        def open_journal() -> Journal:
-            spool = DiskSpool(folder, settings.spool.cap_bytes, quotas)
-            return Journal(spool, device, self.clock, report_key)
-
-        return StorageThread(
-            open_journal,
-            Introduction(self.signer, self.x5chain, __version__),
-            self.clock,
-            bulk_commit_s=settings.spool.bulk_commit_s,
-            bulk_commit_bytes=settings.spool.bulk_commit_bytes,
-            aside=Path(settings.paths.state, ASIDE),
-        )
-
     def _build_attester(self, report_key: FileSigner) -> Attester:
         who, settings = self.identity, self.running.settings
 
@@ -218,15 +198,15 @@ class Link:
 
     def _session_status(self, session_ns: int, online: bool) -> bytes:
         """The signed status of a session, or its last will."""
-        state = self.storage.state()
+        state = {RecordClass(c): s for c, s in self.storage.state().items() if c != MEMORY}
         message = Status(
             self.identity.tenant,
             self.identity.device,
             self.clock.boot_id(),
             session_ns,
             online,
-            {RecordClass(c): s.durable for c, s in state.items()},
-            {RecordClass(c): s.acked for c, s in state.items()},
+            {c: s.durable for c, s in state.items()},
+            {c: s.acked for c, s in state.items()},
         )
         return cose.seal(
             evidence.encode_status(message),
@@ -326,11 +306,14 @@ class Link:
 
     def _care_for_identity(self) -> None:
         seen = self.uplink.snapshot()
-        did = self.care.look(
-            connected=seen.connected,
-            refused=seen.counters[CERTIFICATE_REFUSED],
-            unknown_verifier=self.attester.refused.get("unknown_key", 0),
-        )
+        try:
+            did = self.care.look(
+                connected=seen.connected,
+                refused=seen.counters[CERTIFICATE_REFUSED],
+                unknown_verifier=self.attester.refused.get("unknown_key", 0),
+            )
+        except HardwareFault:  # the storage tells of a disk that refuses; asked again at once
+            return
         if did is Did.WENT_BACK:
             now_ns = self.clock.now().boot_ns
             detail: dict[str, Plain] = {"title": "the broker refuses the new certificate"}

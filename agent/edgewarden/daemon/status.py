@@ -29,9 +29,10 @@ from edgewarden.judge.doctor import judge_clock, judge_devices, judge_identity
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.ports import ClassState, Clock, Instant
+from edgewarden.record.refuge import Picture as MemoryPicture
 from edgewarden.serial.portlife import SensorState
 from edgewarden.trust.identity import Identity
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import MEMORY, RecordClass
 
 _ROLLUP = Path("/proc/self/smaps_rollup")
 
@@ -44,6 +45,12 @@ class StorageState(Protocol):
 
     def fault(self) -> Exception | None:
         """What the disk refused last."""
+
+    def memory(self) -> MemoryPicture:
+        """Whether the disk is given up, and what is in memory for it."""
+
+    def lost(self) -> int:
+        """Facts that found no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,10 @@ def status(
             "since_utc": up.since_utc,
             "reconnects": up.reconnects,
         },
-        "spool": {RecordClass(n).label: asdict(c) for n, c in parts.storage.state().items()},
+        "spool": {
+            RecordClass(n).label: asdict(c) for n, c in parts.storage.state().items() if n != MEMORY
+        },
+        "storage": _storage(parts, picture),
         "enforcement": {
             "exec": _control(parts, picture),
             "peripherals": _area(parts, "peripherals"),
@@ -120,6 +130,7 @@ def _picture(
     """Everything that judge/health.py looks at."""
     result, stats = parts.attester.result, parts.gate.stats
     classes, storage_fault = parts.storage.state().values(), parts.storage.fault()
+    since_ns = parts.storage.memory().since_ns
     sensors = [sensor.snapshot() for sensor in parts.sensors]
     return Picture(
         connected=up.connected,
@@ -154,7 +165,21 @@ def _picture(
             judge_clock(now),
             *judge_devices(parts.behind.snapshot()),
         ),
+        memory_s=None if since_ns is None else (now.boot_ns - since_ns) / 1e9,
     )
+
+
+def _storage(parts: Parts, picture: Picture) -> dict[str, object]:
+    """Where records go: to the disk, or to memory while that takes nothing."""
+    seen = parts.storage.memory()
+    return {
+        "mode": "disk" if picture.memory_s is None else "memory",
+        "since_s": picture.memory_s,
+        "why": picture.storage_fault,
+        "signed_in_memory": seen.signed,
+        "waiting_in_memory": seen.waiting,
+        "lost": parts.storage.lost(),
+    }
 
 
 def _control(parts: Parts, picture: Picture) -> dict[str, object]:

@@ -286,6 +286,15 @@ def judge_space(free_bytes: int, free_inodes: int, total_inodes: int) -> Rung:
     return ok("space", "disk", text)
 
 
+def judge_storage(mode: str, why: str, waiting: int, lost: int) -> Rung:
+    """Where link puts records: on the disk, or in memory while that takes nothing."""
+    if mode != "memory":
+        return ok("storage", "disk", "records are durable")
+    text = f"records are kept in memory only ({waiting} wait, {lost} lost): {why}"
+    step = "mount it writable; link goes on there by itself"
+    return broken("storage", "disk", text, "EW-SPL-010", step)
+
+
 def judge_spool(evicted: int, unsent: int, many: int) -> Rung:
     """Records lost to a full spool, and records that wait."""
     if evicted:

@@ -44,6 +44,7 @@ class Picture:
         attestation_age_s: None before the first verdict.
         attestation_period_s: how often one is due.
         storage_fault: text when the spool refuses writes, or "".
+        memory_s: since when records are kept in memory only, seconds; None while they are not.
         unsent: records waiting over all classes.
         evicted: records lost to a full disk.
         gate, guard: the processes are there.
@@ -80,6 +81,7 @@ class Picture:
     missing: tuple[str, ...] = ()
     settings_faults: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
+    memory_s: float | None = None
 
 
 def judge(p: Picture) -> tuple[str, list[Reason]]:
@@ -91,7 +93,10 @@ def judge(p: Picture) -> tuple[str, list[Reason]]:
 
 
 def _reasons(p: Picture) -> Iterator[Reason]:
-    if p.storage_fault:
+    if p.memory_s is not None:
+        text = f"records are kept in memory only, for {p.memory_s:.0f} s: {p.storage_fault}"
+        yield Reason("EW-SPL-010", text, "run `edgewarden doctor disk`", failing=True)
+    elif p.storage_fault:
         yield Reason("EW-SPL-001", p.storage_fault, "run `edgewarden doctor disk`", failing=True)
     if p.trust_fault:
         yield Reason("EW-NET-006", p.trust_fault, "run `edgewarden doctor network`", failing=True)

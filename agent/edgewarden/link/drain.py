@@ -8,6 +8,8 @@ Decides the moments; the rules themselves are in window.py. Leaves connecting to
 * While an alarm waits in the spool, fetched or not, nothing of another class is sent.
 * With a verifier's key only that verifier's signed word lets the spool forget (acknowledged.py);
   a PUBACK frees a slot and means nothing else.
+* What is in memory only is no class: a PUBACK that counts releases it, whoever's word the classes
+  wait for, since the verifier's names classes alone.
 * What was durable when the session began is backlog: beside live data it may send backlog_bytes_s
   and no more, alarms excepted.
 """
@@ -29,6 +31,7 @@ from edgewarden.link.window import (
     PACKET_TOO_LARGE,
     PARK_AFTER,
     UNVERIFIED,
+    URGENT,
     Flight,
     Lane,
     Refusal,
@@ -38,7 +41,7 @@ from edgewarden.link.window import (
 )
 from edgewarden.ports import Clock, Drain
 from edgewarden.wire.acknowledgement import Acknowledgement
-from edgewarden.wire.record import RecordClass, record_hash
+from edgewarden.wire.record import MEMORY, RecordClass, record_hash
 from edgewarden.wire.topics import record_topic
 
 FETCH_COUNT = 32
@@ -54,7 +57,8 @@ STORAGE_RETRY_S = 5.0
 MAX_CONTROL = 8
 """Status and evidence waiting: a nonce a minute is the most a verifier asks."""
 
-Lanes = Mapping[RecordClass, Lane]
+Lanes = Mapping[int, Lane]
+"""Classes, and what is in memory only as MEMORY."""
 
 
 class Drainer:
@@ -83,7 +87,7 @@ class Drainer:
         park_s: float,
         backlog_bytes_s: int,
         on_refused: Callable[[Lane, int], None],
-        on_aside: Callable[[RecordClass, int, int], None],
+        on_aside: Callable[[int, int, int], None],
         on_other_record: Callable[[], None] = lambda: None,
         verified_within_s: float | None = None,
         counters: Counter[str],
@@ -91,7 +95,7 @@ class Drainer:
         self._storage = storage
         self._clock = clock
         self._lanes = lanes
-        self._topics = {c: record_topic(*topics, c) for c in RecordClass}
+        self._topics = {c: record_topic(*topics, c) for c in (MEMORY, *RecordClass)}
         self._window_messages = window
         self._park_s = park_s
         self._on_refused = on_refused
@@ -164,7 +168,7 @@ class Drainer:
         if not is_accepted(reason):
             self._refused(lane, flight, reason)
             return
-        if self._awaited is not None:
+        if self._awaited is not None and lane.record_class != MEMORY:
             return
         self.accepted_any = True
         upto = lane.accept(flight)
@@ -177,7 +181,7 @@ class Drainer:
             return
         for c, upto in word.upto.items():
             self._lanes[c].verifier_head = max(self._lanes[c].verifier_head, upto.head)
-        released = {c: lane.accepted for c, lane in self._lanes.items()}
+        released = {c: self._lanes[c].accepted for c in RecordClass}
         free, refused = self._awaited.take(word, released, self._clock.now().boot_ns)
         for name in refused:
             self._counters[f"word_{name}"] += 1
@@ -209,8 +213,8 @@ class Drainer:
         wait_s = min(MAX_REFUSED_WAIT_S, FIRST_REFUSED_WAIT_S * 2.0**lane.refusals)
         if reason in LASTING and lane.refusals + 1 >= PARK_AFTER:
             wait_s = self._park_s
-        if self._awaited is not None:
-            self._awaited.refused(lane.record_class)
+        if self._awaited is not None and lane.record_class != MEMORY:
+            self._awaited.refused(RecordClass(lane.record_class))
         found = lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s)
         if found is Refusal.PARKS or reason == NO_MATCHING_SUBSCRIBERS:
             self._on_refused(lane, reason)
@@ -287,8 +291,8 @@ class Drainer:
             crowded = self._window.crowded(len(data))
             self._window.sent(mid, lane.send(now_ns, crowded=crowded))
             self._turns.took(chosen)
-            if self._awaited is not None:
-                self._awaited.sent(chosen, seq, record_hash(data), now_ns)
+            if self._awaited is not None and chosen != MEMORY:
+                self._awaited.sent(RecordClass(chosen), seq, record_hash(data), now_ns)
             self._counters["published"] += 1
 
     def _may_send(self, lane: Lane, now_ns: int) -> bool:
@@ -297,7 +301,9 @@ class Drainer:
         return not lane.is_backlog() or self._bucket.may_take(now_ns)
 
     def _may_await(self, lane: Lane) -> bool:
-        return self._awaited is None or self._awaited.room_for(lane.record_class)
+        if self._awaited is None or lane.record_class == MEMORY:
+            return True
+        return self._awaited.room_for(RecordClass(lane.record_class))
 
     def _alarms_unfetched(self, now_ns: int) -> bool:
         """Whether the next alarm could be sent and still lies in the spool."""
@@ -306,10 +312,10 @@ class Drainer:
             return False
         return state[RecordClass.ALARM].durable > lane.fetched and self._may_await(lane)
 
-    def _choose(self, waiting: list[RecordClass]) -> RecordClass | None:
+    def _choose(self, waiting: list[int]) -> int | None:
         """Whose turn it is and who has room; behind one without room only an alarm may pass."""
         for place, c in enumerate(self._turns.order(waiting)):
-            if place > 0 and c is not RecordClass.ALARM:
+            if place > 0 and c not in URGENT:
                 return None
             if self._window.room_for(c, len(self._lanes[c].ready[0].data)):
                 return c

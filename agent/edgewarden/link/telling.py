@@ -22,7 +22,7 @@ from edgewarden.link.session import SESSION_TAKEN_OVER, Ending
 from edgewarden.link.window import NO_MATCHING_SUBSCRIBERS, UNVERIFIED, Lane
 from edgewarden.ports import Clock
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import RecordClass, label_of
 
 VOID_ALARM_S = 60.0
 """Without a subscriber for so long is no broker's restart: the fleet's verifier is gone."""
@@ -91,13 +91,13 @@ class Telling:
         if reason == UNVERIFIED:
             silent: dict[str, Plain] = {
                 "what": "the verifier does not acknowledge a class of records",
-                "class": record_class.label,
+                "class": label_of(record_class),
             }
             self._once("EW-NET-016", Severity.HIGH, RecordClass.ALARM, silent)
             return
         detail = {
             "what": "the broker refuses a class of records",
-            "class": record_class.label,
+            "class": label_of(record_class),
             "reason": reason,
         }
         self._once("EW-NET-010", Severity.HIGH, RecordClass.ALARM, detail)
@@ -107,11 +107,11 @@ class Telling:
         detail: dict[str, Plain] = {"what": "the verifier acknowledges another record than ours"}
         self._once("EW-NET-017", Severity.HIGH, RecordClass.ALARM, detail)
 
-    def aside(self, record_class: RecordClass, seq: int, reason: int) -> None:
+    def aside(self, record_class: int, seq: int, reason: int) -> None:
         """Each one by name: it is a record that the fleet will not see by itself."""
         detail: dict[str, Plain] = {
             "what": "a record was set aside",
-            "class": record_class.label,
+            "class": label_of(record_class),
             "seq": seq,
             "reason": reason,
         }

@@ -50,7 +50,7 @@ from edgewarden.link.telling import EventSink, Telling
 from edgewarden.link.websocket import WebSocket
 from edgewarden.link.window import Lane
 from edgewarden.ports import Clock, Drain, Randomness
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import MEMORY, RecordClass
 from edgewarden.wire.topics import Topic
 
 CERTIFICATE_REFUSED = "certificate_refused"
@@ -104,7 +104,7 @@ class UplinkSnapshot:
     in_flight: int
     in_flight_bytes: int
     fault: EdgewardenError | None
-    parked: tuple[RecordClass, ...]
+    parked: tuple[int, ...]
     counters: Mapping[str, int]
 
 
@@ -145,7 +145,7 @@ class Uplink:
         )
         heard = None if settings.verifier is None else self._acknowledged
         self._receiver = Receiver(settings.tenant, settings.device, on_nonce, on_result, heard)
-        self._lanes = {c: Lane(c) for c in RecordClass}
+        self._lanes = {c: Lane(c) for c in (MEMORY, *RecordClass)}
         self._drainer: Drainer | None = None
         self._connected = False
         self._since_ns: int | None = None

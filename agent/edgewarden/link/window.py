@@ -5,7 +5,8 @@ The rules, in order:
 1. At most ``messages`` in flight (our window, or the broker's Receive Maximum if less) and as many
    bytes as pace.py allows; a record longer than that travels alone. More would only stand in front
    of the next alarm.
-2. The last slot is for alarms, and the first alarm needs no room in bytes.
+2. The last slot is for alarms, and the first alarm needs no room in bytes. What is in memory only
+   (wire/record.py) goes as an alarm does, and before it: nothing else is lost by waiting.
 3. Alarms first, whatever else waits and for how long: they are few (triage bounds them a minute).
    Then audit before bulk; but every BULK_TURN-th record is bulk when bulk waits, so that no flood
    of audit records starves it.
@@ -29,7 +30,7 @@ from enum import Enum
 
 from edgewarden.link.pace import MAX_BYTES
 from edgewarden.ports import Stored
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import MEMORY, RecordClass
 
 BULK_TURN = 8
 PARK_AFTER = 3
@@ -49,6 +50,10 @@ LASTING = frozenset({NOT_AUTHORIZED, TOPIC_NAME_INVALID, PACKET_TOO_LARGE, PAYLO
 """Refusals that no waiting cures: somebody must change something."""
 ABOUT_RECORD = frozenset({PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID})
 """Those that the next record of the class may be spared."""
+
+
+URGENT = (None, MEMORY, RecordClass.ALARM)
+"""What the last slot is for; None is status and evidence."""
 
 
 class Refusal(Enum):
@@ -76,7 +81,7 @@ class Flight:
         crowded: whether half of what may fly was flying then.
     """
 
-    record_class: RecordClass | None
+    record_class: int | None
     seq: int
     size_bytes: int
     epoch: int = 0
@@ -100,15 +105,15 @@ class Window:
     def __len__(self) -> int:
         return len(self._flying)
 
-    def room_for(self, record_class: RecordClass | None, size_bytes: int) -> bool:
+    def room_for(self, record_class: int | None, size_bytes: int) -> bool:
         """Whether one more message may be sent now; None is status and evidence."""
-        urgent = record_class is RecordClass.ALARM or record_class is None
+        urgent = record_class in URGENT
         reserved = 0 if urgent or self._messages == 1 else 1
         if len(self._flying) >= self._messages - reserved:
             return False
         if self.bytes_flying + size_bytes <= self.limit_bytes or not self._flying:
             return True
-        return urgent and all(f.record_class is not record_class for f in self._flying.values())
+        return urgent and all(f.record_class != record_class for f in self._flying.values())
 
     def crowded(self, size_bytes: int) -> bool:
         """Whether at least half of the bytes that may fly do, with one more message."""
@@ -133,18 +138,18 @@ class Turns:
     def __init__(self) -> None:
         self._since_bulk = 0
 
-    def order(self, waiting: Collection[RecordClass]) -> Sequence[RecordClass]:
+    def order(self, waiting: Collection[int]) -> Sequence[int]:
         """The waiting classes, the one whose turn it is first."""
         ordered = sorted(waiting)
         its_turn = self._since_bulk >= BULK_TURN - 1 and RecordClass.BULK in ordered
-        if its_turn and RecordClass.ALARM not in ordered:
+        if its_turn and ordered[0] not in URGENT:
             ordered.remove(RecordClass.BULK)
             ordered.insert(0, RecordClass.BULK)
         return ordered
 
-    def took(self, record_class: RecordClass) -> None:
+    def took(self, record_class: int) -> None:
         """A record of this class was sent."""
-        self._since_bulk = 0 if record_class is RecordClass.BULK else self._since_bulk + 1
+        self._since_bulk = 0 if record_class == RecordClass.BULK else self._since_bulk + 1
 
 
 @dataclass(slots=True)
@@ -165,7 +170,7 @@ class Lane:
         void_since_ns: since when nobody is subscribed; None while somebody is.
     """
 
-    record_class: RecordClass
+    record_class: int
     accepted: int = 0
     fetched: int = 0
     ready: deque[Stored] = field(default_factory=deque)
@@ -209,7 +214,7 @@ class Lane:
 
     def is_backlog(self) -> bool:
         """Whether the front record was there when the session began. An alarm never counts."""
-        return self.record_class is not RecordClass.ALARM and self.ready[0].seq <= self.old_upto
+        return self.record_class not in URGENT and self.ready[0].seq <= self.old_upto
 
     def send(self, now_ns: int = 0, *, crowded: bool = False) -> Flight:
         """The front record is being sent."""

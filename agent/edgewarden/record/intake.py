@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgewarden.ports import Clock
-from edgewarden.record.journal import Journal
 from edgewarden.wire.facts import Event, Reading
 from edgewarden.wire.record import RecordClass
 
@@ -38,7 +37,7 @@ READING_BYTES = 40
 EVENT_BYTES = 200
 """The same for an event."""
 
-Call = tuple[Callable[[Journal], Any], "Future[Any]"]
+Call = tuple[Callable[[], Any], "Future[Any]"]
 
 
 @dataclass(slots=True)
@@ -79,6 +78,8 @@ class Intake:
         self._calls: deque[Call] = deque()
         self._flushes: list[Future[None]] = []
         self._closed = False
+        self.lost = 0
+        """Facts since the start that found no room here."""
 
     def add_event(self, event: Event, record_class: RecordClass) -> None:
         """Queue one event."""
@@ -87,6 +88,7 @@ class Intake:
                 self._gather(event, EVENT_BYTES + READING_BYTES * len(event.detail))
             elif len(self._events[record_class]) >= MAX_WAITING:
                 self._batch.counts[f"{record_class.label}_overflow"] += 1
+                self.lost += 1
             else:
                 self._events[record_class].append(event)
                 self._changed.notify()
@@ -104,7 +106,7 @@ class Intake:
         with self._changed:
             self._batch.counts[name] += amount
 
-    def call(self, work: Callable[[Journal], Any], done: Future[Any]) -> bool:
+    def call(self, work: Callable[[], Any], done: Future[Any]) -> bool:
         """Queue a call; False when nobody will answer any more."""
         with self._changed:
             if self._closed:
@@ -128,14 +130,19 @@ class Intake:
             self._closed = True
             self._changed.notify()
 
-    def wait(self, retry_s: float | None) -> bool:
+    def wait(self, retry_s: float | None, at_most_s: float | None = None) -> bool:
         """Return when there is work; while the disk refuses (retry_s), facts wait that long.
+
+        Args:
+            at_most_s: return by then without any.
 
         Returns:
             Whether close() was called: what is taken after this is the last.
         """
         with self._changed:
             idle_s = self._idle_s(retry_s)
+            if at_most_s is not None:
+                idle_s = at_most_s if idle_s is None else min(idle_s, at_most_s)
             if idle_s != 0.0:
                 self._changed.wait(idle_s)
             return self._closed
@@ -189,6 +196,7 @@ class Intake:
         batch = self._batch
         if batch.size_bytes + size_bytes > MAX_BULK_BYTES:
             batch.counts["bulk_dropped"] += 1
+            self.lost += 1
             return
         was_empty, was_full = not (batch.readings or batch.events), self._full()
         if was_empty:

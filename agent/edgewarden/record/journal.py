@@ -117,7 +117,7 @@ class Journal:
         """
         for record_class in (RecordClass.AUDIT, RecordClass.ALARM, RecordClass.BULK):
             acked = self.spool.state()[record_class].acked
-            body = {"key": self._signer.public_key(), "agent": who.agent, "acked": acked}
+            body = introduction_of(self._signer, who, acked)
             stored = self._seal(record_class, Kind.REPORT_KEY, body, who)
             self._spare(partial(self.spool.put, [stored]))
 
@@ -139,7 +139,7 @@ class Journal:
             "events": [fit_event(e) for e in events],
             "counts": dict(counts),
         }
-        return self._write(RecordClass.BULK, Kind.BATCH, body, _record_time_of(anchor))
+        return self._write(RecordClass.BULK, Kind.BATCH, body, record_time_of(anchor))
 
     def attestation(self, evidence: bytes, heads: Heads) -> int:
         """Store that evidence (its SHA-256) was given while these were the heads; return the
@@ -154,6 +154,19 @@ class Journal:
     def evidence(self, message: bytes) -> int:
         """Store evidence itself, for a verifier that cannot be reached; return the sequence."""
         return self._write(RecordClass.AUDIT, Kind.EVIDENCE, {"evidence": message})
+
+    def end_of_memory(
+        self, kid: bytes, head: tuple[int, bytes], records: list[bytes], *, more: bool
+    ) -> int:
+        """Store how far a chain in memory came (memory.py), and of its records those that nobody
+        has accepted; return the sequence.
+
+        Args:
+            more: another such record follows with the rest.
+        """
+        body: dict[str, object] = {"key": kid, "last": head[0], "hash": head[1]}
+        body |= {"records": records, "more": more}
+        return self._write(RecordClass.AUDIT, Kind.MEMORY, body)
 
     def heads(self) -> Heads:
         """class -> (sequence, hash) of the latest durable record."""
@@ -274,20 +287,33 @@ class Journal:
             record_class=record_class,
             seq=head + 1,
             prev=digest,
-            time=time or _record_time_of(self._clock.now()),
+            time=time or record_time_of(self._clock.now()),
             kind=kind,
             body=dict(body),
         )
-        try:
-            payload = encode_record(record)
-        except OurFault as fault:
-            raise Unstorable(str(fault)) from fault
-        if len(payload) > MAX_RECORD_BYTES - ENVELOPE_BYTES:
-            raise Unstorable(f"{len(payload)} bytes")
-        signer = who.signer if who else self._signer
-        chain = who.x5chain if who else ()
-        data = cose.seal(payload, ContentType.RECORD, signer.kid, signer.sign, chain)
+        data = sealed(record, ContentType.RECORD, who or self._signer)
         return Stored(int(record_class), record.seq, data)
+
+
+def sealed(
+    record: Record,
+    content: ContentType,
+    by: Signer | Introduction,
+    limit_bytes: int = MAX_RECORD_BYTES - ENVELOPE_BYTES,
+) -> bytes:
+    """A record's signed bytes: by the report key, or by the identity key with its chain.
+
+    Raises:
+        Unstorable: longer than the limit, or a fact in it has no encoding.
+    """
+    try:
+        payload = encode_record(record)
+    except OurFault as fault:
+        raise Unstorable(str(fault)) from fault
+    if len(payload) > limit_bytes:
+        raise Unstorable(f"{len(payload)} bytes")
+    signer, chain = (by.signer, by.x5chain) if isinstance(by, Introduction) else (by, ())
+    return cose.seal(payload, content, signer.kid, signer.sign, chain)
 
 
 def fit_event(event: Event) -> dict[str, object]:
@@ -306,5 +332,11 @@ def fit_event(event: Event) -> dict[str, object]:
     return body
 
 
-def _record_time_of(now: Instant) -> RecordTime:
+def introduction_of(signer: Signer, who: Introduction, acked: int) -> dict[str, object]:
+    """The body that introduces a report key."""
+    return {"key": signer.public_key(), "agent": who.agent, "acked": acked}
+
+
+def record_time_of(now: Instant) -> RecordTime:
+    """A clock's moment as a record states it."""
     return RecordTime(now.boot_ns, now.wall_ns, now.uncertainty_ms, now.state)

@@ -193,6 +193,14 @@ class Lane:
         self._seal_active()
         self.head, self.digest = head, digest
 
+    def resume(self, head: int, digest: bytes) -> None:
+        """Go on behind a head in a new file, whatever lies behind it: nobody has seen that."""
+        self._close_active()
+        while self._files and self._files[-1].first > head:
+            self._discard(self._files[-1])
+        self._goes_on = False
+        self.head, self.digest = head, digest
+
     def note_missing(self, upto: int) -> None:
         """Records behind ``upto`` without a file: evicted when a full disk took no gap record."""
         if self._files and self._files[0].first - 1 > upto and not self._bad:
@@ -234,8 +242,7 @@ class Lane:
 
     def _begin(self) -> Segment:
         """Make the next segment, with the marks as they stand before any record of it."""
-        first = self.head + 1
-        path = self.folder / segment_name(first, self.digest)
+        first, path = self.head + 1, self.folder / segment_name(self.head + 1, self.digest)
         if self._files and self._files[-1].first == first:  # made before, never filled
             segment = Segment.open(path)
             if segment.is_current:
@@ -269,11 +276,8 @@ class Lane:
         """Records with seq > after, in order: at most count, and max_bytes unless one alone is
         longer.
         """
-        found: list[Stored] = []
-        room = max_bytes
-        for file, below, behind in self._spans():
-            if below <= after + 1:
-                continue
+        found, room = list[Stored](), max_bytes
+        for file, below, behind in (span for span in self._spans() if span[1] > after + 1):
             expected = max(after + 1, file.first)
             try:
                 for row in self._segment(file).rows(self.record_class, after, below):
@@ -318,7 +322,7 @@ class Lane:
         self.damage.extend(self._rescue(self._quarantine(file), last, after)[0])
 
     def _discard(self, file: SegmentFile) -> None:
-        """Remove a damaged file that never held a record: its successor takes the same name."""
+        """Remove a file that holds no record: its successor takes the same name."""
         self._stop_reading()
         self._files.remove(file)
         with renamed_errors(file.path):

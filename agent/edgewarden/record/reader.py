@@ -129,18 +129,20 @@ def stat(state_dir: Path) -> dict[RecordClass, ClassState]:
     }
 
 
-def iterate(state_dir: Path, record_class: RecordClass) -> Iterator[Stored]:
-    """Every record of a class that is on the disk, in order, accepted ones included.
+def iterate(
+    state_dir: Path, record_class: RecordClass, after: int = 0, upto: int = _END
+) -> Iterator[Stored]:
+    """Records of a class on the disk, after < seq <= upto, in order, accepted ones included.
 
     Raises:
         OperatorFault: EW-SPL-005, there is no spool.
         HardwareFault: a segment cannot be read; records before it were yielded.
     """
     paths = _segments(_folder(state_dir, record_class))
-    for i, path in enumerate(paths):
-        below = _first(paths[i + 1]) if i + 1 < len(paths) else _END
-        with _opened(path) as db:
-            yield from read_rows(db, record_class, 0, below)
+    for path, behind in zip(paths, [*map(_first, paths[1:]), _END], strict=True):
+        if behind > after + 1 and _first(path) <= upto:
+            with _opened(path) as db:
+                yield from read_rows(db, record_class, after, min(behind, upto + 1))
 
 
 def salvage(state_dir: Path, record_class: RecordClass) -> Iterator[Stored | EdgewardenError]:

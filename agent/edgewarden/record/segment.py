@@ -56,13 +56,21 @@ CACHE_KIB = 256
 """Page cache per open file. Appending touches the right edge of one tree: a few pages."""
 
 # SQLite result codes, https://sqlite.org/rescode.html
-_SQLITE_FULL, _SQLITE_IOERR, _SQLITE_CANTOPEN = 13, 10, 14
+_SQLITE_FULL, _SQLITE_IOERR, _SQLITE_CANTOPEN, _SQLITE_READONLY = 13, 10, 14, 8
+_GONE = frozenset({errno.EROFS, errno.EIO, errno.ENXIO, errno.ENODEV, errno.EUCLEAN})
+"""What a filesystem says that has turned read-only, or lost what is under it."""
 
 
 class DiskFull(HardwareFault):
     """No space left, here or by quota: passes when something is evicted or somebody cleans up."""
 
     default_code = "EW-SPL-006"
+
+
+class DiskRefuses(HardwareFault):
+    """Read-only, or it answers with I/O errors: nothing can be written for now."""
+
+    default_code = "EW-SPL-001"
 
 
 def segment_name(first: int, before: bytes) -> str:
@@ -278,7 +286,7 @@ def renamed_errors(path: Path) -> Iterator[None]:
     except OSError as fault:
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(path) from fault
-        raise _refused(path, str(fault)) from fault
+        raise _refused(path, str(fault), fault.errno in _GONE) from fault
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
@@ -307,7 +315,8 @@ def _rename(path: Path, fault: sqlite3.Error) -> HardwareFault:
         return _full(path)
     if is_damage(fault):
         return SegmentDamaged(f"{path.name}: {fault}")
-    return _refused(path, str(fault))
+    gone = code in (_SQLITE_IOERR, _SQLITE_CANTOPEN, _SQLITE_READONLY)
+    return _refused(path, str(fault), gone)
 
 
 def _is_full(folder: Path) -> bool:
@@ -326,8 +335,8 @@ def _full(path: Path) -> DiskFull:
     )
 
 
-def _refused(path: Path, why: str) -> HardwareFault:
-    return HardwareFault(
+def _refused(path: Path, why: str, gone: bool) -> HardwareFault:
+    return (DiskRefuses if gone else HardwareFault)(
         f"the disk refuses the spool: {why}",
         code="EW-SPL-001",
         next_step="look at `dmesg` and at the mount options of the state directory",

@@ -26,16 +26,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-from edgewarden.errors import OurFault
+from edgewarden.errors import HardwareFault, OurFault
 from edgewarden.ports import ClassState, Loss, Stored
 from edgewarden.record.heads import HeadsFile
 from edgewarden.record.lane import Lane
 from edgewarden.record.lock import SpoolLock
 from edgewarden.record.quota import Quotas
 from edgewarden.record.rows import Mark
+from edgewarden.record.salvage import predecessor_of
 from edgewarden.record.segment import DiskFull, renamed_errors, sync_folder
 from edgewarden.wire.record import RecordClass, record_hash
 
@@ -58,9 +60,24 @@ SEGMENTS_PER_QUOTA = 8
 
 
 class DiskSpool:
-    """Implements ports.Spool. Storage thread only; every method blocks on the disk."""
+    """Implements ports.Spool. Storage thread only; every method blocks on the disk.
 
-    def __init__(self, folder: Path, cap_bytes: int, quotas: Quotas | None = None) -> None:
+    Args:
+        known: class -> (sequence, hash) of what this process made durable here before the disk
+            refused: it goes on behind that.
+
+    Raises:
+        HardwareFault: the disk refuses; or EW-SPL-011, another spool lies here: what is under a
+            filesystem that is not mounted, say.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cap_bytes: int,
+        quotas: Quotas | None = None,
+        known: Mapping[int, tuple[int, bytes]] = MappingProxyType({}),
+    ) -> None:
         self._folder = folder
         self._cap_bytes = cap_bytes
         self._quotas = quotas or Quotas()
@@ -69,6 +86,7 @@ class DiskSpool:
             self._lock = SpoolLock(folder)
         try:
             self._open()
+            self._take_up(known)
         except BaseException:
             self._lock.close()
             raise
@@ -126,6 +144,18 @@ class DiskSpool:
     def heads(self) -> dict[int, tuple[int, bytes]]:
         """See ports.Spool."""
         return {c: (lane.head, lane.digest) for c, lane in self._lanes.items()}
+
+    def _take_up(self, known: Mapping[int, tuple[int, bytes]]) -> None:
+        for c, (head, digest) in known.items():
+            if not _holds(self._lanes[c], head, digest):
+                raise HardwareFault(
+                    f"{self._folder} is not the spool that was written before",
+                    code="EW-SPL-011",
+                    next_step="mount the filesystem of the state directory",
+                )
+        for c, (head, digest) in known.items():
+            if self._lanes[c].head <= head + 1:  # else it is behind a damaged file, and further on
+                self._lanes[c].resume(head, digest)
 
     def put(self, records: Sequence[Stored]) -> None:
         """See ports.Spool.
@@ -299,6 +329,15 @@ class DiskSpool:
                 if c not in found or mark.acked > found[c].acked:
                     found[c] = mark
         return found
+
+
+def _holds(lane: Lane, head: int, digest: bytes) -> bool:
+    """Whether a class ends with this record, or goes on behind it: by the one more that a refused
+    commit can have left, or far behind a damaged file."""
+    if lane.head <= head:
+        return (lane.head, lane.digest) == (head, digest)
+    left = lane.peek(head, 1, 1)
+    return lane.head > head + 1 or (bool(left) and predecessor_of(left[0]) == digest)
 
 
 def _segment_bytes(quota_bytes: int) -> int:

@@ -53,6 +53,7 @@ class ContentType(StrEnum):
     """What a payload is. Signed with it; a verifier refuses a payload of another type."""
 
     RECORD = "application/ew-record+cbor"
+    MEMORY = "application/ew-memory+cbor"
     EVIDENCE = "application/ew-evidence+cbor"
     NONCE = "application/ew-nonce+cbor"
     RESULT = "application/ew-result+cbor"

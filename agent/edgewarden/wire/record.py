@@ -18,7 +18,15 @@ Kinds and bodies:
     gap          {"class": int, "first": int, "last": int, "before": hash, "after": hash,
                   "reason": text}
     evidence     {"evidence": evidence message}: made while there was nobody to ask (wire/quoted.py)
+    memory       {"key": 8 bytes, "last": int, "hash": hash, "records": [record, ...],
+                  "more": bool}: how far a chain in memory came, what nobody accepted of it (below)
     attestation  {"evidence": SHA-256 of the evidence message, "heads": {class: [seq, hash]}}
+
+**In memory.** While the disk takes nothing, the same nine fields are signed under another content
+type (ew-memory) as a chain of the report key alone: its first record introduces the key, sequence
+begins at 1 with every key and counts all three classes together; field 3 says what class a fact is
+of. A report key ends with its process, so no number of such a chain can be signed a second time,
+whatever the disk remembers (ADR 38).
 
 This module checks shapes; believing (keys, chain, time) is the verifier's.
 """
@@ -43,6 +51,10 @@ MAX_SEQ = 2**53 - 1
 years."""
 
 
+MEMORY = 0
+"""In the place of a class's number: the chain in memory, on its way to the broker."""
+
+
 class RecordClass(IntEnum):
     """The three classes, in order of priority on the uplink."""
 
@@ -65,9 +77,15 @@ class Kind:
     GAP = "gap"
     ATTESTATION = "attestation"
     EVIDENCE = "evidence"
+    MEMORY = "memory"
 
 
 CLOCK_STATES = ("unsynced", "ntp", "gps", "signed")
+
+
+def label_of(number: int) -> str:
+    """Name of a class, or of the chain in memory."""
+    return "memory" if number == MEMORY else RecordClass(number).label
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Topics: ``ew/1/<tenant>/<device>/<class>/<name>`` and nothing else.
 
 r/{alarm,audit,bulk}   records                          gateway -> fleet
+r/memory               records of a chain in memory     gateway -> fleet
 e/evidence             signed evidence                  gateway -> fleet
 e/nonce  e/result      signed challenge and appraisal   fleet -> gateway
 e/ack                  signed: verified up to here      fleet -> gateway
@@ -20,13 +21,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
-from edgewarden.wire.record import RecordClass, is_identifier
+from edgewarden.wire.record import MEMORY, RecordClass, is_identifier, label_of
 
 PREFIX = "ew/1"
 MAX_SESSION_NAME = 64
 """What a certificate's CN may hold (RFC 5280, ub-common-name)."""
 _NAMES = {
-    "r": frozenset(c.label for c in RecordClass),
+    "r": frozenset(label_of(c) for c in (MEMORY, *RecordClass)),
     "e": frozenset({"evidence", "nonce", "result", "ack"}),
     "s": frozenset({"status"}),
 }
@@ -58,9 +59,9 @@ def parse(text: str) -> Topic:
     return Topic(tenant, device, group, name)
 
 
-def record_topic(tenant: str, device: str, record_class: RecordClass) -> str:
-    """Topic of a gateway's records of one class."""
-    return str(Topic(tenant, device, "r", record_class.label))
+def record_topic(tenant: str, device: str, record_class: int) -> str:
+    """Topic of a gateway's records of one class, or of its chain in memory."""
+    return str(Topic(tenant, device, "r", label_of(record_class)))
 
 
 def session_name(device: str, board: int = 1) -> str:

@@ -111,6 +111,21 @@ QUALITY = """
 ALTER TABLE reading ADD COLUMN quality TEXT NOT NULL DEFAULT 'good';
 """
 
+MEMORY = """
+CREATE TABLE memory_chain (
+    id INTEGER PRIMARY KEY, device TEXT NOT NULL, kid BLOB NOT NULL, cose_key BLOB NOT NULL,
+    boot_id BLOB NOT NULL, boot_ns INTEGER NOT NULL, head_seq INTEGER NOT NULL,
+    head_hash BLOB NOT NULL, ended_seq INTEGER NOT NULL, opened_utc_s REAL NOT NULL,
+    UNIQUE (device, kid)
+) STRICT;
+
+CREATE TABLE memory_record (
+    id INTEGER PRIMARY KEY, device TEXT NOT NULL, kid BLOB NOT NULL, seq INTEGER NOT NULL,
+    hash BLOB NOT NULL, prev BLOB NOT NULL, class INTEGER NOT NULL, kind TEXT NOT NULL,
+    received_utc_s REAL NOT NULL, data BLOB NOT NULL, UNIQUE (device, kid, seq)
+) STRICT;
+"""
+
 STEPS = (
     TPM,
     CONTINUITY,
@@ -123,6 +138,7 @@ STEPS = (
     BOARDS,
     SUBMODULES,
     QUALITY,
+    MEMORY,
 )
 """In order; appended to, never changed."""
 VERSION = BASE + len(STEPS)

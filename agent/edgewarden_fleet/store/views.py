@@ -31,6 +31,7 @@ from edgewarden_fleet.store import (
     attestation,
     continuity,
     late,
+    memory,
     records,
     registry,
     replaced,
@@ -111,6 +112,7 @@ def gateway(db: sqlite3.Connection, device: str, now_utc_s: float) -> Json | Non
         ),
         "exec": _exec(db, device),
         "chain": {c.label: _chain(db, device, c, now_utc_s) for c in RecordClass},
+        "memory": memory.summary(db, device),
         "findings": _findings(db, device),
         "recent_refusals": _recent_refusals(db, device),
     }

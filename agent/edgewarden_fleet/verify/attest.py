@@ -62,6 +62,7 @@ from edgewarden_fleet.verify.appraising import Facts, Given, Judged, judge
 from edgewarden_fleet.verify.bundle import encode_facts
 from edgewarden_fleet.verify.chain import Identity
 from edgewarden_fleet.verify.late import LateEvidence
+from edgewarden_fleet.verify.memory import MemoryChains
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
 from edgewarden_fleet.verify.references import Loaded, load
 
@@ -97,6 +98,9 @@ class Appraiser:
         self._settings = settings
         self._thread = ratchet.Thread(self._db, secret, verifier.tenant)
         verifier.on_evidence = LateEvidence(verifier, signer, self._sets, settings.required).take
+        memory = MemoryChains(verifier)
+        verifier.on_memory, verifier.on_memory_end = memory.take, memory.end
+        verifier.on_new_key = memory.new_key
         self._loaded: Loaded | None = None
         self._loaded_at = 0
         self.released: dict[tuple[str, RecordClass], int] = {}

@@ -31,22 +31,31 @@ MAX_COUNT = 2**53 - 1
 """Where a counter stops: what every JSON reader keeps exact. Two of these still fit SQLite's 64
 bits; beyond them it would answer in floating point, which a STRICT table refuses."""
 
+Place = tuple[int, int]
+"""(class, sequence) of a record; (MEMORY, number of its row) of one in memory."""
 
-def keep(db: sqlite3.Connection, record: Record, now_utc_s: float) -> None:
-    """Store the facts of one accepted record."""
+
+def keep(
+    db: sqlite3.Connection, record: Record, now_utc_s: float, place: Place | None = None
+) -> None:
+    """Store the facts of one accepted record.
+
+    Args:
+        place: what its facts are found by, where that is not class and sequence (memory.py).
+    """
+    place = place or (int(record.record_class), record.seq)
     try:
         if record.kind == Kind.BATCH:
-            _keep_batch(db, record, now_utc_s)
+            _keep_batch(db, record, place, now_utc_s)
         elif record.kind == Kind.EVENT:
-            _keep_event(db, record, 0, event_from_map(record.body), now_utc_s)
+            _keep_event(db, record, place, 0, event_from_map(record.body), now_utc_s)
     except WireRefusal as refusal:
         records.add_finding(
-            db, record.device, "unreadable_facts", Severity.MEDIUM, refusal.text, now_utc_s,
-            int(record.record_class), record.seq,
-        )  # fmt: skip
+            db, record.device, "unreadable_facts", Severity.MEDIUM, refusal.text, now_utc_s, *place
+        )
 
 
-def _keep_batch(db: sqlite3.Connection, record: Record, now_utc_s: float) -> None:
+def _keep_batch(db: sqlite3.Connection, record: Record, place: Place, now_utc_s: float) -> None:
     events = record.body.get("events", [])
     counts = record.body.get("counts", {})
     if not isinstance(events, list) or not isinstance(counts, dict) or len(events) > MAX_ITEMS:
@@ -80,11 +89,11 @@ def _keep_batch(db: sqlite3.Connection, record: Record, now_utc_s: float) -> Non
             (record.device, name[:64], max(0, min(number, MAX_COUNT)), MAX_COUNT),
         )
     for i, event in enumerate(parsed):
-        _keep_event(db, record, i, event, now_utc_s)
+        _keep_event(db, record, place, i, event, now_utc_s)
 
 
 def _keep_event(
-    db: sqlite3.Connection, record: Record, item: int, event: Event, now_utc_s: float
+    db: sqlite3.Connection, record: Record, place: Place, item: int, event: Event, now_utc_s: float
 ) -> None:
     at = _wall(record, event.seen_mono_ns)
     if event.code == ANCHOR_CODE:
@@ -92,11 +101,9 @@ def _keep_event(
     detail = event.detail
     said = detail.get("device_statement")
     if event.class_uid == OCSF.CONFIG_STATE and isinstance(said, bytes):
-        where = (int(record.record_class), record.seq)
-        submodules.add(db, record.device, where, decode_statement(said), said, now_utc_s)
+        submodules.add(db, record.device, place, decode_statement(said), said, now_utc_s)
         return
     action = detail.get("action")
-    place = (int(record.record_class), record.seq)
     if event.class_uid == OCSF.PROCESS_ACTIVITY and isinstance(action, str):
         file = detail.get("file")
         path, digest = (

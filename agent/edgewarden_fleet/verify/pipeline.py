@@ -21,6 +21,8 @@ of. In order, for records:
                                    nothing new
  8. continuity (judge/)            ``replay``, ``fork``; else next, gap, reordered, duplicate
 
+Records of a chain in memory (r/memory) go by memory.py from 2 on.
+
 A fork puts its device into quarantine (ratchet.py). Only after 8 are the facts inside looked at
 (facts.py). Every refusal is counted per device and reason. Runs inside the caller's transaction; a
 message is acknowledged to the broker after that has been committed, refused ones too.
@@ -46,10 +48,12 @@ from edgewarden.wire.cose import ContentType, Envelope
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import (
     MAX_RECORD_BYTES,
+    MEMORY,
     Kind,
     Record,
     RecordClass,
     decode_record,
+    label_of,
     record_hash,
 )
 from edgewarden.wire.topics import Topic
@@ -113,6 +117,11 @@ class Verifier:
         self.tenant = tenant
         self._grace_s = grace_s
         self.on_evidence: Callable[[Record, float], None] = lambda record, now_utc_s: None
+        self.on_memory_end: Callable[[Record, float], None] = lambda record, now_utc_s: None
+        self.on_new_key: Callable[[Record, bytes, float], None] = lambda record, kid, now_utc_s: (
+            None
+        )
+        self.on_memory: Callable[[Topic, Incoming, float], Verdict] = _no_memory
         self._keys: OrderedDict[bytes, cose.Verify] = OrderedDict()
         self._chains: OrderedDict[tuple[bytes, ...], Identity] = OrderedDict()
 
@@ -122,7 +131,8 @@ class Verifier:
         try:
             topic = self.parse_topic(message.topic)
             device = topic.device
-            return self._record(topic, message, now_utc_s)
+            take = self.on_memory if topic.name == label_of(MEMORY) else self._record
+            return take(topic, message, now_utc_s)
         except WireRefusal as refusal:
             return self.refuse(device, message, refusal, now_utc_s)
 
@@ -192,7 +202,7 @@ class Verifier:
         if introduces:
             self.identity_of(envelope, topic, now_utc_s)
         elif not self._signed_by_report_key(envelope, topic):
-            return self._hold(topic, message, envelope, now_utc_s)
+            return self.hold(topic, message, envelope, now_utc_s)
         record = decode_record(envelope.payload)
         if record.device != topic.device or record.record_class.label != topic.name:
             raise WireRefusal("wrong_topic", "device or class differs from the topic's")
@@ -212,6 +222,8 @@ class Verifier:
             self._note_gap(record, now_utc_s)
             if record.kind == Kind.EVIDENCE:
                 self.on_evidence(record, now_utc_s)
+            elif record.kind == Kind.MEMORY:
+                self.on_memory_end(record, now_utc_s)
         introduced = key is not None and self._introduce(record, key, now_utc_s)
         return Verdict(topic.device, str(judged.outcome), True, judged.why, introduced)
 
@@ -228,9 +240,10 @@ class Verifier:
         cose.check_signature(envelope, self._verify_with(key))
         return True
 
-    def _hold(
+    def hold(
         self, topic: Topic, message: Incoming, envelope: Envelope, now_utc_s: float
     ) -> Verdict:
+        """Keep a message until its key is introduced, or for PENDING_S."""
         crowded_out = records.hold(
             self.db, topic.device, envelope.kid, message.topic, message.dup, message.payload,
             now_utc_s,
@@ -309,10 +322,16 @@ class Verifier:
             self.db, record, key_id(key), key,
             version[:64] if isinstance(version, str) else "", now_utc_s,
         )  # fmt: skip
+        if record.record_class is RecordClass.AUDIT:
+            self.on_new_key(record, key_id(key), now_utc_s)
         if fresh:
-            for held in records.release(self.db, record.device, key_id(key)):
-                self.take(Incoming(held.topic, held.data, held.dup), now_utc_s)
+            self.release(record.device, key_id(key), now_utc_s)
         return fresh
+
+    def release(self, device: str, kid: bytes, now_utc_s: float) -> None:
+        """Look again at what waited for a key."""
+        for held in records.release(self.db, device, kid):
+            self.take(Incoming(held.topic, held.data, held.dup), now_utc_s)
 
     def _note_gap(self, record: Record, now_utc_s: float) -> None:
         """Keep a signed gap statement and match it with the gaps that are open."""
@@ -345,6 +364,10 @@ class Verifier:
             if len(self._keys) > KEYS_CACHED:
                 self._keys.popitem(last=False)
         return verify
+
+
+def _no_memory(topic: Topic, message: Incoming, now_utc_s: float) -> Verdict:
+    raise WireRefusal("bad_topic", "this verifier takes no chains in memory")
 
 
 def _introduced_key(record: Record) -> bytes:

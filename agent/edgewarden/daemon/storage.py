@@ -1,0 +1,40 @@
+"""From settings to the storage thread: spool, journal, and a chain in memory for when the disk
+takes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+
+from edgewarden.ports import Clock, Signer
+from edgewarden.record.aside import FOLDER as ASIDE
+from edgewarden.record.journal import Introduction, Journal
+from edgewarden.record.memory import MemoryChain
+from edgewarden.record.quota import Quotas
+from edgewarden.record.refuge import Known, Refuge
+from edgewarden.record.spool import FOLDER, DiskSpool
+from edgewarden.record.storage import StorageThread
+from edgewarden.settings.schema import Settings
+
+
+def build_storage(
+    settings: Settings, device: str, who: Introduction, report_key: Signer, clock: Clock
+) -> StorageThread:
+    """The storage of one start; nothing is opened before its ``start``."""
+    state, kept = Path(settings.paths.state), settings.spool
+    quotas = Quotas(kept.alarm_percent, kept.audit_percent, kept.free_percent)
+
+    def open_journal(known: Known = MappingProxyType({})) -> Journal:
+        spool = DiskSpool(state / FOLDER, kept.cap_bytes, quotas, known)
+        return Journal(spool, device, clock, report_key)
+
+    chain = MemoryChain(device, clock, report_key, who)
+    return StorageThread(
+        open_journal,
+        who,
+        clock,
+        bulk_commit_s=kept.bulk_commit_s,
+        bulk_commit_bytes=kept.bulk_commit_bytes,
+        aside=state / ASIDE,
+        refuge=Refuge(chain, state, open_journal, clock),
+    )

@@ -1,0 +1,236 @@
+"""Chains in memory at the verifier: one report key, numbers of its own, an end that is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.record.journal import Introduction
+from edgewarden.record.memory import MemoryChain
+from edgewarden.trust.keys import FileSigner
+from edgewarden.wire.cose import ContentType
+from edgewarden.wire.facts import OCSF, Event, Severity
+from edgewarden.wire.record import MEMORY, Kind, RecordClass, record_hash
+from edgewarden.wire.topics import record_topic
+from edgewarden_fleet.store import continuity, memory
+from edgewarden_fleet.verify.pipeline import Verdict
+from tests.fakes.clock import FakeClock
+from tests.fleet.makers import TENANT, Board, Desk, Made
+
+DEVICE = "gw-demo"
+TOPIC = record_topic(TENANT, DEVICE, MEMORY)
+ALARM, AUDIT, BULK = RecordClass
+
+
+class Stage:
+    """A desk, a board whose classes are introduced, and a chain of the board's report key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.desk = Desk(folder, durable=False)
+        self.board = Board(self.desk, DEVICE)
+        for c in RecordClass:
+            self.desk.record(self.board.introduce(c))
+        self.chain = self.make()
+
+    def make(self) -> MemoryChain:
+        """A chain of the report key that the board has now."""
+        clock = FakeClock(boot_ns=6_000_000_000)
+        boot_id = self.board.boot_id
+        clock.boot_id = lambda: boot_id  # type: ignore[method-assign]
+        who = Introduction(self.board.identity, tuple(self.board.x5chain), "0.1.0")
+        return MemoryChain(DEVICE, clock, self.board.report, who)
+
+    def alarms(self, count: int, chain: MemoryChain | None = None) -> list[bytes]:
+        """So many alarms; everything that waits in the chain."""
+        chain = chain or self.chain
+        for n in range(count):
+            chain.event(ALARM, Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 1, {"n": n}))
+        return [record.data for record in chain.rest()]
+
+    def send(self, *messages: bytes) -> list[str]:
+        return [self.desk.take(TOPIC, data).outcome for data in messages]
+
+    def end(
+        self, carried: list[bytes], last: int | None = None, digest: bytes | None = None,
+        key: bytes | None = None, *, more: bool = False,
+    ) -> Verdict:  # fmt: skip
+        body: dict[str, object] = {
+            "key": self.chain.kid if key is None else key,
+            "last": self.chain.head if last is None else last,
+            "hash": digest or self.chain.digest,
+            "records": carried,
+            "more": more,
+        }
+        return self.desk.record(self.board.sign(self.board.build(AUDIT, Kind.MEMORY, body)))
+
+    def restart(self) -> list[Made]:
+        """Another start of another boot, later; its introductions, not sent yet."""
+        self.desk.now += 1
+        self.board.start()
+        return [self.board.introduce(c) for c in RecordClass]
+
+    def findings(self) -> list[str]:
+        rows = self.desk.db.execute("SELECT kind FROM finding ORDER BY id").fetchall()
+        return [row[0] for row in rows]
+
+    def is_open(self) -> bool:
+        return bool(memory.summary(self.desk.db, DEVICE)["open"])
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    made.desk.close()
+
+
+def test_a_chain_is_taken_and_its_facts_are_used(stage: Stage) -> None:
+    assert stage.send(*stage.alarms(2)) == ["next", "next", "next"]
+    assert stage.findings() == ["detection_finding"] * 2
+    assert stage.is_open()
+    assert memory.summary(stage.desk.db, DEVICE)["records"] == 3
+
+
+def test_its_numbers_are_no_others(stage: Stage) -> None:
+    """Two denied programs, both number 2 of what they are in: neither stands in the other's way."""
+    denied = stage.board.denied(bytes(32))
+    assert denied.seq == 2
+    file = {"path": "/mnt/x", "sha256": bytes(32)}
+    detail = {"action": "denied", "file": file}
+    stage.chain.event(ALARM, Event(OCSF.PROCESS_ACTIVITY, 1, Severity.HIGH, 1, detail))  # type: ignore[arg-type]
+    assert stage.send(*[r.data for r in stage.chain.rest()]) == ["next", "next"]
+    assert stage.desk.record(denied).outcome == "next"
+    assert stage.findings() == ["exec_denied", "exec_denied"]
+
+
+def test_before_its_introduction_it_waits(stage: Stage) -> None:
+    introduction, alarm = stage.alarms(1)
+    assert stage.send(alarm) == ["pending"]
+    assert stage.send(introduction) == ["next"]
+    assert stage.findings() == ["detection_finding"]
+
+
+def test_a_number_twice_with_other_bytes_is_a_fork(stage: Stage) -> None:
+    stage.send(*stage.alarms(1))
+    other = stage.alarms(2, stage.make())
+    assert stage.send(other[1]) == ["fork"]
+    assert continuity.quarantined(stage.desk.db, DEVICE) is not None
+
+
+def test_the_same_bytes_again_change_nothing(stage: Stage) -> None:
+    sent = stage.alarms(2)
+    stage.send(*sent)
+    assert stage.send(*sent) == ["duplicate"] * 3
+    assert stage.desk.refused() == {}
+    assert len(stage.findings()) == 2
+
+
+def test_an_earlier_key_signs_nothing_new(stage: Stage) -> None:
+    sent = stage.alarms(2)
+    stage.send(*sent[:2])
+    for made in stage.restart():
+        stage.desk.record(made)
+    assert stage.send(sent[2]) == ["stale_key"]
+
+
+def test_a_key_introduced_in_memory_ends_earlier_ones(stage: Stage) -> None:
+    sent = stage.alarms(2)
+    stage.send(*sent[:2])
+    stage.restart()  # on a disk that takes nothing: no introduction of it ever leaves
+    assert stage.send(*stage.alarms(1, stage.make())) == ["next", "next"]
+    assert stage.send(sent[2]) == ["stale_key"]
+
+
+def test_only_the_first_introduces_and_nothing_else_may(stage: Stage) -> None:
+    stage.send(*stage.alarms(1))
+    build = stage.board.build(AUDIT, Kind.EVENT, {})
+    forged = stage.board.sign(build, stage.board.identity, stage.board.x5chain)
+    assert stage.send(forged.data) == ["wrong_type"]
+    assert stage.desk.take(stage.board.topic("r", "alarm"), stage.alarms(1)[2]).outcome == (
+        "wrong_type"
+    )
+    who = Introduction(stage.board.identity, tuple(stage.board.x5chain), "0.1.0")
+    second = stage.make()
+    second._put(ALARM, Kind.EVENT, {}, FakeClock().now(), who)
+    assert stage.send(second.rest()[0].data) == ["wrong_signer"]
+
+
+def test_its_end_carries_what_nobody_accepted(stage: Stage) -> None:
+    sent = stage.alarms(3)
+    stage.send(*sent[:2])
+    assert stage.end(sent[2:3], more=True).accepted
+    assert stage.is_open()
+    assert stage.end(sent[3:]).accepted
+    assert not stage.is_open()
+    assert stage.findings() == ["detection_finding"] * 3
+
+
+def test_its_end_counts_also_behind_another_start(stage: Stage) -> None:
+    """Alarms go first: they introduce the next start's key before audit tells the end."""
+    sent = stage.alarms(2)
+    stage.send(*sent[:2])
+    board, desk = stage.board, stage.desk
+    told = board.sign(
+        board.build(
+            AUDIT, Kind.MEMORY,
+            {"key": stage.chain.kid, "last": 3, "hash": stage.chain.digest, "records": sent[2:],
+             "more": False},
+        )
+    )  # fmt: skip
+    alarm, audit, _ = stage.restart()
+    for made in (alarm, told, audit):
+        assert desk.record(made).outcome == "next"
+    assert desk.refused() == {}
+    assert stage.findings() == ["detection_finding"] * 2
+
+
+def test_what_is_missing_at_its_end_is_told(stage: Stage) -> None:
+    sent = stage.alarms(3)
+    stage.send(sent[0], sent[1])
+    stage.end(sent[3:])
+    assert stage.findings()[-1] == "memory_gap"
+
+
+def test_a_restart_in_the_midst_of_it_is_told(stage: Stage) -> None:
+    stage.send(*stage.alarms(1))
+    for made in stage.restart():
+        stage.desk.record(made)
+    assert stage.findings().count("memory_cut") == 1
+    assert not stage.is_open()
+
+
+def test_a_restart_after_its_end_is_none(stage: Stage) -> None:
+    stage.send(*stage.alarms(1))
+    stage.end([])
+    for made in stage.restart():
+        stage.desk.record(made)
+    assert "memory_cut" not in stage.findings()
+
+
+def test_an_end_of_somebody_elses_chain_says_nothing(stage: Stage) -> None:
+    stage.send(*stage.alarms(1))
+    stage.end([], key=FileSigner.generate().kid)
+    assert stage.findings()[-1] == "unreadable_facts"
+    assert stage.is_open()
+
+
+def test_an_end_with_another_hash_is_a_fork(stage: Stage) -> None:
+    stage.send(*stage.alarms(1))
+    stage.end([], digest=record_hash(b"other"))
+    assert "fork" in stage.findings()
+    assert continuity.quarantined(stage.desk.db, DEVICE) is not None
+
+
+def test_nobody_unknown_is_heard(stage: Stage) -> None:
+    sent = stage.alarms(1)
+    other = record_topic(TENANT, "gw-other", MEMORY)
+    assert [stage.desk.take(other, data).outcome for data in sent] == [
+        "wrong_topic",
+        "unregistered",
+    ]
+    altered = sent[1][:-1] + bytes([sent[1][-1] ^ 1])
+    stage.send(sent[0])
+    assert stage.send(altered) == ["bad_signature"]
+    assert str(ContentType.MEMORY).encode() in sent[1]

@@ -1,0 +1,123 @@
+"""A filesystem that turns read-only under a running link: records go on from memory, and come back.
+
+Real: an ext4 that stops itself, as it does on an error of its own; link as a process; broker and
+fleet. Nobody touches link: it must let go of the filesystem, so that it can be unmounted, checked
+and mounted, and then go on there by itself.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewarden.enrol import by_token
+from edgewarden.record import reader
+from edgewarden.wire.record import RecordClass
+from tests.system import loopfs
+from tests.system.cards import DEVICE, Card, Stage, standing
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.needs("root", "loop-mount", "mosquitto")
+
+IMAGE_MB = 24
+WAIT_S = 90.0
+
+
+class World:
+    """A stage, one card, and the disk that its state lies on."""
+
+    def __init__(self, stage: Stage, disk: loopfs.LoopFs) -> None:
+        self.stage, self.disk = stage, disk
+        fleet = stage.fleet
+        by_token.enroll(disk.root, str(fleet.init["enroll"]), fleet.token(DEVICE))
+        self.card = stage.keep(Card(disk.root))
+
+    def mode(self) -> str:
+        storage = self.card.status().get("storage")
+        return str(storage["mode"]) if isinstance(storage, dict) else "none"
+
+    def codes(self) -> set[str]:
+        reasons = self.card.status().get("reasons")
+        return {str(r["code"]) for r in reasons} if isinstance(reasons, list) else set()
+
+    def memory(self) -> tuple[int, bool]:
+        """What the fleet has of chains in memory: (records, one stands open)."""
+        seen = self.stage.fleet.show(DEVICE)["memory"]
+        assert isinstance(seen, dict)
+        return int(seen["records"]), bool(seen["open"])
+
+    def await_mode(self, mode: str) -> None:
+        wait_until(lambda: self.mode() == mode, WAIT_S)
+
+    def settled(self) -> bool:
+        """The fleet has everything that link calls durable."""
+        spool = self.card.status().get("spool")
+        chain = self.stage.fleet.show(DEVICE)["chain"]
+        assert isinstance(chain, dict)
+        return isinstance(spool, dict) and all(
+            chain[c]["head"] >= one["acked"] > 0 for c, one in spool.items()
+        )
+
+    def no_second_history(self) -> None:
+        """Evidence is answered with a token again, and nothing looks like a copy."""
+        self.card.reports()
+        assert self.stage.quarantine() is None
+        assert not {"fork", "clone"} & self.stage.findings()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with loopfs.made(tmp_path / "disk", IMAGE_MB) as disk, standing(tmp_path) as stage:
+        made = World(stage, disk)
+        try:
+            made.card.start()
+            made.await_mode("disk")
+            wait_until(made.settled, WAIT_S)
+            yield made
+        finally:
+            made.card.end(signal.SIGKILL)
+
+
+def test_it_turns_read_only_and_comes_back(world: World) -> None:
+    world.disk.stop_itself()
+    world.await_mode("memory")
+    assert "EW-SPL-010" in world.codes()
+    wait_until(lambda: "EW-SPL-010" in world.stage.findings(), WAIT_S)
+    assert world.memory()[1]
+    before = world.memory()[0]
+    wait_until(lambda: world.memory()[0] > before, WAIT_S)  # readings too go on
+
+    world.disk.unmount()  # fails while link holds a file of it
+    world.disk.mount()
+    world.await_mode("disk")
+    wait_until(lambda: not world.memory()[1], WAIT_S)
+    wait_until(world.settled, WAIT_S)
+    world.no_second_history()
+    assert not {"memory_gap", "memory_cut"} & world.stage.findings()
+    assert "EW-SPL-010" not in world.codes()
+
+
+def test_power_cut_while_in_memory_and_a_start_on_what_is_read_only(world: World) -> None:
+    world.disk.stop_itself()
+    wait_until(lambda: world.memory()[0] > 2, WAIT_S)
+    world.card.end(signal.SIGKILL)
+    world.disk.unmount()
+    world.disk.mount()
+    world.disk.remount("ro")
+    durable = {c: s.durable for c, s in reader.stat(world.disk.root).items()}
+    before = world.memory()[0]
+    world.card.start()
+    world.await_mode("memory")
+    wait_until(lambda: world.memory()[0] > before, WAIT_S)
+
+    world.disk.remount("rw")
+    world.await_mode("disk")
+    wait_until(lambda: "memory_cut" in world.stage.findings(), WAIT_S)
+    wait_until(lambda: not world.memory()[1], WAIT_S)
+    wait_until(world.settled, WAIT_S)
+    after = reader.stat(world.disk.root)
+    assert all(after[c].durable > durable[c] for c in (RecordClass.ALARM, RecordClass.AUDIT))
+    world.no_second_history()
