@@ -295,13 +295,13 @@ class Broker:
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(5)
+                process.wait(30)
 
     def kill(self) -> None:
         """SIGKILL, and wait for its end."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait(5)
+        self._process.wait(30)
         self._process = None
 
     def restart(self) -> None:

@@ -118,4 +118,4 @@ def test_a_deleted_image_is_read_through_its_process(tmp_path: Path) -> None:
         assert (told.path, told.sha256) == (str(sleeper), sha(Path("/bin/sleep").read_bytes()))
     finally:
         child.kill()
-        child.wait(5)
+        child.wait(30)

@@ -27,7 +27,7 @@ def answer(request: Request) -> dict[str, object]:
 
 def raw(path: Path, data: bytes, *, end: bool = False) -> bytes:
     with socket.socket(socket.AF_UNIX) as peer:
-        peer.settimeout(5)
+        peer.settimeout(30)
         peer.connect(str(path))
         peer.sendall(data)
         if end:
@@ -81,7 +81,7 @@ def test_one_client_too_many_is_closed_and_the_others_are_served(tmp_path: Path)
         held = [socket.socket(socket.AF_UNIX) for _ in range(server.MAX_CLIENTS)]
         try:
             for peer in held:
-                peer.settimeout(5)
+                peer.settimeout(30)
                 peer.connect(str(path))
             wait_until(lambda: raw_or_closed(path) == b"")
             for peer in held:

@@ -154,7 +154,7 @@ def test_takes_facts_and_hints(tmp_path: Path) -> None:
                 peer.send(local.encode(local.ProcBatch(1, 1, 0, True, entries)))
                 tier = local.TierSaid("T2", "EINVAL", ("inline", "resume"))
                 peer.send(local.encode(tier))
-                await until(lambda: hints == [-1, 4] and facts.tier == tier, 5)
+                await until(lambda: hints == [-1, 4] and facts.tier == tier)
                 assert facts.denied_ns > 0
 
     asyncio.run(play())
@@ -168,10 +168,10 @@ def test_garbage_ends_the_connection_and_a_new_one_is_made(tmp_path: Path) -> No
         async with connected(tmp_path / "s", taken.append, []) as (facts, gate):
             with await gate.accept() as peer:
                 peer.send(b"not one of gate's")
-                await until(lambda: not facts.connected, 5)
+                await until(lambda: not facts.connected)
             with await gate.accept() as peer:
                 peer.send(local.encode(verdict("deny")))
-                await until(lambda: len(taken) == 1, 5)
+                await until(lambda: len(taken) == 1)
 
     asyncio.run(play())
     assert len(taken) == 1

@@ -72,7 +72,7 @@ def test_two_seconds_after_the_last_heartbeat_is_the_end(watched: Watched) -> No
     watched.guard.silence_s += 0.02
     watched.guard.judge(0.0)
     assert watched.killed
-    assert watched.child.wait(5) == -9
+    assert watched.child.wait(30) == -9
 
 
 @pytest.mark.parametrize("age_s", [-0.001, -1e9, 1.91, 1e9])

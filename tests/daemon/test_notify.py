@@ -13,7 +13,7 @@ from edgewarden.daemon.notify import Notifier
 def test_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(5)
+        systemd.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         notifier = Notifier()
         notifier.tell("READY=1")
@@ -24,7 +24,7 @@ def test_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0ew-test-notify")
-        systemd.settimeout(5)
+        systemd.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", "@ew-test-notify")
         notifier = Notifier()
         notifier.tell("WATCHDOG=1")

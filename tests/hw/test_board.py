@@ -86,7 +86,7 @@ def test_the_program_says_when_it_is_ready_and_leaves_nothing(tmp_path: Path, ho
             started.stdin = None
         else:
             started.send_signal(signal.Signals[how])
-        assert started.wait(timeout=5) == 0
+        assert started.wait(timeout=30) == 0
     assert not directory.exists()
 
 

@@ -78,7 +78,7 @@ def test_who_asks_to_write_waits_and_is_noticed(file: tuple[Path, int]) -> None:
     writer.start()
     assert not opened.wait(0.1)
     lease.release()
-    assert opened.wait(5)
+    assert opened.wait(30)
     writer.join(5)
 
 
@@ -149,7 +149,7 @@ def test_a_pidfd_does_not_reach_a_successor() -> None:
     try:
         assert signal_pidfd(pidfd, 0)
         child.kill()
-        child.wait(5)
+        child.wait(30)
         assert not signal_pidfd(pidfd, 9)
     finally:
         os.close(pidfd)

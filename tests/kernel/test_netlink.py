@@ -86,7 +86,7 @@ def connector() -> Iterator[ProcConnector]:
 @pytest.mark.needs("root", "proc-connector")
 def test_a_child_is_seen_from_fork_to_exit(connector: ProcConnector) -> None:
     child = subprocess.Popen(["/bin/false"])
-    child.wait(5)
+    child.wait(30)
     found: list[tuple[int, int]] = []
 
     def whole_life() -> bool:

@@ -36,7 +36,7 @@ def serving(serve: Callable[[socket.socket], None]) -> Iterator[int]:
                 while True:
                     connection, _ = listener.accept()
                     with connection, contextlib.suppress(OSError):
-                        connection.settimeout(5)
+                        connection.settimeout(30)
                         serve(connection)
 
         thread = threading.Thread(target=run)

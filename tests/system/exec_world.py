@@ -206,7 +206,7 @@ class World:
     def connect(self, name: str) -> socket.socket:
         """A client of one of gate's sockets, as root."""
         made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        made.settimeout(5)
+        made.settimeout(30)
         self._sockets.append(made)
 
         def connected() -> bool:

@@ -82,7 +82,7 @@ mqtt {{
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(5)
+            self._process.wait(30)
 
     def _accepts(self) -> bool:
         assert self._process is not None

@@ -95,7 +95,7 @@ class NetWorld(World):
     def gone(self) -> None:
         for server in self._servers:
             server.kill()
-            server.wait(5)
+            server.wait(30)
             for pipe in (server.stdin, server.stdout):
                 if pipe is not None:
                     pipe.close()

@@ -39,7 +39,7 @@ def running(command: Sequence[str], port: int, log: Path) -> Iterator[None]:
             process.wait(5)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(5)
+            process.wait(30)
 
 
 @contextlib.contextmanager

@@ -120,8 +120,8 @@ def test_r8_a_filesystem_mounted_again_under_the_same_number_is_watched(disk: Wo
     try:
         for _ in range(5):
             os.kill(disk.gate_pid, signal.SIGSTOP)
-            subprocess.run(["umount", disk.filesystem], check=True, timeout=5)
-            subprocess.run(["mount", source, disk.filesystem], check=True, timeout=5)
+            subprocess.run(["umount", disk.filesystem], check=True, timeout=30)
+            subprocess.run(["mount", source, disk.filesystem], check=True, timeout=30)
             os.kill(disk.gate_pid, signal.SIGCONT)
             assert disk.filesystem.stat().st_dev == device
             wait_until(lambda: disk.outcome([evil]) == "denied")
@@ -220,8 +220,8 @@ def test_another_filesystem_at_the_same_place_is_not_taken_for_the_old(rememberi
     wait_until(remembering.gate_is_gone)
     keep = os.open(source, os.O_RDONLY)
     try:
-        subprocess.run(["umount", remembering.filesystem], check=True, timeout=5)
-        subprocess.run(["mount", source, remembering.filesystem], check=True, timeout=5)
+        subprocess.run(["umount", remembering.filesystem], check=True, timeout=30)
+        subprocess.run(["mount", source, remembering.filesystem], check=True, timeout=30)
     finally:
         os.close(keep)
     remembering.start_gate()
@@ -264,16 +264,16 @@ def test_r8_a_storm_of_mounts_stalls_nobody_and_frees_nobody(disk: World) -> Non
     other = disk.state / "other"
     other.mkdir()
     for _ in range(STORM):
-        subprocess.run(["mount", "--bind", disk.filesystem, other], check=True, timeout=5)
+        subprocess.run(["mount", "--bind", disk.filesystem, other], check=True, timeout=30)
         assert disk.outcome([evil]) == "denied"
         assert disk.outcome([good]) == "ran"
         wait_until(lambda: not holds(disk))
-        subprocess.run(["umount", other], check=True, timeout=5)
+        subprocess.run(["umount", other], check=True, timeout=30)
     status = disk.status()
     assert (status.denied, status.armed, status.guard) == (STORM, True, True)
     assert disk.ask("quit")
     wait_until(disk.gate_is_gone)
-    subprocess.run(["umount", disk.filesystem], check=True, timeout=5)
+    subprocess.run(["umount", disk.filesystem], check=True, timeout=30)
 
 
 def test_r9_a_clock_that_steps_neither_rehashes_all_nor_allows_what_changed() -> None:

@@ -795,10 +795,10 @@ def test_what_a_killed_gate_has_left_is_replaced(small: World) -> None:
 
 def test_a_remounted_filesystem_is_marked_again(small: World) -> None:
     small.enforcing()
-    subprocess.run(["umount", small.filesystem], check=True, timeout=5)
+    subprocess.run(["umount", small.filesystem], check=True, timeout=30)
     wait_until(lambda: not small.status().armed)
     mount = ["mount", "-t", "tmpfs", "-o", "mode=0755", "ew-test", small.filesystem]
-    subprocess.run(mount, check=True, timeout=5)
+    subprocess.run(mount, check=True, timeout=30)
     wait_until(lambda: small.status().armed)
     evil = small.program("evil", allow=False)
     assert small.outcome([evil]) == "denied"
@@ -809,7 +809,7 @@ def test_processes_are_told_to_link(small: World) -> None:
     small.start_gate()
     link = small.connect("gate-facts.sock")
     child = subprocess.Popen(["/bin/true"])
-    child.wait(5)
+    child.wait(30)
     seen = [
         entry.kind
         for fact in small.facts(link)

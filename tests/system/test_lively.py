@@ -100,15 +100,15 @@ def test_a_filesystem_that_is_mounted_meanwhile_is_marked(disk: World, tmp_path:
         disk.besides = [str(other)]
         disk.enforcing()
         assert disk.outcome([evil]) == "denied"
-        subprocess.run(["mount", "--bind", other, tmp_path], check=True, timeout=5)
+        subprocess.run(["mount", "--bind", other, tmp_path], check=True, timeout=30)
         try:
             with starts(disk.filesystem / "good"):
-                subprocess.run(["umount", other], check=True, timeout=5)
+                subprocess.run(["umount", other], check=True, timeout=30)
                 wait_until(lambda: disk.outcome([tmp_path / "evil"]) == "ran")
-                subprocess.run(["mount", "--bind", tmp_path, other], check=True, timeout=5)
+                subprocess.run(["mount", "--bind", tmp_path, other], check=True, timeout=30)
                 wait_until(lambda: disk.outcome([evil]) == "denied")
         finally:
-            subprocess.run(["umount", tmp_path], check=True, timeout=5)
+            subprocess.run(["umount", tmp_path], check=True, timeout=30)
 
 
 def test_the_second_thread_rests_when_nothing_starts(disk: World) -> None:

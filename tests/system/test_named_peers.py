@@ -82,8 +82,8 @@ def test_what_dns_says_is_let_through_and_nobody_else(world: Named) -> None:
     assert world.connect_says("tcp", OTHER, ALLOWED) == REFUSED
     assert not world.reaches(PEER6)
     world.says(A=[OTHER], AAAA=[PEER6])
-    wait_until(lambda: world.reaches(OTHER), 8)
-    wait_until(lambda: world.reaches(PEER6), 8)
+    wait_until(lambda: world.reaches(OTHER))
+    wait_until(lambda: world.reaches(PEER6))
     assert world.reaches(PEER), "an answer is kept for dns_keep_s"
 
 
@@ -102,7 +102,7 @@ def test_a_server_that_lies_opens_nothing_of_this_host(world: Named) -> None:
     world.says(A=["127.0.0.1", "224.0.0.9", "0.0.0.0"], AAAA=["::1", "::ffff:127.0.0.1"])
     world.wait_for_alarm(facts, "EW-NET-037")
     world.says(A=many)
-    wait_until(lambda: "10.77.1." in world.nft("list", "set", "inet", "edgewarden", "h0v4"), 8)
+    wait_until(lambda: "10.77.1." in world.nft("list", "set", "inet", "edgewarden", "h0v4"))
     listed = world.nft("list", "set", "inet", "edgewarden", "h0v4")
     assert "127.0.0.1" not in listed
     assert "224." not in listed
@@ -121,7 +121,7 @@ def test_names_go_on_when_gate_refuses_a_new_table(world: Named) -> None:
     )
     assert not world.reload().ok
     world.says(A=[OTHER])
-    wait_until(lambda: world.reaches(OTHER), 8)
+    wait_until(lambda: world.reaches(OTHER))
 
 
 def test_a_new_policys_names_are_asked_for_and_a_killed_gate_hears_them_again(
@@ -130,13 +130,13 @@ def test_a_new_policys_names_are_asked_for_and_a_killed_gate_hears_them_again(
     wait_until(lambda: world.reaches(PEER))
     world.write(BY_NAME.replace("api.", "other."), Network(dns_refresh_s=1))
     assert world.reload().ok
-    wait_until(lambda: not world.reaches(PEER), 8)
+    wait_until(lambda: not world.reaches(PEER))
     world.write(BY_NAME, Network(dns_refresh_s=1))
     assert world.reload().ok
-    wait_until(lambda: world.reaches(PEER), 8)
+    wait_until(lambda: world.reaches(PEER))
     world.kill_gate()
     world.start_gate()
-    wait_until(lambda: world.reaches(PEER), 8)
+    wait_until(lambda: world.reaches(PEER))
 
 
 def test_the_names_in_use_may_be_read_by_link_and_written_by_nobody(world: Named) -> None:

@@ -243,7 +243,7 @@ def test_root_gets_in_wherever_his_ssh_server_listens(world: NetWorld) -> None:
         assert not reaches(DENIED)
         assert "2222" in world.wait_for_alarm(link, "EW-NET-040").text
         ssh(2200)  # moved while the rules are in force
-        wait_until(lambda: reaches(2200), 8)
+        wait_until(lambda: reaches(2200))
 
 
 def test_the_first_rules_need_no_restart_while_programs_are_enforced(
@@ -367,7 +367,7 @@ def test_n2_an_unconfirmed_commit_goes_back_by_itself(world: NetWorld) -> None:
     assert world.mode("enforce", confirm_s=2).ok
     assert world.network_stats().trial_s > 0
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
-    wait_until(lambda: world.network_stats().mode == "learn", 8)
+    wait_until(lambda: world.network_stats().mode == "learn")
     assert world.connect_says("tcp", PEER, DENIED) == ""
 
 

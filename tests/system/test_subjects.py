@@ -211,14 +211,14 @@ def test_a_process_that_ended_is_not_who_was_asked_for_before_it() -> None:
         found = Subjects(lambda name: Path("/proc", name).read_text(), lambda pid: b"")
         assert found.uid_of(ExecEvent(FAN_OPEN_EXEC_PERM, -1, os.getpid(), theirs)) == NOBODY
         child.kill()
-        child.wait(5)
+        child.wait(30)
         assert process.ids_of(ours) == us
         assert process.ids_of(theirs) is None
         assert process.ids_of(-1) is None
         assert process.ids_of(ours) == us
     finally:
         child.kill()
-        child.wait(5)
+        child.wait(30)
         os.close(ours)
         os.close(theirs)
 
@@ -240,7 +240,7 @@ def test_what_the_kernel_says_of_a_pidfd_is_what_proc_says() -> None:
         assert found.of(event).cgroup
     finally:
         child.kill()
-        child.wait(5)
+        child.wait(30)
         os.close(pidfd)
 
 
