@@ -234,6 +234,15 @@ def _keylime() -> bool:
     return subprocess.run(line, capture_output=True, check=False).returncode == 0
 
 
+def _peers_protobuf() -> bool:
+    """Google's protobuf in .venv-peers; it reads what ours wrote."""
+    python = Path(__file__).parents[1] / ".venv-peers/bin/python"
+    if not python.exists():
+        return False
+    line = [python, "-c", "import google.protobuf"]
+    return subprocess.run(line, capture_output=True, check=False).returncode == 0
+
+
 def _tpm_provider() -> bool:
     """OpenSSL's tpm2 provider where OpenSSL looks; without a TPM it does not load to be asked."""
     if shutil.which("openssl") is None:
@@ -296,4 +305,5 @@ PROBES: dict[str, Callable[[], bool]] = {
     "python3-tpm2-pytss": _debian_tpm_binding,
     "tpm2-openssl": _tpm_provider,
     "keylime": _keylime,
+    "peers-protobuf": _peers_protobuf,
 }

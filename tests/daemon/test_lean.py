@@ -16,6 +16,7 @@ FORBIDDEN = {
     "ast", "dis", "argparse", "difflib", "email", "bz2", "tempfile",
     "edgewarden.cli.main", "edgewarden.kernel.tpm", "edgewarden.settings.policy",
     "edgewarden.trust.tpmkey", "tpm2_pytss", "edgewarden.downstream.listener",
+    "edgewarden.daemon.publish", "edgewarden.mirror.latest",
 }  # fmt: skip
 """Not in link while no setting asks for it: each costs memory for as long as link lives."""
 

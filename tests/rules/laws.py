@@ -15,7 +15,17 @@ from pathlib import Path
 GATEWAY = Path("agent/edgewarden")
 FLEET = Path("agent/edgewarden_fleet")
 
-PURE_ROOMS = ("wire", "settings", "judge", "appraise", "confine", "peers", "watch", "order")
+PURE_ROOMS = (
+    "wire",
+    "settings",
+    "judge",
+    "appraise",
+    "confine",
+    "peers",
+    "watch",
+    "order",
+    "mirror",
+)
 FILE_CALLS = frozenset({"read_text", "read_bytes", "write_text", "write_bytes", "iterdir", "glob"})
 
 SPAWNING = re.compile(r"^(system|popen|fork|forkpty|posix_spawnp?|exec[lv]p?e?|spawn[lv]p?e?)$")

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import sys
 from collections.abc import Awaitable, Callable
 
 from edgewarden.daemon.attester import MIN_INTERVAL_S, Attester
@@ -75,3 +77,11 @@ class Answers:
             sealed = await self._attester.answer(challenge)
         made = base64.b64encode(sealed).decode()
         return {"schema": Command.EVIDENCE.schema, "device": self._device, "evidence": made}
+
+
+def tell_fault(task: asyncio.Task[None]) -> None:
+    """A fault of a background answer is told on stderr and ends nothing."""
+    with contextlib.suppress(asyncio.CancelledError):
+        fault = task.exception()
+        if fault is not None:
+            print(f"edgewarden link: {fault!r}", file=sys.stderr, flush=True)

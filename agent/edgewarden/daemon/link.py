@@ -18,14 +18,13 @@ once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from pathlib import Path
 
 from edgewarden import __version__
 from edgewarden.act.indicator import condition_of, open_indicator
 from edgewarden.daemon import config
-from edgewarden.daemon.answers import Answers
+from edgewarden.daemon.answers import Answers, tell_fault
 from edgewarden.daemon.attester import Attester, Who
 from edgewarden.daemon.behind import behind_of
 from edgewarden.daemon.clock import STEP_S, SystemRandomness, credentials_folder, in_step
@@ -35,6 +34,7 @@ from edgewarden.daemon.control import serve_control
 from edgewarden.daemon.findings import Findings
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.lean import hear_signals
+from edgewarden.daemon.mirrors import mirrors_of
 from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
@@ -98,7 +98,8 @@ class Link:
         self.x5chain = identity.x5chain()
         who = Introduction(self.signer, self.x5chain, __version__)
         self.storage = build_storage(settings, identity.device, who, report_key, self.clock)
-        self.sensors = build_sensors(settings.serial, self.take, self.clock, self.random)
+        self.mirrors = mirrors_of(settings, identity.device, self)
+        self.sensors = build_sensors(settings.serial, self.mirrors.take, self.clock, self.random)
         self.behind = behind_of(
             settings.downstream, state, self.signer.about, self.take, self.clock, self.random
         )
@@ -148,7 +149,7 @@ class Link:
         self.attester = self._build_attester(report_key)
         self.care = Care(state, identity.folder.name)
         prom = settings.prometheus
-        self.textfile = Textfile(prom.textfile, prom.period_s, self._status, in_step)
+        self.textfile = Textfile(prom.textfile, prom.period_s, self.status, in_step)
         self.written = Written(self.clock.now().boot_ns)
         self.exit_code = 0
         self.stopping = asyncio.Event()
@@ -218,11 +219,11 @@ class Link:
 
     def _on_nonce(self, message: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self.attester.on_nonce(message))
-        task.add_done_callback(_tell_fault)
+        task.add_done_callback(tell_fault)
 
     def _on_result(self, message: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self.attester.on_result(message))
-        task.add_done_callback(_tell_fault)
+        task.add_done_callback(tell_fault)
 
     def _uplink_event(self, event: Event, record_class: RecordClass) -> None:
         self.findings.see(event)
@@ -230,11 +231,11 @@ class Link:
 
     # --- the technician's questions -----------------------------------------------------------
 
-    def _status(self) -> dict[str, object]:
+    def status(self) -> dict[str, object]:
         parts = Parts(
             self.identity, self.clock, self.attester, self.gate, self.storage,
             self.sensors, self.processes, self.watcher, self.written,
-            self.behind,
+            self.behind, self.mirrors,
         )  # fmt: skip
         return status(parts, self.running, self.faults, self.uplink.snapshot())
 
@@ -247,7 +248,7 @@ class Link:
         await loop.run_in_executor(None, self.storage.start)
         socket_path = Path(self.running.settings.paths.run, "link", "link.sock")
         answers = Answers(
-            self.identity.device, self._status, self.sensors, self.findings,
+            self.identity.device, self.status, self.sensors, self.findings,
             self.gate, self.attester, self.behind.snapshot,
         )  # fmt: skip
         control = await serve_control(socket_path, answers.answer)
@@ -265,6 +266,7 @@ class Link:
                     "indicator": self.indicator.run(),
                     "devices": self.behind.run(),
                     "textfile": self.textfile.run(),
+                    "mirrors": self.mirrors.run(),
                     "housekeeping": self._housekeeping(),
                     "time": self.clock.run(self.uplink.fails_by_dates),
                     "evidence": self.attester.run(self.storage.keep_evidence),
@@ -345,14 +347,6 @@ class Link:
         for code, severity, title in told:
             text: dict[str, Plain] = {"title": title}
             self.take(Event(OCSF.DETECTION_FINDING, 1, severity, now_ns, text, code))
-
-
-def _tell_fault(task: asyncio.Task[None]) -> None:
-    """A fault of a background answer is told on stderr and ends nothing."""
-    with contextlib.suppress(asyncio.CancelledError):
-        fault = task.exception()
-        if fault is not None:
-            print(f"edgewarden link: {fault!r}", file=sys.stderr, flush=True)
 
 
 def main(settings_path: str) -> int:

@@ -20,6 +20,7 @@ from edgewarden.daemon.attester import Attester
 from edgewarden.daemon.behind import Behind
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.gate_facts import GateFacts
+from edgewarden.daemon.mirrors import Mirrors
 from edgewarden.daemon.sensors import Sensors
 from edgewarden.daemon.written import Written, number_in
 from edgewarden.errors import TrustFault, WireRefusal
@@ -67,6 +68,7 @@ class Parts:
     watcher: Watcher
     written: Written
     behind: Behind
+    mirrors: Mirrors
 
 
 def status(
@@ -115,6 +117,7 @@ def status(
         "processes": _processes(parts),
         "sensors": {s.name: _sensor(s) | parts.sensors.quality(s.name) for s in sensors},
         "devices": parts.behind.snapshot(),
+        "publishers": parts.mirrors.snapshot(),
         "config": {
             "version": int.from_bytes(running.digest[:4], "big"),
             "state": "rolled_back" if faults and running.faults else "confirmed",

@@ -112,6 +112,18 @@ def dial(
     return wire
 
 
+def dial_plain(host: str, port: int, clock: Clock) -> socket.socket:
+    """Return a connected, blocking socket without TLS, for a broker on this very machine.
+
+    Raises:
+        PeerUnavailable: nobody answers.
+    """
+    plain = _connect(host, port, _waiting(clock))
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.settimeout(None)
+    return plain
+
+
 def _reach(
     host: str, port: int, context: ssl.SSLContext, clock: Clock, route: Route, wait: Wait
 ) -> ssl.SSLSocket:

@@ -26,6 +26,7 @@ All methods on the event loop's thread; none blocks.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class _Client(mqtt.Client):
     2.1 and 2.2 agree on these four methods; the tests run on both.
     """
 
-    ready: ssl.SSLSocket | WebSocket | None = None
+    ready: ssl.SSLSocket | WebSocket | socket.socket | None = None
     said: int | None = None
     """Reason code of the broker's DISCONNECT; 2.1 overlooks one without properties."""
     reason: int = _UNSPECIFIED
@@ -131,19 +132,21 @@ class Session:
     """See the module's docstring.
 
     Args:
-        connection: from dial(); belongs to the session from now on.
+        connection: from dial() or dial_plain(); belongs to the session from now on.
         client_id: the device id.
         keepalive_s: the broker gives up after one and a half of it, we after two.
         window: messages in flight that the caller will never exceed.
         protocol: MQTT_5 or MQTT_311.
-        will: (topic, payload), retained.
+        will: (topic, payload).
+        will_retained: whether the broker keeps the will for those who come later.
+        credentials: (user, password) for a broker that asks.
         on_acked: (packet identifier, reason code) of each PUBACK.
         on_message: (topic, payload) of each message.
     """
 
     def __init__(
         self,
-        connection: ssl.SSLSocket | WebSocket,
+        connection: ssl.SSLSocket | WebSocket | socket.socket,
         client_id: str,
         *,
         keepalive_s: int,
@@ -152,6 +155,8 @@ class Session:
         on_acked: Callable[[int, int], None],
         on_message: Callable[[str, bytes], None],
         protocol: int = MQTT_5,
+        will_retained: bool = True,
+        credentials: tuple[str, str] | None = None,
     ) -> None:
         self._protocol = mqtt.MQTTv5 if protocol == MQTT_5 else mqtt.MQTTv311
         self._loop = asyncio.get_running_loop()
@@ -170,7 +175,9 @@ class Session:
         )
         client.ready = connection
         client.max_inflight_messages = client.max_queued_messages = window
-        client.will_set(will[0], will[1], qos=1, retain=True)
+        client.will_set(will[0], will[1], qos=1, retain=will_retained)
+        if credentials is not None:
+            client.username_pw_set(*credentials)
         client.on_socket_open = self._socket_opened
         client.on_socket_close = self._socket_closed
         client.on_socket_register_write = self._wants_write
@@ -230,13 +237,17 @@ class Session:
         except TimeoutError as fault:
             raise PeerUnavailable("no SUBACK", code="EW-NET-008") from fault
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
-        """Send with QoS 1; return the packet identifier, or None when the connection just went.
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1
+    ) -> int | None:
+        """Send; return the packet identifier, or None when the connection just went.
+
+        With QoS 0 on_acked comes when the message is written out, perhaps before this returns.
 
         Raises:
             OurFault: more than the window allows: paho would have queued it.
         """
-        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        info = self._client.publish(topic, payload, qos=qos, retain=retain)
         if info.rc == mqtt.MQTT_ERR_QUEUE_SIZE:
             raise OurFault("a publish beyond the window")
         return info.mid if info.rc == mqtt.MQTT_ERR_SUCCESS else None
@@ -281,6 +292,8 @@ class Session:
         """Read until TLS holds nothing back: decrypted bytes do not make the socket readable."""
         self._client.loop_read()
         while not self.ended.done() and self._connection.fileno() >= 0:
+            if not isinstance(self._connection, (ssl.SSLSocket, WebSocket)):
+                break  # nothing is held back without TLS
             if not self._connection.pending():
                 break
             self._client.loop_read()

@@ -13,6 +13,7 @@ from edgewarden.settings.channels import SerialChannel, channel_rules
 from edgewarden.settings.faults import BAD_FORM, CONTRADICTION
 from edgewarden.settings.peers import address_fault, unit_fault
 from edgewarden.settings.processes import RequiredProcess, required_rules
+from edgewarden.settings.publish import publish_rules
 from edgewarden.settings.schema import Settings
 from edgewarden.settings.serial import (
     ModbusRegister,
@@ -48,6 +49,8 @@ def settings_rules(settings: Settings) -> Iterator[Broken]:
     for value in settings.network.managed_units:
         if fault := unit_fault(value):
             yield ("network", "managed_units"), fault, CONTRADICTION
+    yield from publish_rules("homeassistant", settings.homeassistant)
+    yield from publish_rules("sparkplug", settings.sparkplug)
     owner: dict[str, str] = {}
     for serial in settings.serial:
         first = owner.setdefault(serial.port, serial.name)

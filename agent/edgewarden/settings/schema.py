@@ -31,6 +31,7 @@ from edgewarden.settings.fields import (
 )
 from edgewarden.settings.peers import ADDRESS, ADDRESS_RULE, UNIT, UNIT_RULE
 from edgewarden.settings.processes import Processes
+from edgewarden.settings.publish import HomeAssistant, Sparkplug
 from edgewarden.settings.schema_exec import Exec
 from edgewarden.settings.serial import Serial
 from edgewarden.settings.uplink import Uplink
@@ -305,4 +306,8 @@ class Settings:
     prometheus: Prometheus = section(
         Prometheus, help="The status as a file for node_exporter's textfile collector."
     )
+    homeassistant: HomeAssistant = section(
+        HomeAssistant, help="Copies of readings for Home Assistant, by MQTT discovery."
+    )
+    sparkplug: Sparkplug = section(Sparkplug, help="Copies of readings as Sparkplug B.")
     downstream: Downstream = section(Downstream, help="Devices behind the gateway.")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from edgewarden.settings.fields import choice, number, path, text, whole
 
 # RFC 1123 §2.1 host names and RFC 4291 §2.2 addresses, written without brackets.
-_HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9.:])?|::[0-9A-Fa-f:.]*")
+HOST_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9.:])?|::[0-9A-Fa-f:.]*")
 # RFC 3986 §3.2 without userinfo: a password in a settings file would be copied and measured.
 _PROXY_FORM = re.compile(
     r"(?:http|socks5)://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])"
@@ -51,7 +51,7 @@ class Uplink:
     host: str | None = text(
         absent="the enrolment's",
         help="The broker's name or address.",
-        form=_HOST_FORM,
+        form=HOST_FORM,
         rule="a host name or an IP address",
         example='"broker.example.org"',
     )
