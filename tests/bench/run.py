@@ -32,6 +32,7 @@ AREAS = (
     "watch",
     "network",
     "data",
+    "wear",
     "targets",
     "ports",
     "endtoend",
