@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgewarden.errors import WireRefusal
 from edgewarden.wire import cbor, enrol, enrol_tpm, evidence, facts, manifest, record, topics
-from edgewarden.wire.facts import Reading
+from edgewarden.wire.facts import Quality, Reading, Spread
 from edgewarden.wire.record import CLOCK_STATES, RecordClass, RecordTime
 from tests.wire import refusals_enrol, samples
 from tests.wire.refusals import ANSWER, REQUEST, TOKEN
@@ -146,6 +146,23 @@ def test_event_comes_back_the_same() -> None:
 def test_readings_come_back_the_same() -> None:
     over_the_wire = cbor.decode(cbor.encode(samples.BATCH["readings"]))
     assert facts.readings_from_senml(over_the_wire, samples.BOOT_NS) == list(samples.READINGS)
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        Reading("gps", "lat", "lat", 2.5, samples.BOOT_NS, spread=Spread(3, 1.5, 2.0, 3.0)),
+        Reading("gps", "fix", "", True, samples.BOOT_NS, spread=Spread(2, 0.0)),
+        Reading("gps", "mode", "", "3d", samples.BOOT_NS, spread=Spread(2, 60.0)),
+        Reading(
+            "boiler", "t", "Cel", 25.0, samples.BOOT_NS, Quality.SUBSTITUTED, 400.0,
+            Spread(9, 10.0, 399.0, 401.0),
+        ),
+    ],
+)  # fmt: skip
+def test_a_reading_that_stands_for_several_comes_back_the_same(reading: Reading) -> None:
+    pack = cbor.decode(cbor.encode(facts.readings_to_senml([reading], samples.BOOT_NS)))
+    assert facts.readings_from_senml(pack, samples.BOOT_NS) == [reading]
 
 
 def test_senml_as_another_reader_resolves_it() -> None:

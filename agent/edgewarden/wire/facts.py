@@ -65,6 +65,22 @@ class Quality(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """What a reading that stands for several says of them, beside the one value.
+
+    Attributes:
+        count: readings that it stands for, itself among them; two or more.
+        span_s: from the first of them to the last, which is the reading's own time.
+        low, high: least and greatest of what was measured; None where it is no number.
+    """
+
+    count: int
+    span_s: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """One value of one channel.
 
@@ -76,6 +92,8 @@ class Reading:
         seen_mono_ns: CLOCK_BOOTTIME in nanoseconds.
         quality: how far it can be believed.
         raw: what was measured, when ``value`` is a substitute; else None.
+        spread: None for one reading. Else value (raw, of a substitute) is the mean of several, or
+            the last of them where it is no number.
     """
 
     source: str
@@ -85,6 +103,7 @@ class Reading:
     seen_mono_ns: int
     quality: Quality = Quality.GOOD
     raw: float | str | bool | None = None
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +189,10 @@ def event_from_map(body: object, path: str = "event") -> Event:
 # SenML CBOR labels, RFC 8428 §6 table 4.
 _BN, _BV, _N, _U, _V, _VS, _VB, _T = -2, -5, 0, 1, 2, 3, 4, 6
 # Ours. RFC 8428 §4.4: a reader passes over a label it does not know unless it ends in "_".
-_QUALITY, _RAW = "ew-q", "ew-raw"
-_LABELS = frozenset({_BN, _N, _U, _V, _VS, _VB, _T, _QUALITY, _RAW})
+_QUALITY, _RAW, _SPREAD = "ew-q", "ew-raw", "ew-of"
+_LABELS = frozenset({_BN, _N, _U, _V, _VS, _VB, _T, _QUALITY, _RAW, _SPREAD})
+MAX_SPREAD = 2**53 - 1
+"""Readings in one: what every reader of numbers keeps exact."""
 
 
 def readings_to_senml(
@@ -199,6 +220,10 @@ def readings_to_senml(
             entry[_QUALITY] = r.quality.value
             if r.raw is not None:
                 entry[_RAW] = r.raw
+        if r.spread is not None:
+            of = r.spread
+            ends: list[Plain] = [] if of.low is None else [of.low, of.high]
+            entry[_SPREAD] = [of.count, of.span_s, *ends]
         pack.append(entry)
     return pack
 
@@ -229,7 +254,8 @@ def readings_from_senml(pack: object, anchor_mono_ns: int) -> list[Reading]:
             raise WireRefusal("bad_fact", f"readings[{i}] time is out of range")
         seen_ns = anchor_mono_ns + round(offset_s * 1e9)
         quality, raw = _quality(entry, i)
-        out.append(Reading(base, name, unit, values[0], seen_ns, quality, raw))
+        spread = _spread(entry, i, values[0] if raw is None else raw)
+        out.append(Reading(base, name, unit, values[0], seen_ns, quality, raw, spread))
     return out
 
 
@@ -244,6 +270,29 @@ def _quality(entry: dict[int | str, Plain], i: int) -> tuple[Quality, float | st
         raise WireRefusal("bad_fact", f"readings[{i}] measured no number, text or truth value")
     assert raw is None or isinstance(raw, (int, float, str, bool))  # refused above
     return Quality(str(named)) if named is not None else Quality.GOOD, raw
+
+
+def _spread(entry: dict[int | str, Plain], i: int, measured: float | str | bool) -> Spread | None:
+    """Absent is one reading, and one reading is absent; ends stand where a number was measured."""
+    if _SPREAD not in entry:
+        return None
+    said = entry[_SPREAD]
+    is_number = isinstance(measured, (int, float)) and not isinstance(measured, bool)
+    if not isinstance(said, list) or len(said) != (4 if is_number else 2):
+        raise WireRefusal("bad_fact", f"readings[{i}] does not say what it stands for")
+    count, *figures = said
+    if type(count) is not int or not 2 <= count <= MAX_SPREAD:
+        raise WireRefusal("bad_fact", f"readings[{i}] stands for no number of readings")
+    numbers = [float(n) for n in figures if isinstance(n, (int, float)) and type(n) is not bool]
+    if len(numbers) != len(figures) or not 0 <= numbers[0] < float("inf"):
+        raise WireRefusal("bad_fact", f"readings[{i}] stands for no span of time")
+    if not is_number:
+        return Spread(count, numbers[0])
+    span_s, low, high = numbers
+    assert isinstance(measured, (int, float))  # is_number
+    if not low <= measured <= high:
+        raise WireRefusal("bad_fact", f"readings[{i}] is not between its least and its greatest")
+    return Spread(count, span_s, low, high)
 
 
 def _fits_label(entry: dict[int | str, Plain]) -> bool:

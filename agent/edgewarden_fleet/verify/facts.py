@@ -69,7 +69,9 @@ def _keep_batch(db: sqlite3.Connection, record: Record, place: Place, now_utc_s:
         count = latest[key][3] if key in latest else 0
         # A clock years ahead must not stand in front of what comes after it was set.
         at = min(_wall(record, r.seen_mono_ns), now_utc_s)
-        latest[key] = (r.unit[:32], _show(r.value), at, count + 1, str(r.quality))
+        many = 1 if r.spread is None else r.spread.count
+        count = min(count + many, MAX_COUNT)
+        latest[key] = (r.unit[:32], _show(r.value), at, count, str(r.quality))
     for source, name in _room(db, "reading", "source, name", record.device, list(latest)):
         unit, value, at, count, quality = latest[(source, name)]
         db.execute(
@@ -78,8 +80,9 @@ def _keep_batch(db: sqlite3.Connection, record: Record, place: Place, now_utc_s:
             " quality = CASE WHEN excluded.at_utc_s >= at_utc_s THEN excluded.quality"
             " ELSE quality END,"
             " value = CASE WHEN excluded.at_utc_s >= at_utc_s THEN excluded.value ELSE value END,"
-            " at_utc_s = max(at_utc_s, excluded.at_utc_s), count = count + excluded.count",
-            (record.device, source, name, unit, value, at, count, quality),
+            " at_utc_s = max(at_utc_s, excluded.at_utc_s),"
+            " count = min(count + excluded.count, ?)",
+            (record.device, source, name, unit, value, at, count, quality, MAX_COUNT),
         )
     for (name,) in _room(db, "counter", "name", record.device, [(n,) for n in numbers]):
         number = numbers[name]
