@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.cli.status import screen
+from edgewarden.cli.status import _overload, screen
 from edgewarden.confine.record import PROVED_NAME, Proved
 from edgewarden.daemon.status import confined
 
@@ -47,3 +47,9 @@ def test_the_screen_names_it_honestly() -> None:
     (row,) = [row for row in screen(body) if row.startswith("confinement")]
     assert "1 managed service(s) confined by path, 2 open" in row
     assert len(row) <= 80
+
+
+def test_a_degraded_mode_has_a_row_and_a_normal_one_has_none() -> None:
+    seen = {"mode": "sampling", "level": 2, "since_s": 130.0, "sheds": "readings of a channel"}
+    assert _overload(seen) == ["overload     sampling for 2 min: readings of a channel"]
+    assert _overload({**seen, "level": 0}) == _overload(None) == []

@@ -225,3 +225,20 @@ def test_attestation() -> None:
     assert fresh.text == "affirming, 3.0 s ago"
     is_told(doctor_net.judge_attestation("none", None), State.DEGRADED, "EW-ATT-002")
     is_told(doctor_net.judge_attestation("contraindicated", 3.0), State.DEGRADED, "EW-ATT-001")
+
+
+NORMAL = {
+    "mode": "normal", "level": 0, "since_s": None, "why": "", "next": "",
+    "shed": {"readings_aggregated": 0, "routine_shed": 0},
+}  # fmt: skip
+
+
+def test_a_degraded_mode_is_explained_with_its_next_step() -> None:
+    rung = doctor.judge_overload(NORMAL)
+    assert (rung.state, rung.text) == (State.OK, "normal; since the start: nothing shed")
+    was = {**NORMAL, "shed": {"readings_aggregated": 7, "routine_shed": 0}}
+    assert doctor.judge_overload(was).text.endswith("7 readings aggregated")
+    full = {"mode": "sampling", "level": 2, "since_s": 61.2, "why": "the disk is slow", "next": "x"}
+    rung = doctor.judge_overload({**was, **full})
+    assert (rung.state, rung.code, rung.next_step) == (State.DEGRADED, "EW-AGT-012", "x")
+    assert rung.text == "sampling for 61 s: the disk is slow; 7 readings aggregated"

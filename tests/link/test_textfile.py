@@ -25,6 +25,7 @@ STATUS: dict[str, object] = {
     "enforcement": {"exec": {"allowed": 7, "denied": 1, "would_deny": 0},
                     "peripherals": {"denied": 0}, "network": {"denied": None}},
     "sensors": {"gps": {"readings": 2**53 - 1, "bad_frames": 0, "silent_s": 0.5}},
+    "overload": {"level": 2, "steps": 5, "shed": {"routine_shed": 9}},
     "footprint": {"pss_bytes": 1, "cpu_s": 0.25, "written_bytes_day": 9},
 }  # fmt: skip
 
@@ -37,6 +38,9 @@ def test_what_is_known_is_there_and_what_is_not_is_left_out() -> None:
     assert "edgewarden_uplink_connected 1" in lines
     assert 'edgewarden_spool_acked{class="audit"} 2' in lines
     assert 'edgewarden_sensor_readings_total{sensor="gps"} 9007199254740991' in lines
+    assert "edgewarden_overload_level 2" in lines
+    assert "edgewarden_overload_steps_total 5" in lines
+    assert 'edgewarden_overload_facts_total{what="routine_shed"} 9' in lines
     assert not [ln for ln in lines if "network_denied" in ln or "attestation_age" in ln]
 
 

@@ -191,6 +191,17 @@ def test_memory_is_bounded_while_the_disk_refuses(monkeypatch: pytest.MonkeyPatc
     assert counted["bulk_dropped"] + counted["readings"] == 50
 
 
+def test_how_full_the_queue_is_goes_by_its_fullest_part() -> None:
+    queue = intake.Intake(FakeClock(), 10, 1000)
+    assert queue.fill() == 0
+    for n in range(intake.MAX_WAITING // 4):
+        queue.add_event(event(n=n), AUDIT)
+    assert queue.fill() == 0.25
+    for _ in range(intake.MAX_BULK_BYTES // 1040 // 2):
+        queue.add_reading(reading(text="x" * 1000))
+    assert 0.45 < queue.fill() < 0.55
+
+
 def test_a_full_disk_drops_bulk_counted_and_keeps_alarms() -> None:
     spool = MemorySpool()
     spool.has_ballast = False

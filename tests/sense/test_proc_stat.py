@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgewarden.sense.proc_stat import Processors, disk, memory
+from edgewarden.sense.proc_stat import Processors, disk, memory, stalled
 
 STAT = Path("/proc/stat")
 
@@ -42,3 +42,14 @@ def test_no_processors_time_is_refused(text: str) -> None:
 def test_no_memory_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="available"):
         memory(text)
+
+
+def test_how_long_programs_waited_is_the_first_figure_of_some() -> None:
+    text = "some avg10=12.34 avg60=1.00 avg300=0.10 total=99\nfull avg10=0.00 total=1\n"
+    assert stalled(text) == 12.34
+
+
+@pytest.mark.parametrize("text", ["", "full avg10=1.00", "some avg60=1.00", "some avg10=x"])
+def test_no_pressure_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        stalled(text)

@@ -155,7 +155,7 @@ def screen(body: dict[str, Any]) -> list[str]:
     verdict = body["verdict"].upper()
     rows = [f"{body['device'] or '(not enrolled)'}   edgewarden {body['version']}   {verdict}", ""]
     rows += [*_uplink(body), *_enforcement(body["enforcement"]), *_spool(body["spool"])]
-    rows += _processes(body.get("processes"))
+    rows += [*_overload(body.get("overload")), *_processes(body.get("processes"))]
     rows += [*_sensors(body["sensors"], _behind(body.get("devices"))), *_own(body)]
     rows += _reasons(body["reasons"])
     return rows
@@ -197,6 +197,13 @@ def _enforcement(parts: dict[str, Any] | None) -> list[str]:
         counts = f"{len(held['services'])} managed service(s) confined by path"
         rows.append(f"confinement  {counts}, {len(held['gaps'])} open")
     return rows
+
+
+def _overload(seen: dict[str, Any] | None) -> list[str]:
+    """A row only in a degraded mode: the screen holds the rest."""
+    if seen is None or not seen["level"]:
+        return []
+    return [f"overload     {seen['mode']} for {_span(seen['since_s'])}: {seen['sheds']}"]
 
 
 def _processes(seen: dict[str, Any] | None) -> list[str]:

@@ -7,7 +7,8 @@ again.
 
     sensors ─┐
     host ────┼─▶ facts ─▶ triage ─▶ storage (sign, chain, spool) ─▶ uplink ─▶ broker
-    gate ────┘                                                         │
+    gate ────┘             │                                           │
+                      overload ladder                                  │
     verifier's nonce ─▶ attester ─▶ evidence ──────────────────────────┘
 
 TERM ends it (what waits is committed first), HUP looks at the settings again. A renewed identity is
@@ -36,11 +37,12 @@ from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.lean import hear_signals
 from edgewarden.daemon.mirrors import mirrors_of
 from edgewarden.daemon.notify import Notifier
+from edgewarden.daemon.overload import Overload
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
 from edgewarden.daemon.storage import build_storage
 from edgewarden.daemon.timekeeper import keep_time
-from edgewarden.daemon.uplink import build_uplink
+from edgewarden.daemon.uplink import build_uplink, session_status
 from edgewarden.daemon.written import Written
 from edgewarden.enrol.care import Care, Did
 from edgewarden.errors import EdgewardenError, HardwareFault, TrustFault
@@ -63,11 +65,10 @@ from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import FileSigner
 from edgewarden.trust.ladder import Keys
 from edgewarden.trust.measure import Measurer
-from edgewarden.wire import cose, evidence
-from edgewarden.wire.evidence import Status
+from edgewarden.wire import evidence
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.network_table import NAMES_NAME
-from edgewarden.wire.record import MEMORY, RecordClass
+from edgewarden.wire.record import RecordClass
 
 START_OVER_S = 10
 """By then the first session stands and the first evidence is given; what only they needed goes."""
@@ -98,6 +99,7 @@ class Link:
         self.x5chain = identity.x5chain()
         who = Introduction(self.signer, self.x5chain, __version__)
         self.storage = build_storage(settings, identity.device, who, report_key, self.clock)
+        self.overload = Overload(settings, self.storage, self.clock, STEP_S)
         self.mirrors = mirrors_of(settings, identity.device, self)
         self.sensors = build_sensors(settings.serial, self.mirrors.take, self.clock, self.random)
         self.behind = behind_of(
@@ -105,7 +107,7 @@ class Link:
         )
         self.host = HostSensor(
             HostSettings(settings.paths.state, settings.host.period_s),
-            self.take,
+            self.keep,
             self.clock,
             in_step,
         )
@@ -187,35 +189,28 @@ class Link:
     # --- facts --------------------------------------------------------------------------------
 
     def take(self, fact: Event | Reading) -> None:
-        """The one sink of every sensor: triage, then storage."""
+        """The one sink of every sensor: triage, then, as far as there is no overload, storage."""
         if isinstance(fact, Reading):
-            self.storage.submit_reading(fact)
+            self.overload.reading(fact)
             return
         self.findings.see(fact)
         for event, record_class in self.triage.admit(fact):
-            self.storage.submit_event(event, record_class)
+            self.overload.event(event, record_class)
+
+    def keep(self, fact: Event | Reading) -> None:
+        """The sink of the board's own health, which no overload sheds."""
+        if isinstance(fact, Reading):
+            self.storage.submit_reading(fact)
+        else:
+            self.take(fact)
 
     # --- the uplink's questions ---------------------------------------------------------------
 
     def _session_status(self, session_ns: int, online: bool) -> bytes:
         """The signed status of a session, or its last will."""
-        state = {RecordClass(c): s for c, s in self.storage.state().items() if c != MEMORY}
-        message = Status(
-            self.identity.tenant,
-            self.identity.device,
-            self.clock.boot_id(),
-            session_ns,
-            online,
-            {c: s.durable for c, s in state.items()},
-            {c: s.acked for c, s in state.items()},
-        )
-        return cose.seal(
-            evidence.encode_status(message),
-            cose.ContentType.STATUS,
-            self.signer.kid,
-            self.signer.sign,
-            self.x5chain,
-        )
+        session = self.clock.boot_id(), session_ns, online
+        who = self.identity, self.signer, self.x5chain
+        return session_status(*who, self.storage.state(), *session)
 
     def _on_nonce(self, message: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self.attester.on_nonce(message))
@@ -235,7 +230,7 @@ class Link:
         parts = Parts(
             self.identity, self.clock, self.attester, self.gate, self.storage,
             self.sensors, self.processes, self.watcher, self.written,
-            self.behind, self.mirrors,
+            self.behind, self.mirrors, self.overload,
         )  # fmt: skip
         return status(parts, self.running, self.faults, self.uplink.snapshot())
 
@@ -281,6 +276,7 @@ class Link:
             control.close()
             self.watcher.finish()
             self.processes.close()
+            self.overload.finish()
             for event, record_class in self.triage.due(self.clock.now().boot_ns, all_now=True):
                 self.storage.submit_event(event, record_class)
             await loop.run_in_executor(None, self.storage.stop)
@@ -294,6 +290,7 @@ class Link:
             now_ns = self.clock.now().boot_ns
             for event, record_class in self.triage.due(now_ns):
                 self.storage.submit_event(event, record_class)
+            self.overload.look()
             self.written.look(now_ns)
             denied_ns = self.gate.denied_ns
             denied_s = (now_ns - denied_ns) / 1e9 if denied_ns else None

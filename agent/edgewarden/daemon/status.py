@@ -21,12 +21,13 @@ from edgewarden.daemon.behind import Behind
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.gate_facts import GateFacts
 from edgewarden.daemon.mirrors import Mirrors
+from edgewarden.daemon.overload import Overload
 from edgewarden.daemon.sensors import Sensors
 from edgewarden.daemon.written import Written, number_in
 from edgewarden.errors import TrustFault, WireRefusal
 from edgewarden.inventory.processes import ProcessSweep
 from edgewarden.inventory.watcher import Watcher
-from edgewarden.judge.doctor import judge_clock, judge_devices, judge_identity
+from edgewarden.judge.doctor import judge_clock, judge_devices, judge_identity, judge_overload
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.ports import ClassState, Clock, Instant
@@ -69,6 +70,7 @@ class Parts:
     written: Written
     behind: Behind
     mirrors: Mirrors
+    overload: Overload
 
 
 def status(
@@ -108,6 +110,7 @@ def status(
             RecordClass(n).label: asdict(c) for n, c in parts.storage.state().items() if n != MEMORY
         },
         "storage": _storage(parts, picture),
+        "overload": parts.overload.state(),
         "enforcement": {
             "exec": _control(parts, picture),
             "peripherals": _area(parts, "peripherals"),
@@ -167,6 +170,7 @@ def _picture(
             judge_identity(parts.identity, running.settings.device, now),
             judge_clock(now),
             *judge_devices(parts.behind.snapshot()),
+            judge_overload(parts.overload.state()),
         ),
         memory_s=None if since_ns is None else (now.boot_ns - since_ns) / 1e9,
     )

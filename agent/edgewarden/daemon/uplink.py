@@ -4,7 +4,7 @@ translated here."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +15,15 @@ from edgewarden.link.dial import Route
 from edgewarden.link.telling import EventSink
 from edgewarden.link.tunnel import MAX_SECRET_BYTES, Proxy
 from edgewarden.link.uplink import StatusBuilder, Uplink, UplinkSettings
-from edgewarden.ports import Drain, Randomness
+from edgewarden.ports import ClassState, Drain, Randomness, Signer
 from edgewarden.settings.brokers import PROFILES
 from edgewarden.settings.uplink import Uplink as Wanted
 from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import key_id, verifier_for
 from edgewarden.trust.tls import client_context
+from edgewarden.wire import cose
+from edgewarden.wire.evidence import Status, encode_status
+from edgewarden.wire.record import MEMORY, RecordClass
 
 MAX_CREDENTIALS_BYTES = 2 * MAX_SECRET_BYTES + 2
 """User, colon, password, line end."""
@@ -46,6 +49,30 @@ def build_uplink(
         clock,
         random,
     )
+
+
+def session_status(
+    who: Identity,
+    signer: Signer,
+    x5chain: tuple[bytes, ...],
+    state: Mapping[int, ClassState],
+    boot_id: bytes,
+    session_ns: int,
+    online: bool,
+) -> bytes:
+    """The signed status of a session, or its last will."""
+    kept = {RecordClass(c): s for c, s in state.items() if c != MEMORY}
+    message = Status(
+        who.tenant,
+        who.device,
+        boot_id,
+        session_ns,
+        online,
+        {c: s.durable for c, s in kept.items()},
+        {c: s.acked for c, s in kept.items()},
+    )
+    encoded = encode_status(message)
+    return cose.seal(encoded, cose.ContentType.STATUS, signer.kid, signer.sign, x5chain)
 
 
 def uplink_settings(

@@ -249,6 +249,16 @@ def judge_devices(seen: Mapping[str, Any]) -> list[Rung]:
     return found[:8] or [ok("devices", "agent", text)]
 
 
+def judge_overload(seen: Mapping[str, Any]) -> Rung:
+    """The degraded mode that link is in, as it describes it itself."""
+    shed = {name.replace("_", " "): n for name, n in seen["shed"].items() if n}
+    counts = ", ".join(f"{n} {name}" for name, n in shed.items())
+    if not seen["level"]:
+        return ok("overload", "agent", f"normal; since the start: {counts or 'nothing shed'}")
+    text = f"{seen['mode']} for {seen['since_s']:.0f} s: {seen['why']}; {counts or 'nothing yet'}"
+    return weak("overload", "agent", text, "EW-AGT-012", seen["next"])
+
+
 def judge_folder(name: str, path: str, exists: bool, read_only: bool, open_to_all: bool) -> Rung:
     """State or run folder: there, writable, and not for everybody."""
     step = "create it (`systemd-tmpfiles --create`) or mend [paths]"

@@ -106,6 +106,12 @@ class Intake:
         with self._changed:
             self._batch.counts[name] += amount
 
+    def fill(self) -> float:
+        """How much of its bound the fullest part of what waits has taken, 0 to 1."""
+        with self._changed:
+            events = max(len(queue) for queue in self._events.values()) / MAX_WAITING
+            return max(events, self._batch.size_bytes / MAX_BULK_BYTES)
+
     def call(self, work: Callable[[], Any], done: Future[Any]) -> bool:
         """Queue a call; False when nobody will answer any more."""
         with self._changed:

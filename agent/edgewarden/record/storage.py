@@ -91,6 +91,10 @@ class StorageThread:
         """Add to a counter that the next batch carries (ring overflows, bad frames, ...)."""
         self._intake.count(name, amount)
 
+    def fill(self) -> float:
+        """How full the queue to this thread is, 0 to 1 (intake.py)."""
+        return self._intake.fill()
+
     def flush(self) -> Future[None]:
         """Resolves when everything submitted before is durable or counted as lost.
 

@@ -62,6 +62,22 @@ def memory(meminfo: str) -> tuple[int, float]:
     return found["MemAvailable"], 1 - found["MemAvailable"] / found["MemTotal"]
 
 
+def stalled(pressure: str) -> float:
+    """Percent of the last ten seconds in which some program waited for what the file is about.
+
+    Args:
+        pressure: /proc/pressure/memory (Documentation/accounting/psi.rst).
+
+    Raises:
+        ValueError: it has no such line.
+    """
+    for line in pressure.splitlines():
+        kind, _, figures = line.partition(" ")
+        if kind == "some" and figures.startswith("avg10="):
+            return float(figures.partition("=")[2].partition(" ")[0])
+    raise ValueError("the kernel does not tell how long programs waited")
+
+
 def disk(path: str) -> tuple[int, float]:
     """Bytes free for whoever is not root, and the share used of what such may use, as df(1) says
     it; raises OSError."""

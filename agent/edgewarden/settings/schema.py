@@ -119,6 +119,18 @@ class Spool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overload:
+    """Degraded modes: what is given up first when the gateway cannot keep up."""
+
+    calm_s: float = number(
+        30,
+        low=2,
+        high=600,
+        help="How long nothing may ask for a degraded mode before it is left, one step at a time.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attestation:
     """Evidence for the verifier."""
 
@@ -295,6 +307,9 @@ class Settings:
     host: Host = section(Host, help="Health of the board.")
     processes: Processes = section(Processes, help="The inventory of processes.")
     spool: Spool = section(Spool, help="Records on disk until they are acknowledged.")
+    overload: Overload = section(
+        Overload, help="Degraded modes: what is given up first when the gateway cannot keep up."
+    )
     attestation: Attestation = section(Attestation, help="Evidence for the verifier.")
     indicator: Indicator = section(Indicator, help="One LED.")
     confinement: Confinement = section(Confinement, help="Confinement of the host (tier T1).")
