@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.daemon.publish import FOLDER as PUBLISHERS
+from edgewarden.record.aside import FOLDER as ASIDE
+from edgewarden.record.spool import FOLDER as SPOOL
+from edgewarden.trust.continuity import FOLDER as TOKEN
+from edgewarden.trust.identity import FOLDER as IDENTITY
 from tests.rules.planting import ROOT, tool
 
 UNITS = ROOT / "systemd"
@@ -184,6 +189,13 @@ def test_what_gate_believes_is_not_writable_by_link() -> None:
         assert owner[folder] == ("0755", "root"), folder
     writable = settings("edgewarden-link.service")["ReadWritePaths"].split()
     assert {owner[folder] for folder in writable} == {("0750", "edgewarden")}
+
+
+@pytest.mark.parametrize("folder", [SPOOL, ASIDE, TOKEN, IDENTITY, PUBLISHERS])
+def test_every_folder_that_link_makes_is_one_that_it_may_write(folder: str) -> None:
+    writable = settings("edgewarden-link.service")["ReadWritePaths"].split()
+    made = Path("/var/lib/edgewarden") / folder
+    assert any(made.is_relative_to(path) for path in writable)
 
 
 @pytest.mark.parametrize("unit", SERVICES)

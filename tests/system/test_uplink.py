@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.link.pace import START_BYTES
+from edgewarden.record.aside import FOLDER as ASIDE
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.record import RecordClass, decode_record, record_hash
@@ -348,7 +349,7 @@ def test_a_record_the_broker_finds_too_long_is_set_aside_and_the_others_go_on(
         wait_until(one.drained, WAIT_S)
         assert one.alarms() == ["EW-NET-013"]
         assert one.snapshot().counters["set_aside"] == 1
-        (kept,) = (tmp_path / "state" / "aside").iterdir()
+        (kept,) = (tmp_path / "state" / ASIDE).iterdir()
         assert record_hash(kept.read_bytes()) == long_one[1]
         arrived = {record_hash(p) for p in heard.payloads("/r/audit")}
         assert long_one[1] not in arrived

@@ -9,7 +9,7 @@ uplink which records these are (link/window.py, rule 7).
 * At most MAX_RECORDS. A full box takes no more and nothing is thrown out of it: a broker that
   refuses everything must not empty the spool into it. A person empties it.
 
-    Aside(Path("/var/lib/edgewarden/aside")).keep(stored)
+    Aside(Path("/var/lib/edgewarden/link/aside")).keep(stored)
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from edgewarden.ports import Stored
 from edgewarden.record.segment import renamed_errors, sync_folder
 from edgewarden.wire.record import RecordClass
 
-FOLDER = "aside"
+FOLDER = "link/aside"
+"""Below the state folder, which is root's: what link may write there is listed in its unit."""
 SUFFIX = ".cose"
 MAX_RECORDS = 32
 """4 MB of the longest records; thirty-two refusals of content are a broker's fault, not theirs."""
