@@ -40,7 +40,11 @@ class Stage:
         boot_id = self.board.boot_id
         clock.boot_id = lambda: boot_id  # type: ignore[method-assign]
         who = Introduction(self.board.identity, tuple(self.board.x5chain), "0.1.0")
-        return MemoryChain(DEVICE, clock, self.board.report, who)
+        chain = MemoryChain(DEVICE, clock, self.board.report, who)
+        (chain.behind,) = self.desk.db.execute(
+            "SELECT head_seq FROM chain WHERE device = ? AND class = ?", (DEVICE, int(AUDIT))
+        ).fetchone()
+        return chain
 
     def alarms(self, count: int, chain: MemoryChain | None = None) -> list[bytes]:
         """So many alarms; everything that waits in the chain."""
@@ -103,6 +107,26 @@ def test_its_numbers_are_no_others(stage: Stage) -> None:
     assert stage.send(*[r.data for r in stage.chain.rest()]) == ["next", "next"]
     assert stage.desk.record(denied).outcome == "next"
     assert stage.findings() == ["exec_denied", "exec_denied"]
+
+
+def test_keys_of_earlier_starts_that_come_later_end_nothing(stage: Stage) -> None:
+    """A backlog: two starts on the disk, then one in memory, whose chain comes first."""
+    earlier = [*stage.restart(), *stage.restart()]
+    stage.board.start()
+    stage.chain = stage.make()
+    stage.chain.behind = max(made.seq for made in earlier)
+    first = stage.alarms(1)
+    assert stage.send(*first) == ["next", "next"]
+    for made in earlier:
+        stage.desk.now += 1
+        assert stage.desk.record(made).outcome == "next"
+    assert stage.is_open()
+    assert stage.send(*stage.alarms(1)[len(first) :]) == ["next"]
+    assert stage.findings() == ["detection_finding"] * 2
+    for made in stage.restart():
+        stage.desk.record(made)
+    assert stage.findings()[-1] == "memory_cut"
+    assert stage.send(stage.alarms(1)[-1]) == ["stale_key"]
 
 
 def test_before_its_introduction_it_waits(stage: Stage) -> None:

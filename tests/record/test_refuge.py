@@ -94,6 +94,7 @@ def test_facts_go_on_as_a_chain_of_the_report_key(ward: Ward) -> None:
     assert (first.kind, first.seq, first.body["key"]) == (
         Kind.REPORT_KEY, 1, ward.key.public_key(),
     )  # fmt: skip
+    assert first.body["behind"] == 1, "the introduction of this key is all that audit has"
     assert (alarm.seq, told.seq) == (2, 3)
     assert ward.whats([alarm, told]) == [1, "records are kept in memory only"]
     assert told.body["code"] == "EW-SPL-010"

@@ -175,7 +175,8 @@ class Keeper:
             self.state = self._journal.spool.state()
             self._journal.spool.close()
             self._journal = None
-        self._refuge.enter(heads)
+        audit = self.state.get(RecordClass.AUDIT)
+        self._refuge.enter(heads, audit.durable if audit else 0)
         self.fault, self._lost_before, self._told_away = fault, self.lost(), False
 
     def _come_back(self, force: bool) -> None:

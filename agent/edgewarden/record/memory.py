@@ -6,6 +6,8 @@ is such a chain, to the uplink sending it.
 * The chain belongs to the report key, which ends with this process: sequence 1 introduces it, and
   no later process can sign a number of it again. The chains on the disk are not touched: what they
   may already hold of a commit that was refused does not matter here (ADR 38).
+* Its introduction says behind which record of audit it begins: by that a verifier tells a later
+  start from an earlier one whose backlog comes after this chain.
 * All classes in one chain, in the order in which they were signed: what is sent is contiguous.
 * At most MAX_RECORDS and MAX_BYTES wait for the broker; bulk takes no more than half. What finds no
   room stays a fact in the intake, which counts what it must drop.
@@ -50,7 +52,11 @@ RECORD_BYTES = 96 * 1024
 
 
 class MemoryChain:
-    """See the module's docstring. Storage thread only; blocks on the keys."""
+    """See the module's docstring. Storage thread only; blocks on the keys.
+
+    Attributes:
+        behind: the last sequence of audit that was durable when the disk was given up.
+    """
 
     def __init__(self, device: str, clock: Clock, signer: Signer, who: Introduction) -> None:
         self._device = device
@@ -60,6 +66,7 @@ class MemoryChain:
         self._waiting: deque[Stored] = deque()
         self._bytes = 0
         self.head, self.digest = 0, NO_PREDECESSOR
+        self.behind = 0
 
     @property
     def kid(self) -> bytes:
@@ -126,7 +133,7 @@ class MemoryChain:
     ) -> None:
         at = at or self._clock.now()
         if not self.head:
-            introduction = introduction_of(self._signer, self._who, 0)
+            introduction = introduction_of(self._signer, self._who, 0) | {"behind": self.behind}
             self._put(RecordClass.AUDIT, Kind.REPORT_KEY, introduction, at, self._who)
         self._put(record_class, kind, body, at, self._signer)
 

@@ -16,7 +16,7 @@ of the backlog can be read meanwhile. Leaves to memory.py the records, to storag
    accepted of it.
 
     refuge = Refuge(chain, state_dir, open_journal, clock)
-    refuge.enter(heads); ...; journal = refuge.open(state)
+    refuge.enter(heads, audit_head); ...; journal = refuge.open(state)
 """
 
 from __future__ import annotations
@@ -84,8 +84,15 @@ class Refuge:
         self._known: Known = {}
         self._look_ns = 0
 
-    def enter(self, known: Known) -> None:
-        """The disk refuses: from now on."""
+    def enter(self, known: Known, audit_head: int) -> None:
+        """The disk refuses: from now on.
+
+        Args:
+            known: what this process made durable there; it must hold that when it comes back.
+            audit_head: the last sequence of audit on it, whoever wrote it.
+        """
+        if not self.chain.head:
+            self.chain.behind = audit_head
         self.since_ns = self._clock.now().boot_ns
         self._look_ns = self.since_ns + round(LOOK_S * 1e9)
         self._known = dict(known)

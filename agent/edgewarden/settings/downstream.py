@@ -26,7 +26,7 @@ _EXAMPLE_KEY = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class DownstreamDevice:
     """What an operator knows of one device."""
 
@@ -50,7 +50,7 @@ class DownstreamDevice:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Downstream:
     """The listener for devices behind the gateway."""
 

@@ -32,7 +32,7 @@ MAY_ELEVATE = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RequiredProcess:
     """A process that must be there: missing for `grace_s`, or started over and over, is a finding.
     What is given of `unit`, `exe` and `process` must all fit; name the unit where there is one."""
@@ -68,7 +68,7 @@ class RequiredProcess:
     within_s: float = number(300, low=1, high=86400, help="See `restarts`.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ExpectedListener:
     """A listener that is no news. What listens when the agent starts never is."""
 
@@ -87,7 +87,7 @@ class ExpectedListener:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Processes:
     """The inventory of processes and listeners, and what is a finding about them."""
 

@@ -30,7 +30,7 @@ _NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _NAME_RULE = "letters, digits, _ and -, starting with a letter or digit, at most 32"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class LocalBroker:
     """Where copies go, the same for every publisher."""
 
@@ -72,7 +72,7 @@ class LocalBroker:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class HomeAssistant(LocalBroker):
     """Home Assistant by MQTT discovery."""
 
@@ -84,7 +84,7 @@ class HomeAssistant(LocalBroker):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Sparkplug(LocalBroker):
     """Sparkplug B: this gateway is an edge node, each sensor a device."""
 

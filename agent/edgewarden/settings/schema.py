@@ -46,7 +46,7 @@ _PROM_FORM = re.compile(r"(?:/[A-Za-z0-9_@+][A-Za-z0-9._@+-]{0,63}){1,8}(?<=\.pr
 _TCTI_FORM = re.compile(r"[a-z0-9-]{1,32}(?::[A-Za-z0-9_./:,=-]{0,400})?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Device:
     """Who this gateway is."""
 
@@ -58,7 +58,7 @@ class Device:
     tenant: str = text("main", help="The operator's part of the fleet; the certificate's O.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class IdentityKey:
     """Where the identity's key is kept."""
 
@@ -76,7 +76,7 @@ class IdentityKey:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Paths:
     """Where state and sockets live; moved by tests and demos that have no root."""
 
@@ -84,14 +84,14 @@ class Paths:
     run: str = path("/run/edgewarden", help="Sockets; emptied at boot.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Host:
     """Health of the board."""
 
     period_s: float = number(10, low=1, high=3600, help="Seconds between two looks.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Spool:
     """Records on disk, kept until the broker has acknowledged them."""
 
@@ -118,7 +118,7 @@ class Spool:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Overload:
     """Degraded modes: what is given up first when the gateway cannot keep up."""
 
@@ -130,7 +130,7 @@ class Overload:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Attestation:
     """Evidence for the verifier."""
 
@@ -139,7 +139,7 @@ class Attestation:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Indicator:
     """One LED."""
 
@@ -148,7 +148,7 @@ class Indicator:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Confinement:
     """Confinement by systemd and sysctls (tier T1), planned by `edgewarden confine show`."""
 
@@ -172,7 +172,7 @@ class Confinement:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Confined:
     """One service that may execute its own programs and nothing else."""
 
@@ -212,7 +212,7 @@ class Confined:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Network:
     """What the network table does beside the policy's [[egress]] and [[ingress]] rules."""
 
@@ -278,7 +278,7 @@ class Network:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Prometheus:
     """The status as a file for node_exporter's textfile collector."""
 
@@ -293,7 +293,7 @@ class Prometheus:
     period_s: float = number(15, low=1, high=3600, help="Seconds between two writings.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """Everything, as one tree; the parts are passed down to those who need them."""
 

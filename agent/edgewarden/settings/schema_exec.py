@@ -13,7 +13,7 @@ from edgewarden.settings.fields import choice, path, paths, text, texts, whole
 _USER_FORM = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Exec:
     """What may be executed, and where."""
 

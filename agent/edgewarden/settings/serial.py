@@ -44,7 +44,7 @@ def _senml_unit(example: str) -> Any:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ModbusRegister:
     """One value read from a Modbus RTU device. Those of one device, function and period whose
     addresses touch are asked for together; nothing is ever written to a device."""
@@ -89,7 +89,7 @@ class ModbusRegister:
     period_s: float = number(1, low=0.05, high=3600, help="Seconds between two reads.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SerialField:
     """One value in every frame or line of a port."""
 
@@ -111,7 +111,7 @@ class SerialField:
     senml_unit: str = _senml_unit('"m"')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Serial:
     """One serial port and what speaks on it."""
 

@@ -24,7 +24,7 @@ _PROXY_FORM = re.compile(
 _URL_PATH_FORM = re.compile(r"/[A-Za-z0-9._~/-]{0,127}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Uplink:
     """The session with the broker."""
 

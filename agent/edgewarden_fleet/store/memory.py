@@ -11,7 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from edgewarden.judge.continuity import Chain, Neighbours
-from edgewarden.wire.record import Record
+from edgewarden.wire.record import Record, RecordClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,32 +38,70 @@ def find(db: sqlite3.Connection, device: str, kid: bytes) -> Known | None:
 
 
 def begin(
-    db: sqlite3.Connection, record: Record, kid: bytes, cose_key: bytes, now_utc_s: float
-) -> None:
-    """A key was introduced in memory; nothing changes when it is known."""
+    db: sqlite3.Connection, record: Record, kid: bytes, cose_key: bytes, behind: int,
+    now_utc_s: float,
+) -> None:  # fmt: skip
+    """A key was introduced in memory, behind this record of audit; nothing changes when it is
+    known."""
     db.execute(
         "INSERT OR IGNORE INTO memory_chain (device, kid, cose_key, boot_id, boot_ns, head_seq,"
-        " head_hash, ended_seq, opened_utc_s) VALUES (?, ?, ?, ?, ?, 0, zeroblob(32), 0, ?)",
+        " head_hash, ended_seq, behind, opened_utc_s)"
+        " VALUES (?, ?, ?, ?, ?, 0, zeroblob(32), 0, ?, ?)",
         (
             record.device, kid, cose_key, record.boot_id,
-            min(record.time.boot_ns, 2**63 - 1), now_utc_s,
+            min(record.time.boot_ns, 2**63 - 1), behind, now_utc_s,
         ),
     )  # fmt: skip
 
 
 def is_over(db: sqlite3.Connection, device: str, kid: bytes) -> bool:
-    """Was another report key introduced after this one, on the disk or in memory? By the signed
-    time within one boot, else in the order in which they came."""
-    row = db.execute(
-        "WITH known AS (SELECT kid, boot_id, boot_ns, introduced_utc_s AS at FROM report_key"
-        " WHERE device = ? UNION ALL SELECT kid, boot_id, boot_ns, opened_utc_s FROM memory_chain"
-        " WHERE device = ?),"
-        " own AS (SELECT boot_id, min(boot_ns) AS boot_ns, min(at) AS at FROM known WHERE kid = ?)"
-        " SELECT 1 FROM known, own WHERE known.kid != ? AND CASE WHEN known.boot_id = own.boot_id"
-        " THEN known.boot_ns > own.boot_ns ELSE known.at > own.at END LIMIT 1",
-        (device, device, kid, kid),
+    """Was another report key introduced after this one, on the disk or in memory?
+
+    By its place in audit, whenever that came: a backlog brings the keys of earlier starts after a
+    chain in memory. Of two that begin behind the same record, one that is not in audit itself is
+    the later; of two such the one with the later boot_ns of one boot, else the one that came later.
+    """
+    (own,) = _starts(db, device, "kid = ?", kid)
+    (latest,) = db.execute(
+        "SELECT max(seq) FROM introduction WHERE device = ? AND class = ? AND kid != ?",
+        (device, int(RecordClass.AUDIT), kid),
     ).fetchone()
-    return row is not None
+    if (latest or 0) > own.place[0]:
+        return True
+    return any(other.is_after(own) for other in _starts(db, device, "kid != ?", kid))
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where a chain's key stands: (sequence of audit, whether it is behind and not in it)."""
+
+    place: tuple[int, bool]
+    boot_id: bytes
+    boot_ns: int
+    came_utc_s: float
+
+    def is_after(self, other: _Start) -> bool:
+        if self.place != other.place:
+            return self.place > other.place
+        if self.boot_id == other.boot_id:
+            return self.boot_ns > other.boot_ns
+        return self.came_utc_s > other.came_utc_s
+
+
+def _starts(db: sqlite3.Connection, device: str, which: str, kid: bytes) -> list[_Start]:
+    rows = db.execute(
+        "SELECT boot_id, boot_ns, behind, opened_utc_s, (SELECT max(seq) FROM introduction i"  # noqa: S608
+        " WHERE i.device = m.device AND i.class = ? AND i.kid = m.kid) AS audit"
+        f" FROM memory_chain m WHERE device = ? AND {which}",
+        (int(RecordClass.AUDIT), device, kid),
+    )
+    return [
+        _Start(
+            (max(row["behind"], row["audit"] or 0), row["audit"] is None),
+            row["boot_id"], row["boot_ns"], row["opened_utc_s"],
+        )
+        for row in rows
+    ]  # fmt: skip
 
 
 def neighbours(db: sqlite3.Connection, device: str, kid: bytes, seq: int) -> Neighbours:
@@ -118,12 +156,13 @@ def end(db: sqlite3.Connection, device: str, kid: bytes, last: int) -> int:
     return last - int(stored)
 
 
-def cut(db: sqlite3.Connection, device: str, kid: bytes) -> bool:
-    """Another key is in force: end every other chain that stands open; whether there was one."""
+def cut(db: sqlite3.Connection, device: str, kid: bytes, seq: int) -> bool:
+    """Audit introduces a key with this sequence: end every chain that stands open and began before
+    it; whether there was one."""
     done = db.execute(
         "UPDATE memory_chain SET ended_seq = head_seq WHERE device = ? AND kid != ?"
-        " AND ended_seq < head_seq",
-        (device, kid),
+        " AND ended_seq < head_seq AND behind < ?",
+        (device, kid, seq),
     )
     return done.rowcount > 0
 

@@ -115,8 +115,8 @@ MEMORY = """
 CREATE TABLE memory_chain (
     id INTEGER PRIMARY KEY, device TEXT NOT NULL, kid BLOB NOT NULL, cose_key BLOB NOT NULL,
     boot_id BLOB NOT NULL, boot_ns INTEGER NOT NULL, head_seq INTEGER NOT NULL,
-    head_hash BLOB NOT NULL, ended_seq INTEGER NOT NULL, opened_utc_s REAL NOT NULL,
-    UNIQUE (device, kid)
+    head_hash BLOB NOT NULL, ended_seq INTEGER NOT NULL, behind INTEGER NOT NULL,
+    opened_utc_s REAL NOT NULL, UNIQUE (device, kid)
 ) STRICT;
 
 CREATE TABLE memory_record (

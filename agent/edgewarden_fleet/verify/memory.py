@@ -7,7 +7,7 @@ rules, in order:
 1. envelope, chain or known key, signature, payload: as for any record (pipeline.py). What comes
    before its introduction waits for it (``pending``)
 2. the first record, and only that, introduces; it is number 1             ``wrong_signer``
-3. no other report key was introduced since                                ``stale_key``
+3. no other report key was introduced since, by its place in audit         ``stale_key``
 4. continuity within the chain (judge/continuity.py): ``fork``, or next, gap, reordered. The same
    bytes again are a duplicate, whenever they come: they change nothing, and no session says how far
    such a chain was acknowledged
@@ -115,7 +115,7 @@ class MemoryChains:
 
     def new_key(self, record: Record, kid: bytes, now_utc_s: float) -> None:
         """Audit introduces a report key: another one's chain that stands open has been cut."""
-        if memory.cut(self._db, record.device, kid):
+        if memory.cut(self._db, record.device, kid, record.seq):
             text = "restarted while its disk took nothing: what waited in memory is lost"
             self._tell(record, "memory_cut", Severity.HIGH, text, now_utc_s)
 
@@ -133,14 +133,16 @@ class MemoryChains:
         return True
 
     def _introduce(self, record: Record, now_utc_s: float) -> bytes:
-        key = record.body.get("key")
+        key, behind = record.body.get("key"), record.body.get("behind")
         if not isinstance(key, bytes):
             raise WireRefusal("bad_record", "an introduction without a key")
+        if type(behind) is not int or not 0 <= behind <= MAX_SEQ:
+            raise WireRefusal("bad_record", "an introduction without its place in audit")
         verifier_for(key)
         kid = key_id(key)
         known = memory.find(self._db, record.device, kid)
         if known is None:
-            memory.begin(self._db, record, kid, key, now_utc_s)
+            memory.begin(self._db, record, kid, key, behind, now_utc_s)
         return kid
 
     def _continue(self, record: Record, kid: bytes, message: Incoming, now_utc_s: float) -> Verdict:
