@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewarden.wire import cose
-from edgewarden.wire.facts import readings_from_senml
+from edgewarden.wire.facts import Reading, readings_from_senml
 from edgewarden.wire.record import Kind, Record, RecordClass, decode_record
 from edgewarden_fleet.ca.folder import FleetFolder
 from hw.rigs.ptys import PtyPort
@@ -275,7 +275,9 @@ class Day:
         found: list[int] = []
         for record in self._batches():
             readings = readings_from_senml(record.body["readings"], record.time.boot_ns)
-            found += [int(r.value) for r in readings if r.source == "steady" and r.name == "n"]  # type: ignore[arg-type]
+            for r in readings:
+                if r.source == "steady" and r.name == "n":
+                    found += numbers_in(r)
         return found
 
     def _batches(self) -> Iterator[Record]:
@@ -339,6 +341,19 @@ class Day:
             sum(int(b.body["counts"].get("bulk_no_room", 0)) for b in self._batches()),
             frozenset(kinds),
         )
+
+
+def numbers_in(reading: Reading) -> list[int]:
+    """The numbers that one reading stands for: under overload (daemon/overload.py) several in a
+    row, whose count says whether all between the least and the greatest are meant."""
+    of = reading.spread
+    if of is None:
+        return [int(reading.value)]
+    assert of.low is not None, reading
+    assert of.high is not None, reading
+    least, greatest = int(of.low), int(of.high)
+    assert of.count == greatest - least + 1, reading
+    return list(range(least, greatest + 1))
 
 
 def slope_mb(samples: list[Sample], since_s: float = 60.0) -> float:
