@@ -10,7 +10,7 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
@@ -43,6 +43,8 @@ def test_a03_nothing_is_lost_at_a_receive_maximum_of(
     ):
         one.write(alarms=60, audits=20, bulk=3)
         wait_until(one.drained, WAIT_S)
+        # Mosquitto keeps nothing over its end of what it took and has not handed on.
+        wait_until(lambda: gap_free(heard, durable(one)), WAIT_S)
         heard.forget_ready()
         broker.restart()
         one.write(alarms=60, audits=20, bulk=3)
@@ -83,7 +85,7 @@ def test_a03_a_full_queue_loses_nothing_that_the_verifier_has_not(
             assert fleet.whole(one)
         else:
             heard = fleet.records[RecordClass.ALARM]
-            wait_until(lambda: newest_after_one_more(one) in heard, WAIT_S)
+            wait_until(lambda: one_more_comes(one, heard), WAIT_S)
             assert not fleet.whole(one), "the control"
         flown = broker.log.read_text().split(f"Sending PUBACK to {DEVICE}")[0]
         assert 1 <= flown.count(f"Received PUBLISH from {DEVICE}") <= FAST.window
@@ -107,9 +109,13 @@ def halting(fleet: Fleet) -> Iterator[threading.Event]:
         goes_on.set()
 
 
-def newest_after_one_more(one: Gateway) -> int:
+def one_more_comes(one: Gateway, heard: Collection[int]) -> bool:
+    """Whether another alarm gets through; not, while the queue is full."""
+    before = one.storage.state()[RecordClass.ALARM].durable
     one.write(alarms=1)
-    return one.storage.state()[RecordClass.ALARM].durable
+    with contextlib.suppress(TimeoutError):
+        wait_until(lambda: before + 1 in heard, 1.0)
+    return before + 1 in heard
 
 
 def rss_bytes(pid: int) -> int:
