@@ -112,9 +112,13 @@ def test_a_read_only_root(mended: Site) -> None:
     gateway.reboot()
     assert gateway.attempt("touch", "/etc/x").returncode == 1
     assert_shell_and_enforcement(mended)
-    assert_link_down_because(mended, "EW-HOST-002")
-    subprocess.run(["mount", "-o", "remount,rw", str(gateway.root)], check=True)
-    fstab.write_text(was)
+    try:
+        mended.await_status(lambda s: told(s, "EW-SPL-010") and s["uplink"]["connected"])
+        status = mended.status()
+        assert (status["verdict"], status["storage"]["mode"]) == ("failing", "memory")
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(gateway.root)], check=True)
+        fstab.write_text(was)
 
 
 def test_a_kernel_without_permission_events(built: Built) -> None:

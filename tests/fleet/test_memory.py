@@ -14,7 +14,7 @@ from edgewarden.wire.cose import ContentType
 from edgewarden.wire.facts import OCSF, Event, Severity
 from edgewarden.wire.record import MEMORY, Kind, RecordClass, record_hash
 from edgewarden.wire.topics import record_topic
-from edgewarden_fleet.store import continuity, memory
+from edgewarden_fleet.store import continuity, memory, views
 from edgewarden_fleet.verify.pipeline import Verdict
 from tests.fakes.clock import FakeClock
 from tests.fleet.makers import TENANT, Board, Desk, Made
@@ -107,6 +107,10 @@ def test_its_numbers_are_no_others(stage: Stage) -> None:
     assert stage.send(*[r.data for r in stage.chain.rest()]) == ["next", "next"]
     assert stage.desk.record(denied).outcome == "next"
     assert stage.findings() == ["exec_denied", "exec_denied"]
+    shown = views.gateway(stage.desk.db, DEVICE, stage.desk.now)
+    assert shown is not None
+    assert {v["class"] for v in shown["exec"]["denied_verdicts"]} == {"memory", "alarm"}
+    assert {f["class"] for f in shown["findings"]} == {"memory", "alarm"}
 
 
 def test_keys_of_earlier_starts_that_come_later_end_nothing(stage: Stage) -> None:

@@ -25,7 +25,7 @@ from edgewarden.wire.cose import ContentType
 from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES, Evidence, decode_evidence
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.quoted import decode_payload
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import RecordClass, label_of
 from edgewarden_fleet.store import (
     anchors,
     attestation,
@@ -240,7 +240,7 @@ def _exec(db: sqlite3.Connection, device: str) -> Json:
             "rule": row["rule"],
             "tier": row["tier"],
             "mode": row["mode"],
-            "class": RecordClass(row["class"]).label,
+            "class": label_of(row["class"]),
             "seq": row["seq"],
             "seen_utc": iso(_seen(db, row)),
         }
@@ -310,7 +310,7 @@ def _findings(db: sqlite3.Connection, device: str) -> list[Json]:
             "severity": _severity(row["severity"]),
             "text": row["text"],
             "seen_utc": iso(_seen(db, row)),
-            "class": RecordClass(row["class"]).label if row["class"] else None,
+            "class": None if row["class"] is None else label_of(row["class"]),
             "seq": row["seq"],
         }
         for row in db.execute(
