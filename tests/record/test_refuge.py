@@ -105,6 +105,40 @@ def test_facts_go_on_as_a_chain_of_the_report_key(ward: Ward) -> None:
     assert heads == dict.fromkeys(RecordClass, 1)
 
 
+def test_a_disk_that_refuses_again_half_way_back_loses_nothing(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first part of the end carries is forgotten here: that part must stay."""
+    monkeypatch.setattr("edgewarden.record.refuge.PIECE_BYTES", 1)
+    ward.disk[0] = REFUSES
+    for n in range(1, 4):
+        ward.alarm(n=n)
+    ward.work()
+    ward.disk[0] = TAKES
+    whole = Journal.end_of_memory
+
+    def refuses_the_second(self: Journal, *of: Any, **more: Any) -> int:
+        seq = whole(self, *of, **more)
+        ward.disk[0] = REFUSES
+        return seq
+
+    monkeypatch.setattr(Journal, "end_of_memory", refuses_the_second)
+    ward.work(LOOK_S + 1)
+    assert ward.keeper.memory.since_ns is not None
+    monkeypatch.setattr(Journal, "end_of_memory", whole)
+    ward.disk[0] = TAKES
+    ward.work(LOOK_S + 1)
+    assert ward.keeper.memory.since_ns is None
+    carried = [
+        decode_record(cose.open_envelope(data, ContentType.MEMORY).payload)
+        for record in ward.durable(AUDIT)
+        if record.kind == Kind.MEMORY
+        for data in record.body["records"]
+    ]
+    assert [record.seq for record in carried] == list(range(1, len(carried) + 1))
+    assert {1, 2, 3} <= set(ward.whats(carried))
+
+
 def test_no_file_of_the_spool_stays_open(ward: Ward) -> None:
     def held() -> list[str]:
         links = [one.readlink() for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]

@@ -201,6 +201,9 @@ class Keeper:
                 journal.end_of_memory(chain.kid, (chain.head, chain.digest), data, more=more)
                 chain.ack(part[-1].seq if part else chain.head)
         except BaseException:
+            # What was taken meanwhile counts: it is not waited for here any more.
+            refuge.know(journal.spool.heads())
+            self.state = {**self.state, **journal.spool.state()}
             journal.spool.close()
             raise
         now_ns, lost = self._clock.now().boot_ns, self.lost() - self._lost_before

@@ -97,6 +97,10 @@ class Refuge:
         self._look_ns = self.since_ns + round(LOOK_S * 1e9)
         self._known = dict(known)
 
+    def know(self, heads: Known) -> None:
+        """The disk took more before it refused again."""
+        self._known = dict(heads)
+
     def leave(self) -> None:
         """The disk has everything again."""
         self.since_ns = None
