@@ -133,6 +133,22 @@ def test_keys_of_earlier_starts_that_come_later_end_nothing(stage: Stage) -> Non
     assert stage.send(stage.alarms(1)[-1]) == ["stale_key"]
 
 
+def test_of_two_chains_the_place_counts_and_not_which_came_first(stage: Stage) -> None:
+    earlier = stage.alarms(1)
+    stage.restart()  # on a disk that took its introductions, which have not come yet
+    later = stage.make()
+    later.behind += 1
+    assert stage.send(*stage.alarms(1, later)) == ["next", "next"]
+    stage.desk.now += 1
+    assert stage.send(earlier[0]) == ["stale_key"]
+
+
+@pytest.mark.parametrize("behind", [-1, True, "1", None, 1 << 60])
+def test_a_chain_without_its_place_in_audit_is_refused(stage: Stage, behind: object) -> None:
+    stage.chain.behind = behind  # type: ignore[assignment]
+    assert stage.send(stage.alarms(1)[0]) == ["bad_record"]
+
+
 def test_before_its_introduction_it_waits(stage: Stage) -> None:
     introduction, alarm = stage.alarms(1)
     assert stage.send(alarm) == ["pending"]
