@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewarden.errors import WireRefusal
+from edgewarden.errors import OurFault, WireRefusal
 from edgewarden.wire import cbor, enrol, enrol_tpm, evidence, facts, manifest, record, topics
 from edgewarden.wire.facts import Quality, Reading, Spread
 from edgewarden.wire.record import CLOCK_STATES, RecordClass, RecordTime
@@ -198,6 +198,35 @@ def test_any_readings_come_back_within_a_microsecond(readings: list[Reading]) ->
         assert (now.source, now.name, now.unit, now.value) == (
             was.source, was.name, was.unit, was.value)  # fmt: skip
         assert abs(now.seen_mono_ns - was.seen_mono_ns) <= 1000
+
+
+SEVERAL = st.builds(Spread, st.integers(2, 9), st.floats(0, 1e6), st.just(1.0), st.just(2.0))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.builds(
+            Reading,
+            st.sampled_from(["gps", "a/b", "\udcff"]), st.sampled_from(["n", "n" * 70, ""]),
+            st.sampled_from(["", "m/s"]),
+            st.floats() | st.integers(-5, 5) | st.text(max_size=8) | st.booleans(),
+            st.integers(-1, 3) | st.integers(10**15 - 2000, 10**15 + 2),
+            st.sampled_from(list(Quality)), st.none() | st.just(4.5), st.none() | SEVERAL,
+        ),
+        max_size=12,
+    )
+)  # fmt: skip
+def test_readings_spelt_at_once_are_the_encoding_of_their_pack(readings: list[Reading]) -> None:
+    body = {"readings": facts.readings_to_senml(readings, 10**15), "counts": {"n": 1}}
+    at_once = body | {"readings": facts.spell_readings(readings, 10**15)}
+    assert cbor.encode(at_once) == cbor.encode(body)
+
+
+def test_a_text_too_long_is_refused_when_it_is_spelt_at_once() -> None:
+    for odd in (Reading("s" * 40_000, "n", "", 1.0, 1), Reading("s", "n" * 40_000, "", 1.0, 1)):
+        with pytest.raises(OurFault, match="cannot be encoded"):
+            facts.spell_readings([odd], 2)
 
 
 def test_a_reading_from_behind_the_anchor_is_not_in_the_future() -> None:

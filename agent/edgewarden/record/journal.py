@@ -33,7 +33,7 @@ from edgewarden.record.segment import DiskFull
 from edgewarden.wire import cbor, cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.evidence import Heads
-from edgewarden.wire.facts import Event, Reading, event_to_map, readings_to_senml
+from edgewarden.wire.facts import Event, Reading, event_to_map, spell_readings
 from edgewarden.wire.record import (
     MAX_RECORD_BYTES,
     NO_PREDECESSOR,
@@ -135,7 +135,7 @@ class Journal:
         """
         anchor = self._clock.now()
         body: dict[str, object] = {
-            "readings": readings_to_senml(readings, anchor.boot_ns),
+            "readings": fit_readings(readings, anchor),
             "events": [fit_event(e) for e in events],
             "counts": dict(counts),
         }
@@ -330,6 +330,14 @@ def fit_event(event: Event) -> dict[str, object]:
         if length > MAX_EVENT_BYTES:
             body["detail"] = {"truncated_bytes": length}
     return body
+
+
+def fit_readings(readings: Sequence[Reading], anchor: Instant) -> cbor.Spelt:
+    """The pack of a batch, spelt; raises Unstorable where a reading has no encoding."""
+    try:
+        return spell_readings(readings, anchor.boot_ns)
+    except OurFault as fault:
+        raise Unstorable(str(fault)) from fault
 
 
 def introduction_of(signer: Signer, who: Introduction, acked: int) -> dict[str, object]:

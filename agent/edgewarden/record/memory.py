@@ -28,12 +28,13 @@ from edgewarden.ports import ClassState, Clock, Instant, Signer, Stored
 from edgewarden.record.journal import (
     Introduction,
     fit_event,
+    fit_readings,
     introduction_of,
     record_time_of,
     sealed,
 )
 from edgewarden.wire.cose import ContentType
-from edgewarden.wire.facts import Event, Reading, readings_to_senml
+from edgewarden.wire.facts import Event, Reading
 from edgewarden.wire.record import (
     MEMORY,
     NO_PREDECESSOR,
@@ -92,7 +93,7 @@ class MemoryChain:
         """
         anchor = self._clock.now()
         body: dict[str, object] = {
-            "readings": readings_to_senml(readings, anchor.boot_ns),
+            "readings": fit_readings(readings, anchor),
             "events": [fit_event(event) for event in events],
             "counts": dict(counts),
         }
