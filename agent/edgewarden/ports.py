@@ -16,6 +16,9 @@ from edgewarden.wire.tpm import TpmQuote
 
 FactSink = Callable[[Event | Reading], None]
 """Takes one fact. Never blocks, never raises, called on the event loop's thread only."""
+ReadingsSink = Callable[[Sequence[Reading]], None]
+"""Takes the readings of one read of a port, in order, under the same terms: thousands a second are
+handed on once a read."""
 Sleep = Callable[[float], Awaitable[None]]
 """Waits so many seconds, or less where several had better wake at one moment; asyncio.sleep."""
 

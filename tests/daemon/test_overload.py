@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,9 @@ class Storing:
 
     def submit_reading(self, reading: Reading) -> None:
         self.readings.append(reading)
+
+    def submit_readings(self, readings: Sequence[Reading]) -> None:
+        self.readings += readings
 
     def submit_event(self, event: Event, record_class: RecordClass) -> None:
         self.events.append((event, record_class))
@@ -223,3 +227,20 @@ def test_each_class_is_measured_by_its_own_quota(world: World) -> None:
     found = measured(world)
     shares = [round(found[f"spool_{c.label}"], 3) for c in RecordClass]
     assert shares == [1.0, 0.5, 0.5]
+
+
+def test_readings_of_one_read_are_shed_as_each_by_itself(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    came = [Reading("s", "n", "", float(n), 1) for n in range(5)]
+    world.overload.readings(came)
+    assert world.storage.readings == came
+    world.storage.full = 1.0
+    world.looks(20)
+    assert world.overload.state()["level"] != 0
+    before = len(world.storage.readings)
+    world.overload.readings(came)
+    assert len(world.storage.readings) == before
+    world.overload.finish()
+    (one,) = world.storage.readings[before:]
+    assert one.spread is not None
+    assert (one.spread.count, one.value) == (5, 2.0)

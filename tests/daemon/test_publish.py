@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.daemon.mirrors import NoMirrors, mirrors_of
-from edgewarden.daemon.publish import GIVE_WAY_S, MOST, STUCK_S, Publisher, kept
+from edgewarden.daemon.publish import GIVE_WAY_S, MOST, STUCK_S, Publisher, Publishers, kept
 from edgewarden.mirror.latest import Latest
 from edgewarden.mirror.sparkplug import EdgeNode
 from edgewarden.ports import Instant
@@ -142,9 +142,19 @@ def test_what_was_written_is_read_or_is_nothing(tmp_path: Path, text: str) -> No
     assert kept(tmp_path / "none") is None
 
 
+def test_readings_of_one_read_go_the_signed_way_and_to_every_copy(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    both = Publishers({"sparkplug": bench.publisher}, bench.owner)
+    came = [Reading("boiler", name, "", 1.5, 1) for name in ("t", "p")]
+    both.take_many(came)
+    assert bench.owner.taken == came
+    assert set(bench.latest.of("boiler")) == {"t", "p"}
+
+
 def test_without_a_host_a_reading_goes_the_way_it_always_did() -> None:
     owner = Mirrored()
     mirrors = mirrors_of(load_settings([SourceFile("x", "")]), "gw-1", owner)
     assert isinstance(mirrors, NoMirrors)
     assert mirrors.take == owner.take
+    assert mirrors.take_many == owner.take_many
     assert mirrors.snapshot() == {}

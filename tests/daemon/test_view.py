@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgewarden.daemon.sensors import build_sensors
+from edgewarden.daemon.sensors import Port, build_sensors
 from edgewarden.daemon.view import ASKED_NS, LINES, SHOWN_BYTES, SHOWN_READINGS, View
 from edgewarden.errors import OperatorFault, WireRefusal
 from edgewarden.readings.limits import Limits
@@ -75,6 +75,27 @@ def test_a_sensor_that_is_not_there_is_refused_with_those_that_are() -> None:
     assert sensors.watched("gps", 0)["lines"] == []
     with pytest.raises(OperatorFault, match="no sensor is called gpx; there are: gps"):
         sensors.watched("gpx", 0)
+
+
+def test_who_watches_sees_why_of_each_reading_of_a_read() -> None:
+    """A value that is good again later in the same read does not hide that one was not."""
+    text = '[[serial]]\nname = "t"\nport = "/dev/ttyS9"\nformat = "jsonlines"\n'
+    text += '[[serial.channel]]\nname = "t"\nhigh = 10\n'
+    settings = load_settings([SourceFile("s.toml", text)])
+    taken: list[Event | Reading] = []
+    many: list[Reading] = []
+    (wanted,) = settings.serial
+    port = Port(wanted, taken.append, FakeClock(), FakeRandomness(), many.extend)
+    came = [Reading("t", "t", "", value, 1) for value in (50.0, 5.0)]
+    port.take_many(came)
+    assert [(r.value, r.quality) for r in many] == [(50.0, "suspect"), (5.0, "good")]
+    assert [fact.code for fact in taken if isinstance(fact, Event)] == ["EW-SER-010"]
+    port.view.since(0, 1)
+    port.view.tap(b"x", 1)
+    port.take_many(came)
+    (line,) = port.view.since(0, 1)["lines"]  # type: ignore[misc, attr-defined]
+    assert [shown["why"] for shown in line["readings"]] == [["range"], []]
+    assert [r.value for r in taken if isinstance(r, Reading)] == [50.0, 5.0]
 
 
 def test_the_question_comes_through_as_it_was_asked() -> None:

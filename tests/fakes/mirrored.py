@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgewarden.daemon.clock import SystemClock
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.ports import ClassState
@@ -54,6 +56,9 @@ class Mirrored:
 
     def take(self, fact: Event | Reading) -> None:
         self.taken.append(fact)
+
+    def take_many(self, readings: Sequence[Reading]) -> None:
+        self.taken += readings
 
     def status(self) -> dict[str, object]:
         return {"verdict": "ok", "uplink": {"connected": True}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgewarden.judge.describe import describe, subject_of
 from edgewarden.readings.limits import Limits, OnFault, Rule
@@ -130,3 +132,47 @@ def test_more_channels_than_any_decoder_lets_through_cost_nothing() -> None:
         boiler.reading(said(1.0, i, f"c{i}"))
     assert len(boiler.latest) == MAX_CHANNELS
     assert boiler.unjudged == 50
+
+
+def sensor() -> Worth:
+    limits = {"t": Limits(high=110), "p": Limits(low=0, on_fault=OnFault.SUBSTITUTE, failsafe=1.0)}
+    return Worth("boiler", limits)
+
+
+ADAPTER = Event(
+    OCSF.DETECTION_FINDING, 1, Severity.HIGH, 0,
+    {"previous": "a", "peripheral_device": {"adapter": "b"}}, "EW-USB-003",
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.sampled_from("tpxy"), st.sampled_from([-5.0, 7.0, 400.0, True, "on"]))
+        ),
+        max_size=8,
+    ),
+    st.integers(0, 12),
+)  # fmt: skip
+def test_readings_taken_at_once_are_worth_what_each_is_by_itself(
+    reads: list[list[tuple[str, float | str | bool]]], swapped_at: int
+) -> None:
+    at_once, each = sensor(), sensor()
+    for at, read in enumerate(reads):
+        if at == swapped_at:
+            at_once.happened(ADAPTER)
+            each.happened(ADAPTER)
+        came = [said(value, 40 * at, name) for name, value in read]
+        marked, found = at_once.readings(came)
+        pairs = [each.reading(reading) for reading in came]
+        assert list(marked) == [reading for reading, _ in pairs]
+        assert found == [event for _, events in pairs for event in events]
+        assert (at_once.latest, at_once.why()) == (each.latest, each.why())
+
+
+def test_more_channels_than_are_judged_are_counted_when_they_come_at_once() -> None:
+    boiler = sensor()
+    came = [said(1.0, 0, f"c{n}") for n in range(MAX_CHANNELS + 3)] * 2
+    assert boiler.readings(came) == (came, [])
+    assert (boiler.unjudged, len(boiler.latest)) == (6, MAX_CHANNELS)

@@ -168,6 +168,37 @@ def test_one_odd_fact_costs_itself_only() -> None:
         assert storage.fault() is None
 
 
+def test_readings_handed_over_at_once_are_stored_in_order() -> None:
+    spool = MemorySpool()
+    with running(spool) as storage:
+        storage.submit_reading(reading(0))
+        storage.submit_readings([reading(n) for n in range(1, 40)])
+        storage.submit_readings([])
+        settled(storage)
+        assert storage.totals()["readings"] == 40
+    assert [entry[2] for entry in entries(spool)] == list(range(40))
+
+
+def test_readings_handed_over_at_once_make_a_batch_due() -> None:
+    spool = MemorySpool()
+    with running(spool, commit_bytes=1000) as storage:
+        storage.submit_readings([reading(n) for n in range(40)])
+        wait_until(lambda: len(entries(spool)) == 40)
+
+
+def test_of_readings_handed_over_at_once_as_many_wait_as_find_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "MAX_BULK_BYTES", 42 * 10)
+    box = intake.Intake(FakeClock(), 3600, 65536)
+    box.add_readings([reading(n) for n in range(7)])
+    box.add_readings([reading(n) for n in range(7, 14)])
+    batch = box.take_batch(force=True)
+    assert batch is not None
+    assert [one.value for one in batch.readings] == list(range(10))
+    assert (batch.counts, box.lost) == ({"bulk_dropped": 4}, 4)
+
+
 def test_memory_is_bounded_while_the_disk_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "MAX_WAITING", 10)
     monkeypatch.setattr(intake, "MAX_BULK_BYTES", 4000)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgewarden import __version__
@@ -101,7 +102,8 @@ class Link:
         self.storage = build_storage(settings, identity.device, who, report_key, self.clock)
         self.overload = Overload(settings, self.storage, self.clock, STEP_S)
         self.mirrors = mirrors_of(settings, identity.device, self)
-        self.sensors = build_sensors(settings.serial, self.mirrors.take, self.clock, self.random)
+        sinks = self.mirrors.take, self.clock, self.random, self.mirrors.take_many
+        self.sensors = build_sensors(settings.serial, *sinks)
         self.behind = behind_of(
             settings.downstream, state, self.signer.about, self.take, self.clock, self.random
         )
@@ -196,6 +198,10 @@ class Link:
         self.findings.see(fact)
         for event, record_class in self.triage.admit(fact):
             self.overload.event(event, record_class)
+
+    def take_many(self, readings: Sequence[Reading]) -> None:
+        """The same for the readings of one read of a port."""
+        self.overload.readings(readings)
 
     def keep(self, fact: Event | Reading) -> None:
         """The sink of the board's own health, which no overload sheds."""

@@ -8,11 +8,11 @@ nothing of the publishers is loaded, and a reading's way is the one it always wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from edgewarden.link.uplink import UplinkSnapshot
-from edgewarden.ports import ClassState, Clock, FactSink, Randomness
+from edgewarden.ports import ClassState, Clock, FactSink, Randomness, ReadingsSink
 from edgewarden.serial.portlife import SensorState
 from edgewarden.settings.schema import Settings
 from edgewarden.wire.facts import Event, Reading
@@ -53,6 +53,9 @@ class Owner(Protocol):
     def take(self, fact: Event | Reading) -> None:
         """The sink that counts: triage and storage."""
 
+    def take_many(self, readings: Sequence[Reading]) -> None:
+        """The same for the readings of one read."""
+
     def status(self) -> dict[str, object]:
         """The status object, about a millisecond."""
 
@@ -76,6 +79,10 @@ class Mirrors(Protocol):
     def take(self) -> FactSink:
         """The sink of sensors."""
 
+    @property
+    def take_many(self) -> ReadingsSink:
+        """The same for the readings of one read."""
+
     async def run(self) -> None:
         """Publish, for as long as link runs; no fault of a broker ends it."""
 
@@ -86,8 +93,8 @@ class Mirrors(Protocol):
 class NoMirrors:
     """None wanted."""
 
-    def __init__(self, take: FactSink) -> None:
-        self.take = take
+    def __init__(self, take: FactSink, take_many: ReadingsSink) -> None:
+        self.take, self.take_many = take, take_many
 
     async def run(self) -> None:
         """Nothing, and at once."""
@@ -100,7 +107,7 @@ class NoMirrors:
 def mirrors_of(settings: Settings, device: str, owner: Owner) -> Mirrors:
     """The publishers that the settings ask for, or none."""
     if settings.homeassistant.host is None and settings.sparkplug.host is None:
-        return NoMirrors(owner.take)
+        return NoMirrors(owner.take, owner.take_many)
     from edgewarden.daemon import publish
 
     return publish.build(settings, device, owner)

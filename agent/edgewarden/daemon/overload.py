@@ -21,7 +21,7 @@ A fact that is passed on goes where it went before; what was shed is counted in 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -46,6 +46,9 @@ class Storage(Protocol):
 
     def submit_reading(self, reading: Reading) -> None:
         """For the next batch."""
+
+    def submit_readings(self, readings: Sequence[Reading]) -> None:
+        """The same for several."""
 
     def submit_event(self, event: Event, record_class: RecordClass) -> None:
         """Alarm and audit at once."""
@@ -103,6 +106,14 @@ class Overload:
             return
         for one in self._shedder.reading(reading):
             self._storage.submit_reading(one)
+
+    def readings(self, readings: Sequence[Reading]) -> None:
+        """Take those of one read."""
+        if not self._shedder.mode:
+            self._storage.submit_readings(readings)
+            return
+        for reading in readings:
+            self.reading(reading)
 
     def event(self, event: Event, record_class: RecordClass) -> None:
         """Take one event."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from ssl import SSLSocket
@@ -275,6 +275,13 @@ class Publishers:
         if isinstance(fact, Reading):
             for publisher in self._publishers.values():
                 publisher.latest.see(fact)
+
+    def take_many(self, readings: Sequence[Reading]) -> None:
+        """The same for the readings of one read."""
+        self._owner.take_many(readings)
+        for publisher in self._publishers.values():
+            for reading in readings:
+                publisher.latest.see(reading)
 
     async def run(self) -> None:
         """Until cancelled."""

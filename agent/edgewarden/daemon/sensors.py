@@ -4,17 +4,17 @@ says goes by way of what it is worth.
 
     port ── tap ─▶ view (what came, for whoever watches)
       ├── frames seen ─▶ worth ─▶ finding ─▶ sink
-      └── reading ─▶ worth ─▶ reading with its quality, findings ─▶ sink
+      └── readings of a read ─▶ worth ─▶ each with its quality ─▶ many; findings ─▶ sink
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from edgewarden.daemon.view import View
 from edgewarden.errors import OperatorFault
-from edgewarden.ports import Clock, FactSink, Randomness
+from edgewarden.ports import Clock, FactSink, Randomness, ReadingsSink
 from edgewarden.readings.limits import Limits, OnFault
 from edgewarden.readings.worth import Worth
 from edgewarden.sense.adapter import adapter_of
@@ -34,15 +34,21 @@ class Port:
     """One sensor with what its readings are worth; every method on the loop's thread."""
 
     def __init__(
-        self, wanted: schema.Serial, sink: FactSink, clock: Clock, random: Randomness
+        self,
+        wanted: schema.Serial,
+        sink: FactSink,
+        clock: Clock,
+        random: Randomness,
+        many: ReadingsSink | None = None,
     ) -> None:
         limits = {channel.name: _limits(channel) for channel in wanted.channel}
         self.worth = Worth(wanted.name, limits, fingerprint=wanted.fingerprint == "on")
         self.view = View()
-        self._sink = sink
+        self._sink, self._many = sink, many
         self.sensor = build_serial_sensor(
-            serial_settings(wanted), self.take, clock, random, adapter_of, self.seen, self.view.tap
-        )
+            serial_settings(wanted), self.take, clock, random, adapter_of, self.seen, self.view.tap,
+            self.take_many,
+        )  # fmt: skip
 
     def take(self, fact: Event | Reading) -> None:
         """The sink of the sensor."""
@@ -53,6 +59,17 @@ class Port:
         marked, findings = self.worth.reading(fact)
         self.view.reading(marked, self.worth)
         self._sink(marked)
+        for finding in findings:
+            self._sink(finding)
+
+    def take_many(self, readings: Sequence[Reading]) -> None:
+        """The readings of one read: judged in their order, then handed on at once."""
+        if self._many is None or self.view.watched:
+            for reading in readings:
+                self.take(reading)
+            return
+        marked, findings = self.worth.readings(readings)
+        self._many(marked)
         for finding in findings:
             self._sink(finding)
 
@@ -106,10 +123,18 @@ class Sensors:
 
 
 def build_sensors(
-    wanted: Iterable[schema.Serial], sink: FactSink, clock: Clock, random: Randomness
+    wanted: Iterable[schema.Serial],
+    sink: FactSink,
+    clock: Clock,
+    random: Randomness,
+    many: ReadingsSink | None = None,
 ) -> Sensors:
-    """One sensor for each [[serial]]; none is opened before its ``run``."""
-    return Sensors((Port(one, sink, clock, random) for one in wanted), clock)
+    """One sensor for each [[serial]]; none is opened before its ``run``.
+
+    Args:
+        many: takes the readings of one read at once; without it each goes to the sink.
+    """
+    return Sensors((Port(one, sink, clock, random, many) for one in wanted), clock)
 
 
 def _limits(wanted: SerialChannel) -> Limits:

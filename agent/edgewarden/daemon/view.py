@@ -42,6 +42,11 @@ class View:
         self._number = 0
         self._asked_ns: int | None = None
 
+    @property
+    def watched(self) -> bool:
+        """Whether anything is kept."""
+        return self._asked_ns is not None
+
     def tap(self, data: bytes, seen_ns: int) -> None:
         """A read, before its readings."""
         if self._asked_ns is None:

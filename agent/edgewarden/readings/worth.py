@@ -22,7 +22,7 @@ Rules, in order:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgewarden.readings.cadence import Cadence
@@ -41,6 +41,10 @@ CREATE, CLOSE = 1, 3
 """OCSF detection_finding: a finding, and that it is over."""
 _ORDER = tuple(Quality)
 _SKIPPED = frozenset({Rule.CADENCE})
+
+
+_STRANGER: object = object()
+"""In the place of a channel that was not heard before."""
 
 
 @dataclass(slots=True)
@@ -136,6 +140,29 @@ class Worth:
         marked = self._marked(reading, why, channel.limits if channel else None)
         if name in self.latest or len(self.latest) < MAX_CHANNELS:
             self.latest[name] = Judged(marked.quality, why, reading.value)
+        return marked, events
+
+    def readings(self, came: Sequence[Reading]) -> tuple[Sequence[Reading], list[Event]]:
+        """What ``reading`` gives of each in turn; of channels without limits only the last word is
+        kept, while nothing stands."""
+        newest: dict[str, Reading] = {}
+        plain = 0
+        if not self._standing and not self._of_sensor:
+            for reading in came:
+                if self._channels.get(reading.name, _STRANGER) is not None:
+                    break
+                newest[reading.name] = reading
+                plain += 1
+            for name, reading in newest.items():
+                if name in self.latest or len(self.latest) < MAX_CHANNELS:
+                    self.latest[name] = Judged(Quality.GOOD, (), reading.value)
+            if plain == len(came):
+                return came, []
+        marked, events = list(came[:plain]), []
+        for reading in came[plain:]:
+            one, found = self.reading(reading)
+            marked.append(one)
+            events += found
         return marked, events
 
     # --- what is shown --------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +62,12 @@ class Batch:
         )
 
 
+def _size_of(reading: Reading) -> int:
+    """Estimate of its encoding."""
+    texts = len(reading.source) + len(reading.name) + len(reading.unit)
+    return READING_BYTES + texts + (len(reading.value) if isinstance(reading.value, str) else 0)
+
+
 class Intake:
     """See the module's docstring."""
 
@@ -95,11 +101,25 @@ class Intake:
 
     def add_reading(self, reading: Reading) -> None:
         """Add one reading to the batch."""
-        texts = len(reading.source) + len(reading.name) + len(reading.unit)
-        if isinstance(reading.value, str):
-            texts += len(reading.value)
         with self._changed:
-            self._gather(reading, READING_BYTES + texts)
+            self._gather(reading, _size_of(reading))
+
+    def add_readings(self, readings: Sequence[Reading]) -> None:
+        """Add several, in order: one by one only where not all find room."""
+        size_bytes = sum(map(_size_of, readings))
+        with self._changed:
+            batch = self._batch
+            if not readings or batch.size_bytes + size_bytes > MAX_BULK_BYTES:
+                for reading in readings:
+                    self._gather(reading, _size_of(reading))
+                return
+            was_empty, was_full = not (batch.readings or batch.events), self._full()
+            if was_empty:
+                batch.first_boot_ns = self._clock.now().boot_ns
+            batch.readings += readings
+            batch.size_bytes += size_bytes
+            if was_empty or (self._full() and not was_full):
+                self._changed.notify()
 
     def count(self, name: str, amount: int) -> None:
         """Add to a counter of the batch; does not make it due."""

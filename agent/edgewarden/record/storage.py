@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
@@ -86,6 +86,10 @@ class StorageThread:
     def submit_reading(self, reading: Reading) -> None:
         """Take one reading for the next batch."""
         self._intake.add_reading(reading)
+
+    def submit_readings(self, readings: Sequence[Reading]) -> None:
+        """Take several, in order."""
+        self._intake.add_readings(readings)
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter that the next batch carries (ring overflows, bad frames, ...)."""

@@ -18,6 +18,9 @@ Rules, in order:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+from edgewarden.wire.facts import Reading
 
 MAX_REFUSAL_NAMES = 32
 """Refusal names come from our own code, so this is never met; it keeps a slip from growing
@@ -59,6 +62,15 @@ class FrameCounters:
     def as_map(self) -> dict[str, object]:
         """Plain values, for status and events."""
         return asdict(self)
+
+
+class Decoder(Protocol):
+    """Bytes in, readings out; never raises; memory flat."""
+
+    counters: FrameCounters
+
+    def feed(self, data: bytes, seen_mono_ns: int) -> list[Reading]:
+        """Return the readings that ``data`` completes."""
 
 
 class LineFramer:

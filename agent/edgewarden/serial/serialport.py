@@ -31,15 +31,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Protocol
 
 import serial
 
 from edgewarden.errors import HardwareFault
-from edgewarden.ports import Clock, FactSink, Randomness
+from edgewarden.ports import Clock, FactSink, Randomness, ReadingsSink
 from edgewarden.serial.binary import CountedFramer, StuffedFramer, Stuffing
 from edgewarden.serial.fields import FieldsDecoder, Framer, LineReader, PayloadReader
-from edgewarden.serial.framing import FrameCounters, LineFramer
+from edgewarden.serial.framing import Decoder, FrameCounters, LineFramer
 from edgewarden.serial.hotplug import Identity, identity, plugged_in
 from edgewarden.serial.jsonlines import JsonLinesDecoder
 from edgewarden.serial.modbus_bus import ModbusBus
@@ -72,15 +71,6 @@ CREATE, CLOSE = 1, 3
 AdapterOf = Callable[[int], str]
 
 
-class Decoder(Protocol):
-    """Bytes in, readings out; never raises; memory flat."""
-
-    counters: FrameCounters
-
-    def feed(self, data: bytes, seen_mono_ns: int) -> list[Reading]:
-        """Return the readings that ``data`` completes."""
-
-
 class SerialSensor:
     """One sensor on one port. Built by ``build_serial_sensor``; every method on the loop's thread.
 
@@ -94,6 +84,7 @@ class SerialSensor:
         opener: opens a port; a parameter so that tests can hold the kernel's part.
         seen: takes what each read completed, before the readings it gave.
         tap: takes each read as it came, before anything is made of it.
+        many: takes the readings of one read at once; without it each goes to the sink.
     """
 
     def __init__(
@@ -107,13 +98,14 @@ class SerialSensor:
         opener: Callable[[str, Line], serial.Serial] = open_port,
         seen: Callable[[FramesSeen], None] | None = None,
         tap: Callable[[bytes, int], None] | None = None,
+        many: ReadingsSink | None = None,
     ) -> None:
         self._settings = settings
         self._decoder = decoder
         self._sink = sink
         self._clock = clock
         self._opener = opener
-        self._seen, self._tap = seen, tap
+        self._seen, self._tap, self._many = seen, tap, many
         self._untold_bytes = 0
         self._adapter_of = adapter_of
         self._adapter = ""
@@ -308,6 +300,9 @@ class SerialSensor:
             self._backoff.reset()
             self._live_since_s = None
         self._readings += len(readings)
+        if self._many is not None:
+            self._many(readings)
+            return
         for reading in readings:
             self._sink(reading)
 
@@ -367,11 +362,14 @@ def build_serial_sensor(
     adapter_of: AdapterOf,
     seen: Callable[[FramesSeen], None] | None = None,
     tap: Callable[[bytes, int], None] | None = None,
+    many: ReadingsSink | None = None,
 ) -> SerialSensor:
     """Return the sensor for ``settings``; call on the loop's thread, then run ``run()`` as a
     task."""
     decoder = _decoder(settings, sink, clock)
-    return SerialSensor(settings, decoder, sink, clock, random, adapter_of, seen=seen, tap=tap)
+    return SerialSensor(
+        settings, decoder, sink, clock, random, adapter_of, seen=seen, tap=tap, many=many
+    )
 
 
 def _decoder(settings: SerialSettings, sink: FactSink, clock: Clock) -> Decoder | ModbusBus:
