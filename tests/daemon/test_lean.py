@@ -35,7 +35,7 @@ def run(script: str, *words: str) -> list[str]:
     return done.stdout.split("\n")
 
 
-def test_what_link_has_no_use_for_is_not_loaded() -> None:
+def test_a13_what_link_has_no_use_for_is_not_loaded() -> None:
     lines = run(
         """
         import sys

@@ -95,7 +95,7 @@ def details(fs: loopfs.LoopFs) -> list[object]:
     return [r.body["detail"] for r in opened(fs, ALARM) if r.kind == Kind.EVENT]
 
 
-def test_bulk_is_evicted_with_a_signed_gap_and_every_alarm_is_kept(disk: loopfs.LoopFs) -> None:
+def test_a09_bulk_is_evicted_with_a_signed_gap_and_every_alarm_is_kept(disk: loopfs.LoopFs) -> None:
     """Acceptance 9 (dataplane), ENOSPC."""
     with storing(disk) as storage:
         add_bulk(storage, 80)
@@ -119,7 +119,7 @@ def test_bulk_is_evicted_with_a_signed_gap_and_every_alarm_is_kept(disk: loopfs.
     assert report.classes[BULK].gaps[0][0] == 1
 
 
-def test_with_nothing_to_evict_the_ballast_carries_the_alarms(disk: loopfs.LoopFs) -> None:
+def test_a09_with_nothing_to_evict_the_ballast_carries_the_alarms(disk: loopfs.LoopFs) -> None:
     with storing(disk) as storage:
         storage.flush().result(WAIT_S)
         assert (disk.root / FOLDER / BALLAST).exists()
@@ -132,7 +132,7 @@ def test_with_nothing_to_evict_the_ballast_carries_the_alarms(disk: loopfs.LoopF
     assert verify(disk.root, verifier_for).ok
 
 
-def test_it_recovers_when_space_returns(disk: loopfs.LoopFs) -> None:
+def test_a09_it_recovers_when_space_returns(disk: loopfs.LoopFs) -> None:
     with storing(disk) as storage:
         add_bulk(storage, 20)
         hog = fill_up(disk)
@@ -150,7 +150,7 @@ def test_it_recovers_when_space_returns(disk: loopfs.LoopFs) -> None:
     assert verify(disk.root, verifier_for).ok
 
 
-def test_it_starts_on_a_full_disk_and_loses_nothing_it_had(disk: loopfs.LoopFs) -> None:
+def test_a09_it_starts_on_a_full_disk_and_loses_nothing_it_had(disk: loopfs.LoopFs) -> None:
     with storing(disk) as storage:
         add_bulk(storage, 40)
         for n in range(10):

@@ -52,7 +52,7 @@ def test_a02_nothing_durable_is_lost_by_kills_of_the_whole_daemon(runs: int) -> 
     assert not seen.findings & {"fork", "clone", "older_state", "unreadable_facts"}
 
 
-def test_the_harness_sees_a_spool_that_lost_its_newest_segment() -> None:
+def test_a02_the_harness_sees_a_spool_that_lost_its_newest_segment() -> None:
     """The control: what was durable and not yet accepted is taken off the card."""
     with tempfile.TemporaryDirectory(prefix="ew-kill-") as folder, ordeal(Path(folder), 3) as day:
         day.fleet.stop_broker()

@@ -81,7 +81,7 @@ def world(tmp_path: Path) -> Iterator[World]:
             made.card.end(signal.SIGKILL)
 
 
-def test_it_turns_read_only_and_comes_back(world: World) -> None:
+def test_a09_it_turns_read_only_and_comes_back(world: World) -> None:
     world.disk.stop_itself()
     world.await_mode("memory")
     assert "EW-SPL-010" in world.codes()
@@ -100,7 +100,7 @@ def test_it_turns_read_only_and_comes_back(world: World) -> None:
     assert "EW-SPL-010" not in world.codes()
 
 
-def test_power_cut_while_in_memory_and_a_start_on_what_is_read_only(world: World) -> None:
+def test_a09_power_cut_while_in_memory_and_a_start_on_what_is_read_only(world: World) -> None:
     world.disk.stop_itself()
     wait_until(lambda: world.memory()[0] > 2, WAIT_S)
     world.card.end(signal.SIGKILL)

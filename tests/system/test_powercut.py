@@ -179,7 +179,7 @@ def cut(fs: loopfs.LoopFs, writer: Writer, folder: Path, chance: random.Random) 
     return lost
 
 
-def test_nothing_durable_is_lost_by_a_power_cut(runs: int, tmp_path: Path) -> None:
+def test_a01_nothing_durable_is_lost_by_a_power_cut(runs: int, tmp_path: Path) -> None:
     """Acceptance 1 (dataplane): a load that puts, rotates, is acknowledged, evicts and unlinks."""
     done = 0
     while done < runs:
@@ -195,7 +195,7 @@ def test_nothing_durable_is_lost_by_a_power_cut(runs: int, tmp_path: Path) -> No
     assert done >= runs
 
 
-def test_the_harness_sees_what_synchronous_normal_loses(tmp_path: Path) -> None:
+def test_a01_the_harness_sees_what_synchronous_normal_loses(tmp_path: Path) -> None:
     """Acceptance 1 (dataplane), the negative control."""
     chance = random.Random(SEED)
     losing = 0
@@ -208,7 +208,7 @@ def test_the_harness_sees_what_synchronous_normal_loses(tmp_path: Path) -> None:
     assert losing > CONTROL_CUTS // 2, "this harness would not see a loss"
 
 
-def test_nothing_durable_is_lost_by_sigkill(runs: int, tmp_path: Path) -> None:
+def test_a02_nothing_durable_is_lost_by_sigkill_of_the_writer(runs: int, tmp_path: Path) -> None:
     """The same state directory, killed again and again: also each life's start is under fire."""
     state = tmp_path / "state"
     chance = random.Random(SEED)

@@ -365,7 +365,7 @@ def test_a_record_the_broker_finds_too_long_is_set_aside_and_the_others_go_on(
 # --- killed under load ---------------------------------------------------------------------------
 
 
-def test_every_sequence_is_seen_across_kills(
+def test_a02_every_sequence_is_seen_across_kills(
     tmp_path: Path, broker: Broker, pki: Pki, runs: int
 ) -> None:
     """The process is killed under load, again and again; then one last life drains what is left."""
