@@ -1,12 +1,17 @@
 """A whole gateway that has nothing to do, and what each of its processes does meanwhile, as JSON.
 
     unshare --pid --net --fork --mount-proc --kill-child python tests/system/resting.py SECONDS
+    ... python tests/system/resting.py SECONDS COMMIT_S         with [spool] bulk_commit_s
 
 To be run in namespaces of its own: gate hears of every process of the machine (the proc connector
 belongs to the first network namespace) and link looks at each, so that on a machine at work no
 gateway rests. Nothing is timed: wake-ups and reads are counted by the kernel.
 
-    {"gate": {"wakes": 40, "reads": 3}, ...}    wakes: voluntary context switches, all threads
+    {"gate": {"wakes": 40, "reads": 3, "writes": 0, "written": 0}, ...}
+
+    wakes: voluntary context switches, all threads; writes: calls of write and its kind, on any
+    descriptor; written: bytes that the process had a disk given. "before" has the latter as it was
+    when the rest began, "commits" how many records became durable meanwhile.
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "agent")]
 
+from edgewarden.probe.control import ask_link  # noqa: E402
+from edgewarden.wire.control import Command  # noqa: E402
 from tests.bench.place import Place  # noqa: E402
 from tests.bench.standing import Standing  # noqa: E402
 
@@ -30,33 +37,49 @@ WARM_UP_S = 16.0
 
 def counts(pid: int) -> dict[str, int]:
     """What the kernel has counted of a process so far."""
-    wakes = reads = 0
+    wakes = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         for line in (task / "status").read_text().splitlines():
             if line.startswith("voluntary_ctxt_switches:"):
                 wakes += int(line.split()[1])
+    io = {}
     for line in Path(f"/proc/{pid}/io").read_text().splitlines():
-        if line.startswith("syscr:"):
-            reads = int(line.split()[1])
-    return {"wakes": wakes, "reads": reads}
+        name, number = line.split(":")
+        io[name] = int(number)
+    return {
+        "wakes": wakes, "reads": io["syscr"], "writes": io["syscw"], "written": io["write_bytes"],
+    }  # fmt: skip
 
 
-def main(seconds: float) -> None:
+def durable(run_dir: str) -> int:
+    """Records of all classes that survive a power cut."""
+    spool = ask_link(run_dir, Command.STATUS)["spool"]
+    return sum(c["durable"] for c in spool.values())
+
+
+def main(seconds: float, commit_s: str) -> None:
     """Stand, rest, print, end."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True, stdin=subprocess.DEVNULL)
     with Place() as place, Standing(place) as standing:
+        settings = standing.gateway.settings
+        if commit_s:
+            settings.write_text(f"{settings.read_text()}[spool]\nbulk_commit_s = {commit_s}\n")
         supervisor = standing.start()
         standing.await_connected()
         parts = standing.parts(supervisor)
         standing.enforce()
         standing.talker.send_signal(signal.SIGUSR1)
         time.sleep(WARM_UP_S)
+        run_dir = str(settings.parent / "run")
+        kept = durable(run_dir)
         before = {name: counts(pid) for name, pid in parts.items()}
         time.sleep(seconds)
         after = {name: counts(pid) for name, pid in parts.items()}
+        kept = durable(run_dir) - kept
     found = {n: {k: after[n][k] - before[n][k] for k in before[n]} for n in parts}
-    print(json.dumps(found), flush=True)
+    written = {n: one["written"] for n, one in before.items()}
+    print(json.dumps({**found, "before": written, "commits": kept}), flush=True)
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    main(float(sys.argv[1]), "".join(sys.argv[2:3]))

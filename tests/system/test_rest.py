@@ -20,6 +20,7 @@ pytestmark = [
 
 SECONDS = 40
 SCRIPT = Path(__file__).with_name("resting.py")
+PARTS = ("gate", "guard", "link")
 MOST_WAKES_S = {"gate": 4.0, "guard": 0.8, "link": 4.5}
 """Seen on a machine at load 6: 2.0, 0.6 and 2.9. Gate's are 1.3 where nobody else mounts or plugs:
 uevents come to every network namespace. Before heartbeats said when they were sent (ADR 42), guard
@@ -28,16 +29,34 @@ MOST_READS_S = {"gate": 20.0, "guard": 0.1, "link": 40.0}
 """link looks at some 16 processes each two seconds, two files each; five of the host's in ten."""
 
 
-def test_a_gateway_with_nothing_to_do_rests() -> None:
+def resting(*arguments: object) -> dict[str, dict[str, int]]:
+    """What resting.py counted."""
     command = ["unshare", "--pid", "--net", "--fork", "--mount-proc", "--kill-child"]
     done = subprocess.run(
-        [*command, sys.executable, str(SCRIPT), str(SECONDS)], stdin=subprocess.DEVNULL,
+        [*command, sys.executable, str(SCRIPT), *map(str, arguments)], stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    rates = {n: {k: round(v / SECONDS, 2) for k, v in one.items()} for n, one in found.items()}
+    found: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_gateway_with_nothing_to_do_rests() -> None:
+    found = resting(SECONDS)
+    rates = {n: {k: round(found[n][k] / SECONDS, 2) for k in ("wakes", "reads")} for n in PARTS}
     print(rates)
     assert found["gate"]["wakes"] > SECONDS / 2, "a heart that does not beat"
     assert all(rates[name]["wakes"] <= most for name, most in MOST_WAKES_S.items()), rates
     assert all(rates[name]["reads"] <= most for name, most in MOST_READS_S.items()), rates
+    assert int(str(found["commits"])) > 0, "nothing became durable in four periods of ten seconds"
+    assert found["link"]["written"] > 0, "the kernel does not count what a commit writes"
+
+
+def test_between_two_commits_nothing_is_written() -> None:
+    """A minute of samples that wait for one commit: no byte goes to a disk, from no process."""
+    found = resting(60, 300)
+    print(found)
+    assert int(str(found["commits"])) == 0, "a minute without a commit was asked for"
+    assert found["before"]["link"] > 0, "the kernel does not count what the start wrote"
+    assert {name: found[name]["written"] for name in PARTS} == dict.fromkeys(PARTS, 0)
+    assert found["link"]["reads"] > 0, "link looks at nothing"
