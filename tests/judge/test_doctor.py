@@ -156,6 +156,22 @@ def test_space_spool_memory_and_heat() -> None:
     is_told(doctor.judge_heat(None), State.UNCHECKED, "")
 
 
+def test_more_written_than_the_budget_names_who() -> None:
+    seen = {
+        "written_bytes_day": 1_000_000_000, "written_span_s": 86_400.0,
+        "written_by": {"host": 10**6, "gps": 9 * 10**6, "x": 1, "exec": 10**7},
+        "overhead_bytes_day": None, "budget_bytes_day": 1_000_000_000,
+    }  # fmt: skip
+    is_told(doctor.judge_wear(seen), State.OK, "")
+    over = doctor.judge_wear(seen | {"written_bytes_day": 1_000_000_001})
+    is_told(over, State.DEGRADED, "EW-SPL-012")
+    assert over.text.startswith("1000.0 of 1000 MB written in 24.0 h")
+    assert over.text.endswith("exec 10.0, gps 9.0, host 1.0")
+    is_told(doctor.judge_wear(seen | {"budget_bytes_day": 0}), State.OK, "")
+    bare = doctor.judge_wear(seen | {"written_by": {}, "budget_bytes_day": 0})
+    assert bare.text == "1000.0 MB written in 24.0 h"
+
+
 @pytest.mark.parametrize(
     ("name", "code"), [("ok", ""), ("unknown", "EW-NET-003"), ("timeout", "EW-NET-003")]
 )

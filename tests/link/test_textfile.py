@@ -26,7 +26,9 @@ STATUS: dict[str, object] = {
                     "peripherals": {"denied": 0}, "network": {"denied": None}},
     "sensors": {"gps": {"readings": 2**53 - 1, "bad_frames": 0, "silent_s": 0.5}},
     "overload": {"level": 2, "steps": 5, "shed": {"routine_shed": 9}},
-    "footprint": {"pss_bytes": 1, "cpu_s": 0.25, "written_bytes_day": 9},
+    "footprint": {"pss_bytes": 1, "cpu_s": 0.25, "written_bytes_day": 9,
+                  "written_by": {"gps": 5, "host": 2}, "overhead_bytes_day": None,
+                  "budget_bytes_day": 1000},
 }  # fmt: skip
 
 
@@ -39,6 +41,9 @@ def test_what_is_known_is_there_and_what_is_not_is_left_out() -> None:
     assert 'edgewarden_spool_acked{class="audit"} 2' in lines
     assert 'edgewarden_sensor_readings_total{sensor="gps"} 9007199254740991' in lines
     assert "edgewarden_overload_level 2" in lines
+    assert 'edgewarden_records_day_bytes{collector="gps"} 5' in lines
+    assert "edgewarden_written_budget_day_bytes 1000" in lines
+    assert not [ln for ln in lines if "written_overhead" in ln]
     assert "edgewarden_overload_steps_total 5" in lines
     assert 'edgewarden_overload_facts_total{what="routine_shed"} 9' in lines
     assert not [ln for ln in lines if "network_denied" in ln or "attestation_age" in ln]

@@ -148,6 +148,8 @@ def _climb(settings_path: str, ladder: Ladder) -> None:
         kept = status["storage"]
         numbers = kept["waiting_in_memory"], kept["lost"]
         ladder.step(judge.judge_storage(kept["mode"], kept["why"], *numbers))
+    if status and "written_by" in (status["footprint"] or {}):
+        ladder.step(judge.judge_wear(status["footprint"]))
     if status and "overload" in status:
         ladder.step(judge.judge_overload(status["overload"]))
     if ladder.wants("network"):

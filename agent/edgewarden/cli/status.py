@@ -35,6 +35,7 @@ _EXIT = {"ok": Exit.OK, "degraded": Exit.DEGRADED, "failing": Exit.FAILING}
 UNUSED = "EW-SET-013"
 """As judge/health.py says it for link."""
 MAX_SENSORS = 4
+MAX_WRITERS = 3
 MAX_REASONS = 3
 """Rows on the screen; `sensors` and `--json` show all. With all of them the screen is full."""
 
@@ -157,8 +158,11 @@ def screen(body: dict[str, Any]) -> list[str]:
     rows += [*_uplink(body), *_enforcement(body["enforcement"]), *_spool(body["spool"])]
     rows += [*_overload(body.get("overload")), *_processes(body.get("processes"))]
     rows += [*_sensors(body["sensors"], _behind(body.get("devices"))), *_own(body)]
-    rows += _reasons(body["reasons"])
-    return rows
+    told = _reasons(body["reasons"])
+    written = _written_by(body["footprint"])
+    if len(rows) + len(written) + len(told) <= HEIGHT:  # `doctor disk` names them, too
+        rows += written
+    return rows + told
 
 
 def _uplink(body: dict[str, Any]) -> list[str]:
@@ -256,10 +260,25 @@ def _own(body: dict[str, Any]) -> list[str]:
         signer = f", signed by {config['signed_by']}" if config["signed_by"] else ""
         rows.append(f"config       version {config['version']}, {config['state']}{signer}")
     if own is not None:
-        written = f"{amount(own['written_bytes_day'])} written in {_span(own['written_span_s'])}"
+        budget = own.get("budget_bytes_day")
+        of = f" of {amount(budget)}" if budget else ""
+        span = _span(own["written_span_s"])
+        written = f"{amount(own['written_bytes_day'])}{of} written in {span}"
         memory = amount(own["pss_bytes"])
         rows.append(f"footprint    {memory}, {own['cpu_s']:.1f} s CPU, {written}")
     return rows
+
+
+def _written_by(own: dict[str, Any] | None) -> list[str]:
+    """Whose records those bytes are, the most first, and what storing them took besides."""
+    by = {} if own is None else own.get("written_by", {})
+    if own is None or not by:
+        return []
+    first = sorted(by.items(), key=lambda one: (-one[1], one[0]))[:MAX_WRITERS]
+    parts = [f"{name} {amount(n)}" for name, n in first]
+    if own["overhead_bytes_day"] is not None:
+        parts.append(f"storing them {amount(own['overhead_bytes_day'])}")
+    return [f"  written by {', '.join(parts)}"]
 
 
 def _span(seconds: float) -> str:

@@ -154,7 +154,11 @@ class Link:
         self.care = Care(state, identity.folder.name)
         prom = settings.prometheus
         self.textfile = Textfile(prom.textfile, prom.period_s, self.status, in_step)
-        self.written = Written(self.clock.now().boot_ns)
+        self.written = Written(
+            self.clock.now().boot_ns,
+            collectors=self.storage.wear,
+            budget_bytes=settings.spool.day_budget_bytes,
+        )
         self.exit_code = 0
         self.stopping = asyncio.Event()
 
@@ -297,7 +301,8 @@ class Link:
             for event, record_class in self.triage.due(now_ns):
                 self.storage.submit_event(event, record_class)
             self.overload.look()
-            self.written.look(now_ns)
+            if (over := self.written.look(now_ns)) is not None:
+                self.take(over)
             denied_ns = self.gate.denied_ns
             denied_s = (now_ns - denied_ns) / 1e9 if denied_ns else None
             connected = self.uplink.snapshot().connected

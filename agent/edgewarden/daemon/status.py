@@ -27,7 +27,13 @@ from edgewarden.daemon.written import Written, number_in
 from edgewarden.errors import TrustFault, WireRefusal
 from edgewarden.inventory.processes import ProcessSweep
 from edgewarden.inventory.watcher import Watcher
-from edgewarden.judge.doctor import judge_clock, judge_devices, judge_identity, judge_overload
+from edgewarden.judge.doctor import (
+    judge_clock,
+    judge_devices,
+    judge_identity,
+    judge_overload,
+    judge_wear,
+)
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.ports import ClassState, Clock, Instant
@@ -171,6 +177,7 @@ def _picture(
             judge_clock(now),
             *judge_devices(parts.behind.snapshot()),
             judge_overload(parts.overload.state()),
+            judge_wear(_wear(parts, now.boot_ns)),
         ),
         memory_s=None if since_ns is None else (now.boot_ns - since_ns) / 1e9,
     )
@@ -269,15 +276,25 @@ def _offline_s(up: UplinkSnapshot, parts: Parts, now: Instant) -> float:
 
 
 def footprint(parts: Parts, now_ns: int) -> dict[str, object]:
-    """Memory of gate, guard and link; link's CPU; link's writes within the last day, and the span
-    they were counted over, which is shorter before link has run a day."""
+    """Memory of gate, guard and link; link's CPU; link's writes within the last day."""
     stats = parts.gate.stats
     others = 0 if stats is None else stats.gate_pss_bytes + stats.guard_pss_bytes
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    written, span_s = parts.written.day(now_ns)
     return {
         "pss_bytes": number_in(_ROLLUP, "Pss:", 1024) + others,
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
-        "written_bytes_day": written,
-        "written_span_s": span_s,
+        **_wear(parts, now_ns),
+    }
+
+
+def _wear(parts: Parts, now_ns: int) -> dict[str, object]:
+    """What link wrote within the last day, for whom, and the span that both were counted over,
+    which is shorter before link has run a day."""
+    day = parts.written.day(now_ns)
+    return {
+        "written_bytes_day": day.total,
+        "written_span_s": day.span_s,
+        "written_by": dict(day.by),
+        "overhead_bytes_day": day.overhead,
+        "budget_bytes_day": parts.written.budget_bytes,
     }

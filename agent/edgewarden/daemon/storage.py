@@ -14,6 +14,7 @@ from edgewarden.record.quota import Quotas
 from edgewarden.record.refuge import Known, Refuge
 from edgewarden.record.spool import FOLDER, DiskSpool
 from edgewarden.record.storage import StorageThread
+from edgewarden.record.wear import Wear
 from edgewarden.settings.schema import Settings
 
 
@@ -22,11 +23,12 @@ def build_storage(
 ) -> StorageThread:
     """The storage of one start; nothing is opened before its ``start``."""
     state, kept = Path(settings.paths.state), settings.spool
+    wear = Wear()
     quotas = Quotas(kept.alarm_percent, kept.audit_percent, kept.free_percent)
 
     def open_journal(known: Known = MappingProxyType({})) -> Journal:
         spool = DiskSpool(state / FOLDER, kept.cap_bytes, quotas, known)
-        return Journal(spool, device, clock, report_key)
+        return Journal(spool, device, clock, report_key, wear)
 
     chain = MemoryChain(device, clock, report_key, who)
     return StorageThread(
@@ -37,4 +39,5 @@ def build_storage(
         bulk_commit_bytes=kept.bulk_commit_bytes,
         aside=state / ASIDE,
         refuge=Refuge(chain, state, open_journal, clock),
+        wear=wear,
     )

@@ -305,6 +305,20 @@ def judge_storage(mode: str, why: str, waiting: int, lost: int) -> Rung:
     return broken("storage", "disk", text, "EW-SPL-010", step)
 
 
+def judge_wear(seen: Mapping[str, Any]) -> Rung:
+    """What link wrote to disks within the last day, as its footprint has it, and for whom."""
+    budget, written = seen["budget_bytes_day"], seen["written_bytes_day"]
+    by = sorted(seen["written_by"].items(), key=lambda one: (-one[1], one[0]))
+    most = ", ".join(f"{name} {n / 1e6:.1f}" for name, n in by[:3])
+    of = f" of {budget / 1e6:.0f}" if budget else ""
+    text = f"{written / 1e6:.1f}{of} MB written in {seen['written_span_s'] / 3600:.1f} h"
+    text += f"; records by collector: {most}" if most else ""
+    if budget and written > budget:
+        step = "longer periods for what writes most, or a higher [spool] day_budget_bytes"
+        return weak("wear", "disk", text, "EW-SPL-012", step)
+    return ok("wear", "disk", text)
+
+
 def judge_spool(evicted: int, unsent: int, many: int) -> Rung:
     """Records lost to a full spool, and records that wait."""
     if evicted:

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 MAX_SERIES = 1000
-"""Thirty-two ports and three classes make under two hundred; devices are not in it."""
+"""Thirty-two ports, three classes and 49 collectors make under 250; devices are not in it."""
 
 _EACH = "*"
 FAMILIES: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
@@ -58,6 +58,12 @@ FAMILIES: tuple[tuple[str, str, str, tuple[str, ...], str], ...] = (
     ("pss_bytes", "gauge", "Memory of the agent.", ("footprint", "pss_bytes"), ""),
     ("written_day_bytes", "gauge", "Written to disks within a day.",
      ("footprint", "written_bytes_day"), ""),
+    ("records_day_bytes", "gauge", "Of them records, by whose facts they hold.",
+     ("footprint", "written_by", _EACH), "collector"),
+    ("written_overhead_day_bytes", "gauge", "Of them no record's own.",
+     ("footprint", "overhead_bytes_day"), ""),
+    ("written_budget_day_bytes", "gauge", "[spool] day_budget_bytes.",
+     ("footprint", "budget_bytes_day"), ""),
 )  # fmt: skip
 """Name without prefix, type, help, place in status (* each), name of the label."""
 VERDICTS = ("ok", "degraded", "failing")

@@ -30,6 +30,7 @@ from edgewarden.errors import EdgewardenError, HardwareFault, OurFault
 from edgewarden.ports import Clock, Instant, Loss, Signer, Spool, Stored
 from edgewarden.record.aside import Aside
 from edgewarden.record.segment import DiskFull
+from edgewarden.record.wear import EVIDENCE, JOURNAL, Wear, collector_of, weights
 from edgewarden.wire import cbor, cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.evidence import Heads
@@ -99,12 +100,16 @@ class Journal:
         device: this gateway's id.
         clock: time of each record.
         signer: the report key, new at every start.
+        wear: counts whose facts the bytes are; outlives the journal.
 
     Raises (each writing method): SpoolFull, DiskFull, HardwareFault. Nothing was stored then.
     """
 
-    def __init__(self, spool: Spool, device: str, clock: Clock, signer: Signer) -> None:
+    def __init__(
+        self, spool: Spool, device: str, clock: Clock, signer: Signer, wear: Wear | None = None
+    ) -> None:
         self.spool = spool
+        self._wear = wear or Wear()
         self._device = device
         self._clock = clock
         self._signer = signer
@@ -120,10 +125,12 @@ class Journal:
             body = introduction_of(self._signer, who, acked)
             stored = self._seal(record_class, Kind.REPORT_KEY, body, who)
             self._spare(partial(self.spool.put, [stored]))
+            self._wear.add({JOURNAL: 1}, len(stored.data))
 
     def event(self, record_class: RecordClass, event: Event) -> int:
         """Store one event as a record of its own; return its sequence."""
-        return self._write(record_class, Kind.EVENT, fit_event(event))
+        by = {collector_of(event): 1}
+        return self._write(record_class, Kind.EVENT, fit_event(event), by)
 
     def batch(
         self, readings: Sequence[Reading], events: Sequence[Event], counts: Mapping[str, int]
@@ -139,7 +146,8 @@ class Journal:
             "events": [fit_event(e) for e in events],
             "counts": dict(counts),
         }
-        return self._write(RecordClass.BULK, Kind.BATCH, body, record_time_of(anchor))
+        by = weights(readings, events)
+        return self._write(RecordClass.BULK, Kind.BATCH, body, by, record_time_of(anchor))
 
     def attestation(self, evidence: bytes, heads: Heads) -> int:
         """Store that evidence (its SHA-256) was given while these were the heads; return the
@@ -149,11 +157,12 @@ class Journal:
             "evidence": evidence,
             "heads": {int(c): [seq, digest] for c, (seq, digest) in heads.items()},
         }
-        return self._write(RecordClass.AUDIT, Kind.ATTESTATION, body)
+        return self._write(RecordClass.AUDIT, Kind.ATTESTATION, body, {EVIDENCE: 1})
 
     def evidence(self, message: bytes) -> int:
         """Store evidence itself, for a verifier that cannot be reached; return the sequence."""
-        return self._write(RecordClass.AUDIT, Kind.EVIDENCE, {"evidence": message})
+        body: dict[str, object] = {"evidence": message}
+        return self._write(RecordClass.AUDIT, Kind.EVIDENCE, body, {EVIDENCE: 1})
 
     def end_of_memory(
         self, kid: bytes, head: tuple[int, bytes], records: list[bytes], *, more: bool
@@ -166,7 +175,7 @@ class Journal:
         """
         body: dict[str, object] = {"key": kid, "last": head[0], "hash": head[1]}
         body |= {"records": records, "more": more}
-        return self._write(RecordClass.AUDIT, Kind.MEMORY, body)
+        return self._write(RecordClass.AUDIT, Kind.MEMORY, body, {JOURNAL: 1})
 
     def heads(self) -> Heads:
         """class -> (sequence, hash) of the latest durable record."""
@@ -204,9 +213,14 @@ class Journal:
         record_class: RecordClass,
         kind: str,
         body: Mapping[str, object],
+        by: Mapping[str, int],
         time: RecordTime | None = None,
     ) -> int:
-        """Seal and store, making room as long as there is something to evict."""
+        """Seal and store, making room as long as there is something to evict.
+
+        Args:
+            by: whose facts these are (wear.py).
+        """
         if record_class is RecordClass.BULK and self.spool.tight():
             raise DiskTight(
                 "the filesystem of the spool is nearly full: bulk is not stored",
@@ -217,6 +231,7 @@ class Journal:
             try:
                 if self.spool.room_for(record_class, len(stored.data)):
                     self.spool.put([stored])
+                    self._wear.add(by, len(stored.data))
                     return stored.seq
                 reason = SPOOL_FULL
             except DiskFull:
@@ -261,6 +276,7 @@ class Journal:
         }
         stored = self._seal(RecordClass.AUDIT, Kind.GAP, body)
         self._spare(lambda: self.spool.put_gap(stored, loss))
+        self._wear.add({JOURNAL: 1}, len(stored.data))
 
     def _spare(self, work: Callable[[], T]) -> T:
         """Do work; on a full disk once more with the ballast's room."""

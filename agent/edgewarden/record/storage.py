@@ -28,6 +28,7 @@ from edgewarden.record.intake import Intake
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.keeper import Keeper
 from edgewarden.record.refuge import Picture, Refuge
+from edgewarden.record.wear import Wear
 from edgewarden.wire.evidence import Heads
 from edgewarden.wire.facts import Event, Reading
 from edgewarden.wire.record import MEMORY, RecordClass
@@ -47,6 +48,7 @@ class StorageThread:
         bulk_commit_s, bulk_commit_bytes: when a batch of bulk facts becomes a record.
         aside: the folder of records that the broker will never take; None keeps none.
         refuge: where records go while the disk takes none; without one they wait in the intake.
+        wear: what open_journal's journals count in.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class StorageThread:
         bulk_commit_bytes: int,
         aside: Path | None = None,
         refuge: Refuge | None = None,
+        wear: Wear | None = None,
     ) -> None:
+        self._wear = wear or Wear()
         self._aside = None if aside is None else Aside(aside)
         self._clock = clock
         self._intake = Intake(clock, bulk_commit_s, bulk_commit_bytes)
@@ -164,6 +168,10 @@ class StorageThread:
     def totals(self) -> dict[str, int]:
         """Counters since start: events, batches, readings, and everything lost by name."""
         return dict(self._keeper.totals)
+
+    def wear(self) -> dict[str, int]:
+        """Collector -> bytes of its durable records since the start (wear.py)."""
+        return self._wear.snapshot()
 
     def memory(self) -> Picture:
         """Whether the disk is given up, and what is in memory for it."""

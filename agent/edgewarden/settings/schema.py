@@ -116,6 +116,14 @@ class Spool:
     free_percent: int = whole(
         5, low=0, high=50, help="Of the filesystem: with less left, no more bulk is stored."
     )
+    day_budget_bytes: int = whole(
+        1000000000,
+        low=0,
+        high=1000000000000,
+        help="Bytes link may write to disks in a day before it is a finding (EW-SPL-012); 0 for no "
+        "budget. Nothing is refused for it. The default is five times what an idle gateway writes, "
+        "and a 16 GB card written over once in 16 days.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
