@@ -10,12 +10,14 @@ import pytest
 from edgewarden.record.journal import Introduction
 from edgewarden.record.memory import MemoryChain
 from edgewarden.trust.keys import FileSigner
-from edgewarden.wire.cose import ContentType
+from edgewarden.wire.acknowledgement import InMemory, Run, decode_acknowledgement
+from edgewarden.wire.cose import ContentType, open_envelope
 from edgewarden.wire.facts import OCSF, Event, Severity
 from edgewarden.wire.record import MEMORY, Kind, RecordClass, record_hash
 from edgewarden.wire.topics import record_topic
 from edgewarden_fleet.store import continuity, memory, views
 from edgewarden_fleet.verify.pipeline import Verdict
+from edgewarden_fleet.verify.word import Word
 from tests.fakes.clock import FakeClock
 from tests.fleet.makers import TENANT, Board, Desk, Made
 
@@ -278,3 +280,40 @@ def test_nobody_unknown_is_heard(stage: Stage) -> None:
     stage.send(sent[0])
     assert stage.send(altered) == ["bad_signature"]
     assert str(ContentType.MEMORY).encode() in sent[1]
+
+
+def word_of(stage: Stage) -> InMemory | None:
+    """What the verifier's word says of the chain that stands open."""
+    desk = stage.desk
+    (said,) = Word(desk.db, desk.verifier_key, TENANT, desk.appraiser.released).say([DEVICE])
+    return decode_acknowledgement(
+        open_envelope(said.payload, ContentType.ACKNOWLEDGEMENT).payload
+    ).memory
+
+
+def test_the_word_names_what_is_stored_of_the_chain(stage: Stage) -> None:
+    assert word_of(stage) is None
+    data = stage.alarms(5)
+    hashes = [record_hash(one) for one in data]
+    stage.send(data[0], data[1], data[4])
+    runs = Run(1, 2, hashes[1]), Run(5, 5, hashes[4])
+    assert word_of(stage) == InMemory(stage.chain.kid, runs)
+    stage.send(data[2], data[3])
+    assert word_of(stage) == InMemory(stage.chain.kid, (Run(1, 5, hashes[4]),))
+
+
+def test_the_word_is_about_the_chain_that_goes_on(stage: Stage) -> None:
+    """Two starts without a disk: the first one's chain stands open until audit says otherwise."""
+    stage.send(*stage.alarms(2))
+    stage.board.start()
+    stage.desk.now += 1
+    later = stage.make()
+    data = stage.alarms(1, later)
+    stage.send(*data)
+    assert word_of(stage) == InMemory(later.kid, (Run(1, 2, record_hash(data[1])),))
+
+
+def test_a_chain_whose_end_was_told_is_in_no_word(stage: Stage) -> None:
+    stage.send(*stage.alarms(2))
+    assert stage.end([]).accepted
+    assert word_of(stage) is None

@@ -11,21 +11,23 @@ from edgewarden.link.drain import FETCH_COUNT, Drainer
 from edgewarden.link.session import Terms
 from edgewarden.link.window import BULK_TURN, NO_MATCHING_SUBSCRIBERS, Lane
 from edgewarden.ports import ClassState, Stored
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.acknowledgement import Acknowledgement, InMemory, Run, Upto
+from edgewarden.wire.record import MEMORY, RecordClass, record_hash
 from tests.fakes.clock import FakeClock
 from tests.waiting import until
 
 ALARM, AUDIT, BULK = RecordClass
-NAMES = {"alarm": ALARM, "audit": AUDIT, "bulk": BULK}
+NAMES = {"alarm": ALARM, "audit": AUDIT, "bulk": BULK, "memory": MEMORY}
 
 
 class Kept:
     """ports.Drain over lists."""
 
     def __init__(self, **counts: int) -> None:
-        self.heads = {c: counts.get(c.label, 0) for c in RecordClass}
-        self.acked = dict.fromkeys(RecordClass, 0)
-        self.refuses: set[RecordClass] = set()
+        self.heads = {n: counts[name] for name, n in NAMES.items() if name in counts}
+        self.heads = dict.fromkeys(RecordClass, 0) | self.heads
+        self.acked = dict.fromkeys(self.heads, 0)
+        self.refuses: set[int] = set()
         self.peeks = 0
 
     def state(self) -> dict[int, ClassState]:
@@ -39,13 +41,13 @@ class Kept:
     ) -> list[Stored]:
         self.peeks += 1
         await asyncio.sleep(0)
-        if RecordClass(record_class) in self.refuses:
+        if record_class in self.refuses:
             raise HardwareFault("the disk does not read")
-        last = min(self.heads[RecordClass(record_class)], after_seq + count)
+        last = min(self.heads[record_class], after_seq + count)
         return [Stored(record_class, seq, b"x" * 20) for seq in range(after_seq + 1, last + 1)]
 
     def ack(self, record_class: int, upto_seq: int) -> None:
-        self.acked[RecordClass(record_class)] = upto_seq
+        self.acked[record_class] = upto_seq
 
     async def set_aside(self, record_class: int, seq: int, reason: int) -> bool:
         raise NotImplementedError
@@ -59,8 +61,8 @@ class Taking:
 
     def __init__(self, answer: Callable[[int, int], None]) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.came: list[RecordClass] = []
-        self.reason: Callable[[RecordClass], int] = lambda _: 0
+        self.came: list[int] = []
+        self.reason: Callable[[int], int] = lambda _: 0
         self._answer = answer
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
@@ -74,8 +76,8 @@ class Taking:
 async def drain(
     kept: Kept,
     until_true: Callable[[Taking], bool],
-    answer: Callable[[RecordClass], int] = lambda _: 0,
-) -> list[RecordClass]:
+    answer: Callable[[int], int] = lambda _: 0,
+) -> list[int]:
     """Let a session run until something holds; the classes in the order they were sent."""
     drainer = Drainer(
         kept, FakeClock(), {c: Lane(c) for c in RecordClass}, ("main", "gw"),
@@ -115,7 +117,7 @@ def test_alarms_that_nobody_takes_hold_up_nobody() -> None:
 def test_alarms_that_cannot_be_read_hold_up_nothing_that_was() -> None:
     kept = Kept(bulk=FETCH_COUNT)
 
-    def answer(_: RecordClass) -> int:
+    def answer(_: int) -> int:
         kept.refuses.add(ALARM)
         kept.heads[ALARM] = 5
         return 0
@@ -123,3 +125,29 @@ def test_alarms_that_cannot_be_read_hold_up_nothing_that_was() -> None:
     came = asyncio.run(drain(kept, lambda _: kept.acked[BULK] == FETCH_COUNT, answer))
     assert came == [BULK] * FETCH_COUNT
     assert kept.peeks < 2 * FETCH_COUNT, "it does not ask the disk again and again"
+
+
+def test_in_memory_too_only_the_verifiers_word_lets_go() -> None:
+    """The broker acknowledges everything; the word names a run of the chain and a class."""
+    asyncio.run(_only_the_word())
+
+
+async def _only_the_word() -> None:
+    kept = Kept(memory=5, alarm=3)
+    drainer = Drainer(
+        kept, FakeClock(), {n: Lane(n) for n in NAMES.values()}, ("main", "gw"),
+        window=20, park_s=60, backlog_bytes_s=0, verified_within_s=60,
+        on_refused=lambda *_: None, on_aside=lambda *_: None, counters=(counters := Counter()),
+    )  # fmt: skip
+    session = Taking(drainer.acked)
+    task = asyncio.create_task(drainer.run(session, Terms(20, None)))  # type: ignore[arg-type]
+    try:
+        await until(lambda: counters["pubacks"] == 8)
+        assert kept.acked == dict.fromkeys(NAMES.values(), 0), "a PUBACK let go of records"
+        digest = record_hash(b"x" * 20)
+        stored = InMemory(bytes(8), (Run(1, 4, digest),))
+        drainer.acknowledged(Acknowledgement("main", "gw", {ALARM: Upto(2, digest, 2)}, stored))
+        assert (kept.acked[MEMORY], kept.acked[ALARM]) == (4, 2)
+    finally:
+        session.ended.set_result(None)
+        await task

@@ -142,8 +142,12 @@ class Stage:
 
 
 @contextmanager
-def standing(folder: Path) -> Iterator[Stage]:
+def standing(folder: Path, *, acknowledge: bool = False) -> Iterator[Stage]:
+    """With acknowledge the fleet gives its word (docs/adr/0040)."""
     stage = Stage(folder)
+    if acknowledge:
+        toml = stage.fleet.folder / "fleet.toml"
+        toml.write_text(toml.read_text().replace("[broker]\n", "[broker]\nacknowledge = true\n"))
     try:
         stage.fleet.start_broker()
         stage.fleet.start_server()

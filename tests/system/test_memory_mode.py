@@ -7,7 +7,9 @@ and mounted, and then go on there by itself.
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,8 @@ pytestmark = pytest.mark.needs("root", "loop-mount", "mosquitto")
 
 IMAGE_MB = 24
 WAIT_S = 90.0
+FEW = 2
+"""Records made while the fleet sleeps: health's, every five seconds."""
 
 
 class World:
@@ -34,6 +38,19 @@ class World:
         fleet = stage.fleet
         by_token.enroll(disk.root, str(fleet.init["enroll"]), fleet.token(DEVICE))
         self.card = stage.keep(Card(disk.root))
+
+    def whose_word(self, word: str) -> None:
+        """What lets go of records, in the card's settings."""
+        text = self.card.settings.read_text()
+        self.card.settings.write_text(
+            text.replace("[uplink]\n", f'[uplink]\nacknowledged_by = "{word}"\n')
+        )
+
+    def waiting(self) -> tuple[int, int]:
+        """In memory at the gateway: (records signed, of these accepted by nobody yet)."""
+        storage = self.card.status().get("storage")
+        assert isinstance(storage, dict)
+        return int(storage["signed_in_memory"]), int(storage["waiting_in_memory"])
 
     def mode(self) -> str:
         storage = self.card.status().get("storage")
@@ -121,3 +138,48 @@ def test_a09_power_cut_while_in_memory_and_a_start_on_what_is_read_only(world: W
     after = reader.stat(world.disk.root)
     assert all(after[c].durable > durable[c] for c in (RecordClass.ALARM, RecordClass.AUDIT))
     world.no_second_history()
+
+
+@contextlib.contextmanager
+def asleep(process: subprocess.Popen[bytes] | None) -> Iterator[None]:
+    """A process that does nothing for a while."""
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("word", ["broker", "verifier"])
+def test_whose_word_lets_go_of_what_is_in_memory(tmp_path: Path, word: str) -> None:
+    """The broker acknowledges everything while the fleet sleeps; the first is the control."""
+    with (
+        loopfs.made(tmp_path / "disk", IMAGE_MB) as disk,
+        standing(tmp_path, acknowledge=True) as s,
+    ):
+        world = World(s, disk)
+        world.whose_word(word)
+        try:
+            world.card.start()
+            wait_until(world.settled, WAIT_S)
+            disk.stop_itself()
+            world.await_mode("memory")
+            wait_until(lambda: world.memory()[0] > 0, WAIT_S)
+            with asleep(s.fleet.server):
+                before = world.waiting()[0]
+                wait_until(lambda: world.waiting()[0] >= before + FEW, WAIT_S)
+                if word == "verifier":
+                    assert world.waiting()[1] >= FEW, "a PUBACK let go of records in memory"
+                else:
+                    wait_until(lambda: world.waiting()[1] == 0, WAIT_S)
+            wait_until(lambda: world.waiting()[1] == 0, WAIT_S)
+            disk.unmount()
+            disk.mount()
+            world.await_mode("disk")
+            wait_until(lambda: not world.memory()[1], WAIT_S)
+            wait_until(world.settled, WAIT_S)
+            world.no_second_history()
+            assert not {"memory_gap", "memory_cut"} & s.findings()
+        finally:
+            world.card.end(signal.SIGKILL)

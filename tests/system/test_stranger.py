@@ -17,10 +17,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.record.journal import Introduction, Journal
+from edgewarden.record.memory import MemoryChain
 from edgewarden.record.spool import DiskSpool
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cbor, cose, evidence, quoted
-from edgewarden.wire.record import RecordClass, encode_record, record_hash
+from edgewarden.wire.record import MEMORY, RecordClass, encode_record, record_hash
 from edgewarden.wire.topics import record_topic
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
@@ -84,6 +85,8 @@ def published(
                 journal.event(RecordClass.ALARM, samples.EVENT)
                 journal.batch(samples.READINGS, [samples.EVENT], {"proc.launch": 3})
             journal.attestation(bytes(32), journal.heads())
+            who = Introduction(identity, x5chain, "0.1.0")
+            messages += in_memory(journal, MemoryChain(DEVICE, clock, report_key, who))
         for record_class in RecordClass:
             topic = record_topic("main", DEVICE, record_class)
             rows = spool.peek(record_class, 0, 1000, 1 << 30)
@@ -97,6 +100,19 @@ def published(
         data = cose.seal(payload, kind, identity.kid, identity.sign, x5chain)
         messages.append((f"ew/1/main/{DEVICE}/{place}", data))
     return messages
+
+
+def in_memory(journal: Journal, chain: MemoryChain) -> list[Line]:
+    """What that gateway signs while its disk takes nothing; the last one goes to the disk."""
+    chain.behind = journal.heads()[RecordClass.AUDIT][0]
+    for _ in range(3):
+        chain.event(RecordClass.ALARM, samples.EVENT)
+    chain.batch(samples.READINGS, [samples.EVENT], {})
+    sent = [row.data for row in chain.rest()]
+    end = chain.head, chain.digest
+    journal.end_of_memory(chain.kid, end, sent[-1:], more=False)
+    topic = record_topic("main", DEVICE, MEMORY)
+    return [(topic, data) for data in sent[:-1]]
 
 
 def through_mosquitto(folder: Path, messages: list[Line]) -> list[Line]:
@@ -167,9 +183,17 @@ def test_ours_are_accepted(world: World) -> None:
         shown = [line.split(f" {label} ")[1] for line in said if f" {label} " in line]
         assert shown == [f"{n + 1} {'report-key' if n in (0, 4) else kind} next" for n in range(8)]
     assert sum(line.endswith((" status", " evidence")) for line in said) == 2
+    kinds = ["report-key", "event", "event", "event"]
+    assert [line.split(" memory ")[1] for line in said if "/r/memory " in line] == [
+        f"{n} {kind} next" for _ in range(2) for n, kind in enumerate(kinds, start=1)
+    ]
+    ends = [line.split(" next ")[1] for line in said if " memory next " in line]
+    assert ends == ["carries 1, refused 0, memory_gap 0"] * 2
 
 
-@pytest.mark.parametrize(("label", "number"), [("alarm", 1), ("alarm", 4), ("bulk", 3)])
+@pytest.mark.parametrize(
+    ("label", "number"), [("alarm", 1), ("alarm", 4), ("bulk", 3), ("memory", 2)]
+)
 def test_a_flipped_bit_in_any_byte_is_refused(world: World, label: str, number: int) -> None:
     """Every byte: tag, heads, algorithm, type, kid, certificates, payload, r and s."""
     chain = records(world, label)
@@ -260,3 +284,39 @@ def test_the_vectors(world: World) -> None:
     bad = [v for v in vectors if v.expect not in ("accepted", "bad_fact")]
     said = verdicts(world, [(v.topic, v.data) for v in [*good, *bad]], ca)[len(good) :]
     assert [v.name for v, line in zip(bad, said, strict=True) if "refused " not in line] == []
+
+
+def test_what_is_missing_of_a_chain_in_memory_is_named(world: World) -> None:
+    """Lost on the way: a hole, and what the end says did not come."""
+    memory, audit = records(world, "memory")[:4], records(world, "audit")
+    said = verdicts(world, [memory[0], memory[2], *audit[:3]])
+    assert said[1].endswith("memory 3 event gap of 1")
+    assert said[-1].endswith("carries 1, refused 0, memory_gap 2")
+    said = verdicts(world, [memory[0], memory[2], memory[1], memory[1], memory[3], *audit[:3]])
+    assert [line.rpartition(" ")[2] for line in said[2:5]] == ["reordered", "duplicate", "next"]
+    assert said[-1].endswith("memory_gap 0")
+
+
+def test_a_chain_in_memory_that_was_cut_or_goes_on_after_another_key(world: World) -> None:
+    """The first start's end never comes; then the second's introduction does."""
+    memory, audit = records(world, "memory")[:4], records(world, "audit")
+    said = verdicts(world, [*memory[:3], *audit[:2], audit[3], memory[3]])
+    kid = world.first_key.kid.hex()
+    assert said[-2].endswith(f"gap of 1 memory_cut {kid}")
+    assert said[-1].startswith("refused stale_key ")
+
+
+def test_a_chain_in_memory_forks_and_its_key_is_its_own(world: World) -> None:
+    memory = records(world, "memory")
+    stolen, topic = world.first_key, memory[0][0]
+    forged = samples.record(
+        record_class=RecordClass.ALARM, seq=2, prev=record_hash(memory[0][1])
+    )  # fmt: skip
+
+    def signed(kind: cose.ContentType) -> bytes:
+        return cose.seal(encode_record(forged), kind, stolen.kid, stolen.sign)
+
+    said = verdicts(world, [*memory[:2], (topic, signed(cose.ContentType.MEMORY)),
+                            (topic, signed(cose.ContentType.RECORD)),
+                            (memory[4][0], memory[5][1])])  # fmt: skip
+    assert [line.split()[1] for line in said[2:]] == ["fork", "wrong_type", "unknown_key"]

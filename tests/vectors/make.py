@@ -29,6 +29,9 @@ from tests.wire import samples, tpm_vectors
 
 HERE = Path(__file__).parent
 RECORDS, AUDIT = ContentType.RECORD, f"ew/1/{TENANT}/{DEVICE}/r/audit"
+MEMORIES, MEMORY_TOPIC = ContentType.MEMORY, f"ew/1/{TENANT}/{DEVICE}/r/memory"
+AUDIT_HEAD = 4
+"""Records of audit in record_vectors()."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,36 @@ def record_vectors() -> list[Vector]:
     return made
 
 
+def memory_vectors(audit: Vector) -> list[Vector]:
+    """A chain in memory behind the last record of audit, and the record of audit that ends it."""
+    rows: list[tuple[RecordClass, str, dict[str, object]]] = [
+        (RecordClass.AUDIT, Kind.REPORT_KEY, {"key": samples.REPORT.public_key(), "agent": "0.1.0",
+                                              "acked": 0, "behind": AUDIT_HEAD}),
+        (RecordClass.ALARM, Kind.EVENT, dict(samples.record().body)),
+        (RecordClass.BULK, Kind.BATCH, dict(samples.BATCH)),
+    ]  # fmt: skip
+    made, prev = [], record.NO_PREDECESSOR
+    for seq, (record_class, kind, body) in enumerate(rows, start=1):
+        payload = record.encode_record(
+            samples.record(record_class=record_class, seq=seq, prev=prev, kind=kind, body=body)
+        )
+        signer = samples.IDENTITY if seq == 1 else samples.REPORT
+        data = sealed(payload, MEMORIES, signer, chain() if seq == 1 else ())
+        name, why = f"ok-4{seq}-memory-{kind}", f"record {seq} of a chain in memory, kind {kind}"
+        made.append(
+            Vector(name, why, "accepted", MEMORY_TOPIC, MEMORIES, signer.public_key(), data)
+        )
+        prev = record.record_hash(data)
+    end: dict[str, object] = {"key": samples.REPORT.kid, "last": len(rows), "hash": prev,
+                              "records": [made[-1].data], "more": False}  # fmt: skip
+    last = samples.record(
+        seq=AUDIT_HEAD + 1, prev=record.record_hash(audit.data), kind=Kind.MEMORY, body=end
+    )
+    why = "ends the chain in memory and carries the record of it that nobody had accepted"
+    data, key = sealed(record.encode_record(last)), samples.REPORT.public_key()
+    return [*made, Vector("ok-44-audit-memory", why, "accepted", AUDIT, RECORDS, key, data)]
+
+
 def other_vectors() -> list[Vector]:
     """Challenge, evidence, result, status."""
     evidences = quoted.encode_payload(samples.CLAIMS, None)
@@ -115,6 +148,9 @@ def other_vectors() -> list[Vector]:
         ("ack", "up to where the verifier has stored what it believes", "e/ack",
          ContentType.ACKNOWLEDGEMENT, samples.VERIFIER,
          acknowledgement.encode_acknowledgement(samples.ACKNOWLEDGEMENT)),
+        ("ack-memory", "the same, and what is stored of a chain in memory", "e/ack",
+         ContentType.ACKNOWLEDGEMENT, samples.VERIFIER,
+         acknowledgement.encode_acknowledgement(samples.ACKNOWLEDGEMENT_IN_MEMORY)),
     ]  # fmt: skip
     made = []
     for number, (name, why, place, kind, signer, payload) in enumerate(rows, start=1):
@@ -287,14 +323,33 @@ def bad_messages() -> list[Vector]:
     return made
 
 
+def bad_places() -> list[Vector]:
+    """A sound record of the one kind on the topic of the other."""
+    payload, key = record.encode_record(samples.record(seq=2)), samples.REPORT.public_key()
+    rows = [
+        ("memory", "a record of a chain in memory where one of audit is expected", AUDIT, RECORDS,
+         MEMORIES),
+        ("record", "a record of audit where one of a chain in memory is expected", MEMORY_TOPIC,
+         MEMORIES, RECORDS),
+    ]  # fmt: skip
+    return [
+        Vector(f"bad-wrong_type-{label}", why, "wrong_type", topic, asked, key,
+               sealed(payload, sent))
+        for label, why, topic, asked, sent in rows
+    ]  # fmt: skip
+
+
 def vectors() -> list[Vector]:
     """Every vector, good ones first."""
-    made = [*record_vectors(), *other_vectors()]
+    records = record_vectors()
+    audit = [v for v in records if v.topic == AUDIT]
+    assert len(audit) == AUDIT_HEAD
+    made = [*records, *memory_vectors(audit[-1]), *other_vectors()]
     rows = [*bad_envelopes(), *bad_signatures(), *bad_payloads(), *bad_facts()]
     key = samples.REPORT.public_key()
     for refusal, label, why, data in rows:
         made.append(Vector(f"bad-{refusal}-{label}", why, refusal, AUDIT, RECORDS, key, data))
-    return [*made, *bad_messages()]
+    return [*made, *bad_messages(), *bad_places()]
 
 
 def files() -> dict[str, str]:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cbor, cose
-from edgewarden.wire.acknowledgement import Acknowledgement, Upto
+from edgewarden.wire.acknowledgement import Acknowledgement, InMemory, Run, Upto
 from edgewarden.wire.evidence import (
     Challenge,
     Evidence,
@@ -138,6 +138,12 @@ ACKNOWLEDGEMENT = Acknowledgement(
     "main",
     "gw-test",
     {RecordClass.AUDIT: Upto(12, bytes(32), 12), RecordClass.BULK: Upto(4, bytes(range(32)), 9)},
+)
+ACKNOWLEDGEMENT_IN_MEMORY = Acknowledgement(
+    "main",
+    "gw-test",
+    {RecordClass.AUDIT: Upto(12, bytes(32), 12)},
+    InMemory(bytes(range(8)), (Run(1, 4, bytes(32)), Run(7, 7, bytes(range(32))))),
 )
 
 STATUS = Status(

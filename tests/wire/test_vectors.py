@@ -24,6 +24,7 @@ def decode_evidence(payload: bytes) -> evidence.Evidence:
 
 DECODERS = {
     ContentType.RECORD: record.decode_record,
+    ContentType.MEMORY: record.decode_record,
     ContentType.EVIDENCE: decode_evidence,
     ContentType.NONCE: evidence.decode_challenge,
     ContentType.RESULT: evidence.decode_result,
@@ -88,14 +89,15 @@ def test_every_refusal_of_a_single_message_has_a_vector() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("label", ["audit", "alarm", "bulk"])
+@pytest.mark.parametrize("label", ["audit", "alarm", "bulk", "memory"])
 def test_the_good_records_are_chains_with_their_introduction(label: str) -> None:
     prev, key = NO_PREDECESSOR, None
     names = [n for n in NAMES if n.startswith("ok-") and f"-{label}-" in n]
     assert len(names) >= 2
     for seq, name in enumerate(names, start=1):
         data = read(name).data
-        envelope = cose.open_envelope(data, ContentType.RECORD)
+        kind = ContentType.MEMORY if label == "memory" else ContentType.RECORD
+        envelope = cose.open_envelope(data, kind)
         body = record.decode_record(envelope.payload)
         assert (body.seq, body.prev) == (seq, prev)
         if seq == 1:

@@ -12,8 +12,11 @@ rules, in order:
    received is not believed, and what was sent before is sent and acknowledged again.
 4. Another hash than that of the record we sent: ``other_record``. Two histories exist; an alarm.
 5. Otherwise everything of the class up to it is released.
+6. Of the chain in memory the word names runs. One that begins where we are or before, and whose
+   last record is the very one that we sent, releases up to there. The hash of another start's chain
+   is no second history: ``other_chain``, and no alarm.
 
-At most MAX_UNVERIFIED records of a class wait; then it sends no more. Whatever waits longer than
+At most MAX_UNVERIFIED records of a lane wait; then it sends no more. Whatever waits longer than
 ``wait_s`` without any progress is late: the session ends and everything is sent again in the next
 one, whose status tells the verifier so. A lost word costs duplicates and nothing else.
 
@@ -33,13 +36,15 @@ from edgewarden.wire import cose
 from edgewarden.wire.acknowledgement import (
     MAX_ACKNOWLEDGEMENT_BYTES,
     Acknowledgement,
+    InMemory,
     decode_acknowledgement,
 )
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import MEMORY, RecordClass
 
 MAX_UNVERIFIED = 256
 """Two groups of the fleet's worker (ingest/worker.py): one being committed, one on its way."""
 OLDER, NOT_SENT, OTHER_RECORD = "older", "not_sent", "other_record"
+OTHER_CHAIN = "other_chain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +77,36 @@ def open_word(message: bytes, verifier: VerifierKey, tenant: str, device: str) -
 
 
 class Awaited:
-    """What one session has sent and the verifier has not confirmed; see the module's docstring."""
+    """What one session has sent and the verifier has not confirmed; see the module's docstring.
+
+    A lane is a class, or MEMORY.
+    """
 
     def __init__(self, wait_s: float) -> None:
         self._wait_ns = round(wait_s * 1e9)
-        self._sent: dict[RecordClass, OrderedDict[int, bytes]] = {
-            c: OrderedDict() for c in RecordClass
+        self._sent: dict[int, OrderedDict[int, bytes]] = {
+            c: OrderedDict() for c in (MEMORY, *RecordClass)
         }
-        self._since_ns: dict[RecordClass, int] = {}
+        self._since_ns: dict[int, int] = {}
 
-    def room_for(self, record_class: RecordClass) -> bool:
-        """Whether one more of this class may wait."""
-        return len(self._sent[record_class]) < MAX_UNVERIFIED
+    def room_for(self, lane: int) -> bool:
+        """Whether one more of this lane may wait."""
+        return len(self._sent[lane]) < MAX_UNVERIFIED
 
-    def sent(self, record_class: RecordClass, seq: int, digest: bytes, now_ns: int) -> None:
+    def sent(self, lane: int, seq: int, digest: bytes, now_ns: int) -> None:
         """A record was published."""
-        self._sent[record_class][seq] = digest
-        self._since_ns.setdefault(record_class, now_ns)
+        self._sent[lane][seq] = digest
+        self._since_ns.setdefault(lane, now_ns)
 
-    def oldest(self, record_class: RecordClass) -> int | None:
+    def oldest(self, lane: int) -> int | None:
         """The first sequence that waits."""
-        return next(iter(self._sent[record_class]), None)
+        return next(iter(self._sent[lane]), None)
+
+    def settled(self, lane: int, upto: int, now_ns: int) -> None:
+        """The storage has let go of a lane up to there by itself: evicted, or taken back to disk"""
+        oldest = self.oldest(lane)
+        if oldest is not None and oldest <= upto:
+            self._forget(lane, upto, now_ns)
 
     def take(
         self, word: Acknowledgement, released: Mapping[RecordClass, int], now_ns: int
@@ -114,13 +128,33 @@ class Awaited:
                 self._forget(c, upto.seq, now_ns)
         return free, refused
 
-    def refused(self, record_class: RecordClass) -> None:
-        """The broker refused one: the class goes back, and nothing of it waits."""
-        self._sent[record_class].clear()
-        self._since_ns.pop(record_class, None)
+    def take_memory(self, said: InMemory, released: int, now_ns: int) -> tuple[int, int, list[str]]:
+        """Rule 6: (released up to, the highest of ours that is stored, names of what was refused).
 
-    def late(self, now_ns: int) -> list[RecordClass]:
-        """Classes that have waited too long."""
+        Args:
+            released: up to where it was before; returned where nothing moves.
+        """
+        head, refused, sent = 0, [], self._sent[MEMORY]
+        for run in said.runs:
+            digest = sent.get(run.last)
+            if run.last <= released:
+                continue
+            if digest != run.hash:
+                refused.append(NOT_SENT if digest is None else OTHER_CHAIN)
+                continue
+            head = run.last
+            if run.first <= released + 1:
+                released = run.last
+        self.settled(MEMORY, released, now_ns)
+        return released, head, refused
+
+    def refused(self, lane: int) -> None:
+        """The broker refused one: the lane goes back, and nothing of it waits."""
+        self._sent[lane].clear()
+        self._since_ns.pop(lane, None)
+
+    def late(self, now_ns: int) -> list[int]:
+        """Lanes that have waited too long."""
         return [c for c, since in self._since_ns.items() if now_ns - since >= self._wait_ns]
 
     def due_s(self, now_ns: int) -> float | None:
@@ -129,10 +163,10 @@ class Awaited:
             return None
         return max(0.0, (min(self._since_ns.values()) + self._wait_ns - now_ns) / 1e9)
 
-    def _forget(self, record_class: RecordClass, upto: int, now_ns: int) -> None:
-        waiting = self._sent[record_class]
+    def _forget(self, lane: int, upto: int, now_ns: int) -> None:
+        waiting = self._sent[lane]
         while waiting and next(iter(waiting)) <= upto:
             waiting.popitem(last=False)
-        self._since_ns.pop(record_class, None)
+        self._since_ns.pop(lane, None)
         if waiting:
-            self._since_ns[record_class] = now_ns
+            self._since_ns[lane] = now_ns

@@ -6,10 +6,8 @@ Decides the moments; the rules themselves are in window.py. Leaves connecting to
 * The spool hears of a record's end only through Lane.accept: after a PUBACK that counts, in order.
 * Status and evidence go first and are not kept: they speak of this session only.
 * While an alarm waits in the spool, fetched or not, nothing of another class is sent.
-* With a verifier's key only that verifier's signed word lets the spool forget (acknowledged.py);
-  a PUBACK frees a slot and means nothing else.
-* What is in memory only is no class: a PUBACK that counts releases it, whoever's word the classes
-  wait for, since the verifier's names classes alone.
+* With a verifier's key only that verifier's signed word lets the spool forget, and memory, too,
+  while the disk takes nothing (acknowledged.py); a PUBACK frees a slot and means nothing else.
 * What was durable when the session began is backlog: beside live data it may send backlog_bytes_s
   and no more, alarms excepted.
 """
@@ -40,7 +38,7 @@ from edgewarden.link.window import (
     is_accepted,
 )
 from edgewarden.ports import Clock, Drain
-from edgewarden.wire.acknowledgement import Acknowledgement
+from edgewarden.wire.acknowledgement import Acknowledgement, InMemory
 from edgewarden.wire.record import MEMORY, RecordClass, record_hash
 from edgewarden.wire.topics import record_topic
 
@@ -168,7 +166,7 @@ class Drainer:
         if not is_accepted(reason):
             self._refused(lane, flight, reason)
             return
-        if self._awaited is not None and lane.record_class != MEMORY:
+        if self._awaited is not None:
             return
         self.accepted_any = True
         upto = lane.accept(flight)
@@ -183,21 +181,39 @@ class Drainer:
             self._lanes[c].verifier_head = max(self._lanes[c].verifier_head, upto.head)
         released = {c: self._lanes[c].accepted for c in RecordClass}
         free, refused = self._awaited.take(word, released, self._clock.now().boot_ns)
+        for c, seq in free.items():
+            self._verified(c, seq)
+        if word.memory is not None and MEMORY in self._lanes:
+            refused += self._acknowledged_in_memory(self._awaited, word.memory)
         for name in refused:
             self._counters[f"word_{name}"] += 1
         if OTHER_RECORD in refused:
             self._on_other_record()
-        for c, seq in free.items():
-            self.accepted_any = True
-            self._lanes[c].verified(seq)
-            self._storage.ack(c, seq)
         self._wake.set()
+
+    def _acknowledged_in_memory(self, awaited: Awaited, said: InMemory) -> list[str]:
+        lane = self._lanes[MEMORY]
+        now_ns = self._clock.now().boot_ns
+        upto, head, refused = awaited.take_memory(said, lane.accepted, now_ns)
+        lane.verifier_head = max(lane.verifier_head, head)
+        if upto > lane.accepted:
+            self._verified(MEMORY, upto)
+        return refused
+
+    def _verified(self, lane: int, seq: int) -> None:
+        self.accepted_any = True
+        self._lanes[lane].verified(seq)
+        self._storage.ack(lane, seq)
 
     async def _look_for_late(self, session: Session) -> None:
         """End a session in which the verifier's word does not come: the next one sends again."""
         awaited, now_ns = self._awaited, self._clock.now().boot_ns
-        late = awaited.late(now_ns) if awaited is not None else []
-        if awaited is None or not late:
+        if awaited is None:
+            return
+        for number, state in self._storage.state().items():
+            awaited.settled(number, state.acked, now_ns)
+        late = awaited.late(now_ns)
+        if not late:
             return
         for c in late:
             seq = awaited.oldest(c)
@@ -213,8 +229,8 @@ class Drainer:
         wait_s = min(MAX_REFUSED_WAIT_S, FIRST_REFUSED_WAIT_S * 2.0**lane.refusals)
         if reason in LASTING and lane.refusals + 1 >= PARK_AFTER:
             wait_s = self._park_s
-        if self._awaited is not None and lane.record_class != MEMORY:
-            self._awaited.refused(RecordClass(lane.record_class))
+        if self._awaited is not None:
+            self._awaited.refused(lane.record_class)
         found = lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s)
         if found is Refusal.PARKS or reason == NO_MATCHING_SUBSCRIBERS:
             self._on_refused(lane, reason)
@@ -291,8 +307,8 @@ class Drainer:
             crowded = self._window.crowded(len(data))
             self._window.sent(mid, lane.send(now_ns, crowded=crowded))
             self._turns.took(chosen)
-            if self._awaited is not None and chosen != MEMORY:
-                self._awaited.sent(RecordClass(chosen), seq, record_hash(data), now_ns)
+            if self._awaited is not None:
+                self._awaited.sent(chosen, seq, record_hash(data), now_ns)
             self._counters["published"] += 1
 
     def _may_send(self, lane: Lane, now_ns: int) -> bool:
@@ -301,9 +317,7 @@ class Drainer:
         return not lane.is_backlog() or self._bucket.may_take(now_ns)
 
     def _may_await(self, lane: Lane) -> bool:
-        if self._awaited is None or lane.record_class == MEMORY:
-            return True
-        return self._awaited.room_for(RecordClass(lane.record_class))
+        return self._awaited is None or self._awaited.room_for(lane.record_class)
 
     def _alarms_unfetched(self, now_ns: int) -> bool:
         """Whether the next alarm could be sent and still lies in the spool."""

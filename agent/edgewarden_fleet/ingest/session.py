@@ -22,7 +22,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgewarden.settings.brokers import MQTT_5, PROFILES
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import MEMORY, RecordClass, label_of
 from edgewarden.wire.topics import PREFIX
 from edgewarden_fleet.ca.broker import GATEWAY_WRITES
 from edgewarden_fleet.ca.certificates import FLEET_CN
@@ -42,7 +42,7 @@ RECONNECT_S = (1, 30)
 STOP_S = 0.2
 """Between two requests to end: paho looks for them between its steps."""
 
-_TO_US = (*(f"/r/{c.label}" for c in RecordClass), "/e/evidence", "/s/status")
+_TO_US = (*(f"/r/{label_of(c)}" for c in (MEMORY, *RecordClass)), "/e/evidence", "/s/status")
 
 log = logging.getLogger("edgewarden_fleet.broker")
 

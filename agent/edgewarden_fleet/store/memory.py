@@ -11,6 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from edgewarden.judge.continuity import Chain, Neighbours
+from edgewarden.wire.acknowledgement import Run
 from edgewarden.wire.record import Record, RecordClass
 
 
@@ -165,6 +166,32 @@ def cut(db: sqlite3.Connection, device: str, kid: bytes, seq: int) -> bool:
         (device, kid, seq),
     )
     return done.rowcount > 0
+
+
+def open_chain(db: sqlite3.Connection, device: str) -> bytes | None:
+    """The kid of the chain that a gateway goes on with now; None when none stands open."""
+    rows = db.execute(
+        "SELECT kid FROM memory_chain WHERE device = ? AND ended_seq < head_seq", (device,)
+    ).fetchall()
+    return next((bytes(r["kid"]) for r in rows if not is_over(db, device, r["kid"])), None)
+
+
+def runs(db: sqlite3.Connection, device: str, kid: bytes, back: int) -> list[Run]:
+    """What is stored of a chain without a hole, stretch by stretch, of its last ``back`` rows."""
+    found: list[Run] = []
+    for row in reversed(
+        db.execute(
+            "SELECT seq, hash FROM memory_record WHERE device = ? AND kid = ?"
+            " ORDER BY seq DESC LIMIT ?",
+            (device, kid, back),
+        ).fetchall()
+    ):
+        seq, digest = int(row["seq"]), bytes(row["hash"])
+        if found and found[-1].last == seq - 1:
+            found[-1] = Run(found[-1].first, seq, digest)
+        else:
+            found.append(Run(seq, seq, digest))
+    return found
 
 
 def summary(db: sqlite3.Connection, device: str) -> dict[str, object]:

@@ -11,6 +11,9 @@ when it ends at or below what the gateway's own newest status calls released (it
 again; the gap stays on the books). That number is remembered while this process lives: after a
 restart a gateway with such a gap waits for its next session.
 
+Of a chain in memory that stands open the newest runs are named: a record that its gateway gave up
+there is told by nobody before the chain ends, so one number could not pass it.
+
     Word(db, signer, "main").say(["gw-demo"])  ->  [Outgoing("ew/1/main/gw-demo/e/ack", ...)]
 """
 
@@ -21,10 +24,17 @@ from collections.abc import Iterable, Mapping
 
 from edgewarden.ports import Signer
 from edgewarden.wire import cose
-from edgewarden.wire.acknowledgement import Acknowledgement, Upto, encode_acknowledgement
+from edgewarden.wire.acknowledgement import (
+    MAX_RUNS,
+    RUNS_BACK,
+    Acknowledgement,
+    InMemory,
+    Upto,
+    encode_acknowledgement,
+)
 from edgewarden.wire.record import RecordClass
 from edgewarden.wire.topics import Topic
-from edgewarden_fleet.store import records
+from edgewarden_fleet.store import memory, records
 from edgewarden_fleet.verify.attest import Outgoing
 
 
@@ -48,9 +58,17 @@ class Word:
         out = []
         for device in sorted(set(devices)):
             upto = {c: u for c in RecordClass if (u := self._upto(device, c)) is not None}
-            if upto:
-                out.append(self._message(Acknowledgement(self._tenant, device, upto)))
+            in_memory = self._in_memory(device)
+            if upto or in_memory is not None:
+                said = Acknowledgement(self._tenant, device, upto, in_memory)
+                out.append(self._message(said))
         return out
+
+    def _in_memory(self, device: str) -> InMemory | None:
+        kid = memory.open_chain(self._db, device)
+        if kid is None:
+            return None
+        return InMemory(kid, tuple(memory.runs(self._db, device, kid, RUNS_BACK)[-MAX_RUNS:]))
 
     def _upto(self, device: str, record_class: RecordClass) -> Upto | None:
         head = records.chain_of(self._db, device, record_class).head_seq

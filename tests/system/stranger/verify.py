@@ -26,6 +26,7 @@ from pycose.messages import CoseMessage, Sign1Message
 
 TYPES = {  # §1: group/name -> content type, longest message (§8)
     "r/alarm": ("record", 131072), "r/audit": ("record", 131072), "r/bulk": ("record", 131072),
+    "r/memory": ("memory", 131072),
     "e/nonce": ("nonce", 8192), "e/evidence": ("evidence", 8192), "e/result": ("result", 8192),
     "s/status": ("status", 8192),
 }  # fmt: skip
@@ -136,7 +137,8 @@ FIELDS = {
         6: each(CLASS, uint), 7: each(CLASS, uint),
     },
 }  # fmt: skip
-BAD = {"nonce": "bad_challenge"}
+FIELDS["memory"] = FIELDS["record"]
+BAD = {"nonce": "bad_challenge", "memory": "bad_record"}
 
 
 def check_fields(kind: str, body: object) -> dict:
@@ -281,14 +283,29 @@ def extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier):
 # --- §9, the steps --------------------------------------------------------------------------------
 
 
+class Memory:
+    """A chain in memory: where its key says that it begins, and whether its end is known."""
+
+    def __init__(self, behind: int, boot: bytes, boot_ns: int, number: int) -> None:
+        self.behind, self.boot, self.boot_ns, self.number = behind, boot, boot_ns, number
+        self.ended = False
+
+    def is_after(self, other: Memory) -> bool:
+        if self.boot == other.boot:
+            return self.boot_ns > other.boot_ns
+        return self.number > other.number
+
+
 class Verifier:
     def __init__(self, root: x509.Certificate, verifier_key: bytes | None) -> None:
         self.root = root
         self.verifier_key = verifier_key
         self.keys: dict[tuple[str, str, bytes], bytes] = {}
-        self.hashes: dict[tuple[str, str, int], dict[int, tuple[bytes, bytes]]] = {}
+        self.hashes: dict[tuple[str, str, int | bytes], dict[int, tuple[bytes, bytes]]] = {}
         self.in_force: dict[tuple[str, str, int], dict[int, bytes]] = {}
         self.came: dict[tuple[str, str], dict[bytes, tuple[bytes, list]]] = {}
+        self.memory_keys: dict[tuple[str, str, bytes], bytes] = {}
+        self.memories: dict[tuple[str, str], dict[bytes, Memory]] = {}
 
     def take(self, topic: str, data: bytes) -> str:
         """What is believed, in words; raises Refused."""
@@ -309,6 +326,8 @@ class Verifier:
         check_fields(name, body)
         if name == "record":
             return self.record(tenant, device, parts[5], body, header, data)
+        if name == "memory":
+            return self.memory(tenant, device, body, header, data)
         claimed = (body.get(-70007), body.get(2)) if name == "evidence" else (
             body.get(1), body.get(2))  # fmt: skip
         if claimed != (tenant, device):
@@ -343,6 +362,8 @@ class Verifier:
                 raise Refused("bad_header")
         elif name == "record" and (tenant, device, kid) in self.keys:
             point = self.keys[tenant, device, kid]
+        elif name == "memory" and (tenant, device, kid) in self.memory_keys:
+            point = self.memory_keys[tenant, device, kid]
         elif name in ("nonce", "result") and self.verifier_key and kid_of(
             self.verifier_key) == kid:  # fmt: skip
             point = self.verifier_key
@@ -380,7 +401,87 @@ class Verifier:
             self.keys[tenant, device, kid_of(point)] = point
             begins[seq] = kid_of(point)
             self.came.setdefault((tenant, device), {}).setdefault(kid_of(point), (body[2], body[6]))
-        return f"{label} {seq} {kind} {verdict}"
+        more = ""
+        if label == "audit" and verdict != "duplicate":
+            more = self.about_memory(tenant, device, body, header[4])
+        return f"{label} {seq} {kind} {verdict}{more}"
+
+    # --- §3, in memory ------------------------------------------------------------------------
+
+    def memory(
+        self, tenant: str, device: str, body: dict, header: dict, data: bytes, carried: bool = False
+    ) -> str:
+        """One record of a chain of a report key alone."""
+        seq, kind, inner, kid = body[4], body[7], body[8], header[4]
+        if body[1] != device:
+            raise Refused("wrong_topic")
+        introduces = kind == "report-key" and seq == 1
+        if introduces is not (33 in header):
+            raise Refused("wrong_signer")
+        chains = self.memories.setdefault((tenant, device), {})
+        if introduces:
+            point = cose_key(inner.get("key"))
+            if not uint(inner.get("behind"), 0, 2**53 - 1):
+                raise Refused("bad_record")
+            kid = kid_of(point)
+            self.memory_keys.setdefault((tenant, device, kid), point)
+            chains.setdefault(kid, Memory(inner["behind"], body[2], body[6][0], len(chains)))
+        if not carried and self.is_over(tenant, device, kid):
+            raise Refused("stale_key")
+        digest = hashlib.sha256(data).digest()
+        verdict = self.chain((tenant, device, kid), seq, body[5], digest)
+        return f"memory {seq} {kind} {verdict}"
+
+    def place_of(self, tenant: str, device: str, kid: bytes) -> tuple[int, bool]:
+        """Behind which record of audit a chain's key stands, and whether only there."""
+        begins = self.in_force.get((tenant, device, 2), {})
+        own = max((seq for seq, k in begins.items() if k == kid), default=0)
+        return max(own, self.memories[tenant, device][kid].behind), not own
+
+    def is_over(self, tenant: str, device: str, kid: bytes) -> bool:
+        """Was another key introduced behind this one, in audit or in memory?"""
+        begins = self.in_force.get((tenant, device, 2), {})
+        chains, own = self.memories[tenant, device], self.place_of(tenant, device, kid)
+        if any(k != kid and seq > own[0] for seq, k in begins.items()):
+            return True
+        for other in chains.keys() - {kid}:
+            place = self.place_of(tenant, device, other)
+            if place > own or (place == own and chains[other].is_after(chains[kid])):
+                return True
+        return False
+
+    def about_memory(self, tenant: str, device: str, body: dict, kid: bytes) -> str:
+        """What a believed record of audit says of chains in memory, in words."""
+        chains = self.memories.get((tenant, device), {})
+        if body[7] == "report-key":
+            new = kid_of(cose_key(body[8].get("key")))
+            cut = [k for k, c in chains.items() if k != new and not c.ended and c.behind < body[4]]
+            for k in cut:
+                chains[k].ended = True
+            return "".join(f" memory_cut {k.hex()}" for k in sorted(cut))
+        if body[7] != "memory":
+            return ""
+        told = body[8]
+        if told.get("key") != kid or not uint(told.get("last"), 1):
+            return " unreadable"
+        refused = 0
+        for data in told["records"]:
+            try:
+                payload, header = self.open(tenant, device, "memory", data)
+                inner = check_fields("memory", decode(payload))
+                self.memory(tenant, device, inner, header, data, carried=True)
+            except Refused:
+                refused += 1
+        seen = self.hashes.get((tenant, device, kid), {})
+        last = seen.get(told["last"])
+        if last is not None and last[0] != told["hash"]:
+            return " fork"
+        if told["more"]:
+            return f" carries {len(told['records'])}, refused {refused}, more"
+        if kid in chains:
+            chains[kid].ended = True
+        missing = told["last"] - sum(seq <= told["last"] for seq in seen)
+        return f" carries {len(told['records'])}, refused {refused}, memory_gap {missing}"
 
     def followed(self, tenant: str, device: str, kid: bytes) -> bool:
         """§4: was a later key introduced, in whatever class?"""
@@ -399,7 +500,9 @@ class Verifier:
                 return True
         return False
 
-    def chain(self, place: tuple[str, str, int], seq: int, prev: bytes, digest: bytes) -> str:
+    def chain(
+        self, place: tuple[str, str, int | bytes], seq: int, prev: bytes, digest: bytes
+    ) -> str:
         """§3, chain. Keeps no sessions, so the same bytes again are a duplicate."""
         seen = self.hashes.setdefault(place, {})
         if seq in seen:
