@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,7 @@ class Rig:
                 VERIFIER.public_key(),
             ),
             self.identity,
-            Measurer([settings], []),
+            Measurer([settings], [], wall_ns=time.time_ns),
             self.clock,
             Continuity(lambda: TokenFile(folder, "main", "gw-demo"), SystemRandomness()),
             heads=lambda: {RecordClass.AUDIT: HEAD},

@@ -10,13 +10,15 @@ import py_compile
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgewarden.trust import bytecode, measure
 from edgewarden.trust.bytecode import compiles_to
-from edgewarden.trust.measure import MATCH, Measurer
+from edgewarden.trust.measure import MATCH, SETTLED_NS, Measurer
 from edgewarden.wire.manifest import files_digest, manifest_digest
 
 SOURCE = '''"""A module."""
@@ -171,6 +173,117 @@ def test_a_file_name_that_is_not_utf_8_is_measured(package: Path) -> None:
     after, verdict = take(package)
     assert after != before
     assert verdict == MATCH
+
+
+LATER_NS = 10 * SETTLED_NS
+
+
+def later() -> int:
+    """A clock that went on: nothing of what lies there is young."""
+    return time.time_ns() + LATER_NS
+
+
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    seen, real = list[object](), os.scandir
+    monkeypatch.setattr(os, "scandir", lambda at: (seen.append(at), real(at))[1])
+    return seen
+
+
+def replaced_by_a_link(package: Path) -> None:
+    """The same bytes at the same name, from elsewhere."""
+    path = package / "wire" / "cose.py"
+    path.rename(package.parent / "cose.py")
+    path.symlink_to(package.parent / "cose.py")
+
+
+def new_package(package: Path) -> None:
+    """Another folder with the same files, times and all."""
+    package.rename(package.with_name("old"))
+    shutil.copytree(package.with_name("old"), package)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a file added": lambda p: (p / "extra.py").write_text(""),
+    "a file added below": lambda p: (p / "wire/__pycache__/extra.pyc").write_bytes(b""),
+    "a folder added": lambda p: (p / "wire/cose").mkdir(),
+    "a file renamed": lambda p: (p / "main.py").rename(p / "niam.py"),
+    "a file gone": lambda p: (p / "main.py").unlink(),
+    "a compiled file gone": lambda p: compiled(p).unlink(),
+    "a byte of source": lambda p: flip(p / "wire/cose.py", 40),
+    "a byte of a compiled file": lambda p: flip(compiled(p), 60),
+    "a file of another folder": replaced_by_a_link,
+    "another folder": new_package,
+    "a link to a folder": lambda p: (p / "wire/link").symlink_to(p.parent),
+    "a link to nowhere": lambda p: (p / "wire/link").symlink_to(p / "nowhere"),
+    "other rights": lambda p: (p / "main.py").chmod(0o600),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_names_listed_once_are_asked_after_and_any_change_is_seen(
+    package: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    m = measurer(package, wall_ns=later)
+    before = m.take()
+    listed = listings(monkeypatch)
+    assert not m.moved()
+    assert m.take() == before
+    assert not listed
+    CHANGES[what](package)
+    assert m.moved()
+    assert m.take() == measurer(package).take()
+    assert not m.moved()
+    for path in [*package.rglob("*.py"), *package.rglob("*.pyc")]:
+        if path.exists() and not path.is_symlink():
+            path.write_bytes(path.read_bytes() + b"#")
+            assert m.moved(), path
+            m.take()
+
+
+def test_what_a_link_leads_to_is_looked_at(package: Path, tmp_path: Path) -> None:
+    """A folder elsewhere that a link of the package brings in, and a file that comes to be."""
+    evil_package(tmp_path / "elsewhere")
+    (package / "wire/cose").symlink_to(tmp_path / "elsewhere")
+    (package / "wire/late.py").symlink_to(tmp_path / "late.py")
+    m = measurer(package, wall_ns=later)
+    m.take()
+    (tmp_path / "elsewhere/more.py").write_text("")
+    assert m.moved()
+    m.take()
+    (tmp_path / "late.py").write_text("x = 1\n")
+    assert m.moved()
+    assert m.take() == measurer(package).take()
+
+
+@pytest.mark.parametrize("clock", [time.time_ns, int], ids=["young files", "a clock of 1970"])
+def test_a_young_package_is_listed_at_each_look(
+    package: Path, monkeypatch: pytest.MonkeyPatch, clock: Callable[[], int]
+) -> None:
+    """A name added within the tick of the clock of a listing leaves the folder as it was."""
+    (package / "new.py").write_text("")
+    m = measurer(package, wall_ns=clock)
+    m.take()
+    listed = listings(monkeypatch)
+    assert not m.moved()
+    assert len(listed) == 4, "the package, wire, and a folder of compiled files in each"
+
+
+def test_a_folder_that_moves_while_it_is_listed_is_listed_again(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its listing and the look at it, by a clock that was set back: nothing looks young."""
+    real = measure._about
+
+    def add(*given: object) -> object:
+        (package / "wire" / "extra.py").touch()
+        return real(*given)  # type: ignore[arg-type]
+
+    m = measurer(package, wall_ns=later)
+    with monkeypatch.context() as m2:
+        m2.setattr(measure, "_about", add)
+        m.take()
+    assert m.moved()
+    assert m.take() == measurer(package).take()
 
 
 def test_every_bit_of_a_compiled_file_counts(package: Path) -> None:

@@ -176,7 +176,10 @@ class Link:
                 report_key.public_key(), self.x5chain, who.verifier_key,
             ),
             self.signer,
-            Measurer(self.running.files, [Path(settings.exec.policy)]),
+            Measurer(
+                self.running.files, [Path(settings.exec.policy)],
+                wall_ns=lambda: self.clock.now().wall_ns,
+            ),
             self.clock,
             self.continuity,
             heads=self.storage.heads,
