@@ -29,6 +29,8 @@ LAZY = (
     "uuid",  # paho, for client ids it is not asked to invent
     "shutil",  # folders that are taken away; brings bz2 and lzma
     "http.client",  # signed time and renewal ask by HTTPS, seldom; brings email
+    "ipaddress",  # urllib.parse, for addresses in brackets; ours, for a peer that was refused
+    "locale",  # subprocess, for text from programs; asyncio brings it
     "urllib.request",  # paho, for proxies named in the environment; brings tempfile
 )
 
