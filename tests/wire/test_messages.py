@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, asdict, replace
 from typing import Any
 
 import pytest
@@ -221,6 +221,21 @@ def test_readings_spelt_at_once_are_the_encoding_of_their_pack(readings: list[Re
     body = {"readings": facts.readings_to_senml(readings, 10**15), "counts": {"n": 1}}
     at_once = body | {"readings": facts.spell_readings(readings, 10**15)}
     assert cbor.encode(at_once) == cbor.encode(body)
+
+
+def test_each_field_of_a_reading_is_where_its_name_says_and_stays() -> None:
+    spread = Spread(2, 1.0, 9.0, 9.5)
+    given_all = {
+        "source": "s", "name": "n", "unit": "u", "value": 1.5, "seen_mono_ns": 7,
+        "quality": Quality.SUBSTITUTED, "raw": 9.5, "spread": spread,
+    }  # fmt: skip
+    full = Reading(**given_all)  # type: ignore[arg-type]
+    assert asdict(full) == given_all | {"spread": asdict(spread)}
+    plain = Reading("s", "n", "u", 1.5, 7)
+    assert (plain.quality, plain.raw, plain.spread) == (Quality.GOOD, None, None)
+    assert replace(full, quality=Quality.GOOD, raw=None, spread=None) == plain
+    with pytest.raises(FrozenInstanceError):
+        plain.value = 2.0  # type: ignore[misc]
 
 
 def test_a_text_too_long_is_refused_when_it_is_spelt_at_once() -> None:
