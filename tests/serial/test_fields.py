@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 import struct
 
 import pytest
@@ -178,3 +180,36 @@ def test_any_payload_gives_values_or_a_named_refusal(payload: bytes) -> None:
         with pytest.raises(Refused) as refused:
             read(payload)
         assert refused.value.args[0] in names
+
+
+COLUMNS = [b"1", b" -2.5 ", b"3e2", b".5", b"", b"x", b"9e999", b"\t4", b"+7.", b"\xb2"]
+BY_TEXT = re.compile(
+    r"[+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
+)
+
+
+@given(
+    st.lists(st.sampled_from(COLUMNS), min_size=1, max_size=6),
+    st.sampled_from([",", ";", "\t", " "]),
+    st.lists(st.integers(0, 5), min_size=1, max_size=3),
+)  # fmt: skip
+def test_columns_that_are_read_do_not_depend_on_those_behind_them(
+    columns: list[bytes], separator: str, wanted: list[int]
+) -> None:
+    """Against every column split off and read as text."""
+    line = separator.encode().join(columns)
+    split = line.split(None if separator == " " else separator.encode())
+    expected: list[tuple[str, str, float]] | None = []
+    for at in wanted:
+        text = split[at].decode("latin-1").strip(" ") if at < len(split) else "x"
+        if text and (BY_TEXT.fullmatch(text) is None or math.isinf(float(text))):
+            expected = None
+            break
+        if text and expected is not None:
+            expected.append((f"c{at}", "m", float(text)))
+    fields = tuple(Field(f"c{at}", at, FieldType.NUMBER, senml_unit="m") for at in wanted)
+    try:
+        found = LineReader(fields, separator)(line)
+    except Refused:
+        found = None
+    assert found == expected

@@ -281,3 +281,16 @@ def test_a_flood_of_noise_holds_no_memory() -> None:
         assert framer.held_bytes <= MAX_SENTENCE_BYTES + 1
     assert decoder.counters.frames == 0
     assert decoder.feed(sealed(GGA), 0) != []
+
+
+@pytest.mark.parametrize("checksum", [b"4A", b"4a"])
+def test_a_checksum_may_be_spelt_in_small_letters(checksum: bytes) -> None:
+    counters = FrameCounters()
+    assert NmeaFramer(counters).feed(b"$AB" + b"\x49" + b"*" + checksum + b"\n") == [b"ABI"]
+
+
+@pytest.mark.parametrize("checksum", [b"\t\t", b"0x", b"+0", b"00\t", b"0", b"000", b""])
+def test_a_checksum_is_two_digits_and_nothing_else(checksum: bytes) -> None:
+    counters = FrameCounters()
+    assert NmeaFramer(counters).feed(b"$AA*" + checksum + b"\n") == []
+    assert (counters.frames, counters.crc_bad) == (0, 1)

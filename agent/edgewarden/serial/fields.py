@@ -34,6 +34,8 @@ MAX_TEXT_CHARS = 256
 _NUMBER = re.compile(
     r"[+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
 )
+_PLAIN_NUMBER = re.compile(_NUMBER.pattern.encode())
+"""The usual column, with no blank about it: a number without the way over text."""
 _TRUE, _FALSE = frozenset({"1", "true", "on"}), frozenset({"0", "false", "off"})
 
 Value = float | str | bool
@@ -172,17 +174,23 @@ class LineReader:
     """
 
     def __init__(self, fields: tuple[Field, ...], separator: str) -> None:
-        self._fields = fields
+        self._fields = [(f, f.at, f.type is FieldType.NUMBER) for f in fields]
         self._separator = None if separator == " " else separator.encode()
+        # What stands behind the last column that is read stays in one piece, unread.
+        self._splits = max((f.at for f in fields), default=0) + 1
 
     def __call__(self, line: bytes) -> list[Channel]:
         """Return the channels of one line; raises Refused (rules 1, 2)."""
-        columns = line.split(self._separator)
+        columns = line.split(self._separator, self._splits)
         out: list[Channel] = []
-        for field in self._fields:
-            if field.at >= len(columns):
+        for field, at, is_number in self._fields:
+            if at >= len(columns):
                 raise Refused("too_short")
-            text = _text(columns[field.at]).strip(" ")
+            raw = columns[at]
+            if is_number and _PLAIN_NUMBER.fullmatch(raw):
+                out.append((field.name, field.senml_unit, _scaled(float(raw), field)))
+                continue
+            text = _text(raw).strip(" ")
             if text:
                 out.append((field.name, field.senml_unit, _column(text, field)))
         return out
