@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from edgewarden.daemon.clock import SystemClock
 from edgewarden.daemon.timekeeper import (
     AGAIN_S,
     BUILT_UTC_S,
@@ -70,6 +71,16 @@ class Rig:
 
     def codes(self) -> list[str]:
         return [event.code for event in self.events]
+
+
+def test_the_boot_clock_alone_is_the_one_of_every_look(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.board.step_wall(5.0)
+    rig.board.advance(3.0)
+    assert rig.keeper.mono_ns() == rig.keeper.now().boot_ns == rig.board.boot_ns
+    system = SystemClock()
+    before, alone, after = system.now().boot_ns, system.mono_ns(), system.now().boot_ns
+    assert before <= alone <= after
 
 
 def test_a_first_boot_in_1970_is_at_least_the_build(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ class FakeClock:
     def now(self) -> Instant:
         return Instant(self.boot_ns, self.wall_ns, self.uncertainty_ms, self.state)
 
+    def mono_ns(self) -> int:
+        return self.now().boot_ns
+
     def boot_id(self) -> bytes:
         return BOOT_ID
 

@@ -19,6 +19,9 @@ class LoopClock:
     def now(self) -> Instant:
         return Instant(round(asyncio.get_running_loop().time() * 1e9), 0, None, "unsynced")
 
+    def mono_ns(self) -> int:
+        return self.now().boot_ns
+
     def boot_id(self) -> bytes:
         return BOOT_ID
 

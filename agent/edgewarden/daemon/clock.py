@@ -56,6 +56,10 @@ class SystemClock:
             return Instant(boot_ns, wall_ns, None, "unsynced")
         return Instant(boot_ns, wall_ns, state.max_error_ms, "ntp")
 
+    def mono_ns(self) -> int:
+        """CLOCK_BOOTTIME."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
     def boot_id(self) -> bytes:
         """16 bytes, new at every boot."""
         return self._boot_id

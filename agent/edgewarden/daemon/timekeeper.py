@@ -88,6 +88,10 @@ class Timekeeper:
         found = order.believe(self._look(), self._known)
         return Instant(found.boot_ns, found.wall_ns, found.uncertainty_ms, found.state)
 
+    def mono_ns(self) -> int:
+        """CLOCK_BOOTTIME: nobody steps it, so there is nothing to believe."""
+        return self._system.mono_ns()
+
     def boot_id(self) -> bytes:
         """16 bytes, new at every boot."""
         return self._system.boot_id()

@@ -115,7 +115,7 @@ class Intake:
                 return
             was_empty, was_full = not (batch.readings or batch.events), self._full()
             if was_empty:
-                batch.first_boot_ns = self._clock.now().boot_ns
+                batch.first_boot_ns = self._clock.mono_ns()
             batch.readings += readings
             batch.size_bytes += size_bytes
             if was_empty or (self._full() and not was_full):
@@ -226,7 +226,7 @@ class Intake:
             return
         was_empty, was_full = not (batch.readings or batch.events), self._full()
         if was_empty:
-            batch.first_boot_ns = self._clock.now().boot_ns
+            batch.first_boot_ns = self._clock.mono_ns()
         if isinstance(fact, Event):
             batch.events.append(fact)
         else:
@@ -245,7 +245,7 @@ class Intake:
             return None
         if self._full():
             return 0.0
-        waited_ns = self._clock.now().boot_ns - self._batch.first_boot_ns
+        waited_ns = self._clock.mono_ns() - self._batch.first_boot_ns
         return max(0.0, (self._commit_ns - waited_ns) / 1e9)
 
     def _idle_s(self, retry_s: float | None) -> float | None:

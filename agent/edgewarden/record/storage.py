@@ -224,7 +224,7 @@ class StorageThread:
             last = False
             while not last:
                 last = self._keeper.wait()
-                self._busy_since_ns = self._clock.now().boot_ns
+                self._busy_since_ns = self._clock.mono_ns()
                 self._round(force=last)
                 self._busy_since_ns = None
         except BaseException as fault:

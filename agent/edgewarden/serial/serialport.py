@@ -261,7 +261,7 @@ class SerialSensor:
             return
         counters = self._decoder.counters
         frames, bad = counters.frames, counters.bad
-        seen_mono_ns = self._clock.now().boot_ns
+        seen_mono_ns = self._clock.mono_ns()
         if self._tap:
             self._tap(data, seen_mono_ns)
         readings = self._decoder.feed(data, seen_mono_ns)
