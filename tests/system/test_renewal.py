@@ -94,8 +94,9 @@ def test_killed_at_any_moment_there_is_a_usable_certificate(tmp_path: Path, runs
         code, said = ended(renewing(settings))
         assert code == 0, said
         whole_s = time.monotonic() - began
-        killed = 0
-        for _ in range(runs):
+        killed = tries = 0
+        while killed < runs and tries < 3 * runs:  # one that was faster was not killed
+            tries += 1
             process = renewing(settings)
             time.sleep(draw.uniform(0.2, 1.0) * whole_s)
             process.send_signal(signal.SIGKILL)
@@ -106,8 +107,8 @@ def test_killed_at_any_moment_there_is_a_usable_certificate(tmp_path: Path, runs
             known = registry.find(service.db, DEVICE)
             assert known is not None
             assert known.public_key == found.signer().public_key()
-        print(f"{killed} of {runs} killed within {whole_s:.2f} s of a renewal's whole time")
-        assert killed >= runs // 2
+        print(f"{killed} killed of {tries}, within {whole_s:.2f} s of a renewal's whole time")
+        assert killed == runs
         fresh = renew(state, load(state), lambda _: b"")
         assert fresh == load(state)
         assert prove(state, fresh.folder.name)
