@@ -162,6 +162,7 @@ def test_whose_word_lets_go_of_what_is_in_memory(tmp_path: Path, word: str) -> N
         world.whose_word(word)
         try:
             world.card.start()
+            world.await_mode("disk")
             wait_until(world.settled, WAIT_S)
             disk.stop_itself()
             world.await_mode("memory")
