@@ -464,6 +464,22 @@ def test_refused_again_and_again_is_one_alarm_and_an_exact_count(loop: Loop) -> 
     assert loop.area.stats().denied == 30
 
 
+def test_a_loop_that_ends_while_the_second_thread_looks_is_called_no_more(world: World) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def look(mode: str, rules: PeripheralTable) -> Sight:
+        begun.set()
+        assert ended.wait(10)
+        return world.plugs.look(mode, rules)
+
+    background = Background(look)
+    background.submit(Order("observe", world.table))
+    assert begun.wait(10)
+    background.end()
+    ended.set()
+    wait_until(lambda: not Path(f"/proc/self/fd/{background._its}").exists())
+
+
 def test_the_second_thread_looks_and_calls_the_loop(world: World) -> None:
     threads = []
 

@@ -74,7 +74,8 @@ class Background:
                 kind = type(fault).__name__
                 sight = HardwareFault(f"looking at USB failed: {kind}: {fault}", code="EW-USB-002")
             self._sights.append(sight)
-            _quietly(os.write, self._its, b"!")  # full: the loop has been called already
+            # Full: the loop has been called already. Broken: it ended while this was looked at.
+            _quietly(os.write, self._its, b"!")
 
     def submit(self, order: Order) -> None:
         self._order = order
@@ -100,5 +101,5 @@ class Background:
 def _quietly(call: Callable[..., object], *arguments: object) -> None:
     try:
         call(*arguments)
-    except BlockingIOError:
+    except (BlockingIOError, BrokenPipeError):
         return
