@@ -23,7 +23,7 @@ PER_RUN = 25
 GROWS_KB = 512
 
 
-def test_a09_reconnects_leave_no_key_in_the_tpm_and_no_memory(
+def test_reconnects_leave_no_key_in_the_tpm_and_no_memory(
     tmp_path: Path, tpm_bus: Bus, runs: int
 ) -> None:
     with SoftTpm(tmp_path / "tpm", tpm_bus) as soft:
@@ -36,7 +36,7 @@ def test_a09_reconnects_leave_no_key_in_the_tpm_and_no_memory(
             asked = {"tcti": soft.tcti, "cert": str(cert), "key": str(path), "ca": str(pki.ca),
                      "port": port, "count": PER_RUN * runs}  # fmt: skip
             told = reconnect(asked, soft)
-    print(f"a09: {told[-1]}, resident {[t['resident_kb'] for t in told]} kB")
+    print(f"reconnects: {told[-1]}, resident {[t['resident_kb'] for t in told]} kB")
     assert told[-1]["made"] == PER_RUN * runs
     assert told[4]["failed"] == 0, "with a resource manager that stands none fails"
     assert {t["keys"] for t in told} == {1}, "the one that signs; not its parent"

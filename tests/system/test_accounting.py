@@ -33,7 +33,7 @@ def on_the_way(count: int, chance: random.Random) -> list[int]:
     return [1, *(n for n, _ in sorted(arrivals, key=lambda one: one[1])), count]
 
 
-def test_a10_all_that_was_sent_is_stored_or_missing(tmp_path: Path, runs: int) -> None:
+def test_all_that_was_sent_is_stored_or_missing(tmp_path: Path, runs: int) -> None:
     count = PER_RUN * runs
     order = on_the_way(count, random.Random(10))
     came, head, reordered, again = set[int](), 0, 0, 0
@@ -54,7 +54,7 @@ def test_a10_all_that_was_sent_is_stored_or_missing(tmp_path: Path, runs: int) -
             client.close()
         shown = chain(standing.show(DEVICE))
     missing = {n for g in shown["gaps"] for n in range(g["first"], g["last"] + 1)}
-    print(f"a10: {count} made, {shown['records']} stored, {len(missing)} missing, {again} again")
+    print(f"accounting: {count} made, {shown['records']} stored, {len(missing)} missing, {again} again")
     assert missing == set(range(1, count + 1)) - came
     assert shown["records"] == len(came) == count - round(count * LOST)
     assert shown["reordered"] == reordered
