@@ -54,7 +54,7 @@ def test_all_that_was_sent_is_stored_or_missing(tmp_path: Path, runs: int) -> No
             client.close()
         shown = chain(standing.show(DEVICE))
     missing = {n for g in shown["gaps"] for n in range(g["first"], g["last"] + 1)}
-    print(f"accounting: {count} made, {shown['records']} stored, {len(missing)} missing, {again} again")
+    print(f"a10: {count} made, {shown['records']} stored, {len(missing)} missing, {again} again")
     assert missing == set(range(1, count + 1)) - came
     assert shown["records"] == len(came) == count - round(count * LOST)
     assert shown["reordered"] == reordered
