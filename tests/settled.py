@@ -26,7 +26,8 @@ SETTLE_S = 3.0
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 CLONE_NEWNS = 0x00020000  # <linux/sched.h>
-MS_REC, MS_PRIVATE = 0x4000, 0x40000  # <linux/mount.h>
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000  # <linux/mount.h>
+NETNS = Path("/run/netns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ def isolate_mounts() -> None:
         return
     if libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None) != 0:
         raise OSError(ctypes.get_errno(), "mount --make-rprivate /")
+    # The first `ip netns add` of a machine mounts this folder on itself for good: no leftover.
+    NETNS.mkdir(exist_ok=True)
+    where = os.fsencode(NETNS)
+    if libc.mount(where, where, None, ctypes.c_ulong(MS_BIND), None) != 0:
+        raise OSError(ctypes.get_errno(), f"mount --bind {NETNS}")
 
 
 def look(*, nft: bool = True) -> Picture:
