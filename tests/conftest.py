@@ -57,6 +57,12 @@ def skip_missing() -> Callable[[str], None]:
     return features.skip_missing
 
 
+def pytest_sessionstart() -> None:
+    """Before anything is probed: a probe makes a named namespace, too, and mounts their folder."""
+    settled.adopt_orphans()
+    settled.isolate_mounts()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for feature in marker.args:
@@ -67,8 +73,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def session_leaves_nothing() -> Iterator[None]:
     """The whole run leaves the machine as it found it."""
-    settled.adopt_orphans()
-    settled.isolate_mounts()
     before = settled.look()
     yield
     settled.check(before)

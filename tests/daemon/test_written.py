@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgewarden.daemon.written import CHECK_NS, CODE, DAY_NS, MARK_NS, Written
+from edgewarden.daemon.written import CHECK_NS, CODE, DAY_NS, MARK_NS, Written, over_budget
 from edgewarden.judge.triage import classify
 from edgewarden.wire.record import RecordClass
 
@@ -80,7 +80,9 @@ def test_who_wrote_nothing_today_is_left_out_and_the_most_come_first() -> None:
     written = Written(BEGAN_NS, lambda: 100, lambda: dict(by))
     day = written.day(BEGAN_NS + 10**9)
     assert "quiet" not in day.by
-    assert day.most() == [("b", 9), ("d", 7), ("c", 5)]
+    told = over_budget(day, 1, BEGAN_NS).detail["most"]
+    assert told == {"b": 9, "d": 7, "c": 5}
+    assert list(told) == ["b", "d", "c"]
 
 
 def test_where_the_kernel_counts_less_than_the_records_the_rest_is_not_known() -> None:

@@ -170,6 +170,8 @@ def test_more_written_than_the_budget_names_who() -> None:
     is_told(doctor.judge_wear(seen | {"budget_bytes_day": 0}), State.OK, "")
     bare = doctor.judge_wear(seen | {"written_by": {}, "budget_bytes_day": 0})
     assert bare.text == "1000.0 MB written in 24.0 h"
+    young = doctor.judge_wear(seen | {"written_by": {}, "written_span_s": 150.0})
+    assert young.text == "1000.0 of 1000 MB written in 2 min"
 
 
 @pytest.mark.parametrize(

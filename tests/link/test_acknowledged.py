@@ -88,10 +88,10 @@ def test_another_message_of_the_verifier_is_no_word(signer: FileSigner) -> None:
 # --- what it releases -------------------------------------------------------------------------
 
 
-def sending(*seqs: int) -> Awaited:
+def sending(*seqs: int, lane: int = AUDIT) -> Awaited:
     awaited = Awaited(60)
     for seq in seqs:
-        awaited.sent(AUDIT, seq, H, 0)
+        awaited.sent(lane, seq, H, 0)
     return awaited
 
 
@@ -189,40 +189,33 @@ def in_memory(*runs: tuple[int, int], digest: bytes = H) -> InMemory:
     return InMemory(bytes(8), tuple(Run(first, last, digest) for first, last in runs))
 
 
-def sending_in_memory(*seqs: int) -> Awaited:
-    awaited = Awaited(60)
-    for seq in seqs:
-        awaited.sent(MEMORY, seq, H, 0)
-    return awaited
-
-
 def test_a_run_that_begins_where_we_are_releases_to_its_end() -> None:
-    awaited = sending_in_memory(1, 2, 3)
+    awaited = sending(1, 2, 3, lane=MEMORY)
     assert awaited.take_memory(in_memory((1, 2)), 0, S) == (2, 2, [])
     assert awaited.oldest(MEMORY) == 3
 
 
 def test_what_lies_behind_a_hole_is_not_released_and_is_known_of() -> None:
-    awaited = sending_in_memory(1, 2, 3, 4, 5)
+    awaited = sending(1, 2, 3, 4, 5, lane=MEMORY)
     assert awaited.take_memory(in_memory((1, 2), (4, 5)), 0, S) == (2, 5, [])
     assert awaited.oldest(MEMORY) == 3
 
 
 def test_a_hole_that_we_gave_up_holds_nothing_up() -> None:
-    awaited = sending_in_memory(4, 5)
+    awaited = sending(4, 5, lane=MEMORY)
     assert awaited.take_memory(in_memory((1, 2), (4, 5)), 3, S) == (5, 5, [])
     assert awaited.oldest(MEMORY) is None
 
 
 def test_another_starts_chain_and_what_was_not_sent_release_nothing() -> None:
-    awaited = sending_in_memory(1, 2)
+    awaited = sending(1, 2, lane=MEMORY)
     assert awaited.take_memory(in_memory((1, 2), digest=OTHER), 0, S) == (0, 0, ["other_chain"])
     assert awaited.take_memory(in_memory((1, 9)), 0, S) == (0, 0, ["not_sent"])
     assert awaited.take_memory(in_memory((1, 2)), 2, S) == (2, 0, [])
 
 
 def test_what_the_storage_took_back_is_waited_for_no_more() -> None:
-    awaited = sending_in_memory(1, 2)
+    awaited = sending(1, 2, lane=MEMORY)
     awaited.settled(MEMORY, 0, S)
     assert awaited.late(60 * S) == [MEMORY]
     awaited.settled(MEMORY, 2, S)

@@ -21,6 +21,7 @@ from edgewarden.judge.doctor import (
     judge_identity,
     judge_space,
     judge_user,
+    most_first,
 )
 from edgewarden.judge.health import reasons_of
 from edgewarden.probe.control import ask_link
@@ -274,8 +275,7 @@ def _written_by(own: dict[str, Any] | None) -> list[str]:
     by = {} if own is None else own.get("written_by", {})
     if own is None or not by:
         return []
-    first = sorted(by.items(), key=lambda one: (-one[1], one[0]))[:MAX_WRITERS]
-    parts = [f"{name} {amount(n)}" for name, n in first]
+    parts = [f"{name} {amount(n)}" for name, n in most_first(by)[:MAX_WRITERS]]
     if own["overhead_bytes_day"] is not None:
         parts.append(f"storing them {amount(own['overhead_bytes_day'])}")
     return [f"  written by {', '.join(parts)}"]

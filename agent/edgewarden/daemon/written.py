@@ -24,13 +24,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgewarden.judge.doctor import most_first
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 
 DAY_NS = 86_400 * 10**9
 MARK_NS = 3_600 * 10**9
 _IO = Path("/proc/self/io")
-
-
 CHECK_NS = 600 * 10**9
 """Between two looks at the budget: a day does not run over within minutes."""
 TOLD_NAMES = 3
@@ -57,10 +56,6 @@ class Day:
         """Bytes that were no record's own; None where the kernel did not count the records."""
         records = sum(self.by.values())
         return self.total - records if self.total > records else None
-
-    def most(self) -> list[tuple[str, int]]:
-        """The collectors that wrote most, first first."""
-        return sorted(self.by.items(), key=lambda one: (-one[1], one[0]))[:TOLD_NAMES]
 
 
 class Written:
@@ -120,7 +115,7 @@ class Written:
 
 def over_budget(day: Day, budget_bytes: int, now_ns: int) -> Event:
     """The finding: how much, of how much, and who wrote most of it."""
-    by: dict[str, Plain] = dict(day.most())
+    by: dict[str, Plain] = dict(most_first(day.by)[:TOLD_NAMES])
     detail: dict[str, Plain] = {
         "title": "more is written to the flash than [spool] day_budget_bytes",
         "written_bytes": day.total,

@@ -305,13 +305,20 @@ def judge_storage(mode: str, why: str, waiting: int, lost: int) -> Rung:
     return broken("storage", "disk", text, "EW-SPL-010", step)
 
 
+def most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Names with what was counted, the highest first; equals by name."""
+    return sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+
+
 def judge_wear(seen: Mapping[str, Any]) -> Rung:
     """What link wrote to disks within the last day, as its footprint has it, and for whom."""
     budget, written = seen["budget_bytes_day"], seen["written_bytes_day"]
-    by = sorted(seen["written_by"].items(), key=lambda one: (-one[1], one[0]))
-    most = ", ".join(f"{name} {n / 1e6:.1f}" for name, n in by[:3])
+    by = most_first(seen["written_by"])[:3]
+    most = ", ".join(f"{name} {n / 1e6:.1f}" for name, n in by)
     of = f" of {budget / 1e6:.0f}" if budget else ""
-    text = f"{written / 1e6:.1f}{of} MB written in {seen['written_span_s'] / 3600:.1f} h"
+    span_s = seen["written_span_s"]
+    span = f"{span_s / 3600:.1f} h" if span_s >= 3600 else f"{span_s / 60:.0f} min"
+    text = f"{written / 1e6:.1f}{of} MB written in {span}"
     text += f"; records by collector: {most}" if most else ""
     if budget and written > budget:
         step = "longer periods for what writes most, or a higher [spool] day_budget_bytes"
