@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from edgewarden.record.memory import MemoryChain
 from edgewarden.record.spool import DiskSpool
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cbor, cose, evidence, quoted
-from edgewarden.wire.record import MEMORY, RecordClass, encode_record, record_hash
+from edgewarden.wire.record import MEMORY, Kind, RecordClass, encode_record, record_hash
 from edgewarden.wire.topics import record_topic
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
@@ -46,12 +46,14 @@ class World:
 
     Attributes:
         first_key: the report key of the gateway's first start, as a thief would have it.
+        who: the identity key, for starts that a test makes itself.
     """
 
     lines: list[Line]
     ca: Path
     python: str
     first_key: FileSigner
+    who: Introduction
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +157,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, python: str) -> World:
     chain = (certificates.der(leaf), certificates.der(between))
     first_key = FileSigner.generate()
     messages = published(folder / "spool", identity, chain, first_key)
-    return World(through_mosquitto(folder, messages), ca, python, first_key)
+    who = Introduction(identity, chain, "0.1.0")
+    return World(through_mosquitto(folder, messages), ca, python, first_key, who)
 
 
 def verdicts(world: World, lines: list[Line], ca: Path | None = None) -> list[str]:
@@ -189,6 +192,7 @@ def test_ours_are_accepted(world: World) -> None:
     ]
     ends = [line.split(" next ")[1] for line in said if " memory next " in line]
     assert ends == ["carries 1, refused 0, memory_gap 0"] * 2
+    assert [line for line in said if "memory_cut" in line] == []
 
 
 @pytest.mark.parametrize(
@@ -304,6 +308,9 @@ def test_a_chain_in_memory_that_was_cut_or_goes_on_after_another_key(world: Worl
     kid = world.first_key.kid.hex()
     assert said[-2].endswith(f"gap of 1 memory_cut {kid}")
     assert said[-1].startswith("refused stale_key ")
+    # An introduction that comes late, from before that chain, cuts nothing.
+    said = verdicts(world, [*records(world, "memory")[4:6], audit[3], audit[0]])
+    assert [line for line in said if "memory_cut" in line] == []
 
 
 def test_a_chain_in_memory_forks_and_its_key_is_its_own(world: World) -> None:
@@ -320,3 +327,82 @@ def test_a_chain_in_memory_forks_and_its_key_is_its_own(world: World) -> None:
                             (topic, signed(cose.ContentType.RECORD)),
                             (memory[4][0], memory[5][1])])  # fmt: skip
     assert [line.split()[1] for line in said[2:]] == ["fork", "wrong_type", "unknown_key"]
+
+
+def by(key: FileSigner, label: str, **more: object) -> Line:
+    """A record of the test's own making, under a report key."""
+    record = replace(samples.record(record_class=RecordClass.AUDIT), **more)  # type: ignore[arg-type]
+    kind = cose.ContentType.MEMORY if label == "memory" else cose.ContentType.RECORD
+    topic = f"ew/1/main/{DEVICE}/r/{label}"
+    return topic, cose.seal(encode_record(record), kind, key.kid, key.sign)
+
+
+def test_the_end_of_a_chain_in_memory_is_held_against_what_came(world: World) -> None:
+    memory, audit = records(world, "memory")[:4], records(world, "audit")[:2]
+    key = world.first_key
+    seen = record_hash(memory[1][1])
+    end = {"key": key.kid, "last": 2, "hash": seen, "records": [], "more": False}
+
+    def told(**change: object) -> str:
+        place = {"seq": 3, "prev": record_hash(audit[1][1]), "kind": Kind.MEMORY}
+        last = by(key, "audit", body=end | change, **place)
+        return verdicts(world, [*memory[:2], *audit, last])[-1]
+
+    assert told().endswith("refused 0, memory_gap 0")
+    assert told(more=True).endswith("refused 0, more")
+    assert told(hash=bytes(32)).endswith(" fork")
+    assert told(key=bytes(8)).endswith(" unreadable")
+    assert told(last=0).endswith(" unreadable")
+
+
+def test_who_may_sign_what_in_memory(world: World) -> None:
+    """Another gateway's record, an introduction by the key itself, one without its place."""
+    memory = records(world, "memory")[:2]
+    key, prev = world.first_key, record_hash(memory[1][1])
+    said = verdicts(world, [
+        *memory,
+        by(key, "memory", seq=3, prev=prev, device="gw-other"),
+        by(key, "memory", seq=1, prev=bytes(32), kind=Kind.REPORT_KEY,
+           body={"key": key.public_key(), "agent": "0.1.0", "acked": 0, "behind": 0}),
+    ])  # fmt: skip
+    assert [line.split()[1] for line in said[2:]] == ["wrong_topic", "wrong_signer"]
+    chain = MemoryChain(DEVICE, FakeClock(), FileSigner.generate(), world.who)
+    chain.behind = -1
+    chain.event(RecordClass.ALARM, samples.EVENT)
+    said = verdicts(world, [(memory[0][0], row.data) for row in chain.rest()])
+    assert [line.split()[1] for line in said] == ["bad_record", "unknown_key"]
+
+
+class NextBoot(FakeClock):
+    """After a restart of the board: its clock begins anew."""
+
+    def boot_id(self) -> bytes:
+        return b"b" * 16
+
+
+@pytest.mark.parametrize(
+    ("behind", "boots", "later"),
+    [((1, 2), "one", "b"), ((2, 1), "one", "a"), ((1, 1), "one", "b"), ((1, 1), "two", "b")],
+)
+def test_of_two_chains_in_memory_the_later_one_ends_the_other(
+    world: World, behind: tuple[int, int], boots: str, later: str
+) -> None:
+    """By the place in audit; in one place by the clock of one boot, else by the order they came."""
+    clock, chains = FakeClock(wall_ns=1_767_225_600 * 10**9), {}
+    for name, place in zip("ab", behind, strict=True):
+        chain = chains[name] = MemoryChain(DEVICE, clock, FileSigner.generate(), world.who)
+        chain.behind = place
+        chain.event(RecordClass.ALARM, samples.EVENT)
+        chain.event(RecordClass.ALARM, samples.EVENT)
+        clock.advance(1)
+        if boots == "two":
+            clock = NextBoot(boot_ns=1)
+    topic = record_topic("main", DEVICE, MEMORY)
+    a, b = ([(topic, row.data) for row in chains[name].rest()] for name in "ab")
+    said = verdicts(world, [*a[:2], *b[:2], a[2], b[2]])
+    told = dict(zip("ab", said[-2:], strict=True))
+    assert told[later].startswith("accepted ")
+    assert told["a" if later == "b" else "b"].startswith("refused stale_key ")
+    if boots == "one" and behind == (1, 1):  # what came first is no matter within one boot
+        said = verdicts(world, [*b[:2], *a[:1], b[2]])
+        assert said[-1].startswith("accepted ")

@@ -56,6 +56,7 @@ def test_the_longest_is_within_its_bound() -> None:
         [KID, []],
         [KID, {}],
         [KID, [[1, 1]]],
+        [KID, [{5: 1, 6: 1, 7: H}]],
         [KID, [[0, 1, H]]],
         [KID, [[2, 1, H]]],
         [KID, [[1, 1, bytes(31)]]],
