@@ -1,9 +1,11 @@
 """The fleet's broker session: MQTT over mutual TLS, durable, acknowledged by hand.
 
 clean_start is off and the session outlives its connection, so the broker queues while the fleet is
-down. paho's own thread reads; each message goes to the worker, which acknowledges after its commit
-(``manual_ack``). An acknowledgement belongs to the connection that delivered the message: after a
-reconnect the broker delivers again, and the old packet id may mean another message.
+down. paho's own thread reads and writes; each message goes to the worker, which acknowledges after
+its commit (``manual_ack``): that is queued, and paho's thread is woken. One thread alone may touch
+the connection: OpenSSL's read in one and write in another corrupt it, and the process. An
+acknowledgement belongs to the connection that delivered the message: after a reconnect the broker
+delivers again, and the old packet id may mean another message.
 
 Reconnects for ever with paho's backoff: the broker is started by somebody else and may come later.
 """
@@ -13,9 +15,10 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+from typing import Any
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -47,6 +50,33 @@ _TO_US = (*(f"/r/{label_of(c)}" for c in (MEMORY, *RecordClass)), "/e/evidence",
 log = logging.getLogger("edgewarden_fleet.broker")
 
 
+class _Client(mqtt.Client):
+    """paho's client; says when its thread has ended, and why.
+
+    ``loop_start`` is the one way to run it in which paho writes from that thread alone: with a
+    thread of our own around ``loop_forever`` it writes from whoever calls ``ack`` or ``publish``.
+    """
+
+    failed: BaseException | None = None
+
+    def __init__(self, *words: Any, **how: Any) -> None:
+        super().__init__(*words, **how)
+        self.ended = threading.Event()
+
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        """What paho's thread runs."""
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except BaseException as fault:  # the composer ends the process: nothing is heard any more
+            self.failed = fault
+            log.exception("the broker session ended")
+            return MQTTErrorCode.MQTT_ERR_UNKNOWN
+        finally:
+            self.ended.set()
+
+
 class BrokerSession:
     """One durable subscription to every gateway of a tenant."""
 
@@ -61,10 +91,8 @@ class BrokerSession:
         self._connection = 0
         self._asked: int | None = None
         self.connected = threading.Event()
-        self.failed: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self._mqtt_5 = PROFILES[profile].mqtt == MQTT_5
-        self._client = mqtt.Client(
+        self._client = _Client(
             CallbackAPIVersion.VERSION2, FLEET_CN, manual_ack=True,
             protocol=mqtt.MQTTv5 if self._mqtt_5 else mqtt.MQTTv311,
             clean_session=None if self._mqtt_5 else False,
@@ -90,26 +118,24 @@ class BrokerSession:
             self._client.connect_async(*where, clean_start=False, properties=properties)
         else:
             self._client.connect_async(*where)
-        self._thread.start()
+        self._client.loop_start()
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What ended paho's thread, if anything did."""
+        return self._client.failed
 
     def stop(self) -> None:
         """Disconnect; the broker goes on queueing."""
-        while self._thread.is_alive():
+        while not self._client.ended.is_set():
             self._client.disconnect()  # again, when it came between two attempts to connect
-            self._thread.join(STOP_S)
+            self._client.ended.wait(STOP_S)
 
     def send(self, message: Outgoing) -> None:
         """Publish; dropped when not connected: a challenge is made again, a result is in the
         store."""
         if self.connected.is_set():
             self._client.publish(message.topic, message.payload, qos=1)
-
-    def _run(self) -> None:
-        try:
-            self._client.loop_forever(retry_first_connection=True)
-        except BaseException as fault:  # the composer ends the process: nothing is heard any more
-            self.failed = fault
-            log.exception("the broker session ended")
 
     def _on_connect(
         self, client: mqtt.Client, userdata: object, flags: mqtt.ConnectFlags,
