@@ -7,7 +7,8 @@ in tests/fakes/ and are held to the same contract suite as the real thing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,6 +94,12 @@ class Quoter(Protocol):
         """A fresh quote over QUOTE_PCRS with these bytes (at most 64) as qualifying data.
 
         The certification of the TLS key may be from the start of the process.
+        """
+
+    def meanwhile(self, pieces: Iterator[object]) -> AbstractContextManager[None]:
+        """While it lasts, take some of ``pieces``, or none, whenever this thread waits for the TPM.
+
+        That is for its quotes and for what else its TPM signs; pieces raise nothing.
         """
 
 

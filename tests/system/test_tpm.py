@@ -94,6 +94,21 @@ def test_every_answer_is_what_it_says(python: str, tpm: SoftTpm, tmp_path: Path)
 
 
 @pytest.mark.parametrize("python", BINDINGS)
+def test_what_is_asked_for_beside_other_work_is_the_same(python: str, tpm: SoftTpm) -> None:
+    said = client(python, tpm, "beside")
+    names = ("public", "ak", "quote", "quote_signature", "sign")
+    public, ak, attest, attested, signed = (bytes.fromhex(said[name]) for name in names)
+    quote = forms.parse_quote(attest)
+    assert quote.qualifying == QUALIFYING
+    assert quote.pcrs == ((forms.Alg.SHA256, forms.QUOTE_PCRS),)
+    assert holds(public[2:], signed, DIGEST)
+    assert holds(ak, attested, hashlib.sha256(attest).digest())
+    assert said["taken"] > 3, "work was done while the TPM did"
+    assert "a piece that fails" in said["failed"]
+    assert said["transients"] == 2, "a failed piece left no command without its answer"
+
+
+@pytest.mark.parametrize("python", BINDINGS)
 def test_the_attestation_key_signs_nothing_from_outside(python: str, tpm: SoftTpm) -> None:
     said = client(python, tpm, "ask")
     ak = forms.parse_public(bytes.fromhex(said["ak"]))

@@ -4,6 +4,7 @@ Run with agent/ on the path and nothing else of ours: Debian's interpreter has n
 that trust/ could use.
 
     /usr/bin/python3 tests/system/tpm_client.py TCTI ask [PUBLIC PRIVATE]
+    /usr/bin/python3 tests/system/tpm_client.py TCTI beside
     /usr/bin/python3 tests/system/tpm_client.py TCTI activate CREDENTIAL SECRET
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 
 from edgewarden.errors import EdgewardenError
 from edgewarden.kernel.tpm import Tpm
@@ -41,6 +43,35 @@ def ask(tpm: Tpm, key: tuple[bytes, bytes] | None) -> dict[str, object]:
     return {name: v.hex() if isinstance(v, bytes) else v for name, v in said.items()}
 
 
+def beside(tpm: Tpm) -> dict[str, object]:
+    """The two commands that are sent and fetched, with other work between; and work that fails."""
+    key = tpm.make_key()
+    work = iter(range(10**9))
+    with tpm.meanwhile(work):
+        attest, signature = tpm.quote_alone(QUALIFYING, range(11))
+        signed = tpm.sign(key, DIGEST)
+    taken = next(work)
+    for _ in range(ROUNDS):
+        with tpm.meanwhile(iter(range(2))):
+            assert tpm.sign(key, DIGEST)
+    try:
+        with tpm.meanwhile(failing()):
+            tpm.quote_alone(QUALIFYING, range(11))
+    except EdgewardenError as fault:
+        failed = fault.text
+    said = {
+        "public": key[0], "ak": tpm.ak_public(), "quote": attest, "quote_signature": signature,
+        "sign": signed,
+    }  # fmt: skip
+    hexed = {name: value.hex() for name, value in said.items()}
+    return {**hexed, "taken": taken, "failed": failed, "transients": tpm.transients()}
+
+
+def failing() -> Iterator[int]:
+    yield -1
+    raise RuntimeError("a piece that fails")
+
+
 def main() -> None:
     tcti, what, *more = sys.argv[1:]
     blobs = [bytes.fromhex(text) for text in more]
@@ -48,6 +79,8 @@ def main() -> None:
         with Tpm(tcti) as tpm:
             if what == "ask":
                 print(json.dumps(ask(tpm, (blobs[0], blobs[1]) if blobs else None)))
+            elif what == "beside":
+                print(json.dumps(beside(tpm)))
             else:
                 print(json.dumps({"secret": tpm.activate("rsa", *blobs).hex()}))
     except EdgewardenError as fault:

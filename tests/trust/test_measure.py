@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -240,6 +240,57 @@ def test_names_listed_once_are_asked_after_and_any_change_is_seen(
             m.take()
 
 
+def pieces(look: measure.Look, most: int) -> int:
+    """How many there were, of at most so many."""
+    return sum(1 for _ in zip(range(most), look, strict=False))
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 99], ids=lambda n: f"{n} pieces before")
+@pytest.mark.parametrize("what", [None, *CHANGES])
+def test_a_look_in_pieces_finds_what_a_look_at_once_does(
+    package: Path, monkeypatch: pytest.MonkeyPatch, what: str | None, taken: int
+) -> None:
+    monkeypatch.setattr(measure, "_PIECE", 2)
+    m = measurer(package, wall_ns=later)
+    m.take()
+    if what is not None:
+        CHANGES[what](package)
+    look = m.look()
+    found = pieces(look, taken)
+    assert found == min(taken, found)
+    assert look.moved() is (what is not None)
+    assert look.moved() is (what is not None), "asked twice it says the same"
+    assert pieces(look, 1) == 0
+
+
+def test_what_changes_behind_a_look_is_for_the_next_one(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look is as old as its pieces: what was passed is passed, what lies ahead is seen."""
+    monkeypatch.setattr(measure, "_PIECE", 1)
+    m = measurer(package, wall_ns=later)
+    m.take()
+    look = m.look()
+    pieces(look, 2)
+    compiled(package).unlink()
+    assert look.moved()
+
+
+def test_a_look_raises_at_its_end_alone(package: Path) -> None:
+    m = measurer(package, wall_ns=later)
+    m.take()
+    shutil.rmtree(package)
+    look = m.look()
+    assert list(look) == []
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            look.moved()
+
+
+def test_nothing_was_taken_before_the_first_look(package: Path) -> None:
+    assert measurer(package).look().moved()
+
+
 def test_what_a_link_leads_to_is_looked_at(package: Path, tmp_path: Path) -> None:
     """A folder elsewhere that a link of the package brings in, and a file that comes to be."""
     evil_package(tmp_path / "elsewhere")
@@ -274,9 +325,9 @@ def test_a_folder_that_moves_while_it_is_listed_is_listed_again(
     """Between its listing and the look at it, by a clock that was set back: nothing looks young."""
     real = measure._about
 
-    def add(*given: object) -> object:
+    def add(package: Path, names: str) -> Generator[None, None, tuple[bytes, int]]:
         (package / "wire" / "extra.py").touch()
-        return real(*given)  # type: ignore[arg-type]
+        return real(package, names)
 
     m = measurer(package, wall_ns=later)
     with monkeypatch.context() as m2:

@@ -9,7 +9,7 @@ tenant
 its CPU
 3. measured in an executor (trust/measure.py, trust/boot.py), the continuity token spent there
    (continuity.py), vouched for by the TPM where there is one, signed by the identity key. While a
-   TPM works another thread looks whether the agent's files are those of the last time; where they
+   TPM works the same thread looks whether the agent's files are those of the last time; where they
    are not, what was signed never leaves, and all is measured and signed anew
 4. an audit record with the evidence's SHA-256 and the heads of all classes is durable before the
 evidence leaves
@@ -194,23 +194,22 @@ class Attester:
             if self._quoter is None or not self._measurer.looked:
                 made = await run(None, self._made, claims, whole, spend, self._measurer.take)
             else:
-                made = await self._made_while_looking(claims, whole, spend)
+                made = await run(None, self._made_while_looking, self._quoter, claims, whole, spend)
             if spend and made.quoted is not None:
                 self._sent = made.quoted
             return made.sealed, claims.heads
 
-    async def _made_while_looking(self, claims: Evidence, whole: bool, spend: bool) -> _Made:
-        """The look at the agent's files takes as long as the TPM does, and both wait for others."""
-        run = asyncio.get_running_loop().run_in_executor
-        moved = run(None, self._measurer.moved)
-        try:
-            made = await run(None, self._made, claims, whole, spend, self._measurer.last)
-        finally:
-            await asyncio.wait([moved])
-        if not moved.result():
+    def _made_while_looking(
+        self, quoter: Quoter, claims: Evidence, whole: bool, spend: bool
+    ) -> _Made:
+        """The agent's files are looked at while the TPM is waited for; blocks."""
+        look = self._measurer.look()
+        with quoter.meanwhile(look):
+            made = self._made(claims, whole, spend, self._measurer.last)
+        if not look.moved():
             return made
         claims = replace(claims, spent=made.spent)
-        return await run(None, self._made, claims, whole, False, self._measurer.take)
+        return self._made(claims, whole, False, self._measurer.take)
 
     def _made(self, claims: Evidence, whole: bool, spend: bool, measure: Measure) -> _Made:
         """With everything that the disk has to say, vouched for, signed; blocks."""

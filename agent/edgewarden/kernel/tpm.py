@@ -1,8 +1,8 @@
 """The TPM 2.0: make keys, sign, quote, certify, activate. Bytes in, bytes out.
 
-The only module that imports tpm2-pytss (extra [tpm], or Debian's python3-tpm2-pytss; 1.2 to 3.0).
-Decides which keys there are and how a lost connection is mended; leaves what an answer means to
-wire/tpm.py and judge/.
+With tpm_meanwhile.py the only one that imports tpm2-pytss (extra [tpm], or Debian's
+python3-tpm2-pytss; 1.2 to 3.0). Decides which keys there are and how a lost connection is mended;
+leaves what an answer means to wire/tpm.py and judge/.
 
     EK    endorsement hierarchy, TCG's templates L-1 (RSA-2048) and L-2 (P-256); decrypts only
     AK    endorsement hierarchy, a primary of our own template: restricted, signs what the TPM
@@ -35,12 +35,15 @@ import ctypes
 import importlib
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from edgewarden.errors import EdgewardenError, HardwareFault, TrustFault
 from edgewarden.kernel import tpm_forms as forms
+from edgewarden.kernel import tpm_meanwhile
+from edgewarden.kernel.tpm_faults import is_lost, refusal, renamed
 from edgewarden.kernel.tpm_forms import sized, unsized
+from edgewarden.kernel.tpm_meanwhile import Beside, Pieces
 
 T = TypeVar("T")
 Key = tuple[bytes, bytes]
@@ -48,9 +51,6 @@ Key = tuple[bytes, bytes]
 
 # TPM 2.0 Part 2: TPM_HT 0x01 (NV) and 0x80 (transient), TPM_CAP_HANDLES, TPM_SE_POLICY.
 _NV_FIRST, _TRANSIENT_FIRST, _CAP_HANDLES, _SE_POLICY = 0x01000000, 0x80000000, 1, 1
-# TPM 2.0 Part 2 §6.6.3: a code with bit 7 speaks of a parameter; HANDLE is of those.
-_FORMAT_ONE, _RC_HANDLE, _RC_INTEGRITY, _RC_BINDING = 0x80, 0x0B, 0x1F, 0x25
-_LAYER = 0x00FF0000  # TSS 2.0 Overview §3.5: which layer an error is of; 0 is the TPM itself
 _NV_CHUNK = 512
 """TPM_PT_NV_BUFFER_MAX is at least 512 (PC Client Platform TPM Profile)."""
 _PCR_TRIES = 4
@@ -87,6 +87,8 @@ class Tpm:
         self._tls: Any = None
         self._key: Key | None = None
         self._kept: dict[tuple[str, bytes], Any] = {}
+        self._library: tpm_meanwhile.Library | None = None
+        self._meanwhile = threading.local()
         self._do("open", lambda: None)
 
     def __enter__(self) -> Tpm:
@@ -139,7 +141,10 @@ class Tpm:
             scheme = self._same("TPMT_SIG_SCHEME", forms.ECDSA_SHA256)
             ticket = self._same("TPMT_TK_HASHCHECK", forms.HASH_TICKET)
             value = self._in("TPM2B_DIGEST", sized(digest))
-            return _out(self._esys.sign(self._loaded_tls(key), value, scheme, ticket))
+            handle = self._loaded_tls(key)
+            if beside := self._beside():
+                return tpm_meanwhile.sign(beside, self._esys, handle, (value, scheme, ticket))
+            return _out(self._esys.sign(handle, value, scheme, ticket))
 
         return self._do("sign", work)
 
@@ -160,7 +165,7 @@ class Tpm:
                 after, _ = self._read_pcrs(wanted[:1])
                 if before == after:
                     return attest, signature, values
-            raise _fault("quote", "the PCRs do not stand still")
+            raise refusal("quote", "the PCRs do not stand still")
 
         return self._do("quote", work)
 
@@ -171,7 +176,11 @@ class Tpm:
     def _attest(self, qualifying: bytes, pcrs: list[int]) -> tuple[bytes, bytes]:
         data = self._in("TPM2B_DATA", sized(qualifying))
         banked = self._same("TPML_PCR_SELECTION", forms.sha256_bank(pcrs))
-        attest, signature = self._esys.quote(self._loaded_ak(), banked, data)
+        ak = self._loaded_ak()
+        if beside := self._beside():
+            scheme = self._same("TPMT_SIG_SCHEME", forms.NONE)
+            return tpm_meanwhile.quote(beside, self._esys, ak, (data, scheme, banked))
+        attest, signature = self._esys.quote(ak, banked, data)
         return unsized(_out(attest)), _out(signature)
 
     def certify(self, key: Key, qualifying: bytes) -> tuple[bytes, bytes]:
@@ -214,6 +223,19 @@ class Tpm:
             lambda: self._with_primary("ENDORSEMENT", forms.EK[kind], with_ek),
         )
 
+    @contextmanager
+    def meanwhile(self, pieces: Pieces) -> Iterator[None]:
+        """Take from ``pieces`` while the TPM works on what this thread has it sign or quote.
+
+        They are to raise nothing. How many are taken is the TPM's affair: what must be done, is
+        to be done afterwards.
+        """
+        self._meanwhile.pieces = pieces
+        try:
+            yield
+        finally:
+            self._meanwhile.pieces = None
+
     def transients(self) -> int:
         """How many keys this connection holds loaded."""
         return self._do("count handles", lambda: len(self._handles(_TRANSIENT_FIRST)))
@@ -224,21 +246,27 @@ class Tpm:
         with self._lock:
             try:
                 return self._once(work)
-            except Exception as fault:
-                if not _is_lost(fault):
-                    raise _renamed(what, fault) from fault
+            except Exception as why:
+                if not is_lost(why):
+                    raise renamed(what, why) from why
             self._drop()
             try:
                 return self._once(work)
-            except Exception as fault:
+            except Exception as why:
                 self._drop()
-                raise _renamed(what, fault) from fault
+                raise renamed(what, why) from why
 
     def _once(self, work: Callable[[], T]) -> T:
         if self._esys is None:
             self._tss = _binding()
+            self._library = tpm_meanwhile.library(self._tss)
             self._esys = self._tss.ESAPI(self.tcti)
         return work()
+
+    def _beside(self) -> Beside | None:
+        """What to do beside the next command of this thread, and the library to do it with."""
+        pieces = getattr(self._meanwhile, "pieces", None)
+        return Beside(self._library, pieces) if self._library and pieces is not None else None
 
     def _drop(self) -> None:
         """Forget the connection; what was loaded on it is gone with it."""
@@ -336,7 +364,7 @@ class Tpm:
             counter, _, listed = self._esys.pcr_read(banked)
             found = forms.digests(_out(listed))
             if len(found) != len(some):
-                raise _fault("read the PCRs", "this TPM has no SHA-256 bank in use")
+                raise refusal("read the PCRs", "this TPM has no SHA-256 bank in use")
             values.update(zip(some, found, strict=True))
             counters.add(int(counter))
             left = left[_PCRS_PER_READ:]
@@ -367,34 +395,3 @@ class Tpm:
 def _out(value: Any) -> bytes:
     data = value.marshal()
     return bytes(data)
-
-
-def _is_lost(fault: Exception) -> bool:
-    """Is it the connection, or a handle that did not survive, and not an answer?"""
-    code = getattr(fault, "rc", None)
-    if not isinstance(code, int):
-        return False
-    # Warnings (REFERENCE_H0, RETRY, ...) come without format one; of parameters only HANDLE.
-    return bool(code & _LAYER or not code & _FORMAT_ONE or code & 0x3F == _RC_HANDLE)
-
-
-def _renamed(what: str, fault: Exception) -> EdgewardenError:
-    if isinstance(fault, EdgewardenError):
-        return fault
-    code = getattr(fault, "rc", 0)
-    foreign = isinstance(code, int) and not code & _LAYER and code & _FORMAT_ONE
-    if foreign and code & 0x3F in (_RC_INTEGRITY, _RC_BINDING):
-        return TrustFault(
-            f"the TPM refuses to {what}: it belongs to another TPM ({fault})",
-            code="EW-ID-031",
-            next_step="put the card back into its own board, or enrol this board as a new gateway",
-        )
-    return _fault(what, str(fault) or repr(fault))
-
-
-def _fault(what: str, why: str) -> HardwareFault:
-    return HardwareFault(
-        f"the TPM does not {what}: {why}",
-        code="EW-ID-030",
-        next_step="run `edgewarden identity selftest`; see `ls -l /dev/tpmrm0` and group tss",
-    )

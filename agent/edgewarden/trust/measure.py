@@ -22,9 +22,10 @@ import importlib.util
 import marshal
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from edgewarden.trust.bytecode import compiles_to
 from edgewarden.wire.manifest import files_digest, is_measured, manifest_digest
@@ -34,11 +35,47 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _CHUNK_BYTES = 256 * 1024
 _PLAIN_MARSHAL = 2
 """The last version that spells equal values alike: later ones mark what is referred to twice."""
+_PIECE = 24
+"""Names that are asked after between two looks at whether a TPM has answered: 0.1 ms."""
 SETTLED_NS = 2 * 10**9
 """Longer than the tick of any file system's times: 4 ms of Linux, 2 s of FAT."""
 
+T = TypeVar("T")
 Identity = bytes
 """Digest of device, inode, size and times: what is remembered of some hundred files stays small."""
+
+
+class Look:
+    """A look at the package, taken in pieces by whoever waits for something else.
+
+    An iterator that raises nothing: a fault of the disk ends it, and is raised by ``moved``.
+    """
+
+    def __init__(self, pieces: Generator[None, None, Identity], last: Identity | None) -> None:
+        self._pieces, self._last = pieces, last
+        self._seen: Identity | None = None
+        self._fault: OSError | None = None
+
+    def __iter__(self) -> Look:
+        return self
+
+    def __next__(self) -> None:
+        if self._seen is None and self._fault is None:
+            try:
+                return next(self._pieces)
+            except StopIteration as end:
+                self._seen = end.value
+            except OSError as fault:
+                self._fault = fault
+        raise StopIteration
+
+    def moved(self) -> bool:
+        """Take what is left; whether the package is another than at the last ``take``."""
+        for _ in self:
+            continue
+        if self._fault is not None:
+            raise self._fault
+        return self._last is None or self._seen != self._last
 
 
 @dataclass
@@ -74,9 +111,13 @@ class Measurer:
         """Whether there was a ``take`` before."""
         return self._whole is not None
 
+    def look(self) -> Look:
+        """Whether the package is another than at the last ``take``, to be found out in pieces."""
+        return Look(self._pieces(), self._whole[0] if self._whole is not None else None)
+
     def moved(self) -> bool:
-        """Whether the package is another than at the last ``take``, and ``last`` is wrong."""
-        return self._whole is None or self._whole[0] != self._tree()
+        """The same at once; where it is, ``last`` is wrong."""
+        return self.look().moved()
 
     def last(self) -> tuple[dict[str, bytes], str]:
         """As ``take``, with code and byte code as they were then: worth what ``moved`` says."""
@@ -91,6 +132,9 @@ class Measurer:
         }, bytecode
 
     def _tree(self) -> Identity:
+        return _end(self._pieces())
+
+    def _pieces(self) -> Generator[None, None, Identity]:
         """Everything below the package that a measurement could turn on, by name, inode, size and
         times: while this is the same, so are code and byte code (2 ms in place of 20).
 
@@ -100,11 +144,11 @@ class Measurer:
         in the same tick of the clock as a listing leaves no mark on the folder.
         """
         if self._names:
-            seen, _ = _about(self.package, self._names)
+            seen, _ = yield from _about(self.package, self._names)
             if self._whole is not None and seen == self._whole[0]:
                 return seen
         began_ns, (names, changed) = self.wall_ns(), self._listed()
-        seen, newest_ns = _about(self.package, names)
+        seen, newest_ns = yield from _about(self.package, names)
         unmoved = all(_changed_ns(self.package / f) == ns for f, ns in changed.items())
         self._names = names if unmoved and newest_ns < began_ns - SETTLED_NS else ""
         return seen
@@ -190,14 +234,16 @@ class Measurer:
         return verdict
 
 
-def _about(package: Path, names: str) -> tuple[Identity, int]:
+def _about(package: Path, names: str) -> Generator[None, None, tuple[Identity, int]]:
     """The names, below the package and with NUL between them, with what the kernel says of each;
     and the youngest change (ns since 1970)."""
     found: list[str | int] = [names]
     newest_ns = 0
     fd = os.open(package, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for name in names.split("\0"):
+        for count, name in enumerate(names.split("\0")):
+            if not count % _PIECE:
+                yield
             try:
                 s = os.stat(name, dir_fd=fd)
             except OSError:  # a link to nowhere: another one is another folder's change
@@ -208,6 +254,15 @@ def _about(package: Path, names: str) -> tuple[Identity, int]:
     finally:
         os.close(fd)
     return hashlib.sha256(marshal.dumps(found, _PLAIN_MARSHAL)).digest(), newest_ns
+
+
+def _end(pieces: Generator[None, None, T]) -> T:
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            found: T = end.value
+            return found
 
 
 def _changed_ns(path: Path) -> int:

@@ -13,7 +13,8 @@ import hashlib
 import logging
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -164,6 +165,10 @@ class TpmQuoter:
             certify_signature=certify_signature,
             tls_public=self._tls_public,
         )
+
+    def meanwhile(self, pieces: Iterator[object]) -> AbstractContextManager[None]:
+        """See ports.Quoter."""
+        return self._tpm.meanwhile(pieces)
 
     def _quoted(self, qualifying: bytes) -> tuple[bytes, bytes, dict[int, bytes]]:
         """A quote and the values it vouches for, which mostly are those of the last one."""
