@@ -31,10 +31,11 @@ MOST_READS_S = {"gate": 20.0, "guard": 0.1, "link": 40.0}
 
 def resting(*arguments: object) -> dict[str, dict[str, int]]:
     """What resting.py counted."""
-    command = ["unshare", "--pid", "--net", "--fork", "--mount-proc", "--kill-child"]
+    spaces = ["--mount", "--pid", "--net", "--fork", "--mount-proc", "--kill-child"]
+    command = ["unshare", *spaces, sys.executable, str(SCRIPT)]
     done = subprocess.run(
-        [*command, sys.executable, str(SCRIPT), *map(str, arguments)], stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=240,
+        [*command, *map(str, arguments)], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
