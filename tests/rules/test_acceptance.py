@@ -28,7 +28,10 @@ NUMBERS: dict[int, tuple[str, tuple[str, ...]]] = {
     6: ("Modbus, other people's slaves", ("system/test_a06_modbus.py",)),
     7: ("hot-plug", ("system/test_a07_hotplug.py",)),
     8: ("32 ports and flipped bits", ("system/test_a08_flips.py",)),
-    9: ("full and read-only disks", ("system/test_full_disk.py", "system/test_memory_mode.py")),
+    9: (
+        "full, read-only and erring disks",
+        ("system/test_full_disk.py", "system/test_io_errors.py", "system/test_memory_mode.py"),
+    ),
     10: ("damage", ("cli/test_spool.py", "record/test_damage.py", "record/test_spool.py")),
     11: ("the bound, offline", ("system/test_a11_bound.py",)),
     12: ("clocks", ("system/test_a12_clock.py", "system/test_no_clock.py")),

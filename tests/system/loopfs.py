@@ -9,12 +9,21 @@ device wrote nothing while it was made.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 QUIET_TRIES = 40
+
+# <linux/loop.h>: struct loop_info64, of which lo_sizelimit is the fifth field.
+LOOP_SET_STATUS64, LOOP_GET_STATUS64 = 0x4C04, 0x4C05
+LOOP_INFO64 = struct.Struct("=5Q4I64s64s32s2Q")
+LO_SIZELIMIT = 4
+KEPT_BYTES = 4096
+"""Of a disk that is cut short: the superblock."""
 
 
 class LoopFs:
@@ -74,17 +83,88 @@ class LoopFs:
         return found.f_bavail * found.f_frsize
 
 
+class ErringFs(LoopFs):
+    """An image over two loop devices, of which the lower one can be cut short.
+
+    The filesystem's own device keeps its length and answers with EIO, reads and writes alike, as
+    that of a card does that is not there any more; what was on it stays. (Cutting the filesystem's
+    own device short is not the same: ext4 then meets ENOMEM where it looks for a block behind the
+    end, and tries again for ever, in the kernel.)
+    """
+
+    def __init__(self, image: Path, root: Path, lower: str, upper: str) -> None:
+        self._lower, self._upper = lower, upper
+        super().__init__(image, root)
+
+    def answer_with_errors(self) -> None:
+        """From here on nothing can be read or written but what is in the page cache, and of that
+        is dropped what nobody has open."""
+        self._cut(KEPT_BYTES)
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+
+    def heal(self) -> None:
+        """The device answers again, and the filesystem is checked and mounted anew: after an error
+        it trusts its own picture no more. Fails while a file on it is open."""
+        self._cut(0)
+        self.unmount()
+        self.mount()
+
+    def mount(self) -> None:
+        """Bring it back, checked as a boot would."""
+        subprocess.run(["e2fsck", "-fp", self._upper], capture_output=True, check=False)
+        _run("mount", self._upper, str(self.root))
+
+    def _cut(self, size_bytes: int) -> None:
+        """Set the lower device's lo_sizelimit; 0 has none."""
+        fd = os.open(self._lower, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            info = bytearray(LOOP_INFO64.size)
+            fcntl.ioctl(fd, LOOP_GET_STATUS64, info)
+            fields = list(LOOP_INFO64.unpack(info))
+            fields[LO_SIZELIMIT] = size_bytes
+            fcntl.ioctl(fd, LOOP_SET_STATUS64, LOOP_INFO64.pack(*fields))
+        finally:
+            os.close(fd)
+
+
 @contextlib.contextmanager
-def made(folder: Path, size_mb: int) -> Iterator[LoopFs]:
-    """Make, mount and, whatever happens, unmount an image."""
+def erring(folder: Path, size_mb: int, features: str = "has_journal") -> Iterator[ErringFs]:
+    """As ``made``, of a disk that can answer with errors.
+
+    Args:
+        features: of the ext4, as mkfs -O takes them.
+    """
+    image, root = _image(folder, size_mb, features), folder / "root"
+    root.mkdir()
+    with contextlib.ExitStack() as cleanup:
+        devices = []
+        for backing in (str(image), None):
+            device = _run("losetup", "--find", "--show", backing or devices[0]).strip()
+            cleanup.callback(_run, "losetup", "--detach", device)
+            devices.append(device)
+        _run("mount", devices[1], str(root))
+        cleanup.callback(lambda: _run("umount", str(root)) if root.is_mount() else None)
+        fs = ErringFs(image, root, devices[0], devices[1])
+        cleanup.callback(fs._cut, 0)
+        yield fs
+
+
+def _image(folder: Path, size_mb: int, features: str) -> Path:
+    """An ext4 in a file, without background initialisation: the device must become quiet."""
     folder.mkdir(parents=True, exist_ok=True)
     image = folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(size_mb << 20)
-    # No background initialisation: the device must be able to become quiet.
     lazy = "lazy_itable_init=0,lazy_journal_init=0"
-    _run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", lazy, str(image))
-    with mounted(image, folder / "root") as fs:
+    _run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", features, "-E", lazy, str(image))
+    return image
+
+
+@contextlib.contextmanager
+def made(folder: Path, size_mb: int) -> Iterator[LoopFs]:
+    """Make, mount and, whatever happens, unmount an image."""
+    with mounted(_image(folder, size_mb, "has_journal"), folder / "root") as fs:
         yield fs
 
 

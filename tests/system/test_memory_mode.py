@@ -15,87 +15,23 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.enrol import by_token
 from edgewarden.record import reader
 from edgewarden.wire.record import RecordClass
 from tests.system import loopfs
-from tests.system.cards import DEVICE, Card, Stage, standing
+from tests.system.worlds import IMAGE_MB, WAIT_S, World, world_on
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "loop-mount", "mosquitto")
 
-IMAGE_MB = 24
-WAIT_S = 90.0
 FEW = 2
 """Records made while the fleet sleeps: health's, every five seconds."""
 
 
-class World:
-    """A stage, one card, and the disk that its state lies on."""
-
-    def __init__(self, stage: Stage, disk: loopfs.LoopFs) -> None:
-        self.stage, self.disk = stage, disk
-        fleet = stage.fleet
-        by_token.enroll(disk.root, str(fleet.init["enroll"]), fleet.token(DEVICE))
-        self.card = stage.keep(Card(disk.root))
-
-    def whose_word(self, word: str) -> None:
-        """What lets go of records, in the card's settings."""
-        text = self.card.settings.read_text()
-        self.card.settings.write_text(
-            text.replace("[uplink]\n", f'[uplink]\nacknowledged_by = "{word}"\n')
-        )
-
-    def waiting(self) -> tuple[int, int]:
-        """In memory at the gateway: (records signed, of these accepted by nobody yet)."""
-        storage = self.card.status().get("storage")
-        assert isinstance(storage, dict)
-        return int(storage["signed_in_memory"]), int(storage["waiting_in_memory"])
-
-    def mode(self) -> str:
-        storage = self.card.status().get("storage")
-        return str(storage["mode"]) if isinstance(storage, dict) else "none"
-
-    def codes(self) -> set[str]:
-        reasons = self.card.status().get("reasons")
-        return {str(r["code"]) for r in reasons} if isinstance(reasons, list) else set()
-
-    def memory(self) -> tuple[int, bool]:
-        """What the fleet has of chains in memory: (records, one stands open)."""
-        seen = self.stage.fleet.show(DEVICE)["memory"]
-        assert isinstance(seen, dict)
-        return int(seen["records"]), bool(seen["open"])
-
-    def await_mode(self, mode: str) -> None:
-        wait_until(lambda: self.mode() == mode, WAIT_S)
-
-    def settled(self) -> bool:
-        """The fleet has everything that link calls durable."""
-        spool = self.card.status().get("spool")
-        chain = self.stage.fleet.show(DEVICE)["chain"]
-        assert isinstance(chain, dict)
-        return isinstance(spool, dict) and all(
-            chain[c]["head"] >= one["acked"] > 0 for c, one in spool.items()
-        )
-
-    def no_second_history(self) -> None:
-        """Evidence is answered with a token again, and nothing looks like a copy."""
-        self.card.reports()
-        assert self.stage.quarantine() is None
-        assert not {"fork", "clone"} & self.stage.findings()
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with loopfs.made(tmp_path / "disk", IMAGE_MB) as disk, standing(tmp_path) as stage:
-        made = World(stage, disk)
-        try:
-            made.card.start()
-            made.await_mode("disk")
-            wait_until(made.settled, WAIT_S)
-            yield made
-        finally:
-            made.card.end(signal.SIGKILL)
+    with loopfs.made(tmp_path / "disk", IMAGE_MB) as disk, world_on(disk, tmp_path) as made:
+        made.start()
+        yield made
 
 
 def test_a09_it_turns_read_only_and_comes_back(world: World) -> None:
@@ -156,31 +92,24 @@ def test_whose_word_lets_go_of_what_is_in_memory(tmp_path: Path, word: str) -> N
     """The broker acknowledges everything while the fleet sleeps; the first is the control."""
     with (
         loopfs.made(tmp_path / "disk", IMAGE_MB) as disk,
-        standing(tmp_path, acknowledge=True) as s,
+        world_on(disk, tmp_path, word, acknowledge=True) as world,
     ):
-        world = World(s, disk)
-        world.whose_word(word)
-        try:
-            world.card.start()
-            world.await_mode("disk")
-            wait_until(world.settled, WAIT_S)
-            disk.stop_itself()
-            world.await_mode("memory")
-            wait_until(lambda: world.memory()[0] > 0, WAIT_S)
-            with asleep(s.fleet.server):
-                before = world.waiting()[0]
-                wait_until(lambda: world.waiting()[0] >= before + FEW, WAIT_S)
-                if word == "verifier":
-                    assert world.waiting()[1] >= FEW, "a PUBACK let go of records in memory"
-                else:
-                    wait_until(lambda: world.waiting()[1] == 0, WAIT_S)
-            wait_until(lambda: world.waiting()[1] == 0, WAIT_S)
-            disk.unmount()
-            disk.mount()
-            world.await_mode("disk")
-            wait_until(lambda: not world.memory()[1], WAIT_S)
-            wait_until(world.settled, WAIT_S)
-            world.no_second_history()
-            assert not {"memory_gap", "memory_cut"} & s.findings()
-        finally:
-            world.card.end(signal.SIGKILL)
+        world.start()
+        disk.stop_itself()
+        world.await_mode("memory")
+        wait_until(lambda: world.memory()[0] > 0, WAIT_S)
+        with asleep(world.stage.fleet.server):
+            before = world.waiting()[0]
+            wait_until(lambda: world.waiting()[0] >= before + FEW, WAIT_S)
+            if word == "verifier":
+                assert world.waiting()[1] >= FEW, "a PUBACK let go of records in memory"
+            else:
+                wait_until(lambda: world.waiting()[1] == 0, WAIT_S)
+        wait_until(lambda: world.waiting()[1] == 0, WAIT_S)
+        disk.unmount()
+        disk.mount()
+        world.await_mode("disk")
+        wait_until(lambda: not world.memory()[1], WAIT_S)
+        wait_until(world.settled, WAIT_S)
+        world.no_second_history()
+        assert not {"memory_gap", "memory_cut"} & world.stage.findings()

@@ -178,8 +178,11 @@ def prove(state_dir: Path, name: str) -> bool:
         Whether there was something to forget. False, too, while a renewal is under way: look again.
     """
     parent = state_dir / FOLDER
-    if not (parent / PREVIOUS).is_symlink():
-        return False
+    try:
+        if not (parent / PREVIOUS).is_symlink():
+            return False
+    except OSError as fault:
+        raise _not_stored(fault) from fault
     try:
         with locked(state_dir):
             return _prove(parent, name)

@@ -112,7 +112,8 @@ def stat(state_dir: Path) -> dict[RecordClass, ClassState]:
     sizes: dict[RecordClass, int] = {}
     for c in RecordClass:
         folder = _folder(state_dir, c)
-        sizes[c] = sum(f.stat().st_size for f in folder.glob("*") if f.is_file())
+        with renamed_errors(folder):
+            sizes[c] = sum(f.stat().st_size for f in folder.glob("*") if f.is_file())
         for path in _segments(folder)[-1:]:
             with _opened(path) as db:
                 for number, mark in read_marks(db).items():
@@ -174,8 +175,7 @@ def verify(
         OperatorFault: EW-SPL-005, there is no spool.
     """
     reports = {c: ClassReport() for c in RecordClass}
-    introduced: dict[bytes, Verify] = {}
-    gaps: dict[int, list[_Gap]] = {int(c): [] for c in RecordClass}
+    introduced, gaps = dict[bytes, Verify](), {int(c): list[_Gap]() for c in RecordClass}
     acked = {c: s.acked for c, s in stat_or_nothing(state_dir).items()}
     # Audit first: it holds the gap records that explain the others.
     for c in (RecordClass.AUDIT, RecordClass.ALARM, RecordClass.BULK):
@@ -289,8 +289,7 @@ class _Walk:
                 continue
             used = _explain(start, hole, known)
             if used is None:
-                found = any(start <= seq <= hole.last for seq in self.damaged)
-                odd = "damaged" if found else "missing"
+                odd = "damaged" if any(start <= n <= hole.last for n in self.damaged) else "missing"
                 report.fault(start, f"{start} to {hole.last} are {odd} without a gap record")
             else:
                 report.gaps.extend((g.first, g.last) for g in used)
@@ -301,8 +300,7 @@ class _Walk:
 
 def _explain(start: int, hole: _Gap, known: list[_Gap]) -> list[_Gap] | None:
     """Gap records that cover start..hole.last and end with the hash the next record names."""
-    used: list[_Gap] = []
-    at = start
+    used, at = list[_Gap](), start
     for gap in known:
         if gap.first <= at <= gap.last <= hole.last:
             used.append(gap)
@@ -343,17 +341,19 @@ def _kid(key: bytes) -> bytes:
 
 def _folder(state_dir: Path, record_class: RecordClass) -> Path:
     folder = state_dir / FOLDER / record_class.label
-    if not folder.is_dir():
-        raise OperatorFault(
-            f"there is no spool in {state_dir}",
-            code="EW-SPL-005",
-            next_step="check --state, or start link once",
-        )
-    return folder
+    with renamed_errors(folder):
+        if folder.is_dir():
+            return folder
+    raise OperatorFault(
+        f"there is no spool in {state_dir}",
+        code="EW-SPL-005",
+        next_step="check --state, or start link once",
+    )
 
 
 def _segments(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.glob(f"*{SUFFIX}") if parse_name(f.name))
+    with renamed_errors(folder):
+        return sorted(f for f in folder.glob(f"*{SUFFIX}") if parse_name(f.name))
 
 
 def _first(path: Path) -> int:

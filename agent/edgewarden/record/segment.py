@@ -102,8 +102,10 @@ class SegmentFile:
     size_bytes: int = 0
 
     def measure(self) -> None:
-        """Look at the size on disk, log included."""
-        self.size_bytes = sum(_size_bytes(p) for p in (self.path, *side_files(self.path)))
+        """Look at the size on disk, log included; a disk that does not say leaves the last answer:
+        what was committed stays committed."""
+        with contextlib.suppress(OSError):
+            self.size_bytes = sum(_size_bytes(p) for p in (self.path, *side_files(self.path)))
 
 
 class Segment:
@@ -158,8 +160,8 @@ class Segment:
         """Open a segment that nobody writes any more; on a full disk too, since it makes no
         file.
         """
-        log, _ = side_files(path)
-        left_over = log.exists() and log.stat().st_size > 0
+        with renamed_errors(path):
+            left_over = _size_bytes(side_files(path)[0]) > 0
         return cls._open(path, "mode=rw" if left_over else "mode=ro&immutable=1")
 
     @classmethod

@@ -270,9 +270,9 @@ class DiskSpool:
     def lend_ballast(self) -> bool:
         """See ports.Spool; unlinking needs no free block."""
         path = self._folder / BALLAST
-        if not path.exists():
-            return False
         with renamed_errors(path):
+            if not path.exists():
+                return False
             path.unlink()
             sync_folder(self._folder)
         return True
@@ -285,9 +285,9 @@ class DiskSpool:
     def _fill_ballast(self) -> None:
         """Take the reserve when there is plenty of room; doing without it is not a fault."""
         path = self._folder / BALLAST
-        if path.exists():
-            return
         with contextlib.suppress(OSError):
+            if path.exists():
+                return
             found = os.statvfs(self._folder)
             if found.f_bavail * found.f_frsize < FREE_FOR_BALLAST_BYTES:
                 return
