@@ -44,7 +44,7 @@ from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.ca.settings import DEFAULT_REQUIRED, Attestation
 from edgewarden_fleet.ingest.access_list import AccessList
 from edgewarden_fleet.ingest.admission import Admission
-from edgewarden_fleet.store import records, references, registry
+from edgewarden_fleet.store import gaps, references, registry
 from edgewarden_fleet.store.schema import open_store, transaction
 from edgewarden_fleet.verify.attest import Appraiser, Outgoing
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
@@ -179,7 +179,7 @@ class Desk:
         return [row[0] for row in rows]
 
     def gaps(self, device: str, record_class: RecordClass) -> list[tuple[int, int]]:
-        return [(g.first, g.last) for g in records.unexplained_gaps(self.db, device, record_class)]
+        return [(g.first, g.last) for g in gaps.unexplained(self.db, device, record_class)]
 
 
 @dataclass(frozen=True)

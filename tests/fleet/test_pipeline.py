@@ -15,7 +15,7 @@ from edgewarden.trust.keys import FileSigner
 from edgewarden.wire.facts import OCSF, Event, Quality, Reading, Severity, event_to_map
 from edgewarden.wire.record import Kind, RecordClass
 from edgewarden_fleet.console import page
-from edgewarden_fleet.store import records, views
+from edgewarden_fleet.store import gaps, records, views
 from edgewarden_fleet.store.schema import transaction
 from edgewarden_fleet.verify import facts
 from edgewarden_fleet.verify.pipeline import PENDING_S
@@ -107,6 +107,61 @@ def test_a_statement_that_does_not_fit_explains_nothing(desk: Desk, board: Board
     desk.record(board.gap(BULK, 3, 4, before=hashes[0], after=hashes[3]))
     desk.record(board.sign(board.build(AUDIT, Kind.GAP, {"class": 3, "first": "x"})))
     assert desk.gaps("gw-demo", BULK) == [(3, 4)]
+
+
+def steps_of(desk: Desk, made: Made) -> int:
+    """What the store works for one record, in steps of SQLite's machine."""
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    desk.db.set_progress_handler(step, 1)
+    try:
+        assert desk.record(made).accepted
+    finally:
+        desk.db.set_progress_handler(None, 1)
+    return steps
+
+
+def test_a_record_costs_the_same_however_many_gaps_stand_open(desk: Desk, board: Board) -> None:
+    """A gateway that leaves out every other record would stop the verifier for all others."""
+    made = [board.introduce(AUDIT), *(board.event(AUDIT, n=n) for n in range(2, 1001))]
+    cost = {
+        # behind a gap, into the midst of one, and the last of one
+        seq: [steps_of(desk, made[seq + more - 1]) for more in (0, -2, -1)]
+        for seq in range(5, 1001, 5)
+        if desk.record(made[seq - 5]).accepted
+    }
+    assert len(desk.gaps("gw-demo", AUDIT)) == 200
+    for early, late in zip(cost[25], cost[1000], strict=True):
+        assert late <= 1.2 * early, (cost[25], cost[1000])
+
+
+STATEMENT = {
+    "class": 3, "first": 3, "last": 4, "before": bytes(32), "after": bytes(32), "reason": "full",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("class", 4), ("class", 0), ("class", True), ("class", "3"), ("first", "3"), ("last", True),
+        ("first", 0), ("first", 5), ("last", 1 << 53), ("before", "x"), ("after", None),
+        ("reason", b"full"),
+    ],
+)  # fmt: skip
+def test_a_statement_that_cannot_be_read_is_told_and_not_kept(
+    desk: Desk, board: Board, field: str, value: object
+) -> None:
+    desk.record(board.introduce(AUDIT))
+    for body in (STATEMENT, {**STATEMENT, field: value}):
+        assert desk.record(board.sign(board.build(AUDIT, Kind.GAP, dict(body)))).accepted
+    kinds = [row[0] for row in desk.db.execute("SELECT kind FROM finding")]
+    assert kinds == ["unreadable_facts"]
+    assert len(gaps.notes(desk.db, "gw-demo", BULK)) == 1
 
 
 def test_a_fork_is_kept_with_its_proof(desk: Desk, board: Board) -> None:

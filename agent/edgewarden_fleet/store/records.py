@@ -1,4 +1,4 @@
-"""Records at rest: chains, gaps, report keys, refusals, what waits for its key.
+"""Records at rest: chains, report keys, refusals, what waits for its key.
 
 Each function is one step inside the caller's transaction; none decides anything
 (judge/continuity.py, verify/). What is kept of refused messages is bounded: a flood of forgeries
@@ -11,7 +11,7 @@ import hashlib
 import sqlite3
 from dataclasses import dataclass
 
-from edgewarden.judge.continuity import Chain, Gap, GapNote, Neighbours
+from edgewarden.judge.continuity import Chain, Neighbours
 from edgewarden.judge.report_keys import Introduction
 from edgewarden.wire.facts import Severity
 from edgewarden.wire.record import MAX_SEQ, Record, RecordClass
@@ -129,104 +129,6 @@ def claimed_at(
         (device, int(record_class), seq),
     ).fetchone()
     return None if row is None else bytes(row[0])
-
-
-def open_gap(
-    db: sqlite3.Connection, device: str, record_class: RecordClass, missing: tuple[int, int],
-    now_utc_s: float,
-) -> None:  # fmt: skip
-    """State what did not come."""
-    db.execute(
-        "INSERT INTO gap VALUES (?, ?, ?, ?, ?, NULL)",
-        (device, int(record_class), *missing, now_utc_s),
-    )
-
-
-def fill_gap(db: sqlite3.Connection, device: str, record_class: RecordClass, seq: int) -> None:
-    """A late record came: shorten, split or remove the gap it stood in."""
-    key = (device, int(record_class))
-    row = db.execute(
-        "SELECT * FROM gap WHERE device = ? AND class = ? AND first <= ? AND last >= ?",
-        (*key, seq, seq),
-    ).fetchone()
-    if row is None:
-        return
-    db.execute("DELETE FROM gap WHERE device = ? AND class = ? AND first = ?", (*key, row["first"]))
-    for first, last in ((row["first"], seq - 1), (seq + 1, row["last"])):
-        if first <= last:
-            db.execute(
-                "INSERT INTO gap VALUES (?, ?, ?, ?, ?, ?)",
-                (*key, first, last, row["opened_utc_s"], row["explained"]),
-            )
-
-
-def unexplained_gaps(db: sqlite3.Connection, device: str, record_class: RecordClass) -> list[Gap]:
-    """Open gaps with the hashes at their edges."""
-    gaps = []
-    for row in db.execute(
-        "SELECT first, last FROM gap WHERE device = ? AND class = ? AND explained IS NULL",
-        (device, int(record_class)),
-    ).fetchall():
-        gaps.append(
-            Gap(
-                row["first"],
-                row["last"],
-                neighbours(db, device, record_class, row["first"]).before,
-                neighbours(db, device, record_class, row["last"]).after_prev,
-            )
-        )
-    return gaps
-
-
-def end_before_gaps(
-    db: sqlite3.Connection, device: str, record_class: RecordClass, released: int
-) -> tuple[int, bytes] | None:
-    """(sequence, hash) of the last record in front of the first gap that may still be filled; None
-    when nothing is stored there.
-
-    Args:
-        released: gaps that end here or below cannot be filled: the gateway has let go of them.
-    """
-    row = db.execute(
-        "SELECT seq, hash FROM record WHERE device = :device AND class = :class AND seq <"
-        " coalesce((SELECT min(first) FROM gap WHERE device = :device AND class = :class"
-        " AND explained IS NULL AND last > :released), :beyond) ORDER BY seq DESC LIMIT 1",
-        {"device": device, "class": int(record_class), "released": released,
-         "beyond": MAX_SEQ + 1},
-    ).fetchone()  # fmt: skip
-    return None if row is None else (int(row["seq"]), bytes(row["hash"]))
-
-
-def explain_gap(
-    db: sqlite3.Connection, device: str, record_class: RecordClass, first: int, why: str
-) -> None:
-    """Write a signed reason beside a gap."""
-    db.execute(
-        "UPDATE gap SET explained = ? WHERE device = ? AND class = ? AND first = ?",
-        (why, device, int(record_class), first),
-    )
-
-
-def add_gap_note(
-    db: sqlite3.Connection, device: str, record_class: RecordClass, note: GapNote, why: str
-) -> None:
-    """Keep a gateway's signed statement about records it dropped."""
-    db.execute(
-        "INSERT OR IGNORE INTO gap_note VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (device, int(record_class), note.first, note.last, note.before, note.after, why),
-    )
-
-
-def gap_notes(
-    db: sqlite3.Connection, device: str, record_class: RecordClass
-) -> list[tuple[GapNote, str]]:
-    """All statements about a class, with their reasons."""
-    return [
-        (GapNote(row["first"], row["last"], row["before"], row["after"]), row["why"])
-        for row in db.execute(
-            "SELECT * FROM gap_note WHERE device = ? AND class = ?", (device, int(record_class))
-        )
-    ]
 
 
 def add_report_key(

@@ -30,9 +30,9 @@ from edgewarden_fleet.store import (
     anchors,
     attestation,
     continuity,
+    gaps,
     late,
     memory,
-    records,
     registry,
     replaced,
     submodules,
@@ -255,7 +255,7 @@ def _chain(
 ) -> Json:
     key = (device, int(record_class))
     row = db.execute("SELECT * FROM chain WHERE device = ? AND class = ?", key).fetchone()
-    gaps = db.execute(
+    rows = db.execute(
         "SELECT * FROM gap WHERE device = ? AND class = ? ORDER BY first LIMIT ?",
         (*key, SHOWN_GAPS),
     ).fetchall()
@@ -269,11 +269,11 @@ def _chain(
         " WHERE device = ? AND topic_group = 'r' AND class = ? ORDER BY reason",
         (device, record_class.label),
     )
-    shown = [{"first": g["first"], "last": g["last"], "explained": g["explained"]} for g in gaps]
+    shown = [{"first": g["first"], "last": g["last"], "explained": g["explained"]} for g in rows]
     dropped, unexplained = missing
     tail = attestation.withheld_by(db, device, record_class, now_utc_s)
     if tail is not None:
-        notes = records.gap_notes(db, device, record_class)
+        notes = gaps.notes(db, device, record_class)
         why = next((why for note, why in notes if explains(note, tail)), None)
         shown.append({"first": tail.first, "last": tail.last, "explained": why})
         if why is None:
@@ -381,9 +381,9 @@ def _verdict(db: sqlite3.Connection, device: str, body: Json) -> tuple[str, list
         so_so.append("attestation is out of date")
     chain = body["chain"]
     assert isinstance(chain, dict)
-    gaps = sum(c["unexplained_gaps"] for c in chain.values())
-    if gaps:
-        so_so.append(f"{gaps} unexplained gap(s)")
+    missing = sum(c["unexplained_gaps"] for c in chain.values())
+    if missing:
+        so_so.append(f"{missing} unexplained gap(s)")
     for name, c in chain.items():
         if c["withheld"]:
             so_so.append(

@@ -41,7 +41,7 @@ from cryptography import x509
 
 from edgewarden.errors import WireRefusal
 from edgewarden.judge import continuity, report_keys
-from edgewarden.judge.continuity import GapNote, Judgement, Offer, Outcome
+from edgewarden.judge.continuity import Gap, GapNote, Judgement, Offer, Outcome
 from edgewarden.trust.keys import key_id, verifier_for
 from edgewarden.wire import cose, topics
 from edgewarden.wire.cose import ContentType, Envelope
@@ -58,7 +58,7 @@ from edgewarden.wire.record import (
 )
 from edgewarden.wire.topics import Topic
 from edgewarden_fleet.store import continuity as threads
-from edgewarden_fleet.store import records, registry
+from edgewarden_fleet.store import gaps, records, registry
 from edgewarden_fleet.verify import facts, ratchet
 from edgewarden_fleet.verify.chain import Identity, check_issuing, read_chain
 
@@ -216,7 +216,8 @@ class Verifier:
         if not judged.accepted:
             return Verdict(topic.device, str(judged.outcome), False, judged.why)
         if judged.outcome is not Outcome.NEXT:
-            self._explain_gaps(record.device, record.record_class)
+            place = record.device, record.record_class
+            self._explain(*place, gaps.beside(self.db, *place, record.seq))
         if key is None:
             facts.keep(self.db, record, now_utc_s)
             self._note_gap(record, now_utc_s)
@@ -287,9 +288,9 @@ class Verifier:
             self.db, device, record_class, judged.chain, stored_utc_s=now_utc_s, reordered=late
         )
         if judged.missing is not None:
-            records.open_gap(self.db, device, record_class, judged.missing, now_utc_s)
+            gaps.open_gap(self.db, device, record_class, judged.missing, now_utc_s)
         if late:
-            records.fill_gap(self.db, device, record_class, record.seq)
+            gaps.fill(self.db, device, record_class, record.seq)
         return judged
 
     def _go_on(self, record: Record, digest: bytes, now_utc_s: float) -> None:
@@ -344,17 +345,21 @@ class Verifier:
                 "a gap statement cannot be read", now_utc_s, int(record.record_class), record.seq,
             )  # fmt: skip
             return
-        records.add_gap_note(self.db, record.device, *note)
-        self._explain_gaps(record.device, note[0])
+        gaps.add_note(self.db, record.device, *note)
+        place, said = (record.device, note[0]), note[1]
+        inside = gaps.unexplained(self.db, *place, said.first, said.last)
+        self._explain(*place, inside)
 
-    def _explain_gaps(self, device: str, record_class: RecordClass) -> None:
-        """Match open gaps with signed statements, whichever of the two came first."""
-        gaps = records.unexplained_gaps(self.db, device, record_class)
-        notes = records.gap_notes(self.db, device, record_class) if gaps else []
-        for gap in gaps:
+    def _explain(self, device: str, record_class: RecordClass, found: Sequence[Gap]) -> None:
+        """Match open gaps with signed statements, whichever of the two came first.
+
+        A record changes the gaps beside it, a statement those inside it: never all that stand open.
+        """
+        notes = gaps.notes(self.db, device, record_class) if found else []
+        for gap in found:
             for statement, why in notes:
                 if continuity.explains(statement, gap):
-                    records.explain_gap(self.db, device, record_class, gap.first, why)
+                    gaps.explain(self.db, device, record_class, gap.first, why)
 
     def _verify_with(self, cose_key: bytes) -> cose.Verify:
         """The verify function of a key, parsed once."""

@@ -34,7 +34,7 @@ from edgewarden.wire.acknowledgement import (
 )
 from edgewarden.wire.record import RecordClass
 from edgewarden.wire.topics import Topic
-from edgewarden_fleet.store import memory, records
+from edgewarden_fleet.store import gaps, memory, records
 from edgewarden_fleet.verify.attest import Outgoing
 
 
@@ -73,7 +73,7 @@ class Word:
     def _upto(self, device: str, record_class: RecordClass) -> Upto | None:
         head = records.chain_of(self._db, device, record_class).head_seq
         released = self._released.get((device, record_class), 0)
-        end = records.end_before_gaps(self._db, device, record_class, released)
+        end = gaps.end_before(self._db, device, record_class, released)
         return None if end is None else Upto(*end, head)
 
     def _message(self, said: Acknowledgement) -> Outgoing:
