@@ -59,7 +59,7 @@ apt_need() {
     # Nor may a broker or a gpsd that we brought start with the machine.
     if [ -d /run/systemd/system ]; then
         if [[ " ${packages[*]} " == *" mosquitto "* ]]; then systemctl --quiet disable mosquitto.service || true; fi
-        for own in nats-server prometheus; do
+        for own in nats-server prometheus monit; do
             if [[ " ${packages[*]} " == *" $own "* ]]; then systemctl --quiet disable $own.service || true; fi
         done
         if [[ " ${packages[*]} " == *" gpsd "* ]]; then systemctl --quiet disable gpsd.socket gpsd.service || true; fi

@@ -13,13 +13,13 @@ trap 'rm -rf "$work"' EXIT
 /usr/bin/python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet uv
 
-for name in ceiling floor peers tpm; do
+for name in ceiling floor peers thingsboard tpm; do
     out=$work/$name.txt constraint=()
     # A layer on the ceiling must not move what lies below it.
     if [ "$name" = tpm ]; then constraint=(--constraint ceiling.txt); fi
     if [ "$keep" = --keep ] && [ -f "$name.txt" ]; then cp "$name.txt" "$out"; fi
     "$work/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-emit-index-url --no-header "${constraint[@]}" --output-file "$out" "$name.in" >&2
+        --no-emit-index-url --emit-build-options --no-header "${constraint[@]}" --output-file "$out" "$name.in" >&2
     {
         echo "# Made by requirements/lock.sh from requirements/$name.in: edit that one, then run the script."
         sed '/^# Made by /d' "$out"

@@ -4,8 +4,9 @@
 #   bash requirements/venv.sh .venv ceiling          for figures, the demo and most tests
 #   bash requirements/venv.sh .venv-floor floor      Debian 13's versions
 #   bash requirements/venv.sh .venv-peers peers      other people's COSE libraries
+#   bash requirements/venv.sh .venv-thingsboard thingsboard   the gateway that the bench measures beside ours
 #
-# ceiling and floor get the package itself in editable form; peers does not: a stranger has no edgewarden.
+# ceiling and floor get the package itself in editable form; the others do not: a stranger has no edgewarden.
 # Always from /usr/bin/python3, so that figures compare. Messages go to stderr.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,7 +24,7 @@ echo "venv: making $venv from $lock" >&2
 /usr/bin/python3 -m venv --clear "$venv" >&2
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-input --quiet)
 "${pip[@]}" install --require-hashes --only-binary :all: --requirement "$lock" >&2
-if [ "$2" != peers ]; then
+if [ "$2" = ceiling ] || [ "$2" = floor ]; then
     "${pip[@]}" install --no-deps --no-build-isolation --no-index --editable . >&2
 fi
 echo "$want" >"$stamp"

@@ -29,8 +29,9 @@ done
 . requirements/apt.sh
 trap apt_guard_down EXIT
 apt_need mosquitto:mosquitto mount:mount openssl:openssl strace:strace nft:nftables ip:iproute2 mosquitto_pub:mosquitto-clients "${apt_tpm[@]}" \
-    /usr/sbin/collectd:collectd-core prometheus-node-exporter:prometheus-node-exporter
+    /usr/sbin/collectd:collectd-core prometheus-node-exporter:prometheus-node-exporter monit:monit
 bash requirements/venv.sh .venv ceiling
+bash requirements/venv.sh .venv-thingsboard thingsboard
 bash requirements/tpm.sh .venv
 # As an installed package is: link runs as a user who could not keep what it compiles.
 .venv/bin/python -m compileall -q agent

@@ -3,15 +3,20 @@
     data.4.1               resident set of link, eight ports   against   bare interpreter
     data.4.1-node          the same   against   prometheus-node-exporter, scraped each 10 s
     data.4.1-thingsboard   the same   against   ThingsBoard gateway, its service module imported
+    data.4.1-monit         the same   against   monit, four checks each 10 s
     data.4.5-version       `edgewarden --version`   against   a bare interpreter's start
     data.4.5-import        importing all that link imports   against   the same
     data.4.5-puback        start of link to its first acknowledged record   against   the same
     data.4.6               link's processor time while ports say little   against   collectd, 10 s
+    data.4.6-monit         the same   against   monit, four checks each 10 s
     data.4.6-switches      link's context switches meanwhile, less one for each burst of a port
     data.idle-written      bytes given to a disk by gate, guard and link between two commits
 
 collectd runs six plugins (cpu, memory, swap, disk, interface, load) and writes CSV, each 10 s, in
-the bench's own folder. The processes measured run on the private interpreter (private.py).
+the bench's own folder. monit looks at the system, a filesystem, a process and a file's checksum.
+The ThingsBoard gateway is imported in a venv of its own (requirements/thingsboard.in), in a network
+namespace without an address: it asks its maker's host for updates. The processes measured run on
+the private interpreter (private.py).
 """
 
 from __future__ import annotations
@@ -55,18 +60,32 @@ LoadPlugin csv
 </Plugin>
 """
 
+MONIT = """\
+set daemon {period}
+set pidfile {folder}/monit.pid
+set idfile {folder}/monit.id
+set statefile {folder}/monit.state
+check system bench if memory usage > 99% then alert
+check filesystem root with path / if space usage > 99% then alert
+check process link with pidfile {folder}/link.pid if cpu > 99% for 60 cycles then alert
+check file checked with path {folder}/checked if failed checksum then alert
+"""
+THINGSBOARD = ROOT / ".venv-thingsboard" / "bin" / "python"
+
 SPECS = (
     Spec("data.4.1", "resident set of link, mutual TLS up, 8 ports delivering, / bare interpreter",
          "x", 4.5),
     Spec("data.4.1-node", "the same / prometheus-node-exporter, scraped each 10 s", "x", 2.0),
     Spec("data.4.1-thingsboard", "the same / ThingsBoard gateway 3.8.5, its service module"
          " imported", "x", 0.65),
+    Spec("data.4.1-monit", "the same / monit, four checks each 10 s (in C)", "x", 6.0),
     Spec("data.4.5-version", "`edgewarden --version` / start of a bare interpreter", "x", 2.5),
     Spec("data.4.5-import", "importing what link imports / start of a bare interpreter", "x", 4.0),
     Spec("data.4.5-puback", "start of the gateway to its first acknowledged record / bare start",
          "x", 12.0),
     Spec("data.4.6", "processor time of link, host sample each 10 s / collectd, six plugins, 10 s",
          "x", 2.0),
+    Spec("data.4.6-monit", "the same / monit, four checks each 10 s", "x", 50.0),
     Spec("data.4.6-switches", "context switches of link, less one for each burst of a port", "1/s",
          2.0),
     Spec("data.idle-written", "bytes written by gate, guard and link in an idle minute between two"
@@ -86,7 +105,7 @@ def measure(place: Place) -> Iterator[Figure]:
         standing.await_connected()
         link = standing.parts(supervisor)["link"]
         node = start_node_exporter(place)
-        collectd = start_collectd(place)
+        collectd, monit = start_collectd(place), start_monit(place, link)
         end_mono = time.monotonic() + WARM_UP_S
         while time.monotonic() < end_mono:
             scrape(node)
@@ -97,27 +116,37 @@ def measure(place: Place) -> Iterator[Figure]:
         yield Figure(
             "data.4.1-node", rss / node_rss, f"prometheus-node-exporter {node_rss:.1f} MB", 3
         )
+        monit_rss, board_rss = proc.rss_mb(monit.pid), thingsboard_rss_mb(place)
+        yield Figure("data.4.1-thingsboard", rss / board_rss, f"its imports {board_rss:.1f} MB", 3)
+        yield Figure("data.4.1-monit", rss / monit_rss, f"monit {monit_rss:.1f} MB", 3)
         standing.talker.send_signal(signal.SIGUSR1)
         time.sleep(SLOW_S)
-        yield from idle(standing.process_events, link, collectd.pid)
+        yield from idle(standing.process_events, link, collectd.pid, monit.pid)
         standing.stop()
         yield first_puback(standing, interpreter)
         yield written(standing, interpreter)
 
 
-def idle(events, link: int, collectd: int) -> Iterator[Figure]:  # type: ignore[no-untyped-def]
-    """Processor time of both over the same window; link's context switches."""
+def idle(  # type: ignore[no-untyped-def]
+    events, link: int, collectd: int, monit: int
+) -> Iterator[Figure]:
+    """Processor time of all over the same window; link's context switches."""
+    pids = link, collectd, monit
     began, heard = time.monotonic(), events()
-    before = proc.cpu_s(link), proc.cpu_s(collectd), proc.switches(link)
+    before, switched = [proc.cpu_s(pid) for pid in pids], proc.switches(link)
     time.sleep(IDLE_S)
     lasted_s = time.monotonic() - began
-    ours, theirs = proc.cpu_s(link) - before[0], proc.cpu_s(collectd) - before[1]
-    switches = (proc.switches(link) - before[2]) / lasted_s
+    ours, theirs, small = (proc.cpu_s(p) - b for p, b in zip(pids, before, strict=True))
+    switches = (proc.switches(link) - switched) / lasted_s
     crowd = f"{(events() - heard) / lasted_s:.1f} process events/s on this machine meanwhile"
     yield Figure(
         "data.4.6", ours / theirs, f"collectd {100 * theirs / lasted_s:.3f} % of a core", 1,
         f"link {100 * ours / lasted_s:.3f} %; {crowd}",
     )  # fmt: skip
+    if small > 0:  # else it took less than the kernel's clock tick tells: no ratio
+        yield Figure(
+            "data.4.6-monit", ours / small, f"monit {100 * small / lasted_s:.3f} % of a core", 1
+        )
     bursts = len(NAMES) / SLOW_S
     yield Figure(
         "data.4.6-switches", switches - bursts, f"{bursts:.1f} bursts/s taken off", 1, crowd
@@ -265,6 +294,37 @@ def start_collectd(place: Place) -> subprocess.Popen[bytes]:
     process = place.start(program, "-f", "-C", settings, name="collectd")
     await_("collectd", partial(_written, folder / "csv"), 2 * PERIOD_S + 5)
     return process
+
+
+def start_monit(place: Place, link: int) -> subprocess.Popen[bytes]:
+    """In the foreground; it counts when it has kept its state."""
+    program = shutil.which("monit")
+    if program is None:
+        raise CannotMeasure("no monit")
+    folder = place.folder / "monit"
+    folder.mkdir()
+    (folder / "link.pid").write_text(f"{link}\n")
+    (folder / "checked").write_bytes(bytes(4096))
+    settings = folder / "monitrc"
+    settings.write_text(MONIT.format(folder=folder, period=PERIOD_S))
+    settings.chmod(0o600)
+    process = place.start(program, "-I", "-c", settings, name="monit")
+    await_("monit", (folder / "monit.state").exists, 2 * PERIOD_S)
+    return process
+
+
+def thingsboard_rss_mb(place: Place) -> float:
+    """Its service module, imported and nothing started."""
+    if not THINGSBOARD.exists():
+        raise CannotMeasure("no .venv-thingsboard: requirements/venv.sh makes it")
+    told = place.folder / "imported"
+    words = "import pathlib, time, thingsboard_gateway.gateway.tb_gateway_service;"
+    words += f"pathlib.Path({str(told)!r}).touch(); time.sleep(60)"
+    process = place.start("unshare", "--net", THINGSBOARD, "-c", words, name="thingsboard")
+    await_("ThingsBoard gateway's import", told.exists, 30)
+    found = proc.rss_mb(process.pid)
+    stop(process)
+    return found
 
 
 def _written(folder: Path) -> bool:
