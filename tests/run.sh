@@ -147,7 +147,8 @@ tier_unit() {
     # The floor beside the ceiling, one core each; it is shown when the ceiling is done.
     local began=$SECONDS
     in_memory
-    launch floor .venv-floor "${soon[@]}" "${not_unit[@]}" --ignore=tests/rules tests >"$work/floor.log" 2>&1
+    # What a test holds does not hang on versions: the longest of the deletion scripts runs once.
+    launch floor .venv-floor "${soon[@]}" "${not_unit[@]}" --ignore=tests/rules --ignore=tests/fleet/test_mutation_rest.py tests >"$work/floor.log" 2>&1
     run unit .venv "${soon[@]}" "${not_unit[@]}" tests
     finish floor
     printf '\n=== floor (.venv-floor)\n'

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, ModuleType
@@ -30,14 +30,22 @@ class Mutant:
 
 
 def functions(module: ModuleType) -> Iterator[FunctionType]:
-    for _, found in inspect.getmembers(module):
-        inside = [found]
-        if inspect.isclass(found):
-            inside = [inspect.unwrap(m) for _, m in inspect.getmembers(found, inspect.isfunction)]
-        for function in inside:
-            ours = isinstance(function, FunctionType) and function.__module__ == module.__name__
-            if ours and function.__code__.co_filename == module.__file__:
+    """Every function and method of a module's own, what is around it (a memory) taken off."""
+    seen = set[FunctionType]()
+    for found in vars(module).values():
+        for function in _plain(vars(found).values() if inspect.isclass(found) else [found]):
+            ours = function.__module__ == module.__name__
+            if ours and function.__code__.co_filename == module.__file__ and function not in seen:
+                seen.add(function)
                 yield function
+
+
+def _plain(found: Iterable[object]) -> Iterator[FunctionType]:
+    for one in found:
+        inner = one.fget if isinstance(one, property) else getattr(one, "__func__", one)
+        function = inspect.unwrap(inner) if callable(inner) else None
+        if isinstance(function, FunctionType):
+            yield function
 
 
 def decides(node: ast.AST) -> bool:

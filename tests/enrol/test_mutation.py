@@ -7,15 +7,10 @@ code. A mutant that no test ever saw decide is a survivor, too.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from functools import cache
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.mutation_run import outcome
+
 GROUPS = {
     "keys": (
         ("edgewarden.trust.selftest", "edgewarden.trust.ladder"),
@@ -40,17 +35,19 @@ GROUPS = {
 }
 AT_LEAST = {"keys": 8, "the folder": 9, "by token": 16, "by key": 18, "TPMs": 28}
 """Mutants of each group: fewer, and the machine does not see them any more."""
-
-
-@cache
-def outcome(group: str) -> tuple[list[str], dict[str, str]]:
-    """(tests that fail with nothing taken out, mutant -> the test that it turned red or "")."""
-    modules, files = GROUPS[group]
-    line = [sys.executable, "-m", "tests.mutation_run", ",".join(modules), *files]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout.splitlines()[-1])
-    return said["baseline"], said["mutants"]
+DISK = "a disk's fault under another name: nothing is refused by it"
+NO_REFUSALS = {
+    "_handshake:raise _no('the handshake does not end')": "OpenSSL ends one in fewer rounds",
+    "pending:except OSError: raise damaged(f'{path.name}: {fault.strerror}') from f": DISK,
+    "recorded_grade:except (OSError, ValueError): return ''": "what is not there says nothing",
+    "locked:except OSError: return": "there is no identity: whoever needs one says so",
+    "locked:make": DISK,
+    "prove:except OSError: raise _not_stored(fault) from fault": DISK,
+    "_prove:except OSError: raise _not_stored(fault) from fault": DISK,
+    "_go_back:except OSError: raise _not_stored(fault) from fault": DISK,
+    "_enroll:except TrustFault: raise": "what goes on is refused by the fleet, which was told",
+}
+"""What can be taken out, and why nothing turns red."""
 
 
 @pytest.mark.parametrize(
@@ -59,8 +56,9 @@ def outcome(group: str) -> tuple[list[str], dict[str, str]]:
     [pytest.param(g, marks=pytest.mark.needs("root")) if g == "the folder" else g for g in GROUPS],
 )
 def test_each_refusal_is_held_by_a_test(group: str) -> None:
-    failed, mutants = outcome(group)
+    failed, mutants = outcome(*GROUPS[group])
     assert failed == [], "with nothing taken out"
     assert len(mutants) >= AT_LEAST[group], sorted(mutants)
     survivors = sorted(name for name, killer in mutants.items() if not killer)
-    assert survivors == [], "these can be taken out and no test turns red"
+    expected = sorted(name for name in mutants if name in NO_REFUSALS)
+    assert survivors == expected, "these can be taken out and no test turns red"

@@ -357,3 +357,12 @@ def test_two_devices_do_not_share_anything(desk: Desk, ready: Board) -> None:
     assert desk.stored("gw-demo", ALARM) == [1]
     result = appraised(desk, ready, nonce(desk), version=VERSION)
     assert result.overall is Tier.AFFIRMING
+
+
+def test_nobody_who_is_not_registered_or_is_revoked_is_asked(desk: Desk, ready: Board) -> None:
+    desk.now += HURRY_S + 1
+    assert desk.appraiser.challenge_soon("gw-nobody", desk.now) == []
+    assert len(desk.appraiser.challenge_soon("gw-demo", desk.now)) == 1
+    desk.now += HURRY_S + 1
+    registry.revoke(desk.db, "gw-demo", "stolen", desk.now)
+    assert desk.appraiser.challenge_soon("gw-demo", desk.now) == []

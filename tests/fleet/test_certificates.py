@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from edgewarden.errors import WireRefusal
+from edgewarden.errors import OurFault, WireRefusal
 from edgewarden.wire.record import is_identifier
 from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.ca.certificates import Authority
@@ -120,3 +120,26 @@ def test_a_request_signed_by_another_key_is_refused() -> None:
 def test_any_other_request_is_refused(text: str) -> None:
     with pytest.raises(WireRefusal, match="csr_invalid"):
         certificates.read_request(text)
+
+
+def test_a_request_that_asks_for_more_is_refused() -> None:
+    """A CA that passed extensions on would issue what a gateway wishes to be."""
+    key = new_key()
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    more = builder.add_extension(x509.BasicConstraints(True, None), True)
+    for asked in (more, builder.add_attribute(x509.ObjectIdentifier("1.2.840.113549.1.9.7"), b"x")):
+        text = asked.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+        with pytest.raises(WireRefusal, match="csr_invalid: the request asks for more"):
+            certificates.read_request(text)
+
+
+def test_a_key_of_the_fleets_own_that_is_none_is_said() -> None:
+    with pytest.raises(OurFault) as caught:
+        certificates.load_private_key(
+            rsa.generate_private_key(65537, 2048).private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+    assert caught.value.code == "EW-ID-020"

@@ -23,6 +23,7 @@ from edgewarden_fleet.ca.folder import FleetFolder
 from edgewarden_fleet.store import continuity as kept
 from edgewarden_fleet.store import migrations, records, schema, views
 from edgewarden_fleet.store.schema import open_store, transaction
+from edgewarden_fleet.verify import ratchet
 from edgewarden_fleet.verify.attest import Appraiser
 from edgewarden_fleet.verify.pipeline import Incoming
 from edgewarden_fleet.verify.ratchet import Thread, is_bound
@@ -393,3 +394,47 @@ def test_an_older_store_gets_the_new_tables(tmp_path: Path, desk: Desk) -> None:
     assert [tuple(r) for r in db.execute(ddl)] == [tuple(r) for r in desk.db.execute(ddl)]
     assert db.execute("SELECT value FROM counter").fetchone()[0] == 7
     db.close()
+
+
+def test_while_an_operators_word_is_carried_out_only_a_clone_begins_another_quarantine(
+    desk: Desk, ready: Board
+) -> None:
+    """What a fork or an older head shows then is the other history, which the word is about."""
+    with transaction(desk.db):
+        kept.open_chains(desk.db, DEVICE)
+        for kind in (ratchet.FORK, ratchet.OLDER):
+            ratchet.suspect(desk.db, DEVICE, kind, "of the other one", desk.now)
+            assert kept.quarantined(desk.db, DEVICE) is None
+        ratchet.suspect(desk.db, DEVICE, ratchet.CLONE, "twice", desk.now)
+    assert kept.quarantined(desk.db, DEVICE) is not None
+
+
+def test_an_introduction_that_comes_again_sets_nothing_aside(
+    desk: Desk, ready: Board, card: Card
+) -> None:
+    """After an operator's word the broker delivers an earlier one once more."""
+    made = ready.introduce(AUDIT)
+    desk.record(made)
+    for _ in range(2):
+        desk.record(ready.event(AUDIT))
+    with transaction(desk.db):
+        kept.open_chains(desk.db, DEVICE)
+    desk.record(made, dup=True)
+    assert desk.db.execute("SELECT count(*) FROM aside").fetchone()[0] == 0
+    assert kept.is_open(desk.db, DEVICE, AUDIT)
+    assert desk.stored(DEVICE, AUDIT) == [1, 2, 3]
+
+
+def test_an_operators_word_lets_an_older_state_connect(desk: Desk, ready: Board) -> None:
+    """Its heads are behind: that is what the word is about."""
+    backup = replace_board(ready)
+    for _ in range(3):
+        desk.record(ready.event(ALARM))
+    desk.connect(ready, {})
+    backup.start()
+    data = backup.status({}, heads={ALARM: 1})
+    topic = backup.topic("s", "status")
+    assert desk.take(topic, data).outcome == "stale_session"
+    with transaction(desk.db):
+        kept.open_chains(desk.db, DEVICE)
+    assert desk.take(topic, data).outcome == "online"

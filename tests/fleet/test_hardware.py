@@ -75,6 +75,22 @@ def test_digest_form_before_the_whole_asks_for_it(desk: Desk, hard: Board) -> No
     assert appraised(desk, hard, challenge.nonce).grade == "G2"
 
 
+def test_a_leaf_alone_before_its_issuer_was_ever_shown_is_refused_and_the_whole_asked_for(
+    desk: Desk, hard: Board
+) -> None:
+    """The digest form leaves the issuing certificate out: a store that lost it says so."""
+    asked = nonce(desk)
+    claims = encode_evidence(hard.claims(asked))
+    hard.x5chain = hard.x5chain[:1]
+    data = hard.seal_evidence(encode_payload(claims, word_of(hard, asked)))
+    assert desk.take(hard.topic("e", "evidence"), data).outcome == "bad_chain"
+    desk.now += HURRY_S + 1
+    with transaction(desk.db):
+        (out,) = desk.appraiser.challenge_due(desk.now)
+    said = decode_challenge(cose.open_envelope(out.payload, ContentType.NONCE).payload)
+    assert said.whole
+
+
 def test_another_tpm_is_never_believed(desk: Desk, hard: Board) -> None:
     asked = nonce(desk)
     claims = encode_evidence(hard.claims(asked))

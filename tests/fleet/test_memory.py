@@ -15,8 +15,8 @@ from edgewarden.wire.cose import ContentType, open_envelope
 from edgewarden.wire.facts import OCSF, Event, Severity
 from edgewarden.wire.record import MEMORY, Kind, RecordClass, record_hash
 from edgewarden.wire.topics import record_topic
-from edgewarden_fleet.store import continuity, memory, views
-from edgewarden_fleet.verify.pipeline import Verdict
+from edgewarden_fleet.store import continuity, memory, registry, views
+from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
 from edgewarden_fleet.verify.word import Word
 from tests.fakes.clock import FakeClock
 from tests.fleet.makers import TENANT, Board, Desk, Made
@@ -317,3 +317,32 @@ def test_a_chain_whose_end_was_told_is_in_no_word(stage: Stage) -> None:
     stage.send(*stage.alarms(2))
     assert stage.end([]).accepted
     assert word_of(stage) is None
+
+
+def test_another_gateways_name_inside_a_chain_is_refused(stage: Stage) -> None:
+    """Signed by an enrolled board, and about another one."""
+    stage.send(*stage.alarms(1))
+    other = stage.make()
+    other._device = "gw-other"
+    assert stage.send(stage.alarms(1, other)[0]) == ["wrong_topic"]
+
+
+def test_a_revoked_gateway_is_not_heard_in_memory_either(stage: Stage) -> None:
+    sent = stage.alarms(2)
+    assert stage.send(*sent[:2]) == ["next", "next"]
+    registry.revoke(stage.desk.db, DEVICE, "stolen", stage.desk.now)
+    assert stage.send(sent[2], sent[0]) == ["revoked", "revoked"]
+
+
+@pytest.mark.parametrize("key", [None, "text", 7])
+def test_a_chain_that_introduces_no_key_is_refused(stage: Stage, key: object) -> None:
+    who = Introduction(stage.board.identity, tuple(stage.board.x5chain), "0.1.0")
+    made = stage.make()
+    made._put(ALARM, Kind.REPORT_KEY, {"key": key, "behind": 1}, FakeClock().now(), who)  # type: ignore[dict-item]
+    assert stage.send(made.rest()[0].data) == ["bad_record"]
+
+
+def test_a_verifier_without_an_appraiser_takes_no_chain(stage: Stage) -> None:
+    alone = Verifier(stage.desk.db, [stage.desk.root.certificate], TENANT)
+    (data,) = stage.alarms(1)[:1]
+    assert alone.take(Incoming(TOPIC, data), stage.desk.now).outcome == "bad_topic"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.errors import WireRefusal
+from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
-from edgewarden.wire.record import RecordClass
+from edgewarden.wire.record import Kind, RecordClass
+from edgewarden_fleet.ca import certificates
 from edgewarden_fleet.verify.offline import check_file, split
 from tests.fleet.makers import NOW, Board, Desk, Made, authority
 
@@ -122,3 +125,49 @@ def test_any_bytes_end_in_a_named_refusal(data: bytes) -> None:
 def test_a_huge_length_is_not_believed() -> None:
     with pytest.raises(WireRefusal, match="truncated"):
         list(split(b"\xd2\x84\x5a\xff\xff\xff\xff" + os.urandom(10)))
+
+
+@pytest.mark.parametrize(
+    ("days", "name"),
+    [
+        (-1, "cert_not_yet_valid"), (40, "cert_expired"),
+        (certificates.ISSUING_DAYS + 1, "cert_expired"),
+    ],
+)  # fmt: skip
+def test_both_certificates_hold_at_the_time_the_caller_names(
+    desk: Desk, board: Board, days: float, name: str
+) -> None:
+    data, at = story(board)[0].data, NOW + days * 86400
+    (line,) = check_file(data, [desk.root.certificate], at)
+    assert line.outcome == name
+    assert ("its issuer ended" in line.why) is (days > certificates.ISSUING_DAYS)
+
+
+@pytest.mark.parametrize("lie", ["kid", "device", "kind", "no key", "a text as key"])
+def test_what_an_identity_key_may_not_sign_is_refused(desk: Desk, board: Board, lie: str) -> None:
+    """The real chain and signature around something else than an introduction of its own."""
+    body: dict[str, object] = {"key": board.report.public_key(), "agent": "x"}
+    if lie in ("no key", "a text as key"):
+        body["key"] = None if lie == "no key" else "text"
+    kind = Kind.EVENT if lie == "kind" else Kind.REPORT_KEY
+    record = board.build(AUDIT, kind, body)
+    record = replace(record, device="gw-other") if lie == "device" else record
+    signer = FileSigner(board.key)
+    signer.kid = bytes(8) if lie == "kid" else signer.kid
+    made = board.sign(record, signer, board.x5chain)
+    expected = {"kid": "bad_header", "device": "wrong_topic"}.get(lie, "wrong_signer")
+    assert outcomes(desk, made.data) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\xd2\x84", "bad_envelope"), (b"\xd2\x84\x60", "bad_envelope"),
+        (b"\xd2\x84\x5b" + bytes(8), "not_deterministic"), (b"\xd2\x84\x5f", "not_deterministic"),
+        (b"\xd2\x84\x40\xa1", "bad_header"), (b"\xd2\x85", "wrong_tag"),
+    ],
+)  # fmt: skip
+def test_a_head_that_is_not_the_one_shape_is_refused(data: bytes, name: str) -> None:
+    with pytest.raises(WireRefusal) as caught:
+        list(split(data))
+    assert caught.value.name == name

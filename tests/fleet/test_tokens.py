@@ -162,3 +162,25 @@ def test_a_token_for_a_revoked_device_gets_no_certificate(fleet: FleetFolder) ->
     assert enrol(fleet, token_for(fleet), key) == "revoked"
     assert db.execute("SELECT serial FROM device").fetchone()[0] == serial
     db.close()
+
+
+def test_a_device_that_was_revoked_meanwhile_gets_no_other_certificate(fleet: FleetFolder) -> None:
+    """While a CA elsewhere signs, an operator may revoke; a replaced board has another key."""
+    db = open_store(fleet.database)
+    try:
+        office, key = Office.open(fleet), new_key()
+        token = new_token(db, fleet.root(), "gw-demo", NOW, 600)
+        enrol_device(db, office, EnrolRequest(str(token), "gw-demo", request(key)), NOW)
+        known = registry.find(db, "gw-demo")
+        assert known is not None
+        again = registry.Issued("aa", "PEM", NOW + 9)
+        registry.renewed(db, "gw-demo", known.public_key, again)
+        with pytest.raises(WireRefusal, match="revoked"):
+            registry.renewed(db, "gw-demo", b"another key", again)
+        assert registry.revoke(db, "gw-demo", "stolen", NOW)
+        assert registry.revoke(db, "gw-demo", "again", NOW)
+        assert not registry.revoke(db, "gw-nobody", "stolen", NOW)
+        with pytest.raises(WireRefusal, match="revoked"):
+            registry.renewed(db, "gw-demo", known.public_key, again)
+    finally:
+        db.close()

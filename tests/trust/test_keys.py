@@ -15,7 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from edgewarden.errors import TrustFault, WireRefusal
 from edgewarden.kernel import p256
 from edgewarden.trust import keys, pyca
-from edgewarden.trust.keys import FileSigner, key_id, public_cose_key, verifier_for
+from edgewarden.trust.keys import (
+    FileSigner,
+    cose_key_of_pem,
+    either_form_verified,
+    key_id,
+    public_cose_key,
+    verifier_for,
+)
 from edgewarden.wire import cose
 from tests.wire import samples
 
@@ -126,8 +133,9 @@ def pem(key: PrivateKey, password: bytes = b"") -> bytes:
         pem(ed25519.Ed25519PrivateKey.generate()),
         pem(ec.generate_private_key(ec.SECP256R1()), b"secret"),
         FileSigner.generate().to_pem()[:-60],
+        FileSigner.generate().to_pem().replace(b"M", b"!", 1),
     ],
-    ids=["empty", "garbled", "p-384", "secp256k1", "ed25519", "encrypted", "cut"],
+    ids=["empty", "garbled", "p-384", "secp256k1", "ed25519", "encrypted", "cut", "no base64"],
 )
 def test_another_key_is_no_identity(data: bytes) -> None:
     with pytest.raises(TrustFault) as caught:
@@ -140,6 +148,35 @@ def test_a_public_key_of_another_curve_has_no_cose_key() -> None:
         with pytest.raises(WireRefusal) as caught:
             public_cose_key(ec.generate_private_key(curve).public_key())
         assert caught.value.name == "bad_key"
+
+
+def test_of_others_signatures_both_forms_hold_and_nothing_else(signer: FileSigner) -> None:
+    """A device's evidence counts by its nonce; nothing is known by the signature's bytes."""
+    public, made = signer.public_key(), signer.sign(MESSAGE)
+    r, s = int.from_bytes(made[:32], "big"), int.from_bytes(made[32:], "big")
+    for form in (made, raw(r, ORDER - s)):
+        assert either_form_verified(public, MESSAGE, form)
+        assert not either_form_verified(public, MESSAGE + b".", form)
+        assert not either_form_verified(public, MESSAGE, form[:-1])
+        assert not either_form_verified(public, MESSAGE, form + b"\0")
+    assert not either_form_verified(public, MESSAGE, b"")
+
+
+def public_pem(key: PrivateKey) -> str:
+    info = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, info).decode()
+
+
+def test_an_operators_key_for_a_device_is_p256() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    assert cose_key_of_pem(public_pem(key)) == public_cose_key(key.public_key())
+    others = (ec.generate_private_key(ec.SECP384R1()), ed25519.Ed25519PrivateKey.generate())
+    # Algorithm 1.2.3.4, which nobody has.
+    unknown = "-----BEGIN PUBLIC KEY-----\nMAswBQYDKgMEAwIAAA==\n-----END PUBLIC KEY-----\n"
+    for text in (*map(public_pem, others), "", "nonsense", pem(key).decode(), unknown):
+        with pytest.raises(TrustFault) as caught:
+            cose_key_of_pem(text)
+        assert caught.value.code == "EW-DEV-005"
 
 
 # --- two libraries ----------------------------------------------------------------------------
@@ -225,3 +262,36 @@ def test_a_failed_call_leaves_nothing_for_ssl_to_find(failing: str) -> None:
         "print(crypto.ERR_peek_error())\n"
     )
     assert said == "0\n"
+
+
+def test_one_form_of_a_key_file_is_read_by_ssls_library() -> None:
+    """Any other that OpenSSL would read is left to the package: one key, one spelling."""
+    if p256.library() is None:
+        pytest.skip("this Python's ssl does not use libcrypto.so.3")
+    der = p256.Private.generate().pkcs8()
+    assert p256.Private.open(der).pkcs8() == der
+    compressed = der[:-65] + bytes([2 + (der[-1] & 1)]) + der[-64:]
+    head = bytes([der[0] ^ 1])
+    for other in (der + b"\0", der[:-1], b"", head + der[1:], compressed):
+        with pytest.raises(ValueError, match="not the one form"):
+            p256.Private.open(other)
+
+
+def test_a_signature_is_two_numbers_and_nothing_behind() -> None:
+    der = p256.der_of(raw(R, S))
+    assert p256.numbers(der) == raw(R, S)
+    for other in (der + b"\0", bytes([der[0], der[1] + 1]) + der[2:]):
+        with pytest.raises(ValueError, match="not a signature"):
+            p256.numbers(other)
+
+
+def test_ssls_library_looks_at_64_bytes_alone(signer: FileSigner) -> None:
+    if p256.library() is None:
+        pytest.skip("this Python's ssl does not use libcrypto.so.3")
+    key, made = (
+        p256.Public(b"\4" + b"".join(cose.decode_key(signer.public_key()))),
+        signer.sign(MESSAGE),
+    )
+    assert key.verify(MESSAGE, made)
+    assert not key.verify(MESSAGE, made + b"\0")
+    assert not key.verify(MESSAGE, made[:-1])

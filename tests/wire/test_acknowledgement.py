@@ -73,3 +73,20 @@ def test_what_is_refused(bad: object) -> None:
     with pytest.raises(WireRefusal) as refused:
         decode_acknowledgement(cbor.encode({**body, 4: bad}))
     assert refused.value.name == "bad_acknowledgement"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {}, [], {7: [1, H, 1]}, {3: None}, {3: {}}, {3: [1, H]}, {3: [1, H, 1, 0]},
+        {3: [0, H, 1]}, {3: [True, H, 1]}, {3: [1, H, 2**53]}, {3: [1, bytes(31), 1]},
+        {3: [1, "h" * 32, 1]}, {3: [2, H, 1]},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_class_that_is_refused(bad: object) -> None:
+    body = cbor.decode(encode_acknowledgement(samples.ACKNOWLEDGEMENT))
+    assert isinstance(body, dict)
+    with pytest.raises(WireRefusal) as refused:
+        decode_acknowledgement(cbor.encode({**body, 3: bad}))  # type: ignore[dict-item]
+    assert refused.value.name == "bad_acknowledgement"

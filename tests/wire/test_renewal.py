@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.errors import WireRefusal
-from edgewarden.wire import cbor, renewal
+from edgewarden.wire import bodies, cbor, renewal
 from edgewarden.wire.renewal import Proof, RenewRequest
 
 PROOF = Proof("main", "gw-demo", bytes(32), bytes(range(32)))
@@ -59,3 +59,18 @@ def test_nothing_but_a_refusal_comes_of_noise(data: bytes) -> None:
     for read in (renewal.decode_proof, renewal.parse_renew, renewal.parse_ask):
         with pytest.raises(WireRefusal):
             read(data)
+
+
+def test_a_body_is_bounded_and_names_each_key_once() -> None:
+    good = renewal.encode_ask("gw-demo")
+    twice = good[:-1] + b',"device":"gw-demo"}'
+    with pytest.raises(WireRefusal, match="bad_request: a key stands twice"):
+        renewal.parse_ask(twice)
+    for data in (b"[1]", b"7", b'"text"', b"{", b"\xff"):
+        with pytest.raises(WireRefusal, match="bad_request"):
+            renewal.parse_ask(data)
+    padded = good + b" " * bodies.MAX_MESSAGE_BYTES
+    with pytest.raises(WireRefusal, match="too_long"):
+        renewal.parse_ask(padded)
+    assert bodies.schema_of(good) == renewal.ASK_SCHEMA
+    assert [bodies.schema_of(data) for data in (padded, b"{", b"7", b'{"schema":1}')] == [""] * 4
