@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.gate.facts import FLUSH_S, ROUTINE_FACTS, FactsOut
+from edgewarden.gate.facts import AGAIN_S, FLUSH_S, ROUTINE_FACTS, FactsOut
 from edgewarden.gate.sockets import listen
 from edgewarden.wire import local
 from edgewarden.wire.local import Alarm, AnyMessage, ExecVerdict, GateStats, ProcBatch, ProcEntry
@@ -76,6 +76,33 @@ def test_of_statistics_the_newest_is_told(line: Line) -> None:
     line.connect()
     line.out.flush(1.0)
     assert line.heard() == [stats(2)]
+
+
+def sized(allowed: int, boot_ns: int) -> GateStats:
+    """As a gate says it: its size and the time are other ones each time."""
+    return GateStats(
+        "learn", "T0", "none", *[False] * 3, *[0] * 4, allowed, *[0] * 10, boot_ns, 7, boot_ns
+    )
+
+
+def test_what_the_client_knows_wakes_it_once_a_minute(line: Line) -> None:
+    line.connect()
+    for second, allowed in ((0, 1), (10, 1), (20, 2), (30, 2), (79, 2), (80, 2), (90, 2)):
+        line.out.tell([sized(allowed, second)], float(second))
+        line.out.flush(float(second))
+    assert line.heard() == [sized(1, 0), sized(2, 20), sized(2, 80)]
+    assert AGAIN_S == 60
+
+
+def test_a_client_that_came_anew_knows_nothing(line: Line) -> None:
+    for second in range(2):
+        line.connect()
+        line.out.tell([sized(1, second)], float(second))
+        line.out.flush(float(second))
+        assert line.heard() == [sized(1, second)]
+        line.out.drop_client()
+        assert line.client is not None
+        line.client.close()
 
 
 def test_routine_gives_way_and_is_counted_and_alarms_stay(line: Line) -> None:

@@ -112,6 +112,24 @@ def test_a_minute_of_quiet_makes_it_news_again_and_frees_its_place() -> None:
     assert ledger.urgent
 
 
+def test_a_key_without_a_count_wakes_nobody_until_it_is_forgotten() -> None:
+    ledger, taker = Ledger(), Taker()
+    ledger.take(verdict(1))
+    assert ledger.due_mono(10.0) == 10.0
+    ledger.tell(taker, 10.0)
+    assert ledger.due_mono(10.0) == 10.0 + HOLD_S
+    ledger.take(verdict(1))
+    assert ledger.due_mono(10.0) == 10.0 + TELL_S, "a count waits to be told"
+    ledger.tell(taker, 12.0)
+    ledger.take(verdict(2))
+    ledger.tell(taker, 20.0)
+    assert ledger.due_mono(20.0) == 12.0 + HOLD_S, "the one that has been quiet for longest"
+    ledger.tell(taker, 12.0 + HOLD_S)
+    assert ledger.due_mono(80.0) == 20.0 + HOLD_S
+    ledger.tell(taker, 20.0 + HOLD_S)
+    assert ledger.due_mono(80.0) is None
+
+
 def test_what_goes_on_is_never_forgotten() -> None:
     ledger, taker = Ledger(), Taker()
     for second in range(int(3 * HOLD_S)):

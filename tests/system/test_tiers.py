@@ -340,7 +340,7 @@ def test_t2_a_silent_gate_stops_nobody_after_a_second(stopped: Stopped) -> None:
     evil = stopped.program("evil", allow=False)
     stopped.enforcing()
     link = stopped.connect("gate-facts.sock")
-    os.kill(stopped.guard_pid, signal.SIGSTOP)  # guard would end it in two seconds
+    os.kill(stopped.guard_pid, signal.SIGSTOP)  # guard would end it in 2.5 seconds
     os.kill(stopped.gate_pid, signal.SIGSTOP)
     subprocess.run(["sleep", "1.2"], check=True)
     assert stopped.outcome([evil]) == "ran"

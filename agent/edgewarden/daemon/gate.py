@@ -36,7 +36,7 @@ from edgewarden.gate.peripherals import Peripherals, background
 from edgewarden.gate.policy import Policy
 from edgewarden.gate.processes import Processes
 from edgewarden.gate.requests import Requests
-from edgewarden.gate.sockets import Control, GuardLine, listen
+from edgewarden.gate.sockets import EARLY_S, Control, GuardLine, beat_after_s, listen
 from edgewarden.gate.stopping import Stopping
 from edgewarden.gate.waiting import Waiting
 from edgewarden.kernel.lease import ignore_lease_breaks
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgewarden.gate.modes import Area
-HEARTBEAT_S, EARLY_S = 0.9, 0.45  # idle; so much sooner when awake anyway: 2 and 4 until guard acts
 STATS_S = 10.0
 GUARD_HELLO_S = 1.0
 """How long the start waits for guard's count of trips."""
@@ -201,7 +200,7 @@ class Gate:
         return EXIT_OK
 
     def _round(self) -> None:
-        due_mono = min(self._next_beat_mono, self._next_stats_mono, self.peripherals.due_mono)
+        due_mono = min(self._next_beat_mono, self.peripherals.due_mono)
         for other in (self.responder.due_mono, self.processes.due_mono, self.facts.due_mono):
             if other is not None:
                 due_mono = min(due_mono, other)
@@ -292,7 +291,7 @@ class Gate:
             except HardwareFault as fault:
                 self._start_afresh(fault)
         if now >= self._next_beat_mono - EARLY_S:
-            self._next_beat_mono = now + HEARTBEAT_S
+            self._next_beat_mono = now + beat_after_s(self.arming.source)
             self.responder.patience.wind()
             self._beat()
             self.modes.look()
@@ -310,7 +309,8 @@ class Gate:
         if now >= self._next_stats_mono:
             self._next_stats_mono = now + STATS_S
             self._tell_pictures()
-        if self.facts.due(now):
+            self._flush_facts()  # with what woke this process already
+        elif self.facts.due(now):
             self._flush_facts()
 
     def _beat(self) -> None:
@@ -351,8 +351,7 @@ class Gate:
         return self.requests.answer(request, pid)
 
     def _tell_pictures(self) -> None:
-        for picture in self.requests.pictures():
-            self.facts.put(picture)
+        self.facts.tell(self.requests.pictures(), time.monotonic())
 
     def _quit(self) -> None:
         self.stopping = True

@@ -44,9 +44,9 @@ from edgewarden.kernel.process import accept_connection, lock_memory, open_pidfd
 from edgewarden.kernel.signals import SIGINT, SIGKILL, SIGTERM, signal
 from edgewarden.wire.local import MAX_MESSAGE_BYTES, Heartbeat, TripInfo, encode, parse
 
-SILENCE_S = 2.0
-"""Two of an idle gate's heartbeats, four of a busy one's; an exec that waits longer looks hung to a
-person."""
+SILENCE_S = 2.5
+"""Two of an idle gate's heartbeats, four of a busy one's. Half a second is left of the three within
+which an exec that waits for a hung gate is to go on, for the signal and for a machine at work."""
 LATE_S, GRACE_S = 0.5, 1.0
 ALONE_S = 1.0
 """Between two looks while there is no gate to watch."""

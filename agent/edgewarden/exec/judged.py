@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-OVERDUE_S = 1.5
-"""Longer than an idle gate's heartbeat (0.9 s), and less than guard's patience (2 s)."""
+OVERDUE_S = 1.8
+"""Longer than an idle gate's heartbeat (1.2 s), and less than guard's patience (2.5 s)."""
 
 
 class Counters:

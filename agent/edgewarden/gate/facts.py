@@ -2,9 +2,10 @@
 
 What this decides, in order: denials and alarms never are (gate/ledger.py keeps and counts them);
 process batches are added up while they wait, so that their totals stay exact; of statistics the
-newest counts; the rest (allowed execs) waits in a ring of ROUTINE_FACTS, where the oldest goes and
-is counted. Every send is non-blocking: nobody who listens slowly can delay gate. What it leaves to
-others: the listening socket (gate/sockets.py), the loop (daemon/gate.py).
+newest counts, and what the client knows already wakes it each AGAIN_S only; the rest (allowed
+execs) waits in a ring of ROUTINE_FACTS, where the oldest goes and is counted. Every send is
+non-blocking: nobody who listens slowly can delay gate. What it leaves to others: the listening
+socket (gate/sockets.py), the loop (daemon/gate.py).
 
     facts = FactsOut(listen(path, owner_uid=995), {0, 995})
     facts.put(Alarm(...)); facts.flush(now_mono)
@@ -15,11 +16,13 @@ from __future__ import annotations
 from edgewarden.gate.ledger import Ledger
 from edgewarden.gate.sockets import receive, send
 from edgewarden.kernel.process import accept_connection
+from edgewarden.wire.lean import field_names
 from edgewarden.wire.local import MAX_BATCH, AreaStats, GateStats, ProcBatch, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from collections.abc import Sequence
 
     from edgewarden.wire.local import AnyMessage
 
@@ -27,6 +30,9 @@ ROUTINE_FACTS = 512
 """At most 650 bytes each: 330 kB if link stays away and every path is long; typically 75 kB."""
 FLUSH_S = 0.1
 """Routine facts go out together: one wake-up of link for many starts."""
+AGAIN_S = 60.0
+"""Between two statistics that differ in nothing but sizes and time."""
+SIZES = frozenset({"boot_ns", "gate_pss_bytes", "guard_pss_bytes"})
 _U32 = 0xFFFFFFFF
 
 
@@ -53,6 +59,8 @@ class FactsOut:
         self._processes: ProcBatch | None = None
         self._stats: dict[str, GateStats | AreaStats] = {}
         self._full = False
+        self._told: list[dict[str, object]] = []
+        self._again_mono = 0.0
 
     def accept(self) -> bool:
         """Take a client; True when there is a new one. One at a time."""
@@ -64,6 +72,7 @@ class FactsOut:
                 client.close()
                 continue
             self.client = client
+            self._told.clear()
             taken = True
         return taken
 
@@ -79,6 +88,14 @@ class FactsOut:
                 del self._routine[0]
                 self.dropped += 1
             self._routine.append(encode(message))
+
+    def tell(self, pictures: Sequence[AnyMessage], now_mono: float) -> None:
+        """Queue what gate is and has done, as far as the client does not know it."""
+        told = [_but_sizes(picture) for picture in pictures]
+        if told != self._told or now_mono >= self._again_mono:
+            self._told, self._again_mono = told, now_mono + AGAIN_S
+            for picture in pictures:
+                self.put(picture)
 
     @property
     def waiting(self) -> bool:
@@ -152,6 +169,10 @@ class FactsOut:
             self.client.close()
             self.client = None
             self._full = False
+
+
+def _but_sizes(message: AnyMessage) -> dict[str, object]:
+    return {name: getattr(message, name) for name in field_names(message) if name not in SIZES}
 
 
 def added(one: ProcBatch, two: ProcBatch) -> ProcBatch:

@@ -136,6 +136,7 @@ class Ledger:
         self._others: dict[tuple[type, str], _Entry] = {}
         self._fresh: list[_Entry] = []
         self._next_mono = 0.0
+        self._due_mono: float | None = None
 
     def take(self, message: AnyMessage) -> bool:
         """Keep an alarm; False when it is none."""
@@ -148,6 +149,7 @@ class Ledger:
         entry = self._entries.get(key)
         if entry is not None:
             entry.again(boot_ns)
+            self._due_mono = self._next_mono
             return True
         owner = kind, OWNER_OF[kind](message)
         held, room = self._held.get(owner, 0), self._keys - len(self._entries)
@@ -155,6 +157,7 @@ class Ledger:
             entry = self._entries[key] = _Entry(message, owner, boot_ns, others=False)
             self._held[owner] = held + 1
             self._fresh.append(entry)
+            self._due_mono = self._next_mono
         else:
             self._crowd(message, kind, boot_ns)
         return True
@@ -166,6 +169,7 @@ class Ledger:
         if other is None:
             other = self._others[kind, what] = _Entry(message, None, boot_ns, others=True)
         other.again(boot_ns)
+        self._due_mono = self._next_mono
 
     @property
     def urgent(self) -> bool:
@@ -176,7 +180,7 @@ class Ledger:
         """When counts are to be told or keys forgotten; None while there is nothing of either."""
         if self._fresh:
             return now_mono
-        return self._next_mono if self._entries or self._others else None
+        return self._due_mono
 
     def tell(
         self, send: Callable[[bytes], bool | None], now_mono: float, *, all_now: bool = False
@@ -214,7 +218,8 @@ class Ledger:
         return True
 
     def _forget(self, now_mono: float) -> None:
-        """Let go of what was told a while ago; called when nothing is untold."""
+        """Let go of what was told a while ago; called when nothing is untold. The next of it is
+        due when the one that has been quiet for longest is: a key with no count wakes nobody."""
         for key, entry in list(self._entries.items()):
             if entry.idle_mono is None:
                 entry.idle_mono = now_mono
@@ -224,3 +229,5 @@ class Ledger:
                 if not self._held[entry.owner]:
                     del self._held[entry.owner]
         self._others.clear()
+        quiet = [e.idle_mono for e in self._entries.values() if e.idle_mono is not None]
+        self._due_mono = min(quiet) + HOLD_S if quiet else None

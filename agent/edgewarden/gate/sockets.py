@@ -48,12 +48,23 @@ if TYPE_CHECKING:
 
 CONTROL_CLIENTS = 4
 BACKLOG = 8
+HEARTBEAT_S, EARLY_S = 1.2, 0.6
+"""An idle gate's, and how much sooner one beats that is awake anyway: two and four of them fit into
+guard's patience (guard.SILENCE_S)."""
+STOPPER_S = 0.9
+"""An idle gate's at tier T2: behind one that is older than a second its BPF programs stop nobody
+(STALE_NS in deploy/bpf/exec_stop.bpf.c)."""
 SUN_PATH_BYTES = 107
 """<linux/un.h>: sun_path[108] with its NUL."""
 
 _PROC_WORDS = {PROC_EVENT_FORK: "fork", PROC_EVENT_EXEC: "exec", PROC_EVENT_EXIT: "exit"}
 _U32 = 0xFFFFFFFF
 _KIND = SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC
+
+
+def beat_after_s(source: str) -> float:
+    """Seconds to an idle gate's next heartbeat; ``source`` is where execs come from."""
+    return STOPPER_S if source == "bpf-stop" else HEARTBEAT_S
 
 
 def listen(path: str, *, owner_uid: int = 0) -> socket:

@@ -352,7 +352,7 @@ class Network:
         return self._totals.get((counter.kind, counter.label), 0)
 
     def tick(self, now_mono: float) -> None:
-        """On a timer of at most a second."""
+        """On gate's timer, which is its heartbeat."""
         if not self._force.mode:
             return
         if now_mono >= self._next_look_mono:
