@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from hashlib import sha256
@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from edgewarden.errors import HardwareFault, OurFault
+from edgewarden.ports import Stored
 from edgewarden.record import intake
+from edgewarden.record.fresh import Fresh
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.segment import DiskFull
 from edgewarden.record.storage import StorageThread
@@ -353,3 +355,48 @@ def test_a_nearly_full_filesystem_takes_no_bulk_and_says_so_once() -> None:
     assert told.count("EW-SPL-006") == 1
     assert len(told) == 2, "alarms are stored meanwhile"
     assert opened(spool, BULK)[-1].body["counts"] == {"bulk_no_room": 3}
+
+
+def test_what_was_just_committed_is_sent_without_asking_the_thread_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each question would wake it, and it the loop. The cursor is in the next commit all the
+    same."""
+    cursors: list[int] = []
+
+    class Watched(MemorySpool):
+        def put(self, records: Sequence[Stored]) -> None:
+            cursors.append(self.state()[BULK].acked)
+            super().put(records)
+
+    spool, clock, fresh = Watched(), FakeClock(), Fresh()
+    storage = StorageThread(
+        lambda: Journal(spool, "gw-demo", clock, KEY, fresh=fresh),
+        Introduction(KEY, (b"leaf",), "0"), clock,
+        bulk_commit_s=10, bulk_commit_bytes=65536, fresh=fresh,
+    )  # fmt: skip
+    storage.start()
+    try:
+        storage.submit_reading(reading())
+        settled(storage)
+        with monkeypatch.context() as patched:
+            patched.setattr(storage._intake, "call", lambda *_: pytest.fail("asks the thread"))
+            (record,) = asyncio.run(storage.peek(BULK, 1, 32, 65536))
+            storage.ack(BULK, 2)
+        assert record.data == spool.peek(BULK, 1, 1, 65536)[0].data
+        assert storage.state()[BULK].acked == 0, "not before the thread has heard of it"
+        storage.submit_reading(reading())
+        settled(storage)
+        assert cursors[-1] == 2
+        assert storage.state()[BULK].acked == 2
+    finally:
+        storage.stop()
+
+
+def test_an_end_takes_what_was_accepted_with_it() -> None:
+    spool = MemorySpool()
+    with running(spool) as storage:
+        storage.submit_event(event(), ALARM)
+        settled(storage)
+        storage.ack(ALARM, 2)
+    assert spool.state()[ALARM].acked == 2

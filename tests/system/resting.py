@@ -9,11 +9,13 @@ gateway rests. Nothing is timed: wake-ups and reads are counted by the kernel. I
 namespace no time of reading is kept: with relatime the first look a day at any file, a module that
 is loaded late for one, has 4 kB of inodes written.
 
-    {"gate": {"wakes": 40, "reads": 3, "writes": 0, "written": 0}, ...}
+    {"gate": {"wakes": 40, "faults": 0, "reads": 3, "writes": 0, "written": 0}, ...}
 
-    wakes: voluntary context switches, all threads; writes: calls of write and its kind, on any
+    wakes: voluntary context switches, all threads; faults: those of them that waited for a page of
+    a file which the kernel had taken back; writes: calls of write and its kind, on any
     descriptor; written: bytes that the process had a disk given. "before" has the latter as it was
-    when the rest began, "commits" how many records became durable meanwhile.
+    when the rest began, "commits" how many records became durable meanwhile, "uevents" how often
+    the kernel told of a device meanwhile: it tells every network namespace, and gate is in one.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "agent")]
 
+from edgewarden.kernel.uevent import Uevents, open_uevents  # noqa: E402
 from edgewarden.probe.control import ask_link  # noqa: E402
 from edgewarden.wire.control import Command  # noqa: E402
 from tests.bench.place import Place, await_  # noqa: E402
@@ -46,6 +49,7 @@ TRIES = 3
 def counts(pid: int) -> dict[str, int]:
     """What the kernel has counted of a process so far."""
     wakes = 0
+    faults = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[9])  # majflt
     for task in Path(f"/proc/{pid}/task").iterdir():
         for line in (task / "status").read_text().splitlines():
             if line.startswith("voluntary_ctxt_switches:"):
@@ -55,7 +59,8 @@ def counts(pid: int) -> dict[str, int]:
         name, number = line.split(":")
         io[name] = int(number)
     return {
-        "wakes": wakes, "reads": io["syscr"], "writes": io["syscw"], "written": io["write_bytes"],
+        "wakes": wakes, "faults": faults, "reads": io["syscr"], "writes": io["syscw"],
+        "written": io["write_bytes"],
     }  # fmt: skip
 
 
@@ -79,6 +84,14 @@ def note_no_reading() -> None:
         )
 
 
+def told(plugged: Uevents) -> int:
+    """How many messages of the kernel have come since the last call."""
+    number = 0
+    while heard := plugged.read().events:
+        number += len(heard)
+    return number
+
+
 def main(seconds: float, commit_s: str) -> None:
     """Stand, rest, print, end."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True, stdin=subprocess.DEVNULL)
@@ -95,16 +108,20 @@ def main(seconds: float, commit_s: str) -> None:
         run_dir = str(settings.parent / "run")
         await_("verdict", lambda: judged(run_dir), VERDICT_S)
         time.sleep(WARM_UP_S)
+        plugged = open_uevents()
         for _ in range(TRIES if commit_s else 1):
+            told(plugged)
             kept = durable(run_dir)
             before = {name: counts(pid) for name, pid in parts.items()}
             time.sleep(seconds)
             after = {name: counts(pid) for name, pid in parts.items()}
+            uevents = told(plugged)
             if not (kept := durable(run_dir) - kept):
                 break
+        plugged.close()
     found = {n: {k: after[n][k] - before[n][k] for k in before[n]} for n in parts}
     written = {n: one["written"] for n, one in before.items()}
-    print(json.dumps({**found, "before": written, "commits": kept}), flush=True)
+    print(json.dumps({**found, "before": written, "commits": kept, "uevents": uevents}), flush=True)
 
 
 if __name__ == "__main__":

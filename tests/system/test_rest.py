@@ -21,10 +21,15 @@ pytestmark = [
 SECONDS = 40
 SCRIPT = Path(__file__).with_name("resting.py")
 PARTS = ("gate", "guard", "link")
-MOST_WAKES_S = {"gate": 4.0, "guard": 0.8, "link": 4.5}
-"""Seen on a machine at load 6: 2.0, 0.6 and 2.9. Gate's are 1.3 where nobody else mounts or plugs:
-uevents come to every network namespace. Before heartbeats said when they were sent (ADR 42), guard
-had 2.0; with a step of one second and looks beside it, link had 4.5 to 7."""
+MOST_WAKES_S = {"gate": 1.2, "guard": 0.5, "link": 2.0}
+"""Seen on a machine at load 5: 0.9, 0.42 and 1.5. Before the wake-ups were gone through one by one
+(ADR 44) there were 1.6, 0.58 and 2.8. What load adds is link's: two threads that want the
+interpreter at the same moment."""
+MOST_TOGETHER_S = 3.2
+"""Issue 6 says 3, which holds by 0.2; what a machine at work adds comes on top."""
+FOR_A_UEVENT = 5
+"""What gate may do about one: the loop, the thread that looks at sysfs, and back. They come to
+every network namespace, for each loop device that anybody on the machine attaches."""
 MOST_READS_S = {"gate": 20.0, "guard": 0.1, "link": 40.0}
 """link looks at some 16 processes each two seconds, two files each; five of the host's in ten."""
 
@@ -45,8 +50,13 @@ def resting(*arguments: object) -> dict[str, dict[str, int]]:
 def test_a_gateway_with_nothing_to_do_rests() -> None:
     found = resting(SECONDS)
     rates = {n: {k: round(found[n][k] / SECONDS, 2) for k in ("wakes", "reads")} for n in PARTS}
-    print(rates)
+    print(rates, found)
     assert found["gate"]["wakes"] > SECONDS / 2, "a heart that does not beat"
+    others = {name: found[name]["faults"] for name in PARTS}
+    others["gate"] += FOR_A_UEVENT * int(str(found["uevents"]))
+    for name in PARTS:
+        rates[name]["wakes"] = max(0.0, round(rates[name]["wakes"] - others[name] / SECONDS, 2))
+    assert sum(rates[name]["wakes"] for name in PARTS) <= MOST_TOGETHER_S, rates
     assert all(rates[name]["wakes"] <= most for name, most in MOST_WAKES_S.items()), rates
     assert all(rates[name]["reads"] <= most for name, most in MOST_READS_S.items()), rates
     assert int(str(found["commits"])) > 0, "nothing became durable in four periods of ten seconds"

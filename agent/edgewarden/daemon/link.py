@@ -29,7 +29,13 @@ from edgewarden.daemon import config
 from edgewarden.daemon.answers import Answers, tell_fault
 from edgewarden.daemon.attester import Attester, Who
 from edgewarden.daemon.behind import behind_of
-from edgewarden.daemon.clock import STEP_S, SystemRandomness, credentials_folder, in_step
+from edgewarden.daemon.clock import (
+    STEP_S,
+    SteppedLoop,
+    SystemRandomness,
+    credentials_folder,
+    in_step,
+)
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.daemon.control import serve_control
@@ -367,7 +373,8 @@ def main(settings_path: str) -> int:
         running = config.choose(settings_path)
         keys = Keys(running.settings.identity.tcti, credentials_folder())
         identity = identities.load(Path(running.settings.paths.state), keys)
-        return asyncio.run(_run(settings_path, running, identity))
+        with asyncio.Runner(loop_factory=SteppedLoop) as runner:
+            return runner.run(_run(settings_path, running, identity))
     except TrustFault as fault:
         _say(fault)
         return EXIT_NOT_ENROLLED

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from edgewarden.ports import Clock, Signer
 from edgewarden.record.aside import FOLDER as ASIDE
+from edgewarden.record.fresh import Fresh
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.memory import MemoryChain
 from edgewarden.record.quota import Quotas
@@ -23,12 +24,12 @@ def build_storage(
 ) -> StorageThread:
     """The storage of one start; nothing is opened before its ``start``."""
     state, kept = Path(settings.paths.state), settings.spool
-    wear = Wear()
+    wear, fresh = Wear(), Fresh()
     quotas = Quotas(kept.alarm_percent, kept.audit_percent, kept.free_percent)
 
     def open_journal(known: Known = MappingProxyType({})) -> Journal:
         spool = DiskSpool(state / FOLDER, kept.cap_bytes, quotas, known)
-        return Journal(spool, device, clock, report_key, wear)
+        return Journal(spool, device, clock, report_key, wear, fresh)
 
     chain = MemoryChain(device, clock, report_key, who)
     return StorageThread(
@@ -40,4 +41,5 @@ def build_storage(
         aside=state / ASIDE,
         refuge=Refuge(chain, state, open_journal, clock),
         wear=wear,
+        fresh=fresh,
     )

@@ -30,8 +30,8 @@ from edgewarden.wire.network_table import EMPTY, MAX_TABLE_BYTES, NetworkTable
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """(name, socket.AF_INET or AF_INET6) -> addresses as text; raises OSError without an answer."""
-LOOK_S = 1.0
-"""A gate that started again waits so long for its addresses."""
+LOOK_S = 2.0
+"""A gate that started again waits so long for its addresses; in step with link's other looks."""
 AT_ONCE = 4
 """Each is a thread of the resolver for as long as DNS takes."""
 ANSWER_S = 10.0

@@ -8,6 +8,9 @@ the work is.
   more).
 * Bulk facts gather into one batch, due after commit_s or at commit_bytes; above MAX_BULK_BYTES
   (the disk refuses) they are counted as ``bulk_dropped``.
+* From FIXED_NS on the moments at which a batch is due are fixed, commit_s apart: no fact waits
+  longer than before, and the first of a batch wakes nobody to say when it will be due.
+* What was accepted waits for such a moment: it saves a record from being sent twice, no more.
 * Counters ride in the next batch; a batch may consist of nothing else.
 
 Any thread puts in; one thread takes out. Only wait() blocks.
@@ -36,6 +39,13 @@ READING_BYTES = 40
 """Estimate of an encoded reading without its texts; cutting needs the order of magnitude only."""
 EVENT_BYTES = 200
 """The same for an event."""
+FIXED_NS = 5 * 1_000_000_000
+"""Below, a thread that looks each commit_s costs more wake-ups than a first fact that tells it."""
+PHASE_NS = 1_000_000_000
+"""The moments lie in the middle between two steps of link's loop, which are twice as long
+(daemon/clock.STEP_S) and want the interpreter, too; the first, one period from the start on."""
+LATE_ACK_NS = 10 * 1_000_000_000
+"""Word of what was accepted may wait so long: what a power cut can send twice."""
 
 Call = tuple[Callable[[], Any], "Future[Any]"]
 
@@ -74,6 +84,9 @@ class Intake:
     def __init__(self, clock: Clock, commit_s: float, commit_bytes: int) -> None:
         self._clock = clock
         self._commit_ns = round(commit_s * 1e9)
+        self._fixed = self._commit_ns >= FIXED_NS
+        now_ns = clock.mono_ns()
+        self._before_ns = now_ns - now_ns % (2 * PHASE_NS) - PHASE_NS
         self._commit_bytes = commit_bytes
         self._changed = threading.Condition()
         self._events: dict[RecordClass, deque[Event]] = {
@@ -82,8 +95,9 @@ class Intake:
         }
         self._batch = Batch()
         self._calls: deque[Call] = deque()
+        self._accepted: dict[int, int] = {}
         self._flushes: list[Future[None]] = []
-        self._closed = False
+        self._closed = self._late = False
         self.lost = 0
         """Facts since the start that found no room here."""
 
@@ -118,8 +132,7 @@ class Intake:
                 batch.first_boot_ns = self._clock.mono_ns()
             batch.readings += readings
             batch.size_bytes += size_bytes
-            if was_empty or (self._full() and not was_full):
-                self._changed.notify()
+            self._gathered(was_empty, was_full)
 
     def count(self, name: str, amount: int) -> None:
         """Add to a counter of the batch; does not make it due."""
@@ -140,6 +153,21 @@ class Intake:
             self._calls.append((work, done))
             self._changed.notify()
             return True
+
+    def ack(self, record_class: int, upto_seq: int) -> None:
+        """Everything up to here was accepted: wakes nobody where a round comes soon anyway."""
+        with self._changed:
+            self._accepted[record_class] = max(upto_seq, self._accepted.get(record_class, 0))
+            now_ns = self._clock.mono_ns()
+            if not self._fixed or self._due_ns(now_ns) - now_ns > LATE_ACK_NS:
+                self._late = True
+                self._changed.notify()
+
+    def take_acks(self) -> dict[int, int]:
+        """Class -> up to where all was accepted since the last call."""
+        with self._changed:
+            accepted, self._accepted, self._late = self._accepted, {}, False
+            return accepted
 
     def flush(self, done: Future[None]) -> bool:
         """Make everything due now; False when nobody will answer any more."""
@@ -232,12 +260,20 @@ class Intake:
         else:
             batch.readings.append(fact)
         batch.size_bytes += size_bytes
-        if was_empty or (self._full() and not was_full):
+        self._gathered(was_empty, was_full)
+
+    def _gathered(self, was_empty: bool, was_full: bool) -> None:
+        if (was_empty and not self._fixed) or (self._full() and not was_full):
             self._changed.notify()
 
     def _full(self) -> bool:
         facts = len(self._batch.readings) + len(self._batch.events)
         return self._batch.size_bytes >= self._commit_bytes or facts >= MAX_BATCH_FACTS
+
+    def _due_ns(self, since_ns: int) -> int:
+        """When a batch is due that has facts since then."""
+        early_ns = (since_ns - self._before_ns) % self._commit_ns if self._fixed else 0
+        return since_ns + self._commit_ns - early_ns
 
     def _due_s(self) -> float | None:
         """Seconds until the batch is due; None while it holds no fact."""
@@ -245,14 +281,17 @@ class Intake:
             return None
         if self._full():
             return 0.0
-        waited_ns = self._clock.mono_ns() - self._batch.first_boot_ns
-        return max(0.0, (self._commit_ns - waited_ns) / 1e9)
+        left_ns = self._due_ns(self._batch.first_boot_ns) - self._clock.mono_ns()
+        return max(0.0, left_ns / 1e9)
 
     def _idle_s(self, retry_s: float | None) -> float | None:
         """Seconds without work; None for until somebody notifies."""
-        if self._calls or self._flushes or self._closed:
+        if self._calls or self._flushes or self._closed or self._late:
             return 0.0
         if any(self._events.values()):
             return retry_s or 0.0
         due_s = self._due_s()
+        if due_s is None and self._fixed:  # the first fact will not say so
+            now_ns = self._clock.mono_ns()
+            due_s = (self._due_ns(now_ns) - now_ns) / 1e9
         return due_s if due_s is None or retry_s is None else max(due_s, retry_s)

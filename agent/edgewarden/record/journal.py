@@ -29,6 +29,7 @@ from typing import TypeVar
 from edgewarden.errors import EdgewardenError, HardwareFault, OurFault
 from edgewarden.ports import Clock, Instant, Loss, Signer, Spool, Stored
 from edgewarden.record.aside import Aside
+from edgewarden.record.fresh import Fresh
 from edgewarden.record.segment import DiskFull
 from edgewarden.record.wear import EVIDENCE, JOURNAL, Wear, collector_of, weights
 from edgewarden.wire import cbor, cose
@@ -101,15 +102,23 @@ class Journal:
         clock: time of each record.
         signer: the report key, new at every start.
         wear: counts whose facts the bytes are; outlives the journal.
+        fresh: keeps what was written last, for the uplink; outlives it, too.
 
     Raises (each writing method): SpoolFull, DiskFull, HardwareFault. Nothing was stored then.
     """
 
     def __init__(
-        self, spool: Spool, device: str, clock: Clock, signer: Signer, wear: Wear | None = None
+        self,
+        spool: Spool,
+        device: str,
+        clock: Clock,
+        signer: Signer,
+        wear: Wear | None = None,
+        fresh: Fresh | None = None,
     ) -> None:
         self.spool = spool
         self._wear = wear or Wear()
+        self._fresh = fresh or Fresh()
         self._device = device
         self._clock = clock
         self._signer = signer
@@ -125,7 +134,7 @@ class Journal:
             body = introduction_of(self._signer, who, acked)
             stored = self._seal(record_class, Kind.REPORT_KEY, body, who)
             self._spare(partial(self.spool.put, [stored]))
-            self._wear.add({JOURNAL: 1}, len(stored.data))
+            self._is_durable(stored, {JOURNAL: 1})
 
     def event(self, record_class: RecordClass, event: Event) -> int:
         """Store one event as a record of its own; return its sequence."""
@@ -231,7 +240,7 @@ class Journal:
             try:
                 if self.spool.room_for(record_class, len(stored.data)):
                     self.spool.put([stored])
-                    self._wear.add(by, len(stored.data))
+                    self._is_durable(stored, by)
                     return stored.seq
                 reason = SPOOL_FULL
             except DiskFull:
@@ -276,7 +285,11 @@ class Journal:
         }
         stored = self._seal(RecordClass.AUDIT, Kind.GAP, body)
         self._spare(lambda: self.spool.put_gap(stored, loss))
-        self._wear.add({JOURNAL: 1}, len(stored.data))
+        self._is_durable(stored, {JOURNAL: 1})
+
+    def _is_durable(self, stored: Stored, by: Mapping[str, int]) -> None:
+        self._wear.add(by, len(stored.data))
+        self._fresh.add(stored)
 
     def _spare(self, work: Callable[[], T]) -> T:
         """Do work; on a full disk once more with the ballast's room."""

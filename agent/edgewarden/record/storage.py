@@ -18,12 +18,14 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OurFault
 from edgewarden.ports import ClassState, Clock, Stored
 from edgewarden.record.aside import Aside
+from edgewarden.record.fresh import Fresh
 from edgewarden.record.intake import Intake
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.keeper import Keeper
@@ -48,7 +50,7 @@ class StorageThread:
         bulk_commit_s, bulk_commit_bytes: when a batch of bulk facts becomes a record.
         aside: the folder of records that the broker will never take; None keeps none.
         refuge: where records go while the disk takes none; without one they wait in the intake.
-        wear: what open_journal's journals count in.
+        wear, fresh: what open_journal's journals count in, and keep their newest records in.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class StorageThread:
         aside: Path | None = None,
         refuge: Refuge | None = None,
         wear: Wear | None = None,
+        fresh: Fresh | None = None,
     ) -> None:
         self._wear = wear or Wear()
+        self._fresh = fresh or Fresh()
         self._aside = None if aside is None else Aside(aside)
         self._clock = clock
         self._intake = Intake(clock, bulk_commit_s, bulk_commit_bytes)
@@ -126,12 +130,18 @@ class StorageThread:
         self, record_class: int, after_seq: int, count: int, max_bytes: int
     ) -> list[Stored]:
         """See ports.Drain."""
+        if (fresh := self._fresh.peek(record_class, after_seq, count, max_bytes)) is not None:
+            return fresh
         work = self._call(lambda: self._keeper.peek(record_class, after_seq, count, max_bytes))
         return await asyncio.wrap_future(work)
 
     def ack(self, record_class: int, upto_seq: int) -> None:
-        """See ports.Drain."""
-        self._call(lambda: self._keeper.ack(record_class, upto_seq))
+        """See ports.Drain; seen in state() after the next round."""
+        if record_class == MEMORY:  # it makes room, which facts may wait for
+            self._call(lambda: self._keeper.ack(record_class, upto_seq))
+        else:
+            self._fresh.ack(record_class, upto_seq)
+            self._intake.ack(record_class, upto_seq)
 
     async def set_aside(self, record_class: int, seq: int, reason: int) -> bool:
         """See ports.Drain."""
@@ -246,6 +256,8 @@ class StorageThread:
     def _round(self, *, force: bool) -> None:
         """Everything there is to do now, then publish the new picture."""
         flushes, keeper = self._intake.take_flushes(), self._keeper
+        for c, upto_seq in self._intake.take_acks().items():  # first: what is written carries it
+            _outcome(partial(keeper.ack, c, upto_seq))
         keeper.work(force=force or bool(flushes))
         answers = [(done, _outcome(work)) for work, done in self._intake.take_calls()]
         # First the picture, then the answers: who has an answer sees what it led to.
