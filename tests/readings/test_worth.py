@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from edgewarden.judge.describe import describe, subject_of
 from edgewarden.readings.limits import Limits, OnFault, Rule
 from edgewarden.readings.worth import EVERY_OTHER, MAX_CHANNELS, Worth
+from edgewarden.wire.burst import Burst
 from edgewarden.wire.facts import OCSF, Event, FramesSeen, Quality, Reading, Severity
 from tests.readings.series import SECOND, pressure
 
@@ -158,21 +159,36 @@ ADAPTER = Event(
 def test_readings_taken_at_once_are_worth_what_each_is_by_itself(
     reads: list[list[tuple[str, float | str | bool]]], swapped_at: int
 ) -> None:
-    at_once, each = sensor(), sensor()
+    burst, many, each = sensor(), sensor(), sensor()
     for at, read in enumerate(reads):
         if at == swapped_at:
-            at_once.happened(ADAPTER)
-            each.happened(ADAPTER)
+            for one in (burst, many, each):
+                one.happened(ADAPTER)
         came = [said(value, 40 * at, name) for name, value in read]
-        marked, found = at_once.readings(came)
         pairs = [each.reading(reading) for reading in came]
-        assert list(marked) == [reading for reading, _ in pairs]
-        assert found == [event for _, events in pairs for event in events]
-        assert (at_once.latest, at_once.why()) == (each.latest, each.why())
+        columns = Burst.of("boiler", [(r.name, r.unit, r.value) for r in came], 40 * at * SECOND)
+        assert columns == came
+        for one, given_all in ((burst, columns), (many, came)):
+            marked, found = one.readings(given_all)
+            assert list(marked) == [reading for reading, _ in pairs]
+            assert found == [event for _, events in pairs for event in events]
+            assert (one.latest, one.why()) == (each.latest, each.why())
+            assert list(one.latest) == list(each.latest)
+
+
+def test_a_burst_of_good_values_stays_one_whether_its_channels_have_limits_or_not() -> None:
+    boiler = sensor()
+    for names in (["x", "y"], ["t", "x", "p"]):
+        came = Burst.of("boiler", [(name, "Cel", 7.0) for name in names], 0)
+        assert boiler.readings(came)[0] is came
 
 
 def test_more_channels_than_are_judged_are_counted_when_they_come_at_once() -> None:
     boiler = sensor()
     came = [said(1.0, 0, f"c{n}") for n in range(MAX_CHANNELS + 3)] * 2
     assert boiler.readings(came) == (came, [])
+    assert (boiler.unjudged, len(boiler.latest)) == (6, MAX_CHANNELS)
+    boiler = sensor()
+    burst = Burst.of("boiler", [(reading.name, "Cel", 1.0) for reading in came], 0)
+    assert boiler.readings(burst) == (burst, [])
     assert (boiler.unjudged, len(boiler.latest)) == (6, MAX_CHANNELS)

@@ -10,6 +10,8 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgewarden.errors import HardwareFault, OurFault
 from edgewarden.ports import Stored
@@ -18,8 +20,10 @@ from edgewarden.record.fresh import Fresh
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.segment import DiskFull
 from edgewarden.record.storage import StorageThread
+from edgewarden.record.wear import weights
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose
+from edgewarden.wire.burst import Burst, each
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.record import Kind, Record, RecordClass, decode_record
@@ -197,8 +201,72 @@ def test_of_readings_handed_over_at_once_as_many_wait_as_find_room(
     box.add_readings([reading(n) for n in range(7, 14)])
     batch = box.take_batch(force=True)
     assert batch is not None
-    assert [one.value for one in batch.readings] == list(range(10))
+    assert [one.value for one in each(batch.readings)] == list(range(10))
     assert (batch.counts, box.lost) == ({"bulk_dropped": 4}, 4)
+
+
+SAID = st.tuples(
+    st.sampled_from(["t", "level"]), st.sampled_from(["", "m/s"]),
+    st.floats(allow_nan=False) | st.booleans() | st.integers(-5, 5) | st.text(max_size=30),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.lists(SAID, max_size=5), max_size=6), st.integers(100, 2000))
+def test_a_burst_waits_as_its_readings_would(
+    reads: list[list[tuple[str, str, float | str | bool]]], room: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(intake, "MAX_BULK_BYTES", room)
+        bursts, singles = (intake.Intake(FakeClock(), 3600, room // 2) for _ in range(2))
+        for at, read in enumerate(reads):
+            bursts.add_readings(Burst.of("s", read, at))
+            for name, unit, value in read:
+                singles.add_reading(Reading("s", name, unit, value, at))
+            assert bursts.fill() == singles.fill()
+        assert bursts.lost == singles.lost
+        due, expected = bursts.take_batch(force=True), singles.take_batch(force=True)
+    if due is None or expected is None:
+        assert due is expected
+        return
+    for one, other in zip((due, *due.halves()), (expected, *expected.halves()), strict=True):
+        assert list(each(one.readings)) == other.readings
+        assert (one.count, one.facts, one.counts) == (other.count, other.facts, other.counts)
+        assert weights(one.readings, []) == weights(other.readings, [])
+    for queue, batch in ((bursts, due), (singles, expected)):
+        queue.add_readings(Burst.of("s", [("t", "", 1.0)], 99))
+        queue.put_back(batch)
+    assert list(each(taken(bursts).readings)) == list(each(taken(singles).readings))
+
+
+def test_a_burst_that_is_put_back_stands_in_front_of_what_came_since() -> None:
+    queue = intake.Intake(FakeClock(), 3600, 65536)
+    first, then = (Burst.of("s", [("n", "", n), ("n", "", n + 1)], 0) for n in (0.0, 2.0))
+    queue.add_readings(first)
+    batch = taken(queue)
+    queue.add_readings(then)
+    queue.put_back(batch)
+    again = taken(queue)
+    assert [one.value for one in each(again.readings)] == [0.0, 1.0, 2.0, 3.0]
+    assert again.count == 4
+
+
+def taken(queue: intake.Intake) -> intake.Batch:
+    batch = queue.take_batch(force=True)
+    assert batch is not None
+    return batch
+
+
+def test_what_came_in_bursts_is_stored_and_counted_as_readings() -> None:
+    spool = MemorySpool()
+    with running(spool) as storage:
+        storage.submit_readings(Burst.of("s", [("n", "", float(n)) for n in range(40)], 0))
+        storage.submit_reading(reading(40))
+        storage.submit_readings(Burst.of("s", [("n", "", 41.0), ("x", "", "x" * 40_000)], 0))
+        settled(storage)
+        assert storage.totals()["readings"] == 42
+        assert storage.totals()["bulk_unstorable"] == 1
+    assert [entry[2] for entry in entries(spool)] == list(range(42))
 
 
 def test_memory_is_bounded_while_the_disk_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

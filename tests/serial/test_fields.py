@@ -8,7 +8,7 @@ import re
 import struct
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgewarden.serial.binary import CHECKS, ByteOrder, StuffedFramer, Stuffing
@@ -213,3 +213,47 @@ def test_columns_that_are_read_do_not_depend_on_those_behind_them(
     except Refused:
         found = None
     assert found == expected
+
+
+NUMERALS = st.sampled_from(
+    [b"1", b"-2.5", b"+7.", b".5", b"-0", b"0.1", b"1" * 20, b"1" * 21, b"9" * 12 + b"." + b"1" * 9,
+     b"1-2", b".", b"-", b"", b" 3", b"3 ", b"1e3", b"1e999", b"1_0", b"nan", b"inf", b"x", b"\xb2"]
+) | st.text("0123456789+-.", max_size=23).map(str.encode)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.lists(st.lists(NUMERALS, min_size=1, max_size=4), max_size=6),
+    st.sampled_from([",", " "]),
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([1.0, 0.1, 1e300])), min_size=1, max_size=3
+    ),
+    st.integers(1, 40),
+)  # fmt: skip
+def test_lines_read_at_once_are_what_each_is_by_itself(
+    rows: list[list[bytes]], separator: str, wanted: list[tuple[int, float]], most: int
+) -> None:
+    fields = tuple(
+        Field(f"c{i}", at, FieldType.NUMBER, scale, "m") for i, (at, scale) in enumerate(wanted)
+    )
+    reader = LineReader(fields, separator)
+    at_once = FieldsDecoder("s", LineFramer(most, FrameCounters()), reader)
+    by_itself = FieldsDecoder("s", LineFramer(most, FrameCounters()), lambda line: reader(line))
+    sent = b"".join(separator.encode().join(row) + b"\r\n" for row in rows)
+    found, expected = at_once.feed(sent, 7), by_itself.feed(sent, 7)
+    assert found == expected
+    assert [math.copysign(1, r.value) for r in found] == [  # type: ignore[arg-type]  # -0
+        math.copysign(1, r.value) for r in expected  # type: ignore[arg-type]
+    ]  # fmt: skip
+    assert at_once.counters == by_itself.counters
+
+
+def test_plain_lines_are_read_at_once_and_odd_ones_by_themselves() -> None:
+    """What the property above would not notice: that nothing is ever read at once."""
+    reader = LineReader((NUMBER, Field("y", 0, FieldType.NUMBER, 0.1, "V")), ",")
+    names = (("x", ""), ("y", "V"))
+    assert reader.plain([b"217,-3", b"1,.5,z"]) == (names * 2, (-3.0, 21.7, 0.5, 0.1))
+    for odd in (b"217", b"217,", b"1, 2", b"1,1e3", b"1," + b"1" * 21):
+        assert reader.plain([b"217,-3", odd]) is None
+    assert LineReader((NUMBER, Field("t", 0, FieldType.TEXT)), ",").plain([b"5,1"]) is None
+    assert LineReader((), ",").plain([b"a,1"]) is None

@@ -239,3 +239,26 @@ def test_a_float_is_as_short_as_its_last_set_bit_allows(exponent: int) -> None:
                     fits.append(length)
         data = cbor.encode(value)
         assert (len(data), cbor2.loads(data)) == (min(fits), value)
+
+
+def shortest(value: float) -> bytes:
+    """RFC 8949 §4.2.2 by trying: the first form that gives the value back."""
+    for initial, form in ((0xF9, ">e"), (0xFA, ">f")):
+        try:
+            data = struct.pack(form, value)
+        except OverflowError:
+            continue
+        if struct.unpack(form, data)[0] == value:
+            return bytes((initial,)) + data
+    return b"\xfb" + struct.pack(">d", value)
+
+
+def test_each_exponent_gets_its_shortest_form_at_both_ends_of_each_fraction() -> None:
+    fractions = [0, 1, 1 << 28, 1 << 29, 1 << 41, 1 << 42, 1 << 51]
+    fractions += [(1 << 52) - (1 << low) for low in (0, 28, 29, 41, 42)]
+    for exponent in range(2047):
+        for fraction in fractions:
+            for sign in (0, 1 << 63):
+                bits = sign | exponent << 52 | fraction
+                (value,) = struct.unpack(">d", bits.to_bytes(8, "big"))
+                assert cbor.spell_float(value) == shortest(value), hex(bits)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewarden.errors import OurFault, WireRefusal
-from edgewarden.wire import cbor, enrol, enrol_tpm, evidence, facts, manifest, record, topics
+from edgewarden.wire import burst, cbor, enrol, enrol_tpm, evidence, facts, manifest, record, topics
 from edgewarden.wire.facts import Quality, Reading, Spread
 from edgewarden.wire.record import CLOCK_STATES, RecordClass, RecordTime
 from tests.wire import refusals_enrol, samples
@@ -219,8 +219,65 @@ SEVERAL = st.builds(Spread, st.integers(2, 9), st.floats(0, 1e6), st.just(1.0), 
 )  # fmt: skip
 def test_readings_spelt_at_once_are_the_encoding_of_their_pack(readings: list[Reading]) -> None:
     body = {"readings": facts.readings_to_senml(readings, 10**15), "counts": {"n": 1}}
-    at_once = body | {"readings": facts.spell_readings(readings, 10**15)}
+    at_once = body | {"readings": burst.spell_readings(readings, 10**15)}
     assert cbor.encode(at_once) == cbor.encode(body)
+
+
+SAID = st.tuples(
+    st.sampled_from(["n", "n" * 70, ""]), st.sampled_from(["", "m/s"]),
+    st.floats() | st.sampled_from([0.0, -0.0, 1.5, 21.37]) | st.integers(-5, 5)
+    | st.text(max_size=8) | st.booleans(),
+)  # fmt: skip
+NUMBERED = st.tuples(st.just("n"), st.just(""), st.floats() | st.integers(-9, 9).map(float))
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["gps", "a/b"]),
+            st.lists(SAID, max_size=4) | st.lists(NUMBERED, max_size=6),
+            st.integers(-1, 3) | st.integers(10**15 - 2000, 10**15 + 2),
+            st.sampled_from(["burst", "each", "marked"]),
+        ),
+        max_size=6,
+    )
+)  # fmt: skip
+def test_bursts_are_spelt_as_the_pack_of_their_readings(
+    reads: list[tuple[str, list[tuple[str, str, float | str | bool]], int, str]],
+) -> None:
+    parts: list[burst.Part] = []
+    for source, said, seen_ns, way in reads:
+        came = burst.Burst(source, tuple((n, u) for n, u, _ in said), tuple(v for *_, v in said),
+                           seen_ns)  # fmt: skip
+        if way == "burst":
+            parts.append(came)
+        elif way == "each":
+            parts += came
+        else:
+            parts += [replace(reading, quality=Quality.STALE) for reading in came]
+    singles = list(burst.each(parts))
+    pack = cbor.encode(facts.readings_to_senml(singles, 10**15))
+    assert cbor.encode(burst.spell_readings(parts, 10**15)) == pack
+    cbor.check(pack)
+
+
+def test_a_burst_is_the_sequence_of_its_readings_and_frozen() -> None:
+    said = [("lat", "lat", 48.1), ("fix", "", True), ("lon", "lon", 11.5)]
+    listed = [Reading("gps", name, unit, value, 7) for name, unit, value in said]
+    came = burst.Burst.of("gps", said, 7)
+    assert (len(came), list(came), came[1], came[-1]) == (3, listed, listed[1], listed[2])
+    assert came == listed == came == tuple(listed)
+    assert came == burst.Burst.of("gps", said, 7)
+    assert (came[1:], came[3:]) == (listed[1:], [])
+    assert came not in (listed[:2], burst.Burst.of("gps", said, 8), "gps", None)
+    assert burst.Burst.of("gps", [], 7) == []
+    with pytest.raises(FrozenInstanceError):
+        came.seen_mono_ns = 8  # type: ignore[attr-defined]
+    with pytest.raises(TypeError):
+        hash(came)
+    with pytest.raises(ValueError, match="1 channels for 2 values"):
+        burst.Burst("gps", (("lat", "lat"),), (1.0, 2.0), 7)
 
 
 def test_each_field_of_a_reading_is_where_its_name_says_and_stays() -> None:
@@ -241,7 +298,7 @@ def test_each_field_of_a_reading_is_where_its_name_says_and_stays() -> None:
 def test_a_text_too_long_is_refused_when_it_is_spelt_at_once() -> None:
     for odd in (Reading("s" * 40_000, "n", "", 1.0, 1), Reading("s", "n" * 40_000, "", 1.0, 1)):
         with pytest.raises(OurFault, match="cannot be encoded"):
-            facts.spell_readings([odd], 2)
+            burst.spell_readings([odd], 2)
 
 
 def test_a_reading_from_behind_the_anchor_is_not_in_the_future() -> None:

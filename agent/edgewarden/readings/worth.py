@@ -26,8 +26,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgewarden.readings.cadence import Cadence
-from edgewarden.readings.channel import NOTHING, Channel
+from edgewarden.readings.channel import NOTHING, Broken, Channel
 from edgewarden.readings.limits import QUALITY, TOLD, Limits, OnFault, Rule
+from edgewarden.wire.burst import Burst
 from edgewarden.wire.facts import OCSF, Event, FramesSeen, Plain, Quality, Reading, Severity
 
 QUIET_S = 60.0
@@ -121,45 +122,24 @@ class Worth:
 
     def reading(self, reading: Reading) -> tuple[Reading, list[Event]]:
         """Return the reading with its quality, and findings."""
-        name = reading.name
-        channel = self._channel(name)
-        broken = NOTHING
+        channel, broken = self._channel(reading.name), NOTHING
         if channel is not None:
             broken = channel.judge(reading.value, reading.seen_mono_ns)
-        if not broken and not self._of_sensor and not self._standing:
-            if name in self.latest or len(self.latest) < MAX_CHANNELS:
-                self.latest[name] = Judged(Quality.GOOD, (), reading.value)
-            return reading, []
-        events: list[Event] = []
-        for rule, evidence in broken.items():
-            events += self._found(rule, name, evidence, reading.seen_mono_ns)
-        for rule, subject in list(self._standing):
-            if subject == name and rule not in broken:
-                events += self._over(rule, name, reading.seen_mono_ns, QUIET_S)
-        why = (*broken, *self._of_sensor)
-        marked = self._marked(reading, why, channel.limits if channel else None)
-        if name in self.latest or len(self.latest) < MAX_CHANNELS:
-            self.latest[name] = Judged(marked.quality, why, reading.value)
-        return marked, events
+        return self._judged(reading, channel, broken)
 
     def readings(self, came: Sequence[Reading]) -> tuple[Sequence[Reading], list[Event]]:
-        """What ``reading`` gives of each in turn; of channels without limits only the last word is
-        kept, while nothing stands."""
-        newest: dict[str, Reading] = {}
-        plain = 0
-        if not self._standing and not self._of_sensor:
-            for reading in came:
-                if self._channels.get(reading.name, _STRANGER) is not None:
-                    break
-                newest[reading.name] = reading
-                plain += 1
-            for name, reading in newest.items():
-                if name in self.latest or len(self.latest) < MAX_CHANNELS:
-                    self.latest[name] = Judged(Quality.GOOD, (), reading.value)
-            if plain == len(came):
-                return came, []
-        marked, events = list(came[:plain]), []
-        for reading in came[plain:]:
+        """What ``reading`` gives of each in turn; a burst of good ones stays the burst it is."""
+        at, marked, events = 0, list[Reading](), list[Event]()
+        if isinstance(came, Burst) and not self._standing and not self._of_sensor:
+            at, broken = self._good(came)
+            if at == len(came):
+                return came, events
+            marked += came[:at]
+            first, found = self._judged(came[at], self._channels[came.channels[at][0]], broken)
+            marked.append(first)
+            events += found
+            at += 1
+        for reading in came[at:]:
             one, found = self.reading(reading)
             marked.append(one)
             events += found
@@ -183,6 +163,45 @@ class Worth:
         return (*self._of_sensor, *own)
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _good(self, burst: Burst) -> tuple[int, Broken]:
+        """How many come before the first that breaks a rule, and what that one breaks; to be asked
+        while nothing stands. Of the good ones the last word of each channel is kept."""
+        names = [name for name, _ in burst.channels]
+        good, broken = len(burst), NOTHING
+        if any(self._channels.get(name, _STRANGER) is not None for name in set(names)):
+            for at, value in enumerate(burst.values):
+                channel = self._channel(names[at])
+                if channel is not None:
+                    broken = channel.judge(value, burst.seen_mono_ns)
+                    if broken:
+                        good = at
+                        break
+        for name, value in dict(zip(names[:good], burst.values, strict=False)).items():
+            if name in self.latest or len(self.latest) < MAX_CHANNELS:
+                self.latest[name] = Judged(Quality.GOOD, (), value)
+        return good, broken
+
+    def _judged(
+        self, reading: Reading, channel: Channel | None, broken: Broken
+    ) -> tuple[Reading, list[Event]]:
+        """The reading and findings, after its channel's word."""
+        name = reading.name
+        if not broken and not self._of_sensor and not self._standing:
+            if name in self.latest or len(self.latest) < MAX_CHANNELS:
+                self.latest[name] = Judged(Quality.GOOD, (), reading.value)
+            return reading, []
+        events: list[Event] = []
+        for rule, evidence in broken.items():
+            events += self._found(rule, name, evidence, reading.seen_mono_ns)
+        for rule, subject in list(self._standing):
+            if subject == name and rule not in broken:
+                events += self._over(rule, name, reading.seen_mono_ns, QUIET_S)
+        why = (*broken, *self._of_sensor)
+        marked = self._marked(reading, why, channel.limits if channel else None)
+        if name in self.latest or len(self.latest) < MAX_CHANNELS:
+            self.latest[name] = Judged(marked.quality, why, reading.value)
+        return marked, events
 
     def _channel(self, name: str) -> Channel | None:
         if name in self._channels:

@@ -23,9 +23,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from edgewarden.ports import Clock
+from edgewarden.wire.burst import Burst, Part, each
 from edgewarden.wire.facts import Event, Reading
 from edgewarden.wire.record import RecordClass
 
@@ -52,23 +54,35 @@ Call = tuple[Callable[[], Any], "Future[Any]"]
 
 @dataclass(slots=True)
 class Batch:
-    """Bulk facts that become one record."""
+    """Bulk facts that become one record.
 
-    readings: list[Reading] = field(default_factory=list)
+    Attributes:
+        readings: in order; what came with one read may be one burst.
+        count: readings in all.
+    """
+
+    readings: list[Part] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     size_bytes: int = 0
     first_boot_ns: int = 0
+    count: int = 0
 
     def __len__(self) -> int:
-        return len(self.readings) + len(self.events) + len(self.counts)
+        return self.facts + len(self.counts)
+
+    @property
+    def facts(self) -> int:
+        """Readings and events."""
+        return self.count + len(self.events)
 
     def halves(self) -> tuple[Batch, Batch]:
         """The same facts in two batches, for two facts or more; the counts stay with the first."""
-        r, e = (len(self.readings) + 1) // 2, len(self.events) // 2
+        readings: list[Part] = list(each(self.readings))
+        r, e = (self.count + 1) // 2, len(self.events) // 2
         return (
-            Batch(self.readings[:r], self.events[:e], self.counts),
-            Batch(self.readings[r:], self.events[e:]),
+            Batch(readings[:r], self.events[:e], self.counts, count=r),
+            Batch(readings[r:], self.events[e:], count=self.count - r),
         )
 
 
@@ -76,6 +90,16 @@ def _size_of(reading: Reading) -> int:
     """Estimate of its encoding."""
     texts = len(reading.source) + len(reading.name) + len(reading.unit)
     return READING_BYTES + texts + (len(reading.value) if isinstance(reading.value, str) else 0)
+
+
+def _size_of_all(readings: Sequence[Reading]) -> int:
+    """The same of each, in all."""
+    if not isinstance(readings, Burst):
+        return sum(map(_size_of, readings))
+    texts = sum(map(len, chain.from_iterable(readings.channels)))
+    if str in map(type, readings.values):
+        texts += sum(len(value) for value in readings.values if isinstance(value, str))
+    return len(readings) * (READING_BYTES + len(readings.source)) + texts
 
 
 class Intake:
@@ -120,17 +144,18 @@ class Intake:
 
     def add_readings(self, readings: Sequence[Reading]) -> None:
         """Add several, in order: one by one only where not all find room."""
-        size_bytes = sum(map(_size_of, readings))
+        size_bytes = _size_of_all(readings)
         with self._changed:
             batch = self._batch
             if not readings or batch.size_bytes + size_bytes > MAX_BULK_BYTES:
                 for reading in readings:
                     self._gather(reading, _size_of(reading))
                 return
-            was_empty, was_full = not (batch.readings or batch.events), self._full()
+            was_empty, was_full = not batch.facts, self._full()
             if was_empty:
                 batch.first_boot_ns = self._clock.mono_ns()
-            batch.readings += readings
+            batch.readings += [readings] if isinstance(readings, Burst) else readings
+            batch.count += len(readings)
             batch.size_bytes += size_bytes
             self._gathered(was_empty, was_full)
 
@@ -227,7 +252,7 @@ class Intake:
         with self._changed:
             later, self._batch = self._batch, batch
             batch.counts.update(later.counts)
-            facts: list[Event | Reading] = [*later.readings, *later.events]
+            facts: list[Event | Reading] = [*each(later.readings), *later.events]
             for fact in facts:
                 self._gather(fact, READING_BYTES)
 
@@ -252,13 +277,14 @@ class Intake:
             batch.counts["bulk_dropped"] += 1
             self.lost += 1
             return
-        was_empty, was_full = not (batch.readings or batch.events), self._full()
+        was_empty, was_full = not batch.facts, self._full()
         if was_empty:
             batch.first_boot_ns = self._clock.mono_ns()
         if isinstance(fact, Event):
             batch.events.append(fact)
         else:
             batch.readings.append(fact)
+            batch.count += 1
         batch.size_bytes += size_bytes
         self._gathered(was_empty, was_full)
 
@@ -267,8 +293,8 @@ class Intake:
             self._changed.notify()
 
     def _full(self) -> bool:
-        facts = len(self._batch.readings) + len(self._batch.events)
-        return self._batch.size_bytes >= self._commit_bytes or facts >= MAX_BATCH_FACTS
+        batch = self._batch
+        return batch.size_bytes >= self._commit_bytes or batch.facts >= MAX_BATCH_FACTS
 
     def _due_ns(self, since_ns: int) -> int:
         """When a batch is due that has facts since then."""
@@ -277,7 +303,7 @@ class Intake:
 
     def _due_s(self) -> float | None:
         """Seconds until the batch is due; None while it holds no fact."""
-        if not (self._batch.readings or self._batch.events):
+        if not self._batch.facts:
             return None
         if self._full():
             return 0.0

@@ -33,9 +33,10 @@ from edgewarden.record.fresh import Fresh
 from edgewarden.record.segment import DiskFull
 from edgewarden.record.wear import EVIDENCE, JOURNAL, Wear, collector_of, weights
 from edgewarden.wire import cbor, cose
+from edgewarden.wire.burst import Part, spell_readings
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.evidence import Heads
-from edgewarden.wire.facts import Event, Reading, event_to_map, spell_readings
+from edgewarden.wire.facts import Event, event_to_map
 from edgewarden.wire.record import (
     MAX_RECORD_BYTES,
     NO_PREDECESSOR,
@@ -142,7 +143,7 @@ class Journal:
         return self._write(record_class, Kind.EVENT, fit_event(event), by)
 
     def batch(
-        self, readings: Sequence[Reading], events: Sequence[Event], counts: Mapping[str, int]
+        self, readings: Sequence[Part], events: Sequence[Event], counts: Mapping[str, int]
     ) -> int:
         """Store a batch of bulk facts; return its sequence.
 
@@ -361,7 +362,7 @@ def fit_event(event: Event) -> dict[str, object]:
     return body
 
 
-def fit_readings(readings: Sequence[Reading], anchor: Instant) -> cbor.Spelt:
+def fit_readings(readings: Sequence[Part], anchor: Instant) -> cbor.Spelt:
     """The pack of a batch, spelt; raises Unstorable where a reading has no encoding."""
     try:
         return spell_readings(readings, anchor.boot_ns)

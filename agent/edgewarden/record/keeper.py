@@ -40,8 +40,9 @@ from edgewarden.record.intake import Batch, Intake
 from edgewarden.record.journal import DiskTight, Introduction, Journal, SpoolFull, Unstorable
 from edgewarden.record.refuge import LOOK_S, Picture, Refuge
 from edgewarden.record.segment import DiskRefuses
+from edgewarden.wire.burst import Part
 from edgewarden.wire.evidence import Heads
-from edgewarden.wire.facts import Event, Reading
+from edgewarden.wire.facts import Event
 from edgewarden.wire.record import MEMORY, RecordClass
 
 RETRY_S = 1.0
@@ -51,7 +52,7 @@ TELL_AGAIN_S = 600
 LOST = frozenset({"bulk_no_room", "alarm_no_room", "bulk_unstorable", "memory_refused"})
 """Counters of our own that stand for facts that are gone."""
 
-Write = Callable[[Sequence[Reading], Sequence[Event], Mapping[str, int]], object]
+Write = Callable[[Sequence[Part], Sequence[Event], Mapping[str, int]], object]
 """Makes a record of a batch: Journal.batch, or that of the chain in memory."""
 
 
@@ -267,7 +268,7 @@ class Keeper:
         pending, tight = [batch], False
         while pending:
             part = pending.pop()
-            facts = len(part.readings) + len(part.events)
+            facts = part.facts
             try:
                 write(part.readings, part.events, part.counts)
             except SpoolFull as full:
@@ -284,7 +285,7 @@ class Keeper:
                 raise
             else:
                 self.totals["batches"] += 1
-                self.totals["readings"] += len(part.readings)
+                self.totals["readings"] += part.count
                 self.totals["bulk_events"] += len(part.events)
                 self.totals.update(part.counts)
         return tight

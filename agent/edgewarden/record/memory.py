@@ -33,8 +33,9 @@ from edgewarden.record.journal import (
     record_time_of,
     sealed,
 )
+from edgewarden.wire.burst import Part
 from edgewarden.wire.cose import ContentType
-from edgewarden.wire.facts import Event, Reading
+from edgewarden.wire.facts import Event
 from edgewarden.wire.record import (
     MEMORY,
     NO_PREDECESSOR,
@@ -84,7 +85,7 @@ class MemoryChain:
         self._write(record_class, Kind.EVENT, fit_event(event))
 
     def batch(
-        self, readings: Sequence[Reading], events: Sequence[Event], counts: Mapping[str, int]
+        self, readings: Sequence[Part], events: Sequence[Event], counts: Mapping[str, int]
     ) -> None:
         """Sign a batch of bulk facts.
 

@@ -22,12 +22,11 @@ given besides.
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 from types import MappingProxyType
 
 from edgewarden.record.intake import EVENT_BYTES, READING_BYTES
+from edgewarden.wire.burst import Part
 from edgewarden.wire.facts import OCSF, Event, Reading
 
 MAX_NAMES = 48
@@ -43,7 +42,6 @@ _NAMES = MappingProxyType(
         OCSF.DETECTION_FINDING: "findings",
     }
 )
-_SOURCE = attrgetter("source")
 _SERIAL = ("serial", "modbus")
 """peripheral_device.class of what a port says of itself, under its name in the settings."""
 
@@ -95,11 +93,12 @@ def collector_of(event: Event) -> str:
     return _NAMES.get(event.class_uid, AGENT)
 
 
-def weights(readings: Sequence[Reading], events: Sequence[Event]) -> dict[str, int]:
+def weights(readings: Sequence[Part], events: Sequence[Event]) -> dict[str, int]:
     """Collector -> estimated length of its facts in a batch."""
-    # Counted without a step of Python's for each reading: it is on the way of all of them.
-    counted = Counter(map(_SOURCE, readings))
-    found = {name: n * READING_BYTES for name, n in counted.items()}
+    found: dict[str, int] = {}
+    for part in readings:
+        size = READING_BYTES * (1 if isinstance(part, Reading) else len(part))
+        found[part.source] = found.get(part.source, 0) + size
     for event in events:
         name = collector_of(event)
         size = EVENT_BYTES + READING_BYTES * len(event.detail)

@@ -21,13 +21,15 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import Protocol
 
 from edgewarden.serial.binary import ByteOrder
 from edgewarden.serial.framing import FrameCounters
+from edgewarden.wire.burst import Burst
 from edgewarden.wire.facts import Reading
 
 MAX_TEXT_CHARS = 256
@@ -36,11 +38,16 @@ _NUMBER = re.compile(
 )
 _PLAIN_NUMBER = re.compile(_NUMBER.pattern.encode())
 """The usual column, with no blank about it: a number without the way over text."""
+_PLAIN, MAX_PLAIN_CHARS = b"0123456789+-.", 20
+"""Of these characters and at most so long: what float() takes then is what _NUMBER takes, and it is
+finite."""
 _TRUE, _FALSE = frozenset({"1", "true", "on"}), frozenset({"0", "false", "off"})
 
 Value = float | str | bool
 Channel = tuple[str, str, Value]
 """Name, SenML unit, value."""
+Columns = tuple[tuple[tuple[str, str], ...], tuple[float, ...]]
+"""Name and unit of each value, and the values."""
 
 
 class FieldType(StrEnum):
@@ -118,12 +125,18 @@ class FieldsDecoder:
         self._source = source
         self._framer = framer
         self._read = read
+        self._plain = read.plain if isinstance(read, LineReader) else None
         self.counters = framer.counters
 
-    def feed(self, data: bytes, seen_mono_ns: int) -> list[Reading]:
+    def feed(self, data: bytes, seen_mono_ns: int) -> Sequence[Reading]:
         """Return the readings that ``data`` completes, all stamped ``seen_mono_ns``."""
-        out: list[Reading] = []
-        for payload in self._framer.feed(data):
+        payloads = self._framer.feed(data)
+        found = self._plain(payloads) if self._plain and payloads else None
+        if found is not None:
+            self.counters.frames += 0 if self._framer.checked else len(payloads)
+            return Burst(self._source, *found, seen_mono_ns)
+        out: list[Channel] = []
+        for payload in payloads:
             try:
                 channels = self._read(payload)
             except Refused as refusal:
@@ -131,8 +144,8 @@ class FieldsDecoder:
                 self.counters.dropped_bytes += len(payload)
                 continue
             self.counters.frames += not self._framer.checked
-            out += [Reading(self._source, n, u, v, seen_mono_ns) for n, u, v in channels]
-        return out
+            out += channels
+        return Burst.of(self._source, out, seen_mono_ns)
 
 
 class PayloadReader:
@@ -176,6 +189,8 @@ class LineReader:
     def __init__(self, fields: tuple[Field, ...], separator: str) -> None:
         self._fields = [(f, f.at, f.type is FieldType.NUMBER) for f in fields]
         self._separator = None if separator == " " else separator.encode()
+        self._all_numbers = {f.type for f in fields} == {FieldType.NUMBER}
+        self._names = tuple((f.name, f.senml_unit) for f in fields)
         # What stands behind the last column that is read stays in one piece, unread.
         self._splits = max((f.at for f in fields), default=0) + 1
 
@@ -194,6 +209,32 @@ class LineReader:
             if text:
                 out.append((field.name, field.senml_unit, _column(text, field)))
         return out
+
+    def plain(self, lines: Sequence[bytes]) -> Columns | None:
+        """The same of many lines at once, where every column that is read is a number of digits
+        and at most MAX_PLAIN_CHARS; None where one is not: then each has to be read by itself."""
+        if not self._all_numbers:
+            return None
+        separator, splits = self._separator, self._splits
+        split = [line.split(separator, splits) for line in lines]
+        columns: list[list[float]] = []
+        try:
+            for field, at, _ in self._fields:
+                texts = [columns_of[at] for columns_of in split]
+                if (
+                    b"".join(texts).translate(None, _PLAIN)
+                    or max(map(len, texts)) > MAX_PLAIN_CHARS
+                ):
+                    return None
+                values = list(map(float, texts))
+                columns.append(
+                    values if field.scale == 1.0 else [_scaled(v, field) for v in values]
+                )
+        except (IndexError, ValueError, Refused):
+            return None
+        if len(columns) == 1:
+            return self._names * len(lines), tuple(columns[0])
+        return self._names * len(lines), tuple(chain.from_iterable(zip(*columns, strict=True)))
 
 
 def _column(text: str, field: Field) -> Value:

@@ -17,6 +17,7 @@ Rules, in order:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -69,7 +70,7 @@ class Decoder(Protocol):
 
     counters: FrameCounters
 
-    def feed(self, data: bytes, seen_mono_ns: int) -> list[Reading]:
+    def feed(self, data: bytes, seen_mono_ns: int) -> Sequence[Reading]:
         """Return the readings that ``data`` completes."""
 
 
@@ -99,7 +100,14 @@ class LineFramer:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that ``data`` completes, in order, without their terminators."""
-        *whole, rest = (self._rest + data).split(b"\n")
+        came = self._rest + data
+        if not self._skipping:
+            # Nearly always every line fits and says something: then no step for each is due.
+            *fit, rest = came.replace(b"\r\n", b"\n").split(b"\n")
+            if all(fit) and max(map(len, fit), default=0) <= self._max:
+                self._keep(rest)
+                return fit
+        *whole, rest = came.split(b"\n")
         lines: list[bytes] = []
         for raw in whole:
             if self._skipping:

@@ -30,10 +30,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from edgewarden.serial.fields import Framer, Refused
 from edgewarden.serial.framing import FrameCounters, LineFramer
+from edgewarden.wire.burst import Burst
 from edgewarden.wire.facts import Reading
 
 MAX_LINE_BYTES = 4096
@@ -74,9 +75,10 @@ class JsonLinesDecoder:
         self._framer = framer or LineFramer(MAX_LINE_BYTES, FrameCounters())
         self.counters = self._framer.counters
 
-    def feed(self, data: bytes, seen_mono_ns: int) -> list[Reading]:
+    def feed(self, data: bytes, seen_mono_ns: int) -> Sequence[Reading]:
         """Return the readings that ``data`` completes, all stamped ``seen_mono_ns``."""
-        out: list[Reading] = []
+        units = self._units
+        out: list[tuple[str, str, Value]] = []
         for line in self._framer.feed(data):
             try:
                 channels = read_line(line)
@@ -86,10 +88,8 @@ class JsonLinesDecoder:
                 self.counters.dropped_bytes += len(line) + 1
                 continue
             self.counters.frames += not self._framer.checked
-            for name, value in channels.items():
-                unit = self._units.get(name, "")
-                out.append(Reading(self._source, name, unit, value, seen_mono_ns))
-        return out
+            out += [(name, units.get(name, ""), value) for name, value in channels.items()]
+        return Burst.of(self._source, out, seen_mono_ns)
 
     def _admit(self, channels: Mapping[str, Value]) -> None:
         new = channels.keys() - self._known

@@ -25,9 +25,10 @@ Source of the sentence layouts: NMEA 0183 v4.11, as described by gpsd's "NMEA Re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgewarden.serial.framing import FrameCounters
+from edgewarden.wire.burst import Burst
 from edgewarden.wire.facts import Reading
 
 MAX_SENTENCE_BYTES = 255
@@ -161,17 +162,17 @@ class NmeaDecoder:
         self.counters = FrameCounters()
         self._framer = NmeaFramer(self.counters)
 
-    def feed(self, data: bytes, seen_mono_ns: int) -> list[Reading]:
+    def feed(self, data: bytes, seen_mono_ns: int) -> Sequence[Reading]:
         """Return the readings that ``data`` completes, all stamped ``seen_mono_ns``."""
-        out: list[Reading] = []
+        out: list[Channel] = []
         for body in self._framer.feed(data):
             try:
                 channels = read_sentence(body)
             except Refused as refusal:
                 self.counters.refuse(refusal.args[0])
                 continue
-            out += [Reading(self._source, n, u, v, seen_mono_ns) for n, u, v in channels]
-        return out
+            out += channels
+        return Burst.of(self._source, out, seen_mono_ns)
 
 
 def read_sentence(body: bytes) -> list[Channel]:

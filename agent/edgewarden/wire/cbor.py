@@ -29,7 +29,7 @@ Values: None, bool, int (64 bit), float, str, bytes, list, dict with int or str 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import cbor2
@@ -63,7 +63,7 @@ Value = (
 class Spelt(bytes):
     """The deterministic encoding of one value, which ``encode`` puts in the value's place.
 
-    For what is made in great numbers of like parts (facts.spell_readings). Whoever makes one
+    For what is made in great numbers of like parts (burst.spell_readings). Whoever makes one
     vouches for it: by ``encode``, ``spell_float`` and ``spell_array``, never from bytes that came
     in.
     """
@@ -74,8 +74,12 @@ class Spelt(bytes):
 # RFC 8949 §3.1: major types.
 _UINT, _NINT, _BSTR, _TSTR, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
 _SHORT = [bytes((initial,)) for initial in range(256)]
-_NO_TAIL = bytes(3)
-"""Of the 52 bits of a double's fraction a float has the first 23: the last 24 must be nought."""
+_DOUBLE, _SINGLE, _HALF = struct.Struct(">d"), struct.Struct(">Bf"), struct.Struct(">Be")
+_BEHIND_SINGLE, _BEHIND_HALF = (1 << 29) - 1, (1 << 42) - 1
+"""Of the 52 bits of a double's fraction a single has the first 23, a half the first 10."""
+_HALF_FROM, _HALF_TO, _SINGLE_TO = 1023 - 14, 1023 + 15, 1023 + 127
+"""Biased exponents: between the first two a half is normal, between the first and the third a
+single is (IEEE 754 §3.6, table 3.5)."""
 KEYS_KEPT, KEPT_CHARS = 512, 64
 """Spelt keys remembered, short ones only: ours are under a hundred, and what others make up must
 not fill memory."""
@@ -181,18 +185,25 @@ def _spell(major: int, argument: int) -> bytes:
     raise OurFault("an integer of more than 64 bits cannot be encoded")
 
 
-def spell_array(items: Sequence[bytes]) -> Spelt:
-    """An array of values that are spelt already, one each."""
-    return Spelt(_spell(_ARRAY, len(items)) + b"".join(items))
+def spell_array(spelt: Iterable[bytes], count: int) -> Spelt:
+    """An array of ``count`` values that are spelt already, in pieces of one or more."""
+    return Spelt(_spell(_ARRAY, count) + b"".join(spelt))
 
 
 def spell_float(value: float) -> bytes:
     """A float in the shortest form that keeps its value (RFC 8949 §4.2.2: NaN is 7e00)."""
     if value != value:
         return b"\xf9\x7e\x00"
-    longest = struct.pack(">d", value)
-    if longest[5:] != _NO_TAIL:
+    longest = _DOUBLE.pack(value)
+    bits = int.from_bytes(longest, "big")
+    if bits & _BEHIND_SINGLE:
         return b"\xfb" + longest
+    exponent = bits >> 52 & 0x7FF
+    if _HALF_FROM <= exponent <= _HALF_TO and not bits & _BEHIND_HALF:
+        return _HALF.pack(0xF9, value)
+    if _HALF_FROM <= exponent <= _SINGLE_TO:
+        return _SINGLE.pack(0xFA, value)
+    # Nought, infinities, and what is subnormal in one of the forms: tried.
     for initial, form in ((b"\xf9", ">e"), (b"\xfa", ">f")):
         try:
             data = struct.pack(form, value)

@@ -219,10 +219,11 @@ _BN, _BV, _N, _U, _V, _VS, _VB, _T = -2, -5, 0, 1, 2, 3, 4, 6
 # Ours. RFC 8428 §4.4: a reader passes over a label it does not know unless it ends in "_".
 _QUALITY, _RAW, _SPREAD = "ew-q", "ew-raw", "ew-of"
 _LABELS = frozenset({_BN, _N, _U, _V, _VS, _VB, _T, _QUALITY, _RAW, _SPREAD})
-# The labels of a plain number as they are spelt, in the order of their bytes (RFC 8949 §4.2.1), and
-# the head of a map of fewer than 24 entries.
-_KEY_N, _KEY_U, _KEY_V, _KEY_T, _KEY_BN = (cbor.encode(n) for n in (_N, _U, _V, _T, _BN))
-_MAP = 0xA0
+# The labels of a plain reading as they are spelt (burst.py), in the order of their bytes
+# (RFC 8949 §4.2.1).
+KEY_N, KEY_U, KEY_V, KEY_VS, KEY_VB, KEY_T, KEY_BN = (
+    cbor.encode(label) for label in (_N, _U, _V, _VS, _VB, _T, _BN)
+)
 MAX_SPREAD = 2**53 - 1
 """Readings in one: what every reader of numbers keeps exact."""
 
@@ -238,12 +239,12 @@ def readings_to_senml(
     pack: list[dict[int | str, Plain]] = []
     base = None
     for r in readings:
-        pack.append(_entry(r, anchor_mono_ns, base))
+        pack.append(entry_of(r, anchor_mono_ns, base))
         base = r.source
     return pack
 
 
-def _entry(r: Reading, anchor_mono_ns: int, base: str | None) -> dict[int | str, Plain]:
+def entry_of(r: Reading, anchor_mono_ns: int, base: str | None) -> dict[int | str, Plain]:
     """One entry of a pack, behind one of the source ``base``."""
     entry: dict[int | str, Plain] = {}
     if r.source != base:
@@ -253,7 +254,7 @@ def _entry(r: Reading, anchor_mono_ns: int, base: str | None) -> dict[int | str,
         entry[_U] = r.unit
     label = _VB if isinstance(r.value, bool) else _VS if isinstance(r.value, str) else _V
     entry[label] = r.value
-    entry[_T] = _offset_s(r.seen_mono_ns, anchor_mono_ns)
+    entry[_T] = offset_s(r.seen_mono_ns, anchor_mono_ns)
     if r.quality is not Quality.GOOD:
         entry[_QUALITY] = r.quality.value
         if r.raw is not None:
@@ -265,45 +266,9 @@ def _entry(r: Reading, anchor_mono_ns: int, base: str | None) -> dict[int | str,
     return entry
 
 
-def _offset_s(seen_mono_ns: int, anchor_mono_ns: int) -> float:
+def offset_s(seen_mono_ns: int, anchor_mono_ns: int) -> float:
+    """A reading's time in a pack: seconds before the anchor, never behind it."""
     return min(0.0, round((seen_mono_ns - anchor_mono_ns) / 1e9, 6))
-
-
-def spell_readings(readings: Iterable[Reading], anchor_mono_ns: int) -> cbor.Spelt:
-    """Return the encoding of ``readings_to_senml`` without the maps in between.
-
-    A plain number of good quality is two texts, a number and a time: the texts are spelt once a
-    channel, the time once for all that came with one read. Everything else goes the long way.
-    """
-    spelt: list[bytes] = []
-    names: dict[tuple[str, str], tuple[bytes, int]] = {}
-    base: str | None = None
-    seen_ns: int | None = None
-    time = b""
-    float_of = cbor.spell_float
-    for r in readings:
-        value = r.value
-        if type(value) is not float or r.quality is not Quality.GOOD or r.spread is not None:
-            spelt.append(cbor.encode(_entry(r, anchor_mono_ns, base)))
-            base = r.source
-            continue
-        if r.seen_mono_ns != seen_ns:
-            seen_ns = r.seen_mono_ns
-            time = _KEY_T + float_of(_offset_s(seen_ns, anchor_mono_ns))
-        channel = names.get((r.name, r.unit))
-        if channel is None:
-            texts = _KEY_N + cbor.encode(r.name)
-            if r.unit:
-                texts += _KEY_U + cbor.encode(r.unit)
-            channel = names[r.name, r.unit] = texts + _KEY_V, 4 if r.unit else 3
-        texts, count = channel
-        if r.source == base:
-            spelt.append(b"%c%b%b%b" % (_MAP + count, texts, float_of(value), time))
-        else:
-            base = r.source
-            source = _KEY_BN + cbor.encode(f"{base}/")
-            spelt.append(b"%c%b%b%b%b" % (_MAP + count + 1, texts, float_of(value), time, source))
-    return cbor.spell_array(spelt)
 
 
 def readings_from_senml(pack: object, anchor_mono_ns: int) -> list[Reading]:
