@@ -23,6 +23,7 @@ import serial
 from edgewarden.daemon.clock import SystemClock, SystemRandomness
 from edgewarden.serial.nmea import NmeaDecoder
 from edgewarden.serial.opening import open_port
+from edgewarden.serial.pace import Pace
 from edgewarden.serial.portlife import Format, Line, SerialSettings
 from edgewarden.serial.serialport import build_serial_sensor
 from edgewarden.wire.facts import Reading
@@ -41,10 +42,15 @@ async def loop(paths: list[str]) -> None:
         nonlocal taken
         taken += isinstance(fact, Reading)
 
-    clock, chance = SystemClock(), SystemRandomness()
+    clock, chance, pace = SystemClock(), SystemRandomness(), Pace()
     sensors = [
         build_serial_sensor(
-            SerialSettings(f"s{i}", path, Format.NMEA, line=LINE), take, clock, chance, lambda _: ""
+            SerialSettings(f"s{i}", path, Format.NMEA, line=LINE),
+            take,
+            clock,
+            chance,
+            lambda _: "",
+            pace=pace,
         )
         for i, path in enumerate(paths)
     ]

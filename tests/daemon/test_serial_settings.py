@@ -50,6 +50,23 @@ FORMATS = {
 }
 
 
+CHANNEL = '[[serial.channel]]\nname = "level"\n'
+
+
+def test_busy_ports_are_read_together_but_where_the_time_of_a_value_is_judged() -> None:
+    text = "".join(
+        HEAD.replace('"s"', f'"s{n}"').replace("S9", f"S{n}") + 'format = "jsonlines"\n' + limits
+        for n, limits in enumerate(
+            ["", f"{CHANNEL}high = 3\nstuck_s = 60\n", f"{CHANNEL}max_rate_per_s = 3\n"]
+        )
+    )
+    settings = load_settings([SourceFile("s.toml", text)])
+    sensors = build_sensors(settings.serial, [].append, FakeClock(), FakeRandomness())
+    plain, ranged, rated = (sensor._pace for sensor in sensors)
+    assert plain is ranged is not None
+    assert rated is None
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_is_built_as_it_was_written(name: str) -> None:
     text, data, level = FORMATS[name]

@@ -6,7 +6,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+import pytest
+
 from edgewarden.readings.cadence import FRAMES, LEARN, Cadence
+from edgewarden.serial.pace import GATHER_S
 from edgewarden.wire.facts import FramesSeen, Plain
 from tests.readings.series import SECOND
 
@@ -154,3 +157,33 @@ def test_what_speaks_while_it_learns_is_believed() -> None:
     """The stated limit of T169: who is there first is the device."""
     cadence = Cadence()
     assert hear(cadence, speech(LEARNED + 400, 0.25, 90)) == []
+
+
+def gathered(
+    frames_s: float, size: int, from_s: float, to_s: float, every_s: float, seed: int
+) -> list[FramesSeen]:
+    """A sender with a clock, read every so often and a little late: what each read completed."""
+    chance, said, before = random.Random(seed), [], int(from_s * frames_s)
+    at_s = from_s
+    while at_s < to_s:
+        at_s += every_s
+        seen_s = at_s + chance.random() * 0.02
+        if (count := int(seen_s * frames_s)) > before:
+            new = count - before
+            said.append(FramesSeen("s", round(seen_s * SECOND), new * size, new, 0))
+            before = count
+    return said
+
+
+@pytest.mark.parametrize(("frames_s", "size"), [(12, 480), (98, 75), (153, 75), (500, 12)])
+def test_a_busy_port_may_be_read_at_a_pace_and_again_at_each_wake_up(
+    frames_s: float, size: int
+) -> None:
+    for seed in range(4):
+        cadence = Cadence()
+        ways = [(0, 300, 0.01), (300, 600, GATHER_S), (600, 900, 0.05), (900, 1000, GATHER_S)]
+        for from_s, to_s, every_s in ways:
+            assert hear(cadence, gathered(frames_s, size, from_s, to_s, every_s, seed)) == []
+        assert not cadence.learning
+        twice = gathered(2 * frames_s, size, 1000, 1200, GATHER_S, seed)
+        assert hear(cadence, twice), "a second voice beside the first"

@@ -20,6 +20,7 @@ from edgewarden.readings.worth import Worth
 from edgewarden.sense.adapter import adapter_of
 from edgewarden.serial.binary import CHECKS, ByteOrder, Counts, Layout, Start
 from edgewarden.serial.fields import Field, FieldType
+from edgewarden.serial.pace import Pace
 from edgewarden.serial.portlife import Format, Framing, Line, SensorState, SerialSettings
 from edgewarden.serial.registers import ModbusRegister, Order, RegisterType
 from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
@@ -40,14 +41,18 @@ class Port:
         clock: Clock,
         random: Randomness,
         many: ReadingsSink | None = None,
+        pace: Pace | None = None,
     ) -> None:
         limits = {channel.name: _limits(channel) for channel in wanted.channel}
         self.worth = Worth(wanted.name, limits, fingerprint=wanted.fingerprint == "on")
         self.view = View()
         self._sink, self._many = sink, many
+        # How fast a value may change is judged by the time of each: it is read as soon as it comes.
+        if any(limit.max_rate_per_s is not None for limit in limits.values()):
+            pace = None
         self.sensor = build_serial_sensor(
             serial_settings(wanted), self.take, clock, random, adapter_of, self.seen, self.view.tap,
-            self.take_many,
+            self.take_many, pace,
         )  # fmt: skip
 
     def take(self, fact: Event | Reading) -> None:
@@ -134,7 +139,8 @@ def build_sensors(
     Args:
         many: takes the readings of one read at once; without it each goes to the sink.
     """
-    return Sensors((Port(one, sink, clock, random, many) for one in wanted), clock)
+    pace = Pace()
+    return Sensors((Port(one, sink, clock, random, many, pace) for one in wanted), clock)
 
 
 def _limits(wanted: SerialChannel) -> Limits:

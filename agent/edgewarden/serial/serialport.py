@@ -10,9 +10,9 @@ The loop reads the descriptor itself: pyserial's read calls cost 13 to 36 times 
 Rules, in order:
 
 1. The port is opened exclusively (opening.py): a second reader would steal every other byte.
-2. At most ``READ_BYTES`` per wake-up, so that one flooded port cannot starve the loop.
-3. EIO, any other read error and b"" mean unplugged: the reader is removed at once, so a dead
-   descriptor never spins.
+2. At most ``READ_BYTES`` per wake-up: a flooded port cannot starve the loop. When: pace.py.
+3. EIO, any other read error and a wake-up for b"" mean unplugged: the reader is removed at once,
+   so a dead descriptor never spins.
 4. Each opening asks which adapter it reached (sense/adapter.py, handed in). Another one than last
    time is a finding: a renumbered port, a swap, or somebody in between; the readings go on, and say
    nothing of it.
@@ -30,7 +30,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import serial
 
@@ -44,6 +44,7 @@ from edgewarden.serial.jsonlines import JsonLinesDecoder
 from edgewarden.serial.modbus_bus import ModbusBus
 from edgewarden.serial.nmea import NmeaDecoder
 from edgewarden.serial.opening import close_port, open_port
+from edgewarden.serial.pace import GONE, Pace, Readable
 from edgewarden.serial.portlife import (
     STABLE_S,
     Backoff,
@@ -85,6 +86,7 @@ class SerialSensor:
         seen: takes what each read completed, before the readings it gave.
         tap: takes each read as it came, before anything is made of it.
         many: takes the readings of one read at once; without it each goes to the sink.
+        pace: of the busy ports of this loop; without it each wake-up is a read.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class SerialSensor:
         seen: Callable[[FramesSeen], None] | None = None,
         tap: Callable[[bytes, int], None] | None = None,
         many: ReadingsSink | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._settings = settings
         self._decoder = decoder
@@ -106,6 +109,7 @@ class SerialSensor:
         self._clock = clock
         self._opener = opener
         self._seen, self._tap, self._many = seen, tap, many
+        self._pace = None if isinstance(decoder, ModbusBus) else pace
         self._untold_bytes = 0
         self._adapter_of = adapter_of
         self._adapter = ""
@@ -183,7 +187,7 @@ class SerialSensor:
         self._good_s = loop.time()
         self._compare_adapter(self._adapter_of(fd))
         self._happen(Happening.OPENED, "waiting for the first good frame")
-        loop.add_reader(fd, self._on_readable, fd)
+        readable = Readable(fd, self._on_readable, self._pace)
         talk = None
         if isinstance(self._decoder, ModbusBus):
             talk = asyncio.create_task(self._decoder.talk(fd, self._on_good))
@@ -191,7 +195,7 @@ class SerialSensor:
         try:
             await self._supervise()
         finally:
-            loop.remove_reader(fd)
+            readable.close()
             if talk is not None:
                 talk.cancel()
                 await asyncio.wait([talk])
@@ -248,17 +252,20 @@ class SerialSensor:
                 return
             due_s = loop.time() + self._silent_s
 
-    def _on_readable(self, fd: int) -> None:
+    def _on_readable(self, fd: int, woken: bool) -> int:
+        """A ``pace.Read``."""
         try:
             data = os.read(fd, READ_BYTES)
         except BlockingIOError:
-            return
+            return 0
         except OSError as fault:
-            self._unplugged(fd, os.strerror(fault.errno or 0))
-            return
+            self._on_lost(os.strerror(fault.errno or 0))
+            return GONE
         if not data:
-            self._unplugged(fd, "end of file")
-            return
+            if not woken:
+                return 0
+            self._on_lost("end of file")
+            return GONE
         counters = self._decoder.counters
         frames, bad = counters.frames, counters.bad
         seen_mono_ns = self._clock.mono_ns()
@@ -272,6 +279,7 @@ class SerialSensor:
         # A refused frame is a frame: the port works even where the content is useless.
         if counters.frames != frames:
             self._on_good(readings, seen_mono_ns)
+        return len(data)
 
     def _tell_frames(
         self, seen: Callable[[FramesSeen], None], size: int, frames: int, bad: int, now_ns: int
@@ -281,15 +289,11 @@ class SerialSensor:
         new, new_bad = counters.frames - frames, counters.bad - bad
         seen(FramesSeen(self._settings.name, now_ns, size, new, new_bad, took_ns))
 
-    def _unplugged(self, fd: int, reason: str) -> None:
-        asyncio.get_running_loop().remove_reader(fd)
-        self._on_lost(reason)
-
     def _on_lost(self, reason: str) -> None:
         self._lost = self._lost or reason or "lost"
         self._woken.set()
 
-    def _on_good(self, readings: list[Reading], seen_mono_ns: int) -> None:
+    def _on_good(self, readings: Sequence[Reading], seen_mono_ns: int) -> None:
         now_s = asyncio.get_running_loop().time()
         self._good_s = now_s
         self._good_ns = seen_mono_ns
@@ -363,12 +367,13 @@ def build_serial_sensor(
     seen: Callable[[FramesSeen], None] | None = None,
     tap: Callable[[bytes, int], None] | None = None,
     many: ReadingsSink | None = None,
+    pace: Pace | None = None,
 ) -> SerialSensor:
     """Return the sensor for ``settings``; call on the loop's thread, then run ``run()`` as a
     task."""
     decoder = _decoder(settings, sink, clock)
     return SerialSensor(
-        settings, decoder, sink, clock, random, adapter_of, seen=seen, tap=tap, many=many
+        settings, decoder, sink, clock, random, adapter_of, seen=seen, tap=tap, many=many, pace=pace
     )
 
 
