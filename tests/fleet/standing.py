@@ -198,6 +198,10 @@ class Client:
     def close(self) -> None:
         self.mqtt.disconnect()
         self.mqtt.loop_stop()
+        self.mqtt.on_connect = self.mqtt.on_disconnect = self.mqtt.on_publish = None
+        self.mqtt.on_message = self.mqtt.on_subscribe = (
+            None  # no ring: paho closes its wake-up pair
+        )
 
 
 def client_of(standing: Standing, board: RealBoard, client_id: str = "") -> Client:

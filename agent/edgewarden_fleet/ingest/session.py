@@ -130,6 +130,16 @@ class BrokerSession:
         while not self._client.ended.is_set():
             self._client.disconnect()  # again, when it came between two attempts to connect
             self._client.ended.wait(STOP_S)
+        for deaf in (
+            "on_connect",
+            "on_disconnect",
+            "on_connect_fail",
+            "on_message",
+            "on_subscribe",
+        ):
+            setattr(
+                self._client, deaf, None
+            )  # no ring: paho closes what wakes its thread as it goes
 
     def send(self, message: Outgoing) -> None:
         """Publish; dropped when not connected: a challenge is made again, a result is in the
