@@ -18,3 +18,10 @@ def test_every_row_names_its_tests() -> None:
         assert len(row) == 6
         assert row[3].strip()
         assert re.search(r"`tests/[\w/]+\.py::\w+`", row[4]), f"attack {row[1]} has no test"
+
+
+def test_every_row_of_what_is_asked_names_its_tests() -> None:
+    rows = [line.split("|") for line in PAGE.splitlines() if re.match(r"\| A\d+ \|", line)]
+    assert [row[1].strip() for row in rows] == [f"A{n}" for n in range(1, 14)]
+    for row in rows:
+        assert re.search(r"`tests/[\w/]+\.py::\w+`", row[3]), f"{row[1]} has no test"

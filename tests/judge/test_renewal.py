@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +65,11 @@ def test_a_step_of_the_clock_loses_nothing(before: float, after: float, device: 
     judge(LIFE, device, before)
     late = after >= LIFE.ends_utc_s
     assert judge(LIFE, device, after).due or not late
+
+
+def test_the_timer_looks_every_hour_and_after_each_step_of_the_clock() -> None:
+    """A step over the whole window of renewal is found when it happens, not an hour later."""
+    unit = (
+        (Path(__file__).parents[2] / "systemd" / "edgewarden-renew.timer").read_text().splitlines()
+    )
+    assert {"OnUnitActiveSec=1h", "OnClockChange=yes"} <= set(unit)

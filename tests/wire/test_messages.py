@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewarden.errors import OurFault, WireRefusal
-from edgewarden.wire import burst, cbor, enrol, enrol_tpm, evidence, facts, manifest, record, topics
+from edgewarden.wire import (
+    burst,
+    cbor,
+    cose,
+    enrol,
+    enrol_tpm,
+    evidence,
+    facts,
+    manifest,
+    record,
+    topics,
+)
 from edgewarden.wire.facts import Quality, Reading, Spread
 from edgewarden.wire.record import CLOCK_STATES, RecordClass, RecordTime
 from tests.wire import refusals_enrol, samples
@@ -385,3 +396,16 @@ def test_manifest_digest_depends_on_every_entry_and_not_on_order() -> None:
 def test_files_digest_depends_on_content_and_order() -> None:
     assert manifest.files_digest([b"a", b"b"]) != manifest.files_digest([b"b", b"a"])
     assert manifest.files_digest([b"ab"]) != manifest.files_digest([b"a", b"b"])
+
+
+def test_what_a_record_adds_to_its_facts() -> None:
+    """Row A13 of attestation asks for 180 bytes; this is what the format costs."""
+    signer, body = samples.REPORT, {"n": 1}
+    at = RecordTime(10**15, 1_900_000_000 * 10**9, 20, "ntp")
+    for record_class in RecordClass:
+        one = record.Record(
+            "gw-demo", bytes(16), record_class, 2**40, bytes(32), at, record.Kind.BATCH, body
+        )
+        payload = record.encode_record(one)
+        sealed = cose.seal(payload, cose.ContentType.RECORD, signer.kid, signer.sign)
+        assert len(sealed) - len(cbor.encode(body)) <= 223
