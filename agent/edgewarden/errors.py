@@ -19,6 +19,11 @@ Example: ``raise WireRefusal("trailing_bytes", "3 bytes follow the message")``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
+
 
 class EdgewardenError(Exception):
     """Base of everything this program raises on purpose.
@@ -40,6 +45,19 @@ class EdgewardenError(Exception):
         self.code = code or self.default_code
         self.next_step = next_step
         self.fields = fields
+
+    def to_keep(self) -> Self:
+        """This fault, for who keeps it: without the frames of whoever raised it and what led to it.
+
+        A frame holds all its variables, sockets and TLS contexts among them, and often the fault
+        itself, so that nothing of it goes away before the collector of cycles comes by. And each
+        further ``raise`` of a fault that is kept makes its traceback longer.
+        """
+        led: BaseException | None = self
+        while led is not None:
+            led.__traceback__ = None
+            led = led.__cause__ or led.__context__
+        return self
 
 
 class OurFault(EdgewardenError):

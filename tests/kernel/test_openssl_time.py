@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.kernel.openssl import check_certificates_at
 from edgewarden.trust.keys import FileSigner
 from edgewarden.trust.tls import pinned_context, untimed_context
 from edgewarden_fleet.ca import certificates
@@ -93,3 +95,18 @@ def test_where_dates_wait_nothing_else_does(server: Server, tmp_path: Path) -> N
     assert server.meet(untimed_context(server.root_pem)) == ""
     (tmp_path / "other").mkdir()
     assert Server(tmp_path / "other").meet(untimed_context(server.root_pem)) != ""
+
+
+def test_telling_the_time_leaves_nothing_for_the_collector_of_cycles() -> None:
+    """A library that is opened anew brings classes of its own: each connection asks for this."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    check_certificates_at(context, THEN)
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(100):
+            check_certificates_at(context, THEN)
+        assert len(gc.get_objects()) - before < 100
+    finally:
+        gc.enable()

@@ -173,7 +173,7 @@ class Behind:
     def _refuse(self, fault: EdgewardenError) -> None:
         if self._fault is None or self._fault.text != fault.text:
             self._find(fault.code, f"devices: {fault.text}", Severity.HIGH)
-        self._fault = fault
+        self._fault = fault.to_keep()
 
     def _overrun(self, refusal: str) -> None:
         now_ns = self._clock.now().boot_ns

@@ -150,7 +150,7 @@ class Timekeeper:
         try:
             moment = self._fetch()
         except EdgewardenError as fault:
-            self.fault = fault
+            self.fault = fault.to_keep()
             return None
         self.fault = None
         return moment

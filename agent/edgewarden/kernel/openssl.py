@@ -32,6 +32,7 @@ checked as ever, by OpenSSL, against another now.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -128,8 +129,13 @@ def recipe_for(version: str) -> Recipe | None:
     return Recipe(version, _PREFER_SIGNATURE) if number == _WITH_QUERY else None
 
 
+@functools.cache
 def libcrypto() -> ctypes.CDLL:
-    """The library that ssl has loaded already: another copy would be another OpenSSL."""
+    """The library that ssl has loaded already: another copy would be another OpenSSL.
+
+    One object for the process: each would have classes of its own for its functions, which only the
+    collector of cycles takes away.
+    """
     import ssl  # not above: who only asks for a recipe needs no OpenSSL
 
     try:
@@ -208,6 +214,7 @@ def _time_t() -> type[ctypes.c_int64] | type[ctypes.c_int32]:
     return ctypes.c_int64
 
 
+@functools.cache
 def libssl() -> ctypes.CDLL:
     """As libcrypto."""
     try:

@@ -107,7 +107,6 @@ class Drainer:
         self._turns = Turns()
         self._window = Window(window)
         self._window.limit_bytes = self._pace.limit_bytes
-        self._session: Session | None = None
         self._max_packet_bytes: int | None = None
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
@@ -130,7 +129,6 @@ class Drainer:
 
     async def run(self, session: Session, terms: Terms) -> None:
         """Send until the session ends."""
-        self._session = session
         self._max_packet_bytes = terms.max_packet_bytes
         self._window = Window(max(1, min(self._window_messages, terms.receive_maximum)))
         self._window.limit_bytes = self._pace.limit_bytes

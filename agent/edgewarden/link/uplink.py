@@ -212,7 +212,7 @@ class Uplink:
             self._note_distrust(fault)
             return self._reconnect.distrusted()
         except EdgewardenError as fault:
-            self._fault = fault
+            self._fault = fault.to_keep()
             self._counters["connect_failures"] += 1
             return self._reconnect.failed()
         return await self._live(session)
@@ -271,7 +271,7 @@ class Uplink:
             drainer.send(self._topic("s", "status"), status, retain=True)
             await drainer.run(session, terms)
         except EdgewardenError as fault:
-            self._fault = fault
+            self._fault = fault.to_keep()
             self._counters["connect_failures"] += 1
             if isinstance(fault, PeerUnavailable):
                 self._silent_losses += 1
@@ -349,7 +349,7 @@ class Uplink:
 
     def _note_distrust(self, fault: TrustFault) -> None:
         """One alarm when it begins: the re-checks that find the same are counted only."""
-        self._fault = fault
+        self._fault = fault.to_keep()
         self._counters["trust_failures"] += 1
         if fault.code == REFUSES_US:
             self._counters[CERTIFICATE_REFUSED] += 1

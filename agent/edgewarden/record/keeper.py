@@ -115,7 +115,7 @@ class Keeper:
             self._store(self.disk(), force)
             self.fault = None
         except (HardwareFault, OperatorFault) as fault:  # the latter: another link has the lock now
-            self.fault = fault
+            self.fault = fault.to_keep()
             if isinstance(fault, DiskRefuses) and self._journal is not None:
                 self._leave_disk(fault, self._journal.spool.heads())
         if self._journal is None:
@@ -178,7 +178,7 @@ class Keeper:
             self._journal = None
         audit = self.state.get(RecordClass.AUDIT)
         self._refuge.enter(heads, audit.durable if audit else 0)
-        self.fault, self._lost_before, self._told_away = fault, self.lost(), False
+        self.fault, self._lost_before, self._told_away = fault.to_keep(), self.lost(), False
 
     def _come_back(self, force: bool) -> None:
         """Ask the disk, and where it takes everything again, go on there.
@@ -236,7 +236,7 @@ class Keeper:
                 if batch is not None:
                     self._store_batch(chain.batch, batch)
         except HardwareFault as fault:  # a key's holder: nothing was signed, and all of it waits
-            self.fault, self._signs = fault, False
+            self.fault, self._signs = fault.to_keep(), False
 
     def _store(self, journal: Journal, force: bool) -> None:
         if not self._introduced:
