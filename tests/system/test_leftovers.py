@@ -6,26 +6,37 @@ of OpenSSL's behind them, which it does not count.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import ssl
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from socket import socket
 
 import paho.mqtt.client as mqtt
 import pytest
 
+from edgewarden.daemon import publish
 from edgewarden.errors import PeerUnavailable
+from edgewarden.link import dial
 from edgewarden.link.drain import Drainer
 from edgewarden.link.session import Session
+from edgewarden.ports import Clock
+from edgewarden.settings.source import SourceFile
+from edgewarden.settings.validate import load_settings
 from tests.broker import Broker, Pki, free_port
+from tests.fakes.mirrored import Mirrored
 from tests.system.uplinks import DEVICE, FAST, Gateway
-from tests.waiting import wait_until
+from tests.waiting import until, wait_until
 
 pytestmark = pytest.mark.needs("mosquitto")
 WAIT_S = 30.0
 TIMES = 8
-WATCHED = (Session, Drainer, mqtt.Client, ssl.SSLSocket, ssl.SSLContext, PeerUnavailable)
+WATCHED = (
+    Session, Drainer, mqtt.Client, ssl.SSLSocket, ssl.SSLContext, PeerUnavailable, ConnectionError,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -73,3 +84,30 @@ def test_tries_that_failed_keep_no_context_and_no_frame(
     assert {name: n for name, n in after.items() if n > 2} == {}
     assert fault is not None
     assert [f.__traceback__ for f in (fault, fault.__cause__) if f] == [None, None]
+
+
+def test_nor_does_a_copy_for_the_site_that_finds_no_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncollected: None
+) -> None:
+    tried: list[int] = []
+
+    def dial_plain(host: str, port: int, clock: Clock) -> socket:
+        tried.append(port)
+        return dial.dial_plain(host, port, clock)
+
+    monkeypatch.setattr(publish, "dial_plain", dial_plain)
+    monkeypatch.setattr(publish, "BASE_S", 0.01)
+    monkeypatch.setattr(publish, "CAP_S", 0.01)
+    text = f'[paths]\nstate = "{tmp_path}"\n[sparkplug]\nhost = "127.0.0.1"\nport = {free_port()}\n'
+    publishers = publish.build(load_settings([SourceFile("x", text)]), DEVICE, Mirrored())
+    before = alive()
+
+    async def tries() -> None:
+        running = asyncio.create_task(publishers.run())
+        await until(lambda: len(tried) >= TIMES, WAIT_S)
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    asyncio.run(tries())
+    assert {name: n for name, n in (alive() - before).items() if n > 2} == {}

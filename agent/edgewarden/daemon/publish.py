@@ -120,10 +120,12 @@ class Publisher:
             try:
                 self.fault = await self._session()
             except TrustFault as fault:
-                self.fault = str(fault)
+                self.fault = str(fault.to_keep())  # by now it and its frames hold each other
                 await asyncio.sleep(reconnect.distrusted())
                 continue
-            except (PeerFault, OSError) as fault:
+            except PeerFault as fault:
+                self.fault = str(fault.to_keep())
+            except OSError as fault:
                 self.fault = str(fault)
             except (
                 Exception
