@@ -29,6 +29,7 @@ class Kept:
         self.acked = dict.fromkeys(self.heads, 0)
         self.refuses: set[int] = set()
         self.peeks = 0
+        self.asked: Counter[int] = Counter()
 
     def state(self) -> dict[int, ClassState]:
         return {
@@ -40,6 +41,7 @@ class Kept:
         self, record_class: int, after_seq: int, count: int, max_bytes: int
     ) -> list[Stored]:
         self.peeks += 1
+        self.asked[record_class] += 1
         await asyncio.sleep(0)
         if record_class in self.refuses:
             raise HardwareFault("the disk does not read")
@@ -125,6 +127,18 @@ def test_alarms_that_cannot_be_read_hold_up_nothing_that_was() -> None:
     came = asyncio.run(drain(kept, lambda _: kept.acked[BULK] == FETCH_COUNT, answer))
     assert came == [BULK] * FETCH_COUNT
     assert kept.peeks < 2 * FETCH_COUNT, "it does not ask the disk again and again"
+
+
+def test_a_class_that_cannot_be_read_holds_up_no_other_and_is_not_asked_for_each_time() -> None:
+    kept = Kept(alarm=3, audit=4, bulk=4 * FETCH_COUNT)
+    kept.refuses.add(ALARM)
+
+    def done(_: Taking) -> bool:
+        return all(kept.acked[c] == kept.heads[c] for c in (AUDIT, BULK))
+
+    came = asyncio.run(drain(kept, done))
+    assert set(came) == {AUDIT, BULK}
+    assert kept.asked[ALARM] == 1, "the clock stands still: it is not time yet"
 
 
 def test_in_memory_too_only_the_verifiers_word_lets_go() -> None:

@@ -20,7 +20,7 @@ from edgewarden.ports import Loss, Stored
 from edgewarden.record import rows as rows_module
 from edgewarden.record.reader import salvage
 from edgewarden.record.rows import FORMAT_WITHOUT_SUMS
-from edgewarden.record.segment import Segment, parse_name, segment_name
+from edgewarden.record.segment import LOOKS, Patience, Segment, parse_name, segment_name
 from edgewarden.record.spool import FOLDER, DiskSpool
 from edgewarden.wire.record import NO_PREDECESSOR, RecordClass, record_hash
 from tests.record.records import fill, made
@@ -266,3 +266,10 @@ def as_before(path: Path) -> None:
     ):
         db.execute(statement)
     db.close()
+
+
+def test_a_file_is_waited_for_by_commits_and_not_by_looks() -> None:
+    patience = Patience()
+    assert all(patience.lasts(1, 7) for _ in range(10 * LOOKS)), "a disk that takes nothing"
+    assert [patience.lasts(1, 7 + n) for n in range(1, LOOKS)] == [True] * (LOOKS - 2) + [False]
+    assert patience.lasts(8, 100), "another file begins anew"

@@ -9,12 +9,15 @@ device wrote nothing while it was made.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import io
 import os
 import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 QUIET_TRIES = 40
 
@@ -22,6 +25,7 @@ QUIET_TRIES = 40
 LOOP_SET_STATUS64, LOOP_GET_STATUS64 = 0x4C04, 0x4C05
 LOOP_INFO64 = struct.Struct("=5Q4I64s64s32s2Q")
 LO_SIZELIMIT = 4
+HOG_BYTES = 1 << 16
 KEPT_BYTES = 4096
 """Of a disk that is cut short: the superblock."""
 
@@ -92,28 +96,78 @@ class ErringFs(LoopFs):
     end, and tries again for ever, in the kernel.)
     """
 
-    def __init__(self, image: Path, root: Path, lower: str, upper: str) -> None:
-        self._lower, self._upper = lower, upper
+    def __init__(self, image: Path, root: Path, devices: list[str], made_mb: int) -> None:
+        self._lower, self._upper = devices
+        self._made_mb = made_mb
         super().__init__(image, root)
 
     def answer_with_errors(self) -> None:
         """From here on nothing can be read or written but what is in the page cache, and of that
         is dropped what nobody has open."""
-        self._cut(KEPT_BYTES)
-        os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3")
+        self._cut_behind(KEPT_BYTES)
+
+    def _fill(self, path: Path) -> None:
+        """Until no block is left, those that ext4 keeps for itself included."""
+        kept = Path(f"/sys/fs/ext4/{Path(self._upper).name}/reserved_clusters")
+        kept.write_text("0")
+        with path.open("xb", buffering=0) as file:
+            for size in (HOG_BYTES, 1024):
+                with contextlib.suppress(OSError):
+                    while True:
+                        _put(file, bytes(size))
+
+    def answer_again(self) -> None:
+        """The device answers again, and nobody was told."""
+        self._cut(0)
 
     def heal(self) -> None:
         """The device answers again, and the filesystem is checked and mounted anew: after an error
         it trusts its own picture no more. Fails while a file on it is open."""
-        self._cut(0)
+        self.answer_again()
         self.unmount()
         self.mount()
+
+    def spoil(self, path: Path, kept_bytes: int) -> None:
+        """Sectors under one file, behind its first bytes, can be read no more; all else can.
+
+        The rest of the file is put where nothing else lies, behind the end that the filesystem had
+        before it grew over all of the device; then that part is cut off.
+        """
+        data = path.read_bytes()
+        moved, hog = path.with_suffix(".moved"), self.root / "hog"
+        with moved.open("xb") as out:
+            _put(out, data[:kept_bytes])
+        self._fill(hog)
+        self.unmount()
+        subprocess.run(["e2fsck", "-fp", self._upper], capture_output=True, check=False)
+        _run("resize2fs", self._upper)
+        self.mount()
+        with moved.open("ab") as out:
+            _put(out, data[kept_bytes:])
+        moved.rename(path)
+        self._fill(self.root / "rest")  # nobody shall write there
+        hog.unlink()
+        self._cut_behind(self._made_mb << 20)
+        with path.open("rb") as file:
+            assert file.read(kept_bytes // 2) == data[: kept_bytes // 2]
+            file.seek(len(data) - 1)
+            refused = 0
+            try:
+                file.read(1)
+            except OSError as fault:
+                refused = fault.errno or 0
+        assert refused == errno.EIO, f"{path} can still be read"
 
     def mount(self) -> None:
         """Bring it back, checked as a boot would."""
         subprocess.run(["e2fsck", "-fp", self._upper], capture_output=True, check=False)
         _run("mount", self._upper, str(self.root))
+
+    def _cut_behind(self, size_bytes: int) -> None:
+        os.sync()
+        self._cut(size_bytes)
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
 
     def _cut(self, size_bytes: int) -> None:
         """Set the lower device's lo_sizelimit; 0 has none."""
@@ -129,13 +183,16 @@ class ErringFs(LoopFs):
 
 
 @contextlib.contextmanager
-def erring(folder: Path, size_mb: int, features: str = "has_journal") -> Iterator[ErringFs]:
+def erring(
+    folder: Path, size_mb: int, features: str = "has_journal", made_mb: int = 0
+) -> Iterator[ErringFs]:
     """As ``made``, of a disk that can answer with errors.
 
     Args:
         features: of the ext4, as mkfs -O takes them.
+        made_mb: how much of the device the filesystem takes, for ``spoil``; 0 is all.
     """
-    image, root = _image(folder, size_mb, features), folder / "root"
+    image, root = _image(folder, size_mb, features, made_mb or size_mb), folder / "root"
     root.mkdir()
     with contextlib.ExitStack() as cleanup:
         devices = []
@@ -145,26 +202,33 @@ def erring(folder: Path, size_mb: int, features: str = "has_journal") -> Iterato
             devices.append(device)
         _run("mount", devices[1], str(root))
         cleanup.callback(lambda: _run("umount", str(root)) if root.is_mount() else None)
-        fs = ErringFs(image, root, devices[0], devices[1])
+        fs = ErringFs(image, root, devices, made_mb or size_mb)
         cleanup.callback(fs._cut, 0)
         yield fs
 
 
-def _image(folder: Path, size_mb: int, features: str) -> Path:
+def _put(file: BinaryIO | io.FileIO, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _image(folder: Path, size_mb: int, features: str, made_mb: int) -> Path:
     """An ext4 in a file, without background initialisation: the device must become quiet."""
     folder.mkdir(parents=True, exist_ok=True)
     image = folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(size_mb << 20)
     lazy = "lazy_itable_init=0,lazy_journal_init=0"
-    _run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", features, "-E", lazy, str(image))
+    how = ("-q", "-F", "-m", "0", "-O", features, "-E", lazy)
+    _run("mkfs.ext4", *how, str(image), f"{made_mb}M")
     return image
 
 
 @contextlib.contextmanager
 def made(folder: Path, size_mb: int) -> Iterator[LoopFs]:
     """Make, mount and, whatever happens, unmount an image."""
-    with mounted(_image(folder, size_mb, "has_journal"), folder / "root") as fs:
+    with mounted(_image(folder, size_mb, "has_journal", size_mb), folder / "root") as fs:
         yield fs
 
 

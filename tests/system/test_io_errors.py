@@ -21,8 +21,10 @@ import pytest
 from edgewarden.daemon.clock import SystemClock
 from edgewarden.daemon.storage import build_storage
 from edgewarden.errors import EdgewardenError
+from edgewarden.ports import Stored
 from edgewarden.record.journal import Introduction
 from edgewarden.record.reader import iterate, verify
+from edgewarden.record.segment import LOOKS
 from edgewarden.record.storage import StorageThread
 from edgewarden.settings.schema import Settings
 from edgewarden.trust.keys import FileSigner, verifier_for
@@ -38,6 +40,9 @@ pytestmark = pytest.mark.needs("root", "loop-mount")
 
 ALARM, AUDIT, BULK = RecordClass
 OUTAGES = 3
+MADE_MB = 22
+"""Of IMAGE_MB: what is behind it gets the sectors that will be bad."""
+TEXT = "x" * 1000
 WHO = Introduction(FileSigner.generate(), (b"leaf",), "test")
 
 
@@ -83,7 +88,7 @@ def storing(state: Path) -> Iterator[StorageThread]:
 def tell(storage: StorageThread, numbers: range) -> bool:
     """Alarms and a batch of bulk, one commit each; whether the disk has them."""
     for n in numbers:
-        event = Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 1, {"n": n})
+        event = Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 1, {"n": n, "text": TEXT})
         storage.submit_event(event, ALARM)
         storage.submit_reading(Reading("s", "n", "", "x" * 2000, 1))
     try:
@@ -134,3 +139,70 @@ def test_a09_every_alarm_is_kept_over_io_errors(tmp_path: Path, features: str) -
         assert verify(disk.root, verifier_for).ok
         assert all(on_disk)
         assert sorted(on_disk[0] + on_disk[1]) == list(range(told))
+
+
+def drained(storage: StorageThread, told: int) -> tuple[list[Stored], int]:
+    """All alarms as an uplink asks for them, which goes on asking when it is refused, and how often
+    that was; meanwhile a gateway has more to tell, ``told`` and on."""
+    found, refused = list[Stored](), 0
+    while refused < 3 * LOOKS:
+        after = found[-1].seq if found else 0
+        try:
+            more = asyncio.run(storage.peek(ALARM, after, 32, 1 << 16))
+        except EdgewardenError:
+            refused += 1
+            assert tell(storage, range(told, told + 1)), "the disk takes what it is given"
+            told += 1
+            assert asyncio.run(storage.peek(BULK, 0, 1, 1 << 16)), "the other classes go on"
+            continue
+        if not more:
+            break
+        found += more
+    return found, refused
+
+
+def test_a09_bad_sectors_hold_up_no_class_and_what_they_cost_is_told(tmp_path: Path) -> None:
+    """In the middle of what waits, so that all that comes behind would wait for ever."""
+    told = 400
+    with loopfs.erring(tmp_path, IMAGE_MB, made_mb=MADE_MB) as disk:
+        with storing(disk.root) as storage:
+            assert tell(storage, range(told))
+        oldest, *others = sorted((disk.root / "spool" / "alarm").glob("*.seg"))
+        assert others
+        disk.spoil(oldest, oldest.stat().st_size // 2)
+        with storing(disk.root) as storage:
+            found, refused = drained(storage, told)
+            assert refused == LOOKS - 1
+            assert tell(storage, range(0))
+            durable = storage.state()[ALARM].durable
+        came = {one.seq for one in found}
+        missing = [n for n in range(1, durable + 1) if n not in came]
+        gaps = [r.body for r in opened(disk.root, AUDIT) if r.kind == Kind.GAP]
+        named = [n for g in gaps for n in range(int(str(g["first"])), int(str(g["last"])) + 1)]
+        codes = [r.body.get("code") for r in opened(disk.root, ALARM)]
+    behind = int(others[0].name[:16])
+    assert missing
+    assert max(missing) < behind, "nothing is lost of another file"
+    assert min(missing) > 20, "what can be read in front of it is kept"
+    assert named == missing, "each loss is signed, and nothing else"
+    assert "EW-SPL-002" in codes
+
+
+def test_a09_what_cannot_be_read_for_a_moment_is_not_lost(tmp_path: Path) -> None:
+    """SQLite calls a page that the device does not give a damaged one."""
+    told = 400
+    with loopfs.erring(tmp_path, IMAGE_MB) as disk:
+        with storing(disk.root) as storage:
+            assert tell(storage, range(told))
+        with storing(disk.root) as storage:
+            assert len(asyncio.run(storage.peek(ALARM, 0, 32, 1 << 16))) == 32  # the file is open
+            disk.answer_with_errors()
+            with pytest.raises(EdgewardenError):
+                asyncio.run(storage.peek(ALARM, 64, 32, 1 << 16))
+            disk.answer_again()
+            assert storage.fault() is None, "nothing was written, nothing was refused"
+            found, refused = drained(storage, told)
+            assert refused == 0
+            assert [one.seq for one in found] == list(range(1, storage.state()[ALARM].durable + 1))
+        assert verify(disk.root, verifier_for).ok
+        assert alarms(opened(disk.root, ALARM)) == list(range(told))

@@ -105,6 +105,7 @@ class Drainer:
         self._counters = counters
         self._control: deque[tuple[str, bytes, bool]] = deque(maxlen=MAX_CONTROL)
         self._turns = Turns()
+        self._unread_ns: dict[int, int] = {}  # class -> when the disk is asked for it again
         self._window = Window(window)
         self._window.limit_bytes = self._pace.limit_bytes
         self._max_packet_bytes: int | None = None
@@ -264,22 +265,29 @@ class Drainer:
             self._window.sent(mid, Flight(None, 0, len(payload), 0, now_ns, crowded))
 
     async def _fetch(self) -> float | None:
-        """Refill empty lanes; return after how long to try again when the disk refuses."""
-        state = self._storage.state()
+        """Refill empty lanes; return after how long to try again when the disk refuses one: the
+        others are asked all the same."""
+        state, refused_s = self._storage.state(), None
+        now_ns = self._clock.now().boot_ns
         for c, lane in self._lanes.items():
             if lane.ready or c not in state or state[c].durable <= lane.fetched:
+                continue
+            if now_ns < self._unread_ns.get(c, 0):
+                refused_s = STORAGE_RETRY_S
                 continue
             epoch = lane.epoch
             try:
                 found = await self._storage.peek(c, lane.fetched, FETCH_COUNT, FETCH_BYTES)
             except EdgewardenError:
                 self._counters["storage_refused"] += 1
-                return STORAGE_RETRY_S
+                self._unread_ns[c] = now_ns + round(STORAGE_RETRY_S * 1e9)
+                refused_s = STORAGE_RETRY_S
+                continue
             if lane.epoch == epoch:
                 lane.fetch(found)
                 if not found:  # everything up to the head was evicted meanwhile
                     lane.fetched = state[c].durable
-        return None
+        return refused_s
 
     def _fill(self, session: Session, *, alarms_readable: bool) -> None:
         """Send as much as window and turns allow; stop for alarms that must be fetched first."""

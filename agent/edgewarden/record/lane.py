@@ -12,6 +12,8 @@ over all classes, and to the journal the gap records.
   rows go on in a file of its name (salvage.py), and what is missing between them is reported. A row
   that is missing in a file that reads well was lost so before a start; it is reported unless
   ``told`` says that it was.
+* A file that the disk does not give while it takes commits is waited for, and then as good as
+  damaged (segment.Patience): one bad sector would hold up its class for ever.
 * Opening looks into the newest file only: starting takes as long with a full spool as with an
   empty one.
 """
@@ -30,8 +32,10 @@ from edgewarden.record.salvage import DAMAGED, UNKNOWN, Sieve, predecessor_of, r
 from edgewarden.record.segment import (
     BAD_SUFFIX,
     DiskFull,
+    Patience,
     Segment,
     SegmentFile,
+    Unreadable,
     remove_files,
     renamed_errors,
     scan_folder,
@@ -58,6 +62,8 @@ class Lane:
         self.segment_bytes = segment_bytes
         self.damage: list[Loss] = []
         self.told = 0  # the highest sequence that a gap record speaks of
+        self.commits = 0  # of all classes: the disk takes what it is given
+        self._patience = Patience()
         self.marks: dict[int, Mark] = {}
         self._active: Segment | None = None
         self._goes_on = False  # the newest file may be appended to
@@ -73,7 +79,7 @@ class Lane:
         if self._files and (newest_bad is None or newest_bad.first <= self._files[-1].first):
             try:
                 return self._adopt(self._files[-1])
-            except SegmentDamaged:
+            except (SegmentDamaged, Unreadable):
                 newest_bad = self._quarantine(self._files[-1])
                 self._recall_marks()
                 self._report_bad(self._bad[:-1])
@@ -94,23 +100,15 @@ class Lane:
         Args:
             after: the hash of the record ``last``; None: nobody knows it, or how far the file went.
 
-        Returns:
-            What is missing up to ``last``, and ``after`` or what stands for it.
+        Returns: what is missing up to ``last``, and ``after`` or what stands for it.
         """
         sieve = Sieve(self.record_class, bad.first, bad.before)
         path = self.folder / segment_name(bad.first, bad.before)
         try:
-            damaged = Segment.open_sealed(bad.path)
-            try:
-                rows = damaged.each_row(self.record_class, bad.first - 1, last + 1)
-                kept = Segment.create(path, {}, sieve.good(rows))
-            finally:
-                damaged.close()
-            try:
+            sieve.rewrite(bad.path, path, last)
+            with contextlib.closing(Segment.open(path)) as kept:
                 kept.commit([], self._marks_at(last, after or sieve.digest_at(last)))
                 kept.seal()
-            finally:
-                kept.close()
             if sieve.kept:
                 file = SegmentFile(path, bad.first, bad.before)
                 file.measure()
@@ -133,15 +131,12 @@ class Lane:
         """Check a file and take its marks. It is opened for writing by the first record only: a
         start on a full disk makes no file.
         """
-        segment = Segment.open_sealed(file.path)
-        try:
+        with contextlib.closing(Segment.open_sealed(file.path)) as segment:
             segment.check()
             self.marks = segment.marks()
             mark = self.marks.get(self.record_class)
             if mark is None:
                 raise SegmentDamaged(f"{file.path.name} has no mark of its own class")
-        finally:
-            segment.close()
         self._goes_on = segment.is_current
         self._report_bad(self._bad)
         return mark.head, mark.digest
@@ -151,12 +146,11 @@ class Lane:
         twice.
         """
         if self._files:
-            with contextlib.suppress(SegmentDamaged):
-                segment = Segment.open_sealed(self._files[-1].path)
-                try:
-                    self.marks = segment.marks()
-                finally:
-                    segment.close()
+            with (
+                contextlib.suppress(SegmentDamaged, Unreadable),
+                contextlib.closing(Segment.open_sealed(self._files[-1].path)) as segment,
+            ):
+                self.marks = segment.marks()
 
     def _loss_of(self, file: SegmentFile, reason: str) -> Loss:
         """The whole of a file as a loss: up to the next good file, or to the end of its span."""
@@ -288,7 +282,13 @@ class Lane:
                         return found
                     found.append(row)
                     room -= len(row.data)
-            except SegmentDamaged:
+            except (SegmentDamaged, Unreadable) as fault:
+                if isinstance(fault, Unreadable):
+                    self._stop_reading()
+                    if found:
+                        return found
+                    if self._patience.lasts(file.first, self.commits):
+                        raise
                 self._give_up(file)
                 if len(found) >= count:
                     return found
@@ -357,7 +357,7 @@ class Lane:
         if acked >= first:
             try:
                 rows = list(self._segment(file).rows(self.record_class, acked - 1, acked + 1))
-            except SegmentDamaged:
+            except HardwareFault:  # damaged, or not to be read: all of the file is told as lost
                 rows = []
             if rows:
                 first, before = acked + 1, record_hash(rows[0].data)

@@ -20,10 +20,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from edgewarden.errors import EdgewardenError
 from edgewarden.ports import Loss, Stored
 from edgewarden.record.rows import SegmentDamaged
+from edgewarden.record.segment import Segment
 from edgewarden.wire.cose import ContentType, open_envelope
 from edgewarden.wire.record import decode_record, record_hash
 
@@ -43,6 +45,7 @@ class Sieve:
     def __init__(self, record_class: int, first: int, before: bytes) -> None:
         self.kept = 0
         self.losses: list[Loss] = []
+        self._first = first
         self._class = record_class
         self._next = first
         self._before = before
@@ -57,6 +60,16 @@ class Sieve:
             self._next, self._before = row.seq + 1, record_hash(row.data)
             self.kept += 1
             yield row
+
+    def rewrite(self, damaged: Path, path: Path, last: int) -> None:
+        """Put what counts of a damaged file, up to ``last``, into a new segment without marks.
+
+        Raises:
+            HardwareFault: nothing of it can be read, or there is no room.
+        """
+        with contextlib.closing(Segment.open_sealed(damaged)) as old:
+            rows = old.each_row(self._class, self._first - 1, last + 1)
+            Segment.create(path, {}, self.good(rows)).close()
 
     def rest(self, last: int, after: bytes) -> list[Loss]:
         """What is missing from there up to ``last``."""

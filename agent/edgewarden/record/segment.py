@@ -54,6 +54,10 @@ for.
 """
 CACHE_KIB = 256
 """Page cache per open file. Appending touches the right edge of one tree: a few pages."""
+LOOKS = 12
+"""At a file that the disk does not give, each behind another commit: two minutes of an idle
+gateway, whose commits come each 10 s while the uplink asks each 5 s.
+"""
 
 # SQLite result codes, https://sqlite.org/rescode.html
 _SQLITE_FULL, _SQLITE_IOERR, _SQLITE_CANTOPEN, _SQLITE_READONLY = 13, 10, 14, 8
@@ -71,6 +75,11 @@ class DiskRefuses(HardwareFault):
     """Read-only, or it answers with I/O errors: nothing can be written for now."""
 
     default_code = "EW-SPL-001"
+
+
+class Unreadable(DiskRefuses):
+    """The device does not give all of a file. SQLite calls that damage (its EIO becomes CORRUPT);
+    but it may be over in a moment, where damage is for ever."""
 
 
 def segment_name(first: int, before: bytes) -> str:
@@ -106,6 +115,29 @@ class SegmentFile:
         what was committed stays committed."""
         with contextlib.suppress(OSError):
             self.size_bytes = sum(_size_bytes(p) for p in (self.path, *side_files(self.path)))
+
+
+class Patience:
+    """How long a file is waited for that the disk does not give, though it takes commits.
+
+    A disk that takes nothing either is not asked here: its records are kept in memory (refuge.py),
+    and none of it is lost.
+    """
+
+    def __init__(self) -> None:
+        self._first = self._commits = self._looks = 0
+
+    def lasts(self, first: int, commits: int) -> bool:
+        """One more look at the file that begins with ``first`` was refused.
+
+        Args:
+            commits: how many the disk has taken so far.
+        """
+        if first != self._first:
+            self._first, self._commits, self._looks = first, -1, 0
+        if commits != self._commits:
+            self._commits, self._looks = commits, self._looks + 1
+        return self._looks < LOOKS
 
 
 class Segment:
@@ -183,7 +215,7 @@ class Segment:
         with renamed_errors(self.path):
             found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
-            raise SegmentDamaged(f"{self.path.name}: {found}")
+            raise _damaged(self.path, found)
 
     def commit(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> None:
         """Write records and marks in one transaction; returns after the fsync."""
@@ -288,7 +320,8 @@ def renamed_errors(path: Path) -> Iterator[None]:
     except OSError as fault:
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(path) from fault
-        raise _refused(path, str(fault), fault.errno in _GONE) from fault
+        kind = DiskRefuses if fault.errno in _GONE else HardwareFault
+        raise _refused(path, str(fault), kind) from fault
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
@@ -316,9 +349,22 @@ def _rename(path: Path, fault: sqlite3.Error) -> HardwareFault:
         # The log's index and new files meet ENOSPC as an I/O error of another name.
         return _full(path)
     if is_damage(fault):
-        return SegmentDamaged(f"{path.name}: {fault}")
+        return _damaged(path, str(fault))
     gone = code in (_SQLITE_IOERR, _SQLITE_CANTOPEN, _SQLITE_READONLY)
-    return _refused(path, str(fault), gone)
+    return _refused(path, str(fault), DiskRefuses if gone else HardwareFault)
+
+
+def _damaged(path: Path, why: str) -> HardwareFault:
+    """What SQLite calls damage, once the whole file was read: 8 MB, where something is wrong."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            while file.read(WAL_PAGES * 4096):
+                pass
+    except FileNotFoundError:
+        pass
+    except OSError as fault:
+        return _refused(path, str(fault), Unreadable)
+    return SegmentDamaged(f"{path.name}: {why}")
 
 
 def _is_full(folder: Path) -> bool:
@@ -337,8 +383,8 @@ def _full(path: Path) -> DiskFull:
     )
 
 
-def _refused(path: Path, why: str, gone: bool) -> HardwareFault:
-    return (DiskRefuses if gone else HardwareFault)(
+def _refused(path: Path, why: str, kind: type[HardwareFault]) -> HardwareFault:
+    return kind(
         f"the disk refuses the spool: {why}",
         code="EW-SPL-001",
         next_step="look at `dmesg` and at the mount options of the state directory",

@@ -184,6 +184,7 @@ class DiskSpool:
         lane.append(records, marks)
         self._heads_file.write(self.heads())
         for c, other in self._lanes.items():
+            other.commits += 1
             other.drop_upto(marks[c].acked)
 
     def _mark(self, c: int) -> Mark:
