@@ -19,7 +19,7 @@ for name in ceiling floor peers thingsboard tpm; do
     if [ "$name" = tpm ]; then constraint=(--constraint ceiling.txt); fi
     if [ "$keep" = --keep ] && [ -f "$name.txt" ]; then cp "$name.txt" "$out"; fi
     "$work/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-emit-index-url --emit-build-options --no-header "${constraint[@]}" --output-file "$out" "$name.in" >&2
+        --no-emit-index-url --no-header "${constraint[@]}" --output-file "$out" "$name.in" >&2
     {
         echo "# Made by requirements/lock.sh from requirements/$name.in: edit that one, then run the script."
         sed '/^# Made by /d' "$out"

@@ -25,8 +25,8 @@ def parts(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version))
 
 
-def test_there_are_four_locks() -> None:
-    assert [path.stem for path in LOCKS] == ["ceiling", "floor", "peers", "tpm"]
+def test_there_are_five_locks() -> None:
+    assert [path.stem for path in LOCKS] == ["ceiling", "floor", "peers", "thingsboard", "tpm"]
 
 
 def test_the_tpm_layer_moves_nothing_below_it() -> None:
