@@ -22,6 +22,7 @@ from edgewarden.daemon.clock import SystemClock
 from edgewarden.daemon.storage import build_storage
 from edgewarden.errors import EdgewardenError
 from edgewarden.ports import Stored
+from edgewarden.record.fresh import FRESH_BYTES
 from edgewarden.record.journal import Introduction
 from edgewarden.record.reader import iterate, verify
 from edgewarden.record.segment import LOOKS
@@ -42,7 +43,9 @@ ALARM, AUDIT, BULK = RecordClass
 OUTAGES = 3
 MADE_MB = 22
 """Of IMAGE_MB: what is behind it gets the sectors that will be bad."""
-TEXT = "x" * 1000
+TEXT_BYTES, LONG_BYTES = 1000, 4000
+"""Of an alarm; twenty of the long ones are more than what is kept of the newest records
+(record/fresh.py): the first is asked of the disk."""
 WHO = Introduction(FileSigner.generate(), (b"leaf",), "test")
 
 
@@ -85,10 +88,11 @@ def storing(state: Path) -> Iterator[StorageThread]:
         storage.stop()
 
 
-def tell(storage: StorageThread, numbers: range) -> bool:
+def tell(storage: StorageThread, numbers: range, size_bytes: int = TEXT_BYTES) -> bool:
     """Alarms and a batch of bulk, one commit each; whether the disk has them."""
     for n in numbers:
-        event = Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 1, {"n": n, "text": TEXT})
+        detail = {"n": n, "text": "x" * size_bytes}
+        event = Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 1, detail)
         storage.submit_event(event, ALARM)
         storage.submit_reading(Reading("s", "n", "", "x" * 2000, 1))
     try:
@@ -125,7 +129,8 @@ def test_a09_every_alarm_is_kept_over_io_errors(tmp_path: Path, features: str) -
     with loopfs.erring(tmp_path, IMAGE_MB, features) as disk:
         with storing(disk.root) as storage:
             for _ in range(OUTAGES):
-                assert tell(storage, range(told, told + 20))
+                assert tell(storage, range(told, told + 20), LONG_BYTES)
+                assert 20 * LONG_BYTES > FRESH_BYTES
                 disk.answer_with_errors()
                 assert not tell(storage, range(told + 20, told + 30))
                 assert not tell(storage, range(told + 30, told + 40))
