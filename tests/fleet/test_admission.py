@@ -297,3 +297,48 @@ def test_outgoing_goes_where_the_plugin_listens(desk: Desk, tmp_path: Path) -> N
     out = new_admission(tmp_path).due(desk.db, 0.0)
     assert isinstance(out[0], Outgoing)
     assert out[0].topic == "$CONTROL/dynamic-security/v1"
+
+
+@pytest.mark.parametrize(
+    "waited_s", [1.0, module.ANSWER_S + 1], ids=["waits", "is taken for absent"]
+)
+def test_a_revoked_board_is_ended_while_an_answer_is_late(
+    desk: Desk, tmp_path: Path, waited_s: float
+) -> None:
+    """The plugin's answers come behind the records that wait at the broker: minutes, after an
+    outage. The word that ends a session waits for none of them."""
+    admission, plugin = new_admission(tmp_path), Plugin()
+    for device in ("gw-1", "gw-2", "gw-3"):
+        desk.enrol(device, new_key())
+    settle(admission, desk, plugin)
+    (asked,) = admission.due(desk.db, module.RELIST_S)
+    late = plugin.take(asked.payload)
+    now = module.RELIST_S + waited_s
+    assert admission.due(desk.db, now) == []
+    registry.revoke(desk.db, "gw-1", "stolen", NOW)
+    (word,) = admission.due(desk.db, now + module.LOOK_S)
+    assert json.loads(word.payload) == {
+        "commands": [{"command": "deleteClient", "username": "gw-1"}]
+    }
+    assert admission.due(desk.db, now + 2 * module.LOOK_S) == [], "once"
+    registry.revoke(desk.db, "gw-2", "stolen", NOW)
+    (other,) = admission.due(desk.db, now + 3 * module.LOOK_S)
+    told = [plugin.take(one.payload) for one in (word, other)]
+    assert plugin.ended == ["gw-1", "gw-2"]
+    for answer in (late, *told):
+        for out in admission.take(answer, now + 9):
+            admission.take(plugin.take(out.payload), now + 9)
+    settle(admission, desk, plugin, now + 9)
+    assert set(plugin.clients) == {FLEET_CN, "gw-3"}
+    assert set(plugin.roles) == {"fleet", role_of("gw-3")}
+
+
+def test_who_was_revoked_before_is_not_ended_again(desk: Desk, tmp_path: Path) -> None:
+    admission, plugin = new_admission(tmp_path), Plugin()
+    for device in ("gw-1", "gw-2"):
+        desk.enrol(device, new_key())
+    registry.revoke(desk.db, "gw-1", "stolen", NOW)
+    settle(admission, desk, plugin)
+    admission.due(desk.db, module.RELIST_S)
+    for more in (1, 2, 3):
+        assert admission.due(desk.db, module.RELIST_S + more) == []

@@ -17,6 +17,9 @@ Decides which commands make the broker's list the registry's. Rules, in order:
 5. no answer within ANSWER_S: the plugin is not there. Said once, and again after every connect;
    then the access list in a file is kept instead (access_list.py)
 
+6. who is revoked while an answer is awaited is ended at once: the plugin's answers come behind the
+   records that wait for us at the broker, minutes of them after an outage
+
 Left to others: sending (session.py), believing (verify/: a broker that ignores all of this gains
 nothing, a revoked gateway's records are refused there).
 
@@ -47,6 +50,9 @@ AT_ONCE = 100
 RELIST_S = 60.0
 """A person may change the plugin's list by hand; a minute is soon enough to put it right."""
 ANSWER_S = 5.0
+LOOK_S = 0.5
+"""Between two looks for who was revoked while an answer is awaited; nobody may be heard longer than
+two seconds after it."""
 
 Command = dict[str, object]
 
@@ -65,6 +71,8 @@ class Admission:
         self._asked_mono_s: float | None = None
         self._listed_mono_s = 0.0
         self._version: object = None
+        self._gone: set[str] = set()
+        self._looked_mono_s = 0.0
         self.absent = False
         """No plugin answers."""
 
@@ -83,22 +91,34 @@ class Admission:
             self._access.follow(db, now_mono_s)
         if self._fresh:
             self._fresh, self._there, self._asked_mono_s = False, None, None
+            self._gone = sessions(db)[1]
             return self._list(0, now_mono_s)
         if self._asked_mono_s is not None:
             if now_mono_s - self._asked_mono_s >= ANSWER_S and not self.absent:
                 self._silent()
-            return []
+            return self._end(db, now_mono_s)
         if self._there is None:
             return []
         version = db.execute("PRAGMA data_version").fetchone()[0], db.total_changes
         if version != self._version:
-            commands = changes(self._tenant, sessions(db)[0], self._there)
+            wanted, self._gone = sessions(db)
+            commands = changes(self._tenant, wanted, self._there)
             if commands:
                 return self._send(commands, now_mono_s)
             self._version = version
         if now_mono_s - self._listed_mono_s >= RELIST_S:
             return self._list(0, now_mono_s)
         return []
+
+    def _end(self, db: sqlite3.Connection, now_mono_s: float) -> list[Outgoing]:
+        """Rule 6."""
+        if now_mono_s - self._looked_mono_s < LOOK_S:
+            return []
+        self._looked_mono_s = now_mono_s
+        ended = sorted(sessions(db)[1] - self._gone)[:AT_ONCE]
+        self._gone |= set(ended)
+        commands: list[Command] = [{"command": "deleteClient", "username": n} for n in ended]
+        return [_message(commands)] if commands else []
 
     def take(self, payload: bytes, now_mono_s: float) -> list[Outgoing]:
         """An answer of the plugin; what is not one is passed over."""
@@ -133,7 +153,7 @@ class Admission:
 
     def _send(self, commands: list[Command], now_mono_s: float) -> list[Outgoing]:
         self._asked_mono_s = now_mono_s
-        return [Outgoing(COMMANDS, json.dumps({"commands": commands}).encode())]
+        return [_message(commands)]
 
     def _silent(self) -> None:
         self.absent = True
@@ -141,6 +161,10 @@ class Admission:
             "the broker has no dynamic-security plugin code=EW-NET-022 next=%r",
             "a revoked gateway's session ends when the broker reads its access list again",
         )
+
+
+def _message(commands: list[Command]) -> Outgoing:
+    return Outgoing(COMMANDS, json.dumps({"commands": commands}).encode())
 
 
 def changes(
