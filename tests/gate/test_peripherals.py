@@ -169,10 +169,21 @@ def test_a_storm_of_messages_is_a_few_looks(loop: Loop) -> None:
     assert loop.turn(GAP_S) == 0
 
 
-def test_messages_that_concern_nobody_cause_no_look(loop: Loop) -> None:
+@pytest.mark.parametrize(
+    ("path", "subsystem", "looks"),
+    [
+        ("devices/system/cpu/cpu0", "cpu", 0),
+        ("devices/virtual/block/loop0", "block", 0),
+        ("devices/virtual/block/dm-0", "block", 1),
+        ("devices/x/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block/sda", "block", 1),
+    ],
+)
+def test_messages_that_concern_nobody_cause_no_look(
+    loop: Loop, path: str, subsystem: str, looks: int
+) -> None:
     loop.quiet()
-    loop.kernel.inject(uevent("change", "devices/system/cpu/cpu0", "cpu"))
-    assert loop.turn(GAP_S) == 0
+    loop.kernel.inject(uevent("change", path, subsystem))
+    assert loop.turn(GAP_S) == looks
 
 
 def test_a_lost_message_is_a_look(loop: Loop) -> None:

@@ -29,7 +29,7 @@ MOST_TOGETHER_S = 3.2
 """Issue 6 says 3, which holds by 0.2; what a machine at work adds comes on top."""
 FOR_A_UEVENT = 5
 """What gate may do about one: the loop, the thread that looks at sysfs, and back. They come to
-every network namespace, for each loop device that anybody on the machine attaches."""
+every network namespace, whoever on the machine plugs or mounts something."""
 MOST_READS_S = {"gate": 20.0, "guard": 0.1, "link": 40.0}
 """link looks at some 16 processes each two seconds, two files each; five of the host's in ten."""
 

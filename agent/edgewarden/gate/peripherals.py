@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from edgewarden.gate.doors import Doors
-    from edgewarden.kernel.uevent import Uevents
+    from edgewarden.kernel.uevent import Uevent, Uevents
     from edgewarden.lockout.forward import Forward
     from edgewarden.plugs.look import Sight
     from edgewarden.wire.local import AnyMessage
@@ -77,6 +77,9 @@ SLICE_MS = 100
 NO_TABLE = "there is no table of rules: run `edgewarden policy compile`"
 SUBSYSTEMS = frozenset(("usb", "tty", "net", "block"))
 """Whose messages may change a verdict or a pin."""
+ON_A_FILE = "devices/virtual/block/loop"
+"""Where loop devices are. None leads to hardware (sense/usb_places.py), and whoever attaches one
+anywhere on the machine would have the whole of sysfs looked at."""
 
 
 class PolicyFiles:
@@ -183,7 +186,7 @@ class Peripherals:
             return
         self.events += len(heard.events)
         self.lost += heard.lost
-        if heard.lost or any(event.subsystem in SUBSYSTEMS for event in heard.events):
+        if heard.lost or any(map(_matters, heard.events)):
             self._want()
 
     def on_sights(self, _: int) -> None:
@@ -345,6 +348,10 @@ class Peripherals:
             why_not=why_not,
             limits="",
         )
+
+
+def _matters(event: Uevent) -> bool:
+    return event.subsystem in SUBSYSTEMS and not event.path.startswith(ON_A_FILE)
 
 
 def _no(name: str, text: str, step: str) -> OperatorFault:
