@@ -10,7 +10,8 @@ only people read. A test holds the catalogue to the code strings of the source, 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from edgewarden.plain import dataclass
 
 AREAS = {
     "NET": "network and broker",

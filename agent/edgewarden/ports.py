@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.facts import Event, Reading
 from edgewarden.wire.tpm import TpmQuote
 

@@ -263,14 +263,16 @@ def test_a_flood_of_connections_is_looked_at_so_often_a_second(
         loop = asyncio.get_running_loop()
         async with listening(devices, handshake_s=30) as running:
             began, dialled = loop.time(), []
-            while loop.time() - began < 1.0:
-                dialled.append((await dial(running))[1])
-                await asyncio.sleep(0.01)
-            looked_at = len(running.overruns) + running.budget._busy.get("127.0.0.1", 0)
-            assert len(dialled) > 45
-            assert looked_at <= 20 + 20 * (loop.time() - began) + 1
-            for writer in dialled:
-                writer.close()
+            try:
+                while len(dialled) < 35 + 20 * (loop.time() - began):  # faster than it looks
+                    dialled.append((await dial(running))[1])
+                    await asyncio.sleep(0.005)
+                    assert len(dialled) < 1000, "no machine dials so slowly"
+                looked_at = len(running.overruns) + running.budget._busy.get("127.0.0.1", 0)
+                assert 0 < looked_at <= 20 + 20 * (loop.time() - began) + 1
+            finally:
+                for writer in dialled:
+                    writer.close()
 
     play(scene)
 

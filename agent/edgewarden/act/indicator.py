@@ -25,9 +25,10 @@ import asyncio
 import contextlib
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from edgewarden.plain import dataclass
 
 DENIED_SHOWN_S = 60.0
 """Long enough to be seen by somebody who comes to look why a program did not start."""

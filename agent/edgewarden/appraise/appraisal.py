@@ -49,10 +49,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from edgewarden.appraise.quotes import Vouched
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass, field
 from edgewarden.wire.evidence import Evidence, Tier
 from edgewarden.wire.fields import GRADES
 from edgewarden.wire.quoted import unasked_nonce

@@ -25,9 +25,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cose
 from edgewarden.wire.devices import Statement, decode_statement
 from edgewarden.wire.eat import Token, open_token

@@ -27,10 +27,10 @@ failure is a ``Contradiction`` with a stable name:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cose, tpm
 from edgewarden.wire.quoted import Quoted, TpmKeys, qualifying
 from edgewarden.wire.tpm import Alg, Attribute, Certification, Public, Quote, Signature

@@ -14,8 +14,7 @@ Pure. What it leaves to others: the survey, the policy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from edgewarden.plain import dataclass
 from edgewarden.wire.baseline import Baseline, Entry
 
 

@@ -27,10 +27,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from edgewarden.baseline.paths import Paths
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass, field
 from edgewarden.wire.lean import seal, unseal
 
 FOLDERS_NAME = "baseline.folders"

@@ -13,10 +13,10 @@ import hashlib
 import os
 import stat
 import struct
-from dataclasses import dataclass
 
 from edgewarden.baseline.kinds import HEAD_BYTES, kind_of
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire.lean import seal, unseal
 
 PIECE_BYTES = 1 << 20

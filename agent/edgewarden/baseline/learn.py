@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from edgewarden.baseline.folders import FOLDERS_NAME, MAX_FOLDERS_BYTES, Folders, steady_devices
 from edgewarden.baseline.hashing import (
@@ -35,6 +34,7 @@ from edgewarden.baseline.survey import (
     survey,
 )
 from edgewarden.errors import HardwareFault, OperatorFault, WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire.baseline import MAX_BASELINE_BYTES, Baseline, Entry
 
 BASELINE_NAME = "baseline"

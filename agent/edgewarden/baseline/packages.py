@@ -29,10 +29,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from edgewarden.baseline.paths import Paths
 from edgewarden.errors import OperatorFault
+from edgewarden.plain import dataclass, field
 
 MAX_STATUS_BYTES = 64 << 20
 """Debian 12 with a desktop: 3 MB."""

@@ -15,11 +15,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from edgewarden.baseline.hashing import Content, Moving, Stamp, read_content
 from edgewarden.baseline.paths import Paths
 from edgewarden.baseline.survey import MAX_PROGRAM_BYTES
+from edgewarden.plain import dataclass
 from edgewarden.wire.baseline import Baseline
 from edgewarden.wire.local_messages import UNKNOWN_UID
 

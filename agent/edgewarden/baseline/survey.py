@@ -32,7 +32,6 @@ import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from edgewarden.baseline.folders import Folder, stamp_of
 from edgewarden.baseline.hashing import Content, Moving, Stamp, read_content, settled
@@ -40,6 +39,7 @@ from edgewarden.baseline.kinds import may_be_code
 from edgewarden.baseline.packages import Packages
 from edgewarden.baseline.paths import Paths
 from edgewarden.errors import OperatorFault
+from edgewarden.plain import dataclass, field
 from edgewarden.wire.baseline import MAX_ALIASES, MAX_ENTRIES, Baseline, Entry
 
 DEFAULT_ROOTS = (

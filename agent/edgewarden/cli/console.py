@@ -9,7 +9,6 @@ carries a code, and one line that says what to do next.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TextIO
 
@@ -22,6 +21,7 @@ from edgewarden.errors import (
     TrustFault,
     WireRefusal,
 )
+from edgewarden.plain import dataclass
 
 WIDTH = 80
 HEIGHT = 24

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from edgewarden.judge import doctor as judge
 from edgewarden.judge import doctor_net as judge_net
 from edgewarden.judge.doctor import Rung, State
 from edgewarden.judge.health import BACKLOG_RECORDS
+from edgewarden.plain import dataclass, field
 from edgewarden.ports import Instant
 from edgewarden.probe import host
 from edgewarden.probe.control import ask_gate, ask_link

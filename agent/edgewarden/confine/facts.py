@@ -10,8 +10,9 @@ itself wrote, so that a plan is the same before and after it was applied.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from edgewarden.plain import dataclass, field
 
 
 class State(StrEnum):

@@ -21,7 +21,6 @@ byte for byte (change/confinement.py), proving that the kernel then really refus
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from edgewarden.confine.facts import (
     File,
@@ -35,6 +34,7 @@ from edgewarden.confine.facts import (
     Wish,
 )
 from edgewarden.confine.service import dropin, plan_service, within
+from edgewarden.plain import dataclass
 
 KEPT_UNITS = "/etc/systemd/system"
 TRIAL_UNITS = "/run/systemd/system"

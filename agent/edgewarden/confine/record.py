@@ -14,10 +14,11 @@ What it leaves to others: that the file is root's (probe/), doing and undoing (c
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire.lean import seal, unseal
 
 APPLIED_MAGIC = b"EWCONFA1"

@@ -28,11 +28,12 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.errors import HardwareFault, WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock, Quoter, Signer
 from edgewarden.trust.boot import BootFacts
 from edgewarden.trust.keys import key_id, verifier_for

@@ -23,7 +23,6 @@ import dataclasses
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.baseline.change import Changes, changes, vouched
@@ -53,6 +52,7 @@ from edgewarden.daemon.policy import (
 from edgewarden.errors import HardwareFault, OperatorFault
 from edgewarden.exec.policy_files import DIRECTORY_MODE, POLICY_DIRECTORY, write_whole
 from edgewarden.judge.exec_table import Table
+from edgewarden.plain import dataclass
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.files import read_policy, read_settings
 from edgewarden.settings.schema import Settings

@@ -14,10 +14,10 @@ for a restart.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.errors import HardwareFault
+from edgewarden.plain import dataclass
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.faults import SettingsFaults
 from edgewarden.settings.files import read_loaded, settings_files

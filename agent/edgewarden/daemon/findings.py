@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edgewarden.judge.describe import Subject, describe, subject_of, times
 from edgewarden.judge.triage import classify
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock
 from edgewarden.wire.facts import Event
 from edgewarden.wire.record import RecordClass

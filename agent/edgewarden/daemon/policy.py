@@ -31,7 +31,6 @@ import os
 import pwd
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.baseline.hashing import Content, Stamp
@@ -56,6 +55,7 @@ from edgewarden.judge.programs import Selected, select
 from edgewarden.kernel.mounts import AT_FDCWD, Mounts, known_status
 from edgewarden.peers.table import next_table
 from edgewarden.peers.users import Users
+from edgewarden.plain import dataclass
 from edgewarden.probe.control import ask_gate
 from edgewarden.probe.disk import Disk
 from edgewarden.probe.units import UnitFiles

@@ -9,7 +9,7 @@ process's).
 from __future__ import annotations
 
 import resource
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,7 @@ from edgewarden.judge.doctor import (
 )
 from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
+from edgewarden.plain import dataclass
 from edgewarden.ports import ClassState, Clock, Instant
 from edgewarden.record.refuge import Picture as MemoryPicture
 from edgewarden.serial.portlife import SensorState

@@ -31,11 +31,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewarden.errors import OperatorFault
 from edgewarden.kernel.process import die_with_parent
+from edgewarden.plain import dataclass, field
 
 RESTART_S = 0.5
 RESTART_CAP_S = 30.0

@@ -21,13 +21,13 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.daemon.clock import STEP_S, SystemClock, in_step
 from edgewarden.errors import EdgewardenError
 from edgewarden.order import clock as order
 from edgewarden.order.clock import Known, Look
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock, Instant, Randomness
 from edgewarden.trust import signed_time, time_file
 from edgewarden.trust.identity import Identity

@@ -9,8 +9,8 @@ goes on asking. Leaves to others how it is shown (cli/sensors_watch.py).
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
+from edgewarden.plain import dataclass, field
 from edgewarden.readings.worth import Worth
 from edgewarden.wire.facts import Reading
 

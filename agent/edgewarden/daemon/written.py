@@ -21,10 +21,10 @@ Over the budget is a finding, once a day while it lasts, and stops nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.judge.doctor import most_first
+from edgewarden.plain import dataclass
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 
 DAY_NS = 86_400 * 10**9

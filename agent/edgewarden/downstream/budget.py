@@ -28,7 +28,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from dataclasses import dataclass
+
+from edgewarden.plain import dataclass
 
 MAX_SOURCES = 1024
 """Sources remembered, 200 bytes each; beyond it the one that was silent longest is forgotten and

@@ -16,9 +16,9 @@ where a request ends can smuggle another), another version (505), another path (
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 
 MAX_HEAD_BYTES = 4096
 """curl's is 150 bytes."""

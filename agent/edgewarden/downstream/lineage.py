@@ -19,9 +19,10 @@ the key under it may not change.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass, field
 from edgewarden.wire import cbor
 from edgewarden.wire.devices import MAX_WORDS, Verb, Word
 from edgewarden.wire.record import is_identifier

@@ -26,7 +26,6 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from edgewarden.appraise.devices import key_of_info
 from edgewarden.downstream.budget import Bucket, Budget, place_of
@@ -36,6 +35,7 @@ from edgewarden.downstream.dialogue import FIRST_BYTE_S, READ_BYTES, Http, Mqtt
 from edgewarden.downstream.places import KEEPALIVE
 from edgewarden.downstream.sessions import Peer
 from edgewarden.errors import EdgewardenError, WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock
 
 SESSION_S = 24 * 3600.0

@@ -15,10 +15,10 @@ is the first packet and only the first).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 
 MAX_PACKET_BYTES = 8192
 """A payload of 4 kB with the longest topic, and a CONNECT with a will."""

@@ -30,7 +30,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from edgewarden.plain import dataclass, field
 
 KEEPALIVE = (5, 2, 3)
 """TCP_KEEPIDLE, TCP_KEEPINTVL (seconds), TCP_KEEPCNT: a peer that is gone is found in 11 s."""

@@ -19,9 +19,9 @@ Whether a name is in two places is places.py's to say.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from edgewarden.downstream.lineage import MAX_DEVICES, Devices
+from edgewarden.plain import dataclass
 
 MAX_HERE = 4
 """Sessions of one device: a publisher, a script beside it, and both again while they reconnect."""

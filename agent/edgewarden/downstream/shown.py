@@ -7,11 +7,12 @@ none, and nothing here raises it; quarantine contradicts whatever was shown.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from edgewarden.downstream.budget import Bucket
 from edgewarden.downstream.lineage import Pinned
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass, field
 from edgewarden.wire.devices import MAX_WHY_CHARS, Statement, Word
 from edgewarden.wire.evidence import Tier
 from edgewarden.wire.facts import Plain, Quality

@@ -22,7 +22,6 @@ import contextlib
 import hashlib
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewarden.enrol import folder
@@ -35,6 +34,7 @@ from edgewarden.enrol.service import (
     signing_request,
 )
 from edgewarden.errors import EdgewardenError, OperatorFault, TrustFault
+from edgewarden.plain import dataclass, field
 from edgewarden.trust import identity as store
 from edgewarden.trust.activation import TpmEnrolment
 from edgewarden.trust.identity import Identity

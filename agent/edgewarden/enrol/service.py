@@ -19,7 +19,6 @@ import http.client
 import itertools
 import ssl
 import urllib.parse
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from cryptography.x509.oid import NameOID
 
 from edgewarden.enrol import folder
 from edgewarden.errors import OperatorFault, PeerUnavailable, TrustFault, WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.trust.identity import Identity
 from edgewarden.trust.keys import verifier_for
 from edgewarden.trust.ladder import Keys, OwnKey

@@ -36,7 +36,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from edgewarden.inventory.patient import PATIENCE_S, Patient
 from edgewarden.inventory.procfiles import (
@@ -54,6 +54,7 @@ from edgewarden.inventory.procfiles import (
     text,
     user_of,
 )
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock, FactSink, Sleep
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.look import Looked

@@ -40,9 +40,10 @@ end, until it does come. The deadline is the caller's, and so is the clock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.record import NO_PREDECESSOR
 
 

@@ -22,11 +22,10 @@ Rules in order, for a program at one of the paths below:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgewarden.judge.exec_rules import Rule
 from edgewarden.judge.exec_table import Content, RuleSpec
 from edgewarden.judge.programs import Paths, Selected
+from edgewarden.plain import dataclass
 from edgewarden.wire.baseline import Baseline, Entry
 
 PEOPLE = ((0, 0), (1000, 59999))

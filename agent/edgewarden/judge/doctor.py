@@ -11,11 +11,11 @@ cli/doctor.py's; network rungs stand in doctor_net.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.faults import CREATE, NOT_THERE
 from edgewarden.settings.schema import Device
 

@@ -11,9 +11,9 @@ has ended); degraded means that it does, but somebody should look. No reason at 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from edgewarden.judge.doctor import Rung, State
+from edgewarden.plain import dataclass, field
 
 BACKLOG_RECORDS = 1000
 """Unsent records before a person is told: over half an hour of bulk at one commit each two

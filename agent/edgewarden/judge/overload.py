@@ -26,9 +26,9 @@ Rules, in order:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 
 RISE_LOOKS = 2

@@ -25,11 +25,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from edgewarden.errors import OperatorFault
 from edgewarden.judge.exec_rules import Rule
 from edgewarden.judge.exec_table import MAX_CONDITIONS, RuleSpec
+from edgewarden.plain import dataclass, field
 from edgewarden.settings.policy_programs import Program
 from edgewarden.wire.baseline import Baseline, Entry
 from edgewarden.wire.local_messages import UNKNOWN_UID

@@ -21,8 +21,9 @@ there is no date to remember and nothing to miss: a step over the whole window f
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import StrEnum
+
+from edgewarden.plain import dataclass
 
 LAST_PART = 1 / 3
 """Of a 30-day certificate that is ten days: off line for a week is no visit."""

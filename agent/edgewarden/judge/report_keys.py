@@ -23,8 +23,8 @@ stand as a gap; the other choice is to believe whoever stole the earlier key.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.record import RecordClass
 
 

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from enum import StrEnum
 
 from edgewarden.judge.overload import Mode
+from edgewarden.plain import dataclass
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity, Spread
 from edgewarden.wire.record import RecordClass
 

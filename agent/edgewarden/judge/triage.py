@@ -28,9 +28,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from edgewarden.judge.describe import Subject, subject_of, times
+from edgewarden.plain import dataclass
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.record import RecordClass
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 
 from edgewarden.kernel.libc import check, libc
+from edgewarden.plain import dataclass
 
 # <linux/inotify.h>, <linux/fcntl.h>
 IN_ATTRIB, IN_MOVED_TO, IN_CREATE = 0x4, 0x80, 0x100

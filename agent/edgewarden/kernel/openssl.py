@@ -35,11 +35,11 @@ import ctypes
 import functools
 import os
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edgewarden.errors import HardwareFault
+from edgewarden.plain import dataclass
 
 if TYPE_CHECKING:
     import ssl

@@ -29,9 +29,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cose
 from edgewarden.wire.acknowledgement import (
     MAX_ACKNOWLEDGEMENT_BYTES,

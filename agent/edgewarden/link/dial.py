@@ -29,11 +29,11 @@ import contextlib
 import re
 import socket
 import ssl
-from dataclasses import dataclass
 
 from edgewarden.errors import OurFault, PeerUnavailable, TrustFault
 from edgewarden.link.tunnel import Proxy, Wait, through
 from edgewarden.link.websocket import TokenBytes, WebSocket, upgrade
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock
 
 REFUSES_US = "EW-NET-007"

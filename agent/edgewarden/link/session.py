@@ -29,7 +29,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -41,6 +40,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgewarden.errors import OurFault, PeerFault, PeerUnavailable
 from edgewarden.link.websocket import WebSocket
+from edgewarden.plain import dataclass
 
 MAX_DOWN_BYTES = 16 * 1024
 """Payload of one message to us: a nonce or a result is under 1 kB, twice 8 kB is evidence's

@@ -21,10 +21,10 @@ import base64
 import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
 
 from edgewarden.errors import PeerUnavailable
+from edgewarden.plain import dataclass, field
 
 CODE = "EW-NET-014"
 MAX_HEAD_BYTES = 8192

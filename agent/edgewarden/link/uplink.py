@@ -27,7 +27,6 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -49,6 +48,7 @@ from edgewarden.link.session import MQTT_5, Session
 from edgewarden.link.telling import EventSink, Telling
 from edgewarden.link.websocket import WebSocket
 from edgewarden.link.window import Lane
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock, Drain, Randomness
 from edgewarden.wire.record import MEMORY, RecordClass
 from edgewarden.wire.topics import Topic

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 
 from edgewarden.link.pace import MAX_BYTES
+from edgewarden.plain import dataclass, field
 from edgewarden.ports import Stored
 from edgewarden.wire.record import MEMORY, RecordClass
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.facts import Quality, Reading
 
 MAX_CHANNELS = 256

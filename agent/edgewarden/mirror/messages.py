@@ -9,10 +9,10 @@ speaker.heard(topic, payload)   what the broker brought
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from edgewarden.mirror.latest import Value
+from edgewarden.plain import dataclass
 
 
 @dataclass(frozen=True, slots=True)

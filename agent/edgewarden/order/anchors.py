@@ -15,9 +15,9 @@ reading of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edgewarden.order.clock import at
+from edgewarden.plain import dataclass
 from edgewarden.wire.timing import Moment
 
 

@@ -24,8 +24,9 @@ nothing is decided from it but to look again (certificates, NTP, the fleet's sig
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.timing import Moment
 
 DRIFT_PPM = 100

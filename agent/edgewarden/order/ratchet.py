@@ -40,9 +40,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.ratchet import FIRST_TOKEN, Held, Issued, Spent
 
 _HALF = 16

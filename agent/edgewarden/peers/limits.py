@@ -27,9 +27,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from edgewarden.plain import dataclass, field
 from edgewarden.settings.schema import Network
 
 SOURCES = 16384

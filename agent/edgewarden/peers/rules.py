@@ -32,13 +32,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from edgewarden.errors import OperatorFault
 from edgewarden.peers.limits import Limited, limit_body
 from edgewarden.peers.numbers import Span, choice, merged, ports, segments, span
 from edgewarden.peers.places import unit_path
 from edgewarden.peers.users import Users
+from edgewarden.plain import dataclass, field
 from edgewarden.settings.policy import Policy
 from edgewarden.settings.policy_peers import Egress, Peer
 from edgewarden.settings.schema import Network

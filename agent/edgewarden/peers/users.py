@@ -17,10 +17,10 @@ What it leaves to others: the numbers (parameters, from this machine).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from edgewarden.errors import OperatorFault
 from edgewarden.peers.numbers import Span, span
+from edgewarden.plain import dataclass
 from edgewarden.settings.peers import NEVER_MANAGED_USERS
 
 Subordinate = tuple[int, int, int]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.errors import HardwareFault
+from edgewarden.plain import dataclass
 
 _NEXT = "check the path and its permissions (`namei -l PATH`)"
 

@@ -19,8 +19,8 @@ Rules, in order:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from edgewarden.plain import dataclass, field
 from edgewarden.serial.jsonlines import JsonLinesDecoder
 from edgewarden.serial.modbus import crc16
 from edgewarden.serial.nmea import NmeaDecoder

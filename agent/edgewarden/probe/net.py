@@ -17,7 +17,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from edgewarden.plain import dataclass
 
 NAME_S = 5.0
 """Two resolvers at glibc's default of 5 s each would take 10: half of that is a failure already."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+
+from edgewarden.plain import dataclass
 
 DEPTH = 4
 """Scripts that name scripts; the kernel follows five (fs/exec.c, search_binary_handler)."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from edgewarden.plain import dataclass
 
 # systemd.unit(5), "System Unit Search Path", first wins; /lib is a link where /usr is merged.
 FOLDERS = (

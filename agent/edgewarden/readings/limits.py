@@ -8,9 +8,9 @@ repeats.py (replay) and cadence.py (who speaks); what follows from it in worth.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.facts import Quality, Severity
 
 

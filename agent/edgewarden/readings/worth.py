@@ -23,8 +23,9 @@ Rules, in order:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from edgewarden.plain import dataclass
 from edgewarden.readings.cadence import Cadence
 from edgewarden.readings.channel import NOTHING, Broken, Channel
 from edgewarden.readings.limits import QUALITY, TOLD, Limits, OnFault, Rule

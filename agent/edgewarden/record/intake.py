@@ -22,10 +22,10 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from edgewarden.plain import dataclass, field
 from edgewarden.ports import Clock
 from edgewarden.wire.burst import Burst, Part, each
 from edgewarden.wire.facts import Event, Reading

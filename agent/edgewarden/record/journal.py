@@ -22,11 +22,11 @@ what is durable, to storage.py when a commit is due.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OurFault
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock, Instant, Loss, Signer, Spool, Stored
 from edgewarden.record.aside import Aside
 from edgewarden.record.fresh import Fresh

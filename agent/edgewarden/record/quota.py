@@ -18,8 +18,8 @@ there are, and to the journal what is given up for room.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.record import RecordClass
 
 

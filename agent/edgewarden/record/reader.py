@@ -22,10 +22,10 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewarden.errors import EdgewardenError, OperatorFault
+from edgewarden.plain import dataclass, field
 from edgewarden.ports import ClassState, Stored
 from edgewarden.record.rows import Mark, RowDamaged, read_each, read_marks, read_rows
 from edgewarden.record.segment import BAD_SUFFIX, SUFFIX, parse_name, renamed_errors, side_files

@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.errors import HardwareFault
+from edgewarden.plain import dataclass
 from edgewarden.ports import ClassState, Clock, Stored
 from edgewarden.record.journal import Journal
 from edgewarden.record.lock import NAME as LOCK

@@ -16,9 +16,9 @@ import sqlite3
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from edgewarden.errors import HardwareFault
+from edgewarden.plain import dataclass
 from edgewarden.ports import Stored
 from edgewarden.wire.record import NO_PREDECESSOR
 

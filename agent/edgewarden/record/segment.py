@@ -24,10 +24,10 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.errors import HardwareFault
+from edgewarden.plain import dataclass
 from edgewarden.ports import Stored
 from edgewarden.record.rows import (
     FORMAT,

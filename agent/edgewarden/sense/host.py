@@ -31,9 +31,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock, FactSink, Sleep
 from edgewarden.sense import proc_stat
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity

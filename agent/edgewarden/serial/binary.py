@@ -30,10 +30,10 @@ from __future__ import annotations
 import binascii
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from edgewarden.plain import dataclass
 from edgewarden.serial.framing import FrameCounters
 from edgewarden.serial.modbus import crc16
 from edgewarden.serial.nmea import xor8

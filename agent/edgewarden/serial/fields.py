@@ -22,11 +22,11 @@ import math
 import re
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 from typing import Protocol
 
+from edgewarden.plain import dataclass
 from edgewarden.serial.binary import ByteOrder
 from edgewarden.serial.framing import FrameCounters
 from edgewarden.wire.burst import Burst

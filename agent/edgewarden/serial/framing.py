@@ -18,9 +18,10 @@ Rules, in order:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Protocol
 
+from edgewarden.plain import dataclass, field
 from edgewarden.wire.facts import Reading
 
 MAX_REFUSAL_NAMES = 32

@@ -25,10 +25,10 @@ Sources: Modbus application protocol V1.1b3 §6, §7; Modbus over serial line V1
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 
 from edgewarden.errors import OurFault
+from edgewarden.plain import dataclass
 from edgewarden.serial.framing import FrameCounters
 
 

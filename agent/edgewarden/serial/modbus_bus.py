@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from edgewarden.errors import OperatorFault
+from edgewarden.plain import dataclass
 from edgewarden.ports import Clock, FactSink
 from edgewarden.serial.framing import FrameCounters
 from edgewarden.serial.master import Master

@@ -40,10 +40,10 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edgewarden.errors import OurFault
+from edgewarden.plain import dataclass, field
 from edgewarden.ports import Randomness
 from edgewarden.serial.binary import CHECKS, ByteOrder, Check, Layout
 from edgewarden.serial.fields import Field

@@ -21,10 +21,10 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
 from edgewarden.errors import OperatorFault
+from edgewarden.plain import dataclass
 from edgewarden.serial.modbus import BIT_FUNCTIONS, MAX_READ, UNIT_MAX, UNIT_MIN, Function
 
 

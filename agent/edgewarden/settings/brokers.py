@@ -19,8 +19,8 @@ obeyed besides.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.faults import CONTRADICTION
 from edgewarden.settings.tree import Broken
 from edgewarden.settings.uplink import Uplink

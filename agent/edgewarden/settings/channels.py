@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.faults import CONTRADICTION, MISSING
 from edgewarden.settings.fields import choice, number, text
 from edgewarden.settings.tree import Broken

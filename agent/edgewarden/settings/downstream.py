@@ -6,8 +6,8 @@ Part of the settings' tree (schema.py); docs/devices.md says how a device comes 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.fields import choice, number, path, tables, text, texts, whole
 
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}")

@@ -10,9 +10,9 @@ one reading: a person mends a file once, not once per fault.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edgewarden.errors import OperatorFault
+from edgewarden.plain import dataclass
 
 UNREADABLE = "EW-SET-011"
 NOT_TOML = "EW-SET-002"

@@ -15,9 +15,10 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar, cast
+
+from edgewarden.plain import dataclass
 
 T = TypeVar("T")
 

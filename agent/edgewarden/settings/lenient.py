@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.check import Refused, check
 from edgewarden.settings.faults import Fault, SettingsFaults
 from edgewarden.settings.fields import Kind, declared

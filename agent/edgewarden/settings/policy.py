@@ -21,8 +21,8 @@ select on this gateway (judge/programs.py).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.faults import MAX_SHOWN, Fault, SettingsFaults
 from edgewarden.settings.fields import tables
 from edgewarden.settings.policy_devices import (

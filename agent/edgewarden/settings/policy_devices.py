@@ -28,8 +28,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.check import nearest, show
 from edgewarden.settings.faults import CONTRADICTION, DUPLICATE, MISSING
 from edgewarden.settings.fields import choice, text, texts

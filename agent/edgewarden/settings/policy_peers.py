@@ -35,8 +35,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.faults import BAD_FORM, CONTRADICTION, MISSING, OUT_OF_RANGE
 from edgewarden.settings.fields import choice, text, texts
 from edgewarden.settings.peers import (

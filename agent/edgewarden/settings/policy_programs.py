@@ -31,8 +31,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.faults import CONTRADICTION, MISSING, OUT_OF_RANGE
 from edgewarden.settings.fields import choice, text, texts
 from edgewarden.settings.tree import Broken

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.faults import MISSING
 from edgewarden.settings.fields import choice, number, paths, tables, text, whole
 from edgewarden.settings.tree import Broken

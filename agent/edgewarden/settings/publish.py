@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.faults import CONTRADICTION
 from edgewarden.settings.fields import number, path, text, whole
 from edgewarden.settings.tree import Broken

@@ -10,13 +10,11 @@ What it leaves to others: the limits that concern two keys at once (validate.py)
     Settings().host.period_s == 10
 """
 
-# ruff: noqa: RUF009 - section() returns dataclasses.field, which makes a new default per instance
-
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.downstream import Downstream
 from edgewarden.settings.fields import (
     choice,

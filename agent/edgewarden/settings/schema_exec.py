@@ -6,8 +6,8 @@ Exec().mode == "learn"
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.fields import choice, path, paths, text, texts, whole
 
 _USER_FORM = re.compile(r"[a-z_][a-z0-9_-]{0,31}")

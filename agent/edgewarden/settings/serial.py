@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.channels import SerialChannel
 from edgewarden.settings.faults import CONTRADICTION, MISSING
 from edgewarden.settings.fields import choice, number, path, tables, text, whole

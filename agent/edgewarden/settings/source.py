@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.faults import NOT_TOML, UNREADABLE, Fault
 from edgewarden.settings.positions import Path, locate
 

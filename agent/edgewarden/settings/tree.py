@@ -12,9 +12,9 @@ files make together (validate.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.check import Refused, check, nearest, show
 from edgewarden.settings.faults import (
     DUPLICATE,

@@ -9,8 +9,8 @@ what they become.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.settings.fields import choice, number, path, text, whole
 
 # RFC 1123 §2.1 host names and RFC 4291 §2.2 addresses, written without brackets.

@@ -18,8 +18,8 @@ tree (daemon/).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from edgewarden.plain import dataclass, field
 from edgewarden.settings.faults import (
     MAX_SHOWN,
     UNREADABLE,

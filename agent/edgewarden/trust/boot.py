@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+
+from edgewarden.plain import dataclass
 
 SECURE_BOOT = "efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 """UEFI 2.10 §3.3: four bytes of attributes, then 1 when on."""

@@ -19,10 +19,10 @@ import base64
 import json
 import os
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgewarden.errors import TrustFault
+from edgewarden.plain import dataclass, field
 from edgewarden.trust.ladder import Keys, OwnKey
 
 FOLDER = "identity"

@@ -29,11 +29,11 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from edgewarden.errors import EdgewardenError, TrustFault
+from edgewarden.plain import dataclass, field
 from edgewarden.ports import Quoter, Signer
 from edgewarden.trust import sealed, tsskey
 from edgewarden.trust.board import board_secret

@@ -23,10 +23,10 @@ import marshal
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from edgewarden.plain import dataclass, field
 from edgewarden.trust.bytecode import compiles_to
 from edgewarden.wire.manifest import files_digest, is_measured, manifest_digest
 

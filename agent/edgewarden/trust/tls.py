@@ -14,11 +14,11 @@ that are never the gateway's own.
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgewarden.errors import TrustFault
 from edgewarden.kernel.openssl import check_certificates_at
+from edgewarden.plain import dataclass
 from edgewarden.trust.identity import Identity
 
 # RFC 9325 §4.2: ECDHE with AEAD only, for the 1.2 fallback.

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.watch.findings import finding
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.processes import Listener, Process

@@ -29,8 +29,8 @@ What is not visible is no finding: inventory/watcher.py says in status what is n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.watch.command_lines import (
     DELETED,
     in_system,

@@ -23,8 +23,8 @@ Time comes in with each look; state is in the value that is handed back and fort
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
+from edgewarden.plain import dataclass, field
 from edgewarden.watch.findings import finding
 from edgewarden.wire.facts import Event, Severity
 from edgewarden.wire.processes import Delta, Process

@@ -19,8 +19,8 @@ Rules, in order:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.watch.findings import finding
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 

@@ -22,8 +22,8 @@ makes of it is link/acknowledged.py. Refusal: ``bad_acknowledgement``, naming th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 from edgewarden.wire.fields import Fields
 from edgewarden.wire.record import MAX_SEQ, RecordClass

@@ -24,9 +24,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 
 MAX_ENTRIES = 200_000
 """As many contents as a table holds (judge/exec_table.py)."""

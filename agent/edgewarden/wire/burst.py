@@ -14,9 +14,9 @@ Decides how bursts and readings are spelt in a record. Leaves to others what the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import overload
 
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 from edgewarden.wire.facts import (
     KEY_BN,

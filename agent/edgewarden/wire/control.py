@@ -18,10 +18,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
 from enum import StrEnum
 
 from edgewarden.errors import OurFault, PeerFault, WireRefusal
+from edgewarden.plain import dataclass
 
 MAX_REQUEST_BYTES = 4096
 """A question holds 60 bytes; one for evidence carries a challenge of 400."""

@@ -23,10 +23,10 @@ Refusals, in order: ``too_long``, ``truncated``, ``wrong_tag``, ``bad_envelope``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 
 # RFC 9052 §2 (tag), §3.1 (header labels); RFC 9053 §2.1 (ES256); RFC 9360 §2 (x5chain).

@@ -15,10 +15,10 @@ Shapes only. Refusals: ``bad_word``, ``bad_statement``.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import StrEnum
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 from edgewarden.wire.evidence import Tier
 from edgewarden.wire.record import is_identifier

@@ -14,9 +14,8 @@ Refusals: ``eat_too_long``, ``bad_eat``. Whose key it is and what it is worth: a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 from edgewarden.wire.devices import MAX_DEVICE_EVIDENCE_BYTES
 

@@ -28,9 +28,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire.bodies import MAX_MESSAGE_BYTES, dump, load, schema_of, text_of
 from edgewarden.wire.enrol_tpm import TpmKeys, parse_tpm, tpm_body
 from edgewarden.wire.fields import GRADES

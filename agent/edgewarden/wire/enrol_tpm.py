@@ -18,9 +18,9 @@ Refusal: ``bad_request``.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire.bodies import dump, load, schema_of, text_of
 
 CHALLENGE_SCHEMA = "edgewarden.challenge/1"

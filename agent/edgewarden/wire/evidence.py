@@ -16,9 +16,9 @@ Shapes only: nobody in this file compares a digest or looks at a clock. Refusal:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor, ratchet
 from edgewarden.wire.fields import MAX_FIELDS_BYTES, Fields
 from edgewarden.wire.ratchet import NOTHING_SPENT, Issued, Spent

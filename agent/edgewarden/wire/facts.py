@@ -19,10 +19,11 @@ What this module leaves to others: deciding what a fact means (judge/), storing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from enum import IntEnum, StrEnum
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass, field
 from edgewarden.wire import cbor
 
 Plain = None | bool | int | float | str | bytes | list["Plain"] | dict[str, "Plain"]

@@ -8,8 +8,8 @@ Decides nothing. "" or -1 means "not visible", never "no".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.wire.facts import Plain
 
 UNKNOWN = -1

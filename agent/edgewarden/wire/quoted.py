@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES
 from edgewarden.wire.tpm import MAX_STRUCT_BYTES, QUOTE_PCRS, TpmQuote

@@ -14,10 +14,10 @@ is order/ratchet.py.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TypeGuard
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 from edgewarden.wire.record import MAX_SEQ, is_identifier
 

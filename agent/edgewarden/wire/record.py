@@ -34,11 +34,11 @@ This module checks shapes; believing (keys, chain, time) is the verifier's.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import cast
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 
 FORMAT = 1

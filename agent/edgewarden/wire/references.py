@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 from edgewarden.wire.fields import Fields
 

@@ -26,9 +26,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 from edgewarden.wire.bodies import dump, load, text_of
 from edgewarden.wire.evidence import NONCE_BYTES

@@ -13,9 +13,9 @@ Shapes only: refusals ``bad_time``.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire import cbor
 from edgewarden.wire.record import is_identifier
 

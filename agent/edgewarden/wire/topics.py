@@ -18,9 +18,8 @@ session_name("gw-demo", 2) == "gw-demo.2";  device_of("gw-demo.2") == "gw-demo"
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass
 from edgewarden.wire.record import MEMORY, RecordClass, is_identifier, label_of
 
 PREFIX = "ew/1"

@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
 from edgewarden.errors import WireRefusal
+from edgewarden.plain import dataclass, field
 
 QUOTE_PCRS = frozenset(range(11))
 """PCR 0 to 10 of the SHA-256 bank: firmware, boot loader, kernel (0-9) and IMA (10). Exactly
