@@ -3,7 +3,7 @@
 The standard one writes and compiles up to six functions for each class; of these only ``__init__``
 is worth its own code. Here the others are shared by all classes and read the names of the fields
 from their class: equal values, the same hash for them, the same text, the same faults. Link's
-private memory after its imports falls from 20.9 to 19.9 MB and their time by a tenth (docs/adr/
+private memory after its imports falls by 1.3 MB, their time by a fifth (docs/adr/
 0046-dataclasses-that-share-their-methods.md).
 
 What is different: only that ``==`` and ``hash`` take a call more. Ordered classes are the standard
