@@ -19,8 +19,7 @@ Example: ``raise WireRefusal("trailing_bytes", "3 bytes follow the message")``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing is 2 MB, and gate and guard have none (wire/lean.py)
 if TYPE_CHECKING:
     from typing import Self
 

@@ -51,6 +51,30 @@ def test_a13_what_link_has_no_use_for_is_not_loaded() -> None:
     assert not loaded & set(LAZY)
 
 
+HEAVY = {
+    "typing", "enum", "re", "dataclasses", "collections", "contextlib", "functools", "hashlib",
+    "logging", "threading", "asyncio", "ssl", "subprocess", "pathlib", "edgewarden.plain",
+}  # fmt: skip
+"""What wire/lean.py is there to spare gate and guard: megabytes of a process that never rests."""
+
+
+@pytest.mark.parametrize("part", ["gate", "guard"])
+def test_gate_and_guard_stay_lean(part: str) -> None:
+    """Started as the service starts them, without site."""
+    lines = run(
+        """
+        import subprocess, sys
+        load = f"import sys; sys.path.insert(0, '.'); import edgewarden.daemon.{sys.argv[1]}"
+        line = [sys.executable, "-I", "-S", "-c", f"{load}; print(*sys.modules)"]
+        subprocess.run(line, check=True)
+        """,
+        part,
+    )
+    loaded = set(lines[0].split())
+    assert f"edgewarden.daemon.{part}" in loaded
+    assert not loaded & HEAVY
+
+
 @pytest.mark.parametrize("name", LAZY)
 def test_a_late_module_is_whole_when_it_is_asked(name: str) -> None:
     lines = run(
