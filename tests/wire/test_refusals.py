@@ -80,13 +80,6 @@ def sites() -> list[Site]:
     ]
 
 
-NARROWING = {
-    ("fields", "not isinstance(name, str)"),
-    ("fields", "not isinstance(number, int)"),
-}
-"""Operands that tell mypy a type which the one beside them has already settled."""
-
-
 def operands(guard: ast.expr) -> list[ast.expr]:
     """The conditions each of which alone refuses: ``a or b``, ``not (a and b)``, nested."""
     if isinstance(guard, ast.BoolOp) and isinstance(guard.op, ast.Or):
@@ -103,14 +96,6 @@ def guards(module: ast.Module) -> Iterator[tuple[ast.If, int]]:
     for node in ast.walk(module):
         if isinstance(node, ast.If) and is_refusal(node.body[-1]):
             yield node, node.body[-1].lineno
-
-
-def only_narrows(weakening: Weakening) -> bool:
-    module, line, operand = weakening
-    if operand is None:
-        return False
-    guard = next(guard for guard, at in guards(tree_of(module)) if at == line)
-    return (module, ast.unparse(operands(guard.test)[operand])) in NARROWING
 
 
 def weakenings() -> list[Weakening]:
@@ -234,5 +219,5 @@ def test_removed(weakening: Weakening) -> None:
     before = [outcome(case) for case in cases]
     with removed(weakening):
         after = [outcome(case) for case in cases]
-    assert (before == after) is only_narrows(weakening)
+    assert before != after
     assert [outcome(case) for case in cases] == before

@@ -29,7 +29,7 @@ Values: None, bool, int (64 bit), float, str, bytes, list, dict with int or str 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import cbor2
@@ -85,6 +85,17 @@ KEYS_KEPT, KEPT_CHARS = 512, 64
 not fill memory."""
 _SHORTEST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 """Additional information -> smallest argument that needs it (RFC 8949 §4.2.1)."""
+_FIRST_BSTR = _BSTR << 5
+_PLAIN = bytes(
+    1 + (initial & 31) * (initial >> 5 == _BSTR)
+    if (initial & 31 < 24 and initial >> 5 <= _BSTR) or initial in b"\xf4\xf5\xf6"
+    else 0
+    for initial in range(256)
+)
+"""Initial byte -> length of the whole item where that byte alone says it and nothing in it wants a
+look: short integers and byte strings, false, true, null. 0 for all others."""
+_SHORT_TEXT = bytes(1 + (i & 31) if i >> 5 == _TSTR and i & 31 < 24 else 0 for i in range(256))
+"""The same of texts, which want a look: are they UTF-8?"""
 
 
 def encode(value: Value) -> bytes:
@@ -185,6 +196,11 @@ def _spell(major: int, argument: int) -> bytes:
     raise OurFault("an integer of more than 64 bits cannot be encoded")
 
 
+def spell_bytes(value: bytes) -> bytes:
+    """A byte string, as ``encode`` spells it."""
+    return _spell(_BSTR, len(value)) + value
+
+
 def spell_array(spelt: Iterable[bytes], count: int) -> Spelt:
     """An array of ``count`` values that are spelt already, in pieces of one or more."""
     return Spelt(_spell(_ARRAY, count) + b"".join(spelt))
@@ -214,17 +230,21 @@ def spell_float(value: float) -> bytes:
     return b"\xfb" + longest
 
 
-def decode(data: bytes, max_bytes: int = MAX_BYTES) -> object:
+def decode(
+    data: bytes, max_bytes: int = MAX_BYTES, fits: Callable[[bytes], bool] | None = None
+) -> object:
     """Return the value spelt by data.
 
     Args:
         data: exactly one value.
         max_bytes: refuse anything longer, unread.
+        fits: a quicker yes to what ``check`` lets through (spelling.py); its no is no answer.
 
     Raises:
         WireRefusal: by one of the names in this module's docstring.
     """
-    check(data, max_bytes)
+    if fits is None or len(data) > max_bytes or not fits(data):
+        check(data, max_bytes)
     return cbor2.loads(data)
 
 
@@ -241,43 +261,74 @@ def _walk(data: bytes) -> int:
     """Walk one value without recursion; return the offset behind it.
 
     One loop for all kinds of item: a verifier spends more of its time here than anywhere else but
-    in signatures.
+    in signatures. Most items are settled by their first byte and a table; what does not look
+    right is left to the functions below, and they alone refuse.
     """
     at, size = 0, len(data)
     left, is_map, last_key = 1, False, b""  # of the container that is being walked
     around: list[tuple[int, bool, bytes]] = []
     while True:
-        begin = at
-        if at >= size:
-            raise WireRefusal("truncated", "input ends before the value does")
-        major, argument = data[at] >> 5, data[at] & 31
-        at += 1
-        if argument > 23:
-            argument, at = _argument(data, at, major, argument)
-        elif major >= _TAG:
-            _check_simple_or_tag(major, argument, argument)
-        if major == _BSTR:
-            if argument > size - at:
-                raise WireRefusal("truncated", "string longer than the input")
-            at += argument
-        elif major == _TSTR:
-            at = _text(data, at, argument)
-        left -= 1
-        if is_map and left & 1:  # of a map, every second item is a key
-            last_key = _next_key(data[begin:at], last_key, major)
-        if _ARRAY <= major <= _MAP:
-            if len(around) >= MAX_DEPTH:
-                raise WireRefusal("too_deep", f"more than {MAX_DEPTH} containers")
-            around.append((left, is_map, last_key))
-            left, is_map, last_key = argument, False, b""
-            if major == _MAP:
-                left, is_map = 2 * argument, True
-            if left > size - at:
-                raise WireRefusal("truncated", "container longer than the input")
-        while left == 0:
-            if not around:
-                return at
-            left, is_map, last_key = around.pop()
+        while left:
+            if at >= size:
+                raise WireRefusal("truncated", "input ends before the value does")
+            begin, initial = at, data[at]
+            left -= 1
+            if length := _PLAIN[initial]:
+                at += length
+                if at > size:
+                    raise WireRefusal("truncated", "string longer than the input")
+                if is_map and left & 1:  # of a map, every second item is a key
+                    key = data[begin:at]
+                    if key <= last_key or initial >= _FIRST_BSTR:
+                        _check_key(key, last_key, initial >> 5)
+                    last_key = key
+                continue
+            if length := _SHORT_TEXT[initial]:
+                at += length
+                text = data[begin:at]
+                if at > size or not text.isascii():
+                    _text(data, begin + 1, length - 1)
+                if is_map and left & 1:
+                    if text <= last_key:
+                        _check_key(text, last_key, _TSTR)
+                    last_key = text
+                continue
+            at += 1
+            major, argument = initial >> 5, initial & 31
+            if argument == 24 and major < _TAG and at < size and data[at] > 23:
+                argument = data[at]
+                at += 1
+            elif argument == 25 and major < _TAG and at + 1 < size and data[at]:
+                argument = data[at] << 8 | data[at + 1]
+                at += 2
+            elif argument == 26 and major < _BSTR and at + 3 < size and data[at] | data[at + 1]:
+                at += 4  # the number itself is not wanted
+            elif argument > 23:
+                argument, at = _argument(data, at, major, argument)
+            elif major >= _TAG:
+                _check_simple_or_tag(major, argument, argument)
+            if major == _BSTR:
+                if argument > size - at:
+                    raise WireRefusal("truncated", "string longer than the input")
+                at += argument
+            elif major == _TSTR:
+                at = _text(data, at, argument)
+            if is_map and left & 1:
+                key = data[begin:at]
+                _check_key(key, last_key, major)
+                last_key = key
+            if _ARRAY <= major <= _MAP:
+                if len(around) >= MAX_DEPTH:
+                    raise WireRefusal("too_deep", f"more than {MAX_DEPTH} containers")
+                around.append((left, is_map, last_key))
+                left, is_map, last_key = argument, False, b""
+                if major == _MAP:
+                    left, is_map = 2 * argument, True
+                if left > size - at:
+                    raise WireRefusal("truncated", "container longer than the input")
+        if not around:
+            return at
+        left, is_map, last_key = around.pop()
 
 
 def _argument(data: bytes, at: int, major: int, info: int) -> tuple[int, int]:
@@ -339,12 +390,11 @@ def _text(data: bytes, at: int, length: int) -> int:
     return end
 
 
-def _next_key(key: bytes, last_key: bytes, major: int) -> bytes:
-    """A map's next key, spelt; raises unless it follows the last one."""
-    if major not in (_UINT, _NINT, _TSTR):
+def _check_key(key: bytes, last_key: bytes, major: int) -> None:
+    """Refuse a map's key, spelt, unless it may be one and follows the last one."""
+    if major > _TSTR or major == _BSTR:
         raise WireRefusal("forbidden_item", "map key is neither integer nor text")
     if key <= last_key:
         if key == last_key:
             raise WireRefusal("duplicate_key", "a map key stands twice")
         raise WireRefusal("not_deterministic", "map keys are not in order")
-    return key

@@ -27,14 +27,16 @@ from enum import StrEnum
 
 from edgewarden.errors import WireRefusal
 from edgewarden.plain import dataclass
-from edgewarden.wire import cbor
+from edgewarden.wire import cbor, spelling
 
 # RFC 9052 §2 (tag), §3.1 (header labels); RFC 9053 §2.1 (ES256); RFC 9360 §2 (x5chain).
 COSE_SIGN1_TAG = 18
 ES256 = -7
 _ALG, _CONTENT_TYPE, _KID, _X5CHAIN = 1, 3, 4, 33
+_LABELS = {_ALG, _CONTENT_TYPE, _KID, _X5CHAIN}
 _SIGNATURE_BYTES = 64
-_CONTEXT = "Signature1"
+# How a Sig_structure begins: an array of four, its context.
+_CONTEXT = cbor.encode(["Signature1", 0, 0, 0])[:-3]
 
 MAX_CHAIN = 4
 """Certificates in x5chain: leaf, issuing, one spare for a rollover, one for a customer's own
@@ -86,8 +88,8 @@ class Envelope:
     protected: bytes
 
     def signed_bytes(self) -> bytes:
-        """The Sig_structure (RFC 9052 §4.4), external_aad empty."""
-        return cbor.encode([_CONTEXT, self.protected, b"", self.payload])
+        """What the signature is over."""
+        return _to_be_signed(self.protected, self.payload)
 
 
 def seal(
@@ -110,7 +112,7 @@ def seal(
         # RFC 9360 §2: one certificate stands alone, several in an array.
         header[_X5CHAIN] = x5chain[0] if len(x5chain) == 1 else list(x5chain)
     protected = cbor.encode(header)
-    signature = sign(cbor.encode([_CONTEXT, protected, b"", payload]))
+    signature = sign(_to_be_signed(protected, payload))
     # 0xd2 = tag 18. The body alone goes through the encoder: cbor2's tag class differs by version.
     return b"\xd2" + cbor.encode([protected, {}, payload, signature])
 
@@ -132,7 +134,7 @@ def open_envelope(data: bytes, kind: ContentType, max_bytes: int = cbor.MAX_BYTE
         raise WireRefusal("truncated", "empty message")
     if data[0] != 0xC0 | COSE_SIGN1_TAG:
         raise WireRefusal("wrong_tag", f"first byte {data[0]:#04x} is not tag 18")
-    body = cbor.decode(data[1:], max_bytes)
+    body = cbor.decode(data[1:], max_bytes, _fits)
     if not isinstance(body, list) or len(body) != 4:
         raise WireRefusal("bad_envelope", "not an array of four")
     protected, unprotected, payload, signature = body
@@ -143,7 +145,7 @@ def open_envelope(data: bytes, kind: ContentType, max_bytes: int = cbor.MAX_BYTE
     if not isinstance(signature, bytes) or len(signature) != _SIGNATURE_BYTES:
         raise WireRefusal("bad_envelope", f"signature is not {_SIGNATURE_BYTES} bytes")
     header = cbor.decode(protected, max_bytes)
-    if not isinstance(header, dict) or not set(header) <= {_ALG, _CONTENT_TYPE, _KID, _X5CHAIN}:
+    if not isinstance(header, dict) or not header.keys() <= _LABELS:
         raise WireRefusal("bad_header", "unknown header label")
     algorithm = header.get(_ALG)
     # -7.0 equals -7 in Python and is another algorithm identifier in COSE.
@@ -164,6 +166,20 @@ def check_signature(envelope: Envelope, verify: Verify) -> None:
         raise WireRefusal("bad_signature", "the signature does not belong to these bytes")
 
 
+def _fits(body: bytes) -> bool:
+    """Protected header and payload of 256 bytes and more: is it in its one spelling?"""
+    end = spelling.behind_string(body, 1)
+    last = spelling.behind_string(body, end + 1)
+    known = body[:1] == b"\x84" and body[end : end + 1] == b"\xa0"
+    return known and body[last : last + 2] == b"\x58\x40" and len(body) == last + 66
+
+
+def _to_be_signed(protected: bytes, payload: bytes) -> bytes:
+    """The Sig_structure (RFC 9052 §4.4)."""
+    empty = b"\x40"  # external_aad
+    return b"".join((_CONTEXT, cbor.spell_bytes(protected), empty, cbor.spell_bytes(payload)))
+
+
 def _chain(value: object) -> tuple[bytes, ...]:
     if isinstance(value, bytes) and value:
         return (value,)
@@ -180,9 +196,15 @@ _KTY, _CRV, _X, _Y = 1, -1, -2, -3
 _EC2, _P256 = 2, 1
 
 
+_BEFORE_X, _BEFORE_Y, _ = cbor.encode(
+    {_KTY: _EC2, _CRV: _P256, _X: bytes(32), _Y: bytes(32)}
+).split(bytes(32))
+"""There is one spelling of a key, and the coordinates' bytes are all that differs."""
+
+
 def encode_key(x: bytes, y: bytes) -> bytes:
     """Return the deterministic COSE_Key of a P-256 point (32 bytes each coordinate)."""
-    return cbor.encode({_KTY: _EC2, _CRV: _P256, _X: x, _Y: y})
+    return _BEFORE_X + x + _BEFORE_Y + y
 
 
 def decode_key(data: bytes) -> tuple[bytes, bytes]:
@@ -191,12 +213,13 @@ def decode_key(data: bytes) -> tuple[bytes, bytes]:
     Raises:
         WireRefusal: ``bad_key`` unless it is exactly the four parameters RFC 9679 hashes.
     """
-    key = cbor.decode(data, 256)
+    x, y = data[len(_BEFORE_X) :][:32], data[-32:]
+    if encode_key(x, y) == data:
+        return x, y
+    key = cbor.decode(data, 256)  # what is wrong with it
     if not isinstance(key, dict) or set(key) != {_KTY, _CRV, _X, _Y}:
         raise WireRefusal("bad_key", "not the four parameters of an EC2 key")
     x, y = key[_X], key[_Y]
     if not (isinstance(x, bytes) and isinstance(y, bytes) and len(x) == len(y) == 32):
         raise WireRefusal("bad_key", "coordinates are not 32 bytes")
-    if encode_key(x, y) != data:
-        raise WireRefusal("bad_key", "not a P-256 key")
-    return x, y
+    raise WireRefusal("bad_key", "not a P-256 key")

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
+from functools import cache
 
 from edgewarden.plain import dataclass
-from edgewarden.wire import cbor, ratchet
+from edgewarden.wire import cbor, ratchet, spelling
 from edgewarden.wire.fields import MAX_FIELDS_BYTES, Fields
 from edgewarden.wire.ratchet import NOTHING_SPENT, Issued, Spent
 from edgewarden.wire.record import RecordClass, is_identifier
@@ -231,15 +232,17 @@ _EVIDENCE_KEYS = {
     _SUB, _IAT, _CNF, _NONCE, _UPTIME, _PROFILE, _BOOTSEED, _SWNAME, _SWVERSION,
     _GRADE, _MEASUREMENTS, _HEADS, _EXEC, _CLOCK, _BYTECODE, _TENANT, _SPENT, _BOOT, _UNCERTAINTY,
 }  # fmt: skip
+_MAY, _CONTROL = frozenset((_SUBMODS,)), frozenset(("tier", "mode"))
+_MEASURED, _BOOT_NAMES, _FACETS = map(frozenset, (MEASUREMENTS, BOOT_FACTS, ALL_FACETS))
 
 
 def decode_evidence(payload: bytes) -> Evidence:
     """Read the claims of verified evidence; raises WireRefusal("bad_evidence")."""
-    f = Fields(payload, "bad_evidence", _EVIDENCE_KEYS, frozenset((_SUBMODS,)))
+    f = Fields(payload, "bad_evidence", _EVIDENCE_KEYS, _MAY, _usual().fits)
     f.constant(_PROFILE, EAT_PROFILE)
     f.constant(_SWNAME, _SOFTWARE)
     measurements: dict[str, bytes] = {}
-    for name, digest in f.names(_MEASUREMENTS, MEASUREMENTS).items():
+    for name, digest in f.names(_MEASUREMENTS, _MEASURED).items():
         if not isinstance(digest, bytes) or len(digest) not in (0, 32):
             raise f.no(_MEASUREMENTS, f"{name} is not a SHA-256")
         measurements[name] = digest
@@ -256,7 +259,7 @@ def decode_evidence(payload: bytes) -> Evidence:
         ):
             raise f.no(_HEADS, "is not [sequence, SHA-256]")
         heads[record_class] = (head[0], head[1])
-    control = f.names(_EXEC, ("tier", "mode"))
+    control = f.names(_EXEC, _CONTROL)
     tier, mode = control.get("tier"), control.get("mode")
     if not isinstance(tier, str) or not isinstance(mode, str):
         raise f.no(_EXEC, "is not tier and mode")
@@ -286,6 +289,27 @@ def decode_evidence(payload: bytes) -> Evidence:
     )
 
 
+@cache
+def _usual() -> spelling.Shape:
+    """Claims as almost all evidence has them; made when the first comes, on a gateway never."""
+    blob, text, name, uint = spelling.blob, spelling.TEXT, spelling.NAME, spelling.UINT
+    head, measured = spelling.array(uint, blob(32)), spelling.either(blob(0), blob(32))
+    claims = spelling.every_of(
+        {
+            _SUB: name, _IAT: uint, _CNF: blob(75), _NONCE: blob(NONCE_BYTES),
+            _UPTIME: uint, _PROFILE: spelling.constant(EAT_PROFILE), _BOOTSEED: blob(16),
+            _SWNAME: text, _SWVERSION: text, _GRADE: text,
+            _MEASUREMENTS: spelling.some_of(dict.fromkeys(MEASUREMENTS, measured)),
+            _HEADS: spelling.some_of({int(c): head for c in RecordClass}),
+            _EXEC: spelling.every_of({"tier": text, "mode": text}), _CLOCK: text,
+            _BYTECODE: text, _TENANT: name, _SPENT: spelling.array(uint, blob(32), blob(16)),
+            _BOOT: spelling.every_of(dict.fromkeys(BOOT_FACTS, text)),
+            _UNCERTAINTY: spelling.either(spelling.NULL, uint),
+        }
+    )  # fmt: skip
+    return spelling.Shape(claims)
+
+
 def _submods(f: Fields) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     value = f.body[_SUBMODS]
@@ -307,8 +331,9 @@ def _submods(f: Fields) -> dict[str, bytes]:
 
 def _boot(f: Fields) -> dict[str, str]:
     facts: dict[str, str] = {}
+    stated = f.names(_BOOT, _BOOT_NAMES)
     for name, allowed in BOOT_FACTS.items():
-        value = f.names(_BOOT, tuple(BOOT_FACTS)).get(name)
+        value = stated.get(name)
         if value not in allowed:
             raise f.no(_BOOT, f"{name} is none of its values")
         facts[name] = str(value)
@@ -332,10 +357,10 @@ def decode_result(payload: bytes) -> Result:
     f = Fields(payload, "bad_result", set(range(14)))
     f.constant(0, FORMAT)
     facets: dict[str, Tier] = {}
-    for name, tier in f.names(8, ALL_FACETS).items():
+    for name, tier in f.names(8, _FACETS).items():
         facets[name] = _tier(f, 8, tier)
     reasons: dict[str, str] = {}
-    for name, reason in f.names(9, ALL_FACETS).items():
+    for name, reason in f.names(9, _FACETS).items():
         if not isinstance(reason, str):
             raise f.no(9, f"{name} is not text")
         reasons[name] = reason

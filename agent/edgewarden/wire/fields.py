@@ -8,6 +8,9 @@ Each method reads one field or refuses by the message's own name, saying which f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 from edgewarden.errors import WireRefusal
 from edgewarden.wire import cbor
 from edgewarden.wire.record import RecordClass, is_identifier
@@ -16,17 +19,23 @@ MAX_FIELDS_BYTES = 8 * 1024
 """The longest of these messages is evidence in full, 2.7 kB."""
 GRADES = ("G0", "G0+", "G1", "G2", "G3")
 """Identity grades, weakest first (docs/attestation.md)."""
+_CLASSES: dict[object, RecordClass] = {int(c): c for c in RecordClass}
 
 
 class Fields:
     """The typed gate: takes one decoded map apart and names the field that does not fit."""
 
     def __init__(
-        self, payload: bytes, refusal: str, keys: set[int], may: frozenset[int] = frozenset()
+        self,
+        payload: bytes,
+        refusal: str,
+        keys: set[int],
+        may: frozenset[int] = frozenset(),
+        fits: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.refusal = refusal
-        body = cbor.decode(payload, MAX_FIELDS_BYTES)
-        if not isinstance(body, dict) or set(body) - may != keys:
+        body = cbor.decode(payload, MAX_FIELDS_BYTES, fits)
+        if not isinstance(body, dict) or body.keys() - may != keys:
             raise WireRefusal(refusal, "not exactly the fields of this message")
         self.body = body
 
@@ -69,27 +78,23 @@ class Fields:
             raise self.no(key, "is not true or false")
         return value
 
-    def items(self, key: int) -> list[tuple[object, object]]:
+    def entries(self, key: int) -> dict[object, object]:
         value = self.body[key]
         if not isinstance(value, dict) or len(value) > 16:
             raise self.no(key, "is not a map of at most 16 entries")
-        return list(value.items())
+        return value
 
-    def names(self, key: int, allowed: tuple[str, ...]) -> dict[str, object]:
-        out: dict[str, object] = {}
-        for name, value in self.items(key):
-            if not isinstance(name, str) or name not in allowed:
-                raise self.no(key, "has an unknown name")
-            out[name] = value
-        return out
+    def names(self, key: int, allowed: frozenset[str]) -> dict[str, object]:
+        named = self.entries(key)
+        if not named.keys() <= allowed:
+            raise self.no(key, "has an unknown name")
+        return cast("dict[str, object]", named)
 
     def classes(self, key: int) -> dict[RecordClass, object]:
-        out: dict[RecordClass, object] = {}
-        for number, value in self.items(key):
-            if number not in (1, 2, 3) or not isinstance(number, int):
-                raise self.no(key, "has an unknown class")
-            out[RecordClass(number)] = value
-        return out
+        entries = self.entries(key)
+        if not entries.keys() <= _CLASSES.keys():
+            raise self.no(key, "has an unknown class")
+        return {_CLASSES[number]: value for number, value in entries.items()}
 
     def sequences(self, key: int) -> dict[RecordClass, int]:
         out: dict[RecordClass, int] = {}

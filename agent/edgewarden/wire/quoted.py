@@ -20,10 +20,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 
 from edgewarden.errors import WireRefusal
 from edgewarden.plain import dataclass
-from edgewarden.wire import cbor
+from edgewarden.wire import cbor, spelling
 from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES
 from edgewarden.wire.tpm import MAX_STRUCT_BYTES, QUOTE_PCRS, TpmQuote
 
@@ -90,7 +91,7 @@ def encode_payload(claims: bytes, tpm: Quoted | None) -> bytes:
 
 def decode_payload(payload: bytes) -> tuple[bytes, Quoted | None]:
     """Take a verified e/evidence payload apart; raises WireRefusal("bad_evidence")."""
-    body = cbor.decode(payload, MAX_EVIDENCE_BYTES)
+    body = cbor.decode(payload, MAX_EVIDENCE_BYTES, _fits)
     if not isinstance(body, list) or len(body) != 2:
         raise WireRefusal("bad_evidence", "not claims and a TPM's word")
     claims, tpm = body
@@ -103,6 +104,25 @@ def decode_payload(payload: bytes) -> tuple[bytes, Quoted | None]:
     pcrs, keys = parts[2:]
     shown = None if keys is None else TpmKeys(*_structures(_four(keys)))
     return claims, Quoted(quote, signature, _pcrs(pcrs), shown)
+
+
+def _fits(payload: bytes) -> bool:
+    """Claims, and a TPM's word with P-256 keys or none: is it in its one spelling?"""
+    end = spelling.behind_string(payload, 1)
+    return payload[:1] == b"\x82" and _usual().fits(payload, end)
+
+
+@cache
+def _usual() -> spelling.Shape:
+    """What stands behind the claims."""
+    blob, array, either = spelling.blob, spelling.array, spelling.either
+    quote, signature, public = blob(145), blob(72), blob(88)
+    pcrs = spelling.every_of(dict.fromkeys(sorted(QUOTE_PCRS), blob(_PCR_BYTES)))
+    certified = either(blob(141), blob(145))  # without qualifying data and with four bytes of it
+    keys = array(public, public, certified, signature)
+    null = spelling.NULL
+    word = array(quote, signature, either(null, pcrs), either(null, keys))
+    return spelling.Shape(either(null, word))
 
 
 def _four(value: object) -> list[object]:

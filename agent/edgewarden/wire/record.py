@@ -51,6 +51,7 @@ MAX_SEQ = 2**53 - 1
 years."""
 
 
+_IDENTIFIER = "abcdefghijklmnopqrstuvwxyz0123456789-"
 MEMORY = 0
 """In the place of a class's number: the chain in memory, on its way to the broker."""
 
@@ -173,11 +174,7 @@ def decode_record(payload: bytes) -> Record:
 
 def is_identifier(text: str) -> bool:
     """Is text a device or tenant id: [a-z0-9][a-z0-9-]{0,62}."""
-    return (
-        1 <= len(text) <= 63
-        and text[0] != "-"
-        and all("a" <= c <= "z" or "0" <= c <= "9" or c == "-" for c in text)
-    )
+    return 1 <= len(text) <= 63 and text[0] != "-" and not text.strip(_IDENTIFIER)
 
 
 def _is_uint(value: object) -> bool:

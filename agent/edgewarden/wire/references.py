@@ -74,7 +74,7 @@ def decode_references(payload: bytes) -> ReferenceSet:
     f = Fields(payload, "bad_references", set(range(13)))
     f.constant(0, FORMAT)
     values: dict[str, tuple[bytes, ...]] = {}
-    for kind, digests in f.names(11, KINDS).items():
+    for kind, digests in f.names(11, frozenset(KINDS)).items():
         if not isinstance(digests, list) or not 1 <= len(digests) <= MAX_DIGESTS:
             raise f.no(11, f"{kind} is not a list of digests")
         if any(not isinstance(d, bytes) or len(d) != 32 for d in digests):

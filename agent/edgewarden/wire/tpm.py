@@ -23,8 +23,10 @@ Numbers are those of "TPM 2.0 Library, Part 2: Structures"; the section stands b
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 
 from edgewarden.errors import WireRefusal
 from edgewarden.plain import dataclass, field
@@ -65,6 +67,9 @@ class Alg(IntEnum):
     ECDSA = 0x0018
     ECC = 0x0023
     CFB = 0x0043
+
+
+_ALGS = {int(a): a for a in Alg}
 
 
 class Attribute(IntFlag):
@@ -206,10 +211,11 @@ class _Reader:
         return WireRefusal("bad_tpm", f"{self.what}: {why}")
 
     def take(self, count: int, name: str) -> bytes:
-        if count > len(self.data) - self.at:
+        begin = self.at
+        self.at = end = begin + count
+        if end > len(self.data):
             raise self.no(f"ends inside {name}")
-        self.at += count
-        return self.data[self.at - count : self.at]
+        return self.data[begin:end]
 
     def uint(self, width: int, name: str) -> int:
         return int.from_bytes(self.take(width, name), "big")
@@ -230,7 +236,7 @@ class _Reader:
         found = self.uint(2, name)
         if found not in allowed:
             raise self.no(f"{name} {found:#06x} is not used here")
-        return Alg(found)
+        return _ALGS[found]
 
     def end(self) -> None:
         if self.at != len(self.data):
@@ -239,12 +245,34 @@ class _Reader:
 
 def parse_quote(data: bytes) -> Quote:
     """Read a TPMS_ATTEST that must be a quote; raises WireRefusal("bad_tpm")."""
+    found = _quote_at_once(data)
+    if found is not None:
+        return found
     r = _Reader(data, "quote")
     signer, qualifying, clock, firmware = _attest(r, ST_ATTEST_QUOTE)
     pcrs = _selection(r)
     digest = r.sized("PCR digest", 32, 32)
     r.end()
     return Quote(signer, qualifying, clock, firmware, pcrs, digest)
+
+
+_QUOTE = struct.Struct(">IH H34s H32s QIIB Q IHB3s H32s")
+_QUOTE_SIZES = (GENERATED, ST_ATTEST_QUOTE, _NAME_BYTES, 32, 1, Alg.SHA256, 3, 32)
+
+
+def _quote_at_once(data: bytes) -> Quote | None:
+    """A quote over a SHA-256 and one bank of 24 PCRs, which ours all are; None for every other."""
+    if len(data) != _QUOTE.size:
+        return None
+    (
+        magic, kind, a, signer, b, qualifying, clock, resets, restarts, safe, firmware,
+        count, bank, c, bits, d, digest,
+    ) = _QUOTE.unpack(data)  # fmt: skip
+    if (magic, kind, a, b, count, bank, c, d) != _QUOTE_SIZES or safe > 1:
+        return None
+    info = ClockInfo(clock, resets, restarts, safe == 1)
+    banks = ((Alg.SHA256, _numbers(int.from_bytes(bits, "little"))),)
+    return Quote(signer, qualifying, info, firmware, banks, digest)
 
 
 def parse_certify(data: bytes) -> Certification:
@@ -284,13 +312,19 @@ def _selection(r: _Reader) -> Selection:
         if width > _BITMAP_BYTES:
             raise r.no(f"a PCR bitmap of {width} bytes")
         bits = int.from_bytes(r.take(width, "PCR bitmap"), "little")
-        banks[bank] = frozenset(n for n in range(bits.bit_length()) if bits >> n & 1)
+        banks[bank] = _numbers(bits)
     return tuple(banks.items())
+
+
+@lru_cache(64)
+def _numbers(bits: int) -> frozenset[int]:
+    """The PCRs of a bitmap; every gateway selects the same."""
+    return frozenset(n for n in range(bits.bit_length()) if bits >> n & 1)
 
 
 def pcr_digest(values: Mapping[int, bytes]) -> bytes:
     """What a quote over exactly these PCRs carries: SHA-256 of the values, ascending."""
-    return hashlib.sha256(b"".join(values[n] for n in sorted(values))).digest()
+    return hashlib.sha256(b"".join(map(values.__getitem__, sorted(values)))).digest()
 
 
 def parse_public(data: bytes) -> Public:
@@ -345,8 +379,14 @@ def _modulus(r: _Reader) -> bytes:
     return modulus
 
 
+_ECDSA = bytes.fromhex("0018000b0020")
+"""Scheme, digest, and 32 as the length of r and of s."""
+
+
 def parse_signature(data: bytes) -> Signature:
     """Read a TPMT_SIGNATURE with SHA-256; raises WireRefusal("bad_tpm")."""
+    if len(data) == 72 and data[:6] == _ECDSA and data[38:40] == _ECDSA[4:]:
+        return Signature(Alg.ECDSA, data[6:38] + data[40:])
     r = _Reader(data, "signature")
     scheme = r.alg("scheme", Alg.ECDSA, Alg.RSASSA, Alg.RSAPSS)
     r.alg("digest", Alg.SHA256)
