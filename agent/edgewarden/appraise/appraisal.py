@@ -66,6 +66,7 @@ CLOCK_SLACK_S = 2.0
 FIRMWARE_PCRS = range(10)
 """What a boot leaves behind before user space; PCR 10 is IMA's and moves."""
 HARDWARE_GRADES = ("G2", "G3")
+_RANKS, _CLASSES = {g: rank for rank, g in enumerate(GRADES)}, tuple(RecordClass)
 BYTECODE_MATCH = "match"
 """What trust/measure.py reports when every compiled file is what its source compiles to."""
 
@@ -222,16 +223,15 @@ def appraise(
     }
     facets = {name: tier for name, (tier, _) in judged.items()}
     reasons = {name: why for name, (_, why) in judged.items() if why}
-    counted = set(required) | ({"hardware"} if known.grade in HARDWARE_GRADES else set())
-    counted &= set(facets)
-    grade = _grade(evidence, known, references, facets)
-    return Appraisal(overall([facets[name] for name in counted]), grade, facets, reasons)
+    counted = [*required, "hardware"] if known.grade in HARDWARE_GRADES else required
+    tiers = [facets[name] for name in counted if name in facets]
+    return Appraisal(overall(tiers), _grade(evidence, known, references, facets), facets, reasons)
 
 
 def _grade(
     evidence: Evidence, known: Known, references: References, facets: Mapping[str, Tier]
 ) -> str:
-    grade = min(evidence.grade, known.grade, key=GRADES.index)
+    grade = min(evidence.grade, known.grade, key=_RANKS.__getitem__)
     if grade not in HARDWARE_GRADES:
         return grade
     if facets["hardware"] is not Tier.AFFIRMING:
@@ -258,12 +258,12 @@ def overall(tiers: Sequence[Tier]) -> Tier:
 def _identity(evidence: Evidence, known: Known) -> tuple[Tier, str]:
     if known.revoked:
         return Tier.CONTRAINDICATED, "the device is revoked"
-    if GRADES.index(evidence.grade) > GRADES.index(known.grade):
+    if _RANKS[evidence.grade] > _RANKS[known.grade]:
         return (
             Tier.CONTRAINDICATED,
             f"claims grade {evidence.grade}, enrolment established {known.grade}",
         )
-    if GRADES.index(evidence.grade) < GRADES.index(known.grade):
+    if _RANKS[evidence.grade] < _RANKS[known.grade]:
         return (
             Tier.CONTRAINDICATED,
             f"a downgrade: claims {evidence.grade}, enrolment established {known.grade}",
@@ -276,7 +276,7 @@ def _identity(evidence: Evidence, known: Known) -> tuple[Tier, str]:
 
 
 def _freshness(evidence: Evidence, known: Known) -> tuple[Tier, str]:
-    for record_class in RecordClass:
+    for record_class in _CLASSES:
         stored = known.heads.get(record_class, 0)
         seq, digest = evidence.heads.get(record_class, (0, b""))
         if seq < stored:
@@ -389,7 +389,7 @@ def _digest(
     measured = evidence.measurements.get(measurement, b"")
     if measured not in in_force and (state := references.outdated.get(measured)):
         return Tier.WARNING, f"{measured.hex()[:16]}.. is of a set that is {state}"
-    if measured in references.retired - in_force:
+    if measured in references.retired and measured not in in_force:
         return Tier.CONTRAINDICATED, f"{measured.hex()[:16]}.. is of a set that is retired"
     if not in_force:
         return Tier.NONE, "no reference"

@@ -47,6 +47,8 @@ AK_ATTRIBUTES = (
 )
 """Restricted: it signs only what the TPM itself made; nobody can have it sign a made-up quote."""
 TLS_ATTRIBUTES = Attribute.FIXED_TPM | Attribute.FIXED_PARENT | Attribute.SENSITIVE_DATA_ORIGIN
+_AK_NEEDS, _TLS_NEEDS = int(AK_ATTRIBUTES), int(TLS_ATTRIBUTES)
+_DECRYPT = int(Attribute.DECRYPT)
 KEYS_KEPT = 4096
 """Of gateways: their public areas, which stay the same for years, and what was certified."""
 _public = lru_cache(maxsize=2 * KEYS_KEPT)(tpm.parse_public)
@@ -146,7 +148,8 @@ def _quote(
     if keys.ak_public != enrolled.ak_public:
         raise Contradiction("ak_foreign", "another attestation key than the enrolled one")
     ak = _public(keys.ak_public)
-    if ak.attributes & AK_ATTRIBUTES != AK_ATTRIBUTES or ak.attributes & Attribute.DECRYPT:
+    has = int(ak.attributes)  # IntFlag's own & makes an object of every answer
+    if has & _AK_NEEDS != _AK_NEEDS or has & _DECRYPT:
         raise Contradiction("ak_attributes", "the attestation key is not one that only quotes")
     if not verify(ak, quoted.quote, tpm.parse_signature(quoted.quote_signature)):
         raise Contradiction("quote_signature", "the attestation key did not sign the quote")
@@ -166,7 +169,7 @@ def _check_tls_key(keys: TpmKeys, quote: Quote, bound: Bound, verify: Verify) ->
         raise Contradiction("certify_signer", "certified by another key than the quote's")
     if certified.clock.reset_count != quote.clock.reset_count:
         raise Contradiction("certify_boot", "the TLS key was certified in another boot")
-    if tls.attributes & TLS_ATTRIBUTES != TLS_ATTRIBUTES:
+    if int(tls.attributes) & _TLS_NEEDS != _TLS_NEEDS:
         raise Contradiction("tls_attributes", "the TLS key may leave its TPM")
     if tls.point != cose.decode_key(bound.peer_key):
         raise Contradiction("tls_key", "the TPM vouches for another key than the certificate's")

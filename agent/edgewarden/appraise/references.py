@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from edgewarden.appraise.appraisal import References, version_key
-from edgewarden.wire.references import KINDS, ReferenceSet
+from edgewarden.wire.references import ReferenceSet
 
 Sets = Mapping[bytes, ReferenceSet]
 """SHA-256 of the set's message -> the set."""
@@ -63,12 +63,17 @@ def applying(sets: Sets, device: str) -> Sets:
 
 def select(sets: Sets, device: str, version: str, now_utc_s: float) -> References:
     """The digests that hold for a device that claims a version, at a moment."""
-    in_force: dict[str, set[bytes]] = {kind: set() for kind in KINDS}
+    return select_of(applying(sets, device), version, now_utc_s)
+
+
+def select_of(applied: Sets, version: str, now_utc_s: float) -> References:
+    """The same of the sets that apply to a device."""
+    in_force: dict[str, set[bytes]] = {}
     outdated: dict[bytes, str] = {}
     retired: set[bytes] = set()
     least, root_of_trust = "", False
     # Announced ones first: a digest that is late in another set is late.
-    for s in sorted(applying(sets, device).values(), key=lambda s: -s.not_before_utc_s):
+    for s in sorted(applied.values(), key=lambda s: -s.not_before_utc_s):
         state = state_of(s, now_utc_s)
         if state is not State.ANNOUNCED:
             least = max(least, s.least_version, key=version_key)
@@ -77,7 +82,7 @@ def select(sets: Sets, device: str, version: str, now_utc_s: float) -> Reference
             if kind == "code" and s.version != version:
                 continue
             if state is State.IN_FORCE:
-                in_force[kind].update(digests)
+                in_force.setdefault(kind, set()).update(digests)
             elif state is State.RETIRED:
                 retired.update(digests)
             else:

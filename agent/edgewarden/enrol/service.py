@@ -197,9 +197,10 @@ def life_of(identity: Identity) -> tuple[float, float]:
 def names_device(names: x509.SubjectAlternativeName, tenant: str, device: str) -> bool:
     """Is this exactly one name, and this gateway's: the URI, or the DNS name that stands for it?
     No device's (""): never."""
-    return bool(device) and list(names) in (
-        [x509.UniformResourceIdentifier(device_urn(tenant, device))],
-        [x509.DNSName(device_host(tenant, device))],
+    found = [(type(name), name.value) for name in names]
+    return bool(device) and found in (
+        [(x509.UniformResourceIdentifier, device_urn(tenant, device))],
+        [(x509.DNSName, device_host(tenant, device))],
     )
 
 

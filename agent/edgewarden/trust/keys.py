@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _COORDINATE_BYTES = 32
 # SEC 2 §2.4.2: the order of the base point of P-256.
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_HIGHEST_S = (_ORDER // 2).to_bytes(_COORDINATE_BYTES, "big")
 _BEGIN, _END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
 _PACKAGE = "cryptography.hazmat.bindings._rust"
 
@@ -55,6 +56,13 @@ class Own(Protocol):
 
     def pkcs8(self) -> bytes:
         """DER, unencrypted."""
+
+
+class Public(Protocol):
+    """A public key of either library."""
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """Whether r || s is this key's signature."""
 
 
 def library() -> ModuleType:
@@ -176,16 +184,25 @@ def verifier_for(cose_key: bytes) -> cose.Verify:
     """
     x, y = cose.decode_key(cose_key)
     try:
-        key = library().Public(b"\x04" + x + y)
+        return _verifier(library().Public(b"\x04" + x + y))
     except ValueError:
         raise WireRefusal("bad_key", "the point is not on P-256") from None
 
+
+def verifier_of(key: ec.EllipticCurvePublicKey) -> cose.Verify:
+    """The same of a P-256 key that the package has read."""
+    from edgewarden.trust import pyca
+
+    return _verifier(pyca.Public.of(key))
+
+
+def _verifier(key: Public) -> cose.Verify:
     def verify(message: bytes, signature: bytes) -> bool:
         if len(signature) != 2 * _COORDINATE_BYTES:
             return False
-        if int.from_bytes(signature[_COORDINATE_BYTES:], "big") > _ORDER // 2:
+        if signature[_COORDINATE_BYTES:] > _HIGHEST_S:
             return False
-        return bool(key.verify(message, signature))
+        return key.verify(message, signature)
 
     return verify
 

@@ -73,9 +73,16 @@ class Public:
     def __init__(self, point: bytes) -> None:
         self._key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
 
+    @classmethod
+    def of(cls, key: ec.EllipticCurvePublicKey) -> Public:
+        """A P-256 key that has been read."""
+        public = cls.__new__(cls)
+        public._key = key
+        return public
+
     def verify(self, message: bytes, signature: bytes) -> bool:
         """Whether r || s is this key's signature."""
-        r, s = (int.from_bytes(half, "big") for half in (signature[:HALF], signature[HALF:]))
+        r, s = int.from_bytes(signature[:HALF], "big"), int.from_bytes(signature[HALF:], "big")
         try:
             self._key.verify(encode_dss_signature(r, s), message, _ECDSA)
         except InvalidSignature:

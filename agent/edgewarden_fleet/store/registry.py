@@ -162,21 +162,16 @@ def renewed(db: sqlite3.Connection, device: str, public_key: bytes, certificate:
 def find(db: sqlite3.Connection, device: str) -> Registered | None:
     """The registry's entry of a device."""
     row = db.execute(
-        "SELECT d.*, coalesce(b.number, 1) AS board FROM device d LEFT JOIN board b USING (device)"
-        " WHERE d.device = ?",
+        "SELECT d.device, tenant, public_key, grade, serial, not_after_utc_s,"
+        " revoked_utc_s IS NOT NULL, coalesce(b.number, 1)"
+        " FROM device d LEFT JOIN board b USING (device) WHERE d.device = ?",
         (device,),
     ).fetchone()
     if row is None:
         return None
+    name, tenant, public_key, grade, serial, not_after_utc_s, revoked, board = row
     return Registered(
-        row["device"],
-        row["tenant"],
-        row["public_key"],
-        row["grade"],
-        row["serial"],
-        row["not_after_utc_s"],
-        row["revoked_utc_s"] is not None,
-        row["board"],
+        name, tenant, public_key, grade, serial, not_after_utc_s, bool(revoked), board
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from edgewarden.appraise import appraisal
 from edgewarden.appraise import quotes as tpm_quotes
@@ -31,6 +32,8 @@ from edgewarden_fleet.verify import tpm
 
 POLICY_ID = "edgewarden-appraisal-3"
 """Names the rules of appraise/; a change of what they say is another one."""
+POLICIES_KEPT = 256
+"""Hashes of policies: one for all gateways, and one for each that has sets of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +131,25 @@ def judge(given: Given, facts: Facts, sets: reference_sets.Sets, required: Seque
         age_s=facts.age_s,
         behind=_behind(evidence, facts),
     )
-    values = reference_sets.select(sets, evidence.device, evidence.version, facts.received_utc_s)
+    applied = reference_sets.applying(sets, evidence.device)
+    values = reference_sets.select_of(applied, evidence.version, facts.received_utc_s)
     verdict = appraisal.appraise(evidence, known, values, required)
     if facts.quarantine:
         verdict = appraisal.in_quarantine(verdict, facts.quarantine)
     vouched = hardware.vouched if hardware else None
     lacking = hardware is not None and not hardware.contradiction
-    used = sorted(reference_sets.applying(sets, evidence.device))
     return Judged(
         verdict,
         vouched,
         lacking and (vouched is None or vouched.pcrs is None),
-        hashlib.sha256(cbor.encode([POLICY_ID, list(required), used])).digest(),
+        _policy_hash(tuple(required), tuple(sorted(applied))),
     )
+
+
+@lru_cache(POLICIES_KEPT)
+def _policy_hash(required: tuple[str, ...], used: tuple[bytes, ...]) -> bytes:
+    """What every result of one version and one choice of sets carries."""
+    return hashlib.sha256(cbor.encode([POLICY_ID, required, used])).digest()
 
 
 def _behind(evidence: Evidence, facts: Facts) -> tuple[Tier, str] | None:

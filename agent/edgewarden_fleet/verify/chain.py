@@ -25,9 +25,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import TypeVar, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -36,11 +37,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgewarden.enrol.service import names_device
 from edgewarden.errors import WireRefusal
-from edgewarden.trust.keys import public_cose_key
+from edgewarden.trust.keys import public_cose_key, verifier_of
+from edgewarden.wire import cose
 from edgewarden.wire.topics import device_of
 
 MAX_CERTIFICATE_BYTES = 4096
 """Ours are 0.6 kB; a customer's own issuing tier may carry policies and URLs."""
+_Kind = TypeVar("_Kind", bound=x509.ExtensionType)
 ISSUERS_KEPT = 64
 """Whoever sends ever others only makes us verify again."""
 
@@ -52,6 +55,7 @@ class Identity:
     Attributes:
         session: what the broker calls the board: the leaf's CN.
         serial: of the leaf, hex.
+        verify: did the leaf's key sign this.
         begins_utc_s: when the later of the two certificates begins to be valid.
         ends_utc_s: when the leaf ends.
         issuing_ends_utc_s: when the issuing certificate ends.
@@ -65,6 +69,7 @@ class Identity:
     begins_utc_s: float
     ends_utc_s: float
     issuing_ends_utc_s: float
+    verify: cose.Verify = field(compare=False, repr=False)
 
 
 def check_chain(
@@ -112,7 +117,7 @@ def read_chain(x5chain: Sequence[bytes], roots: Sequence[x509.Certificate]) -> I
         issuing = _issuing(x5chain[1], tuple(roots))
         leaf.verify_directly_issued_by(issuing)
         keys = [c.public_key() for c in (leaf, issuing)]
-        extensions = leaf.extensions, issuing.extensions
+        extensions = _Extensions(leaf), _Extensions(issuing)
     except (
         ValueError,
         TypeError,
@@ -136,7 +141,7 @@ def read_chain(x5chain: Sequence[bytes], roots: Sequence[x509.Certificate]) -> I
         tenant, device, session, public_key=public_cose_key(key), serial=f"{leaf.serial_number:x}",
         begins_utc_s=max(c.not_valid_before_utc.timestamp() for c in both),
         ends_utc_s=leaf.not_valid_after_utc.timestamp(),
-        issuing_ends_utc_s=issuing.not_valid_after_utc.timestamp(),
+        issuing_ends_utc_s=issuing.not_valid_after_utc.timestamp(), verify=verifier_of(key),
     )  # fmt: skip
 
 
@@ -166,15 +171,29 @@ def _day(utc_s: float) -> str:
     return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
-def _check_roles(leaf: x509.Extensions, issuing: x509.Extensions) -> None:
+class _Extensions:
+    """A certificate's extensions by what they are: read once, each asked for by its class."""
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        values = (extension.value for extension in certificate.extensions)
+        self._values = {type(value): value for value in values}
+
+    def get(self, kind: type[_Kind]) -> _Kind:
+        """Raises ExtensionNotFound."""
+        found = self._values.get(kind)
+        if found is None:
+            raise x509.ExtensionNotFound(f"no {kind.oid._name}", kind.oid)
+        return cast("_Kind", found)
+
+
+def _check_roles(leaf: _Extensions, issuing: _Extensions) -> None:
     try:
         may_sign = (
-            issuing.get_extension_for_class(x509.BasicConstraints).value.ca
-            and issuing.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+            issuing.get(x509.BasicConstraints).ca and issuing.get(x509.KeyUsage).key_cert_sign
         )
-        leaf_is_ca = leaf.get_extension_for_class(x509.BasicConstraints).value.ca
-        leaf_signs = leaf.get_extension_for_class(x509.KeyUsage).value.digital_signature
-        purposes = list(leaf.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        leaf_is_ca = leaf.get(x509.BasicConstraints).ca
+        leaf_signs = leaf.get(x509.KeyUsage).digital_signature
+        purposes = list(leaf.get(x509.ExtendedKeyUsage))
     except x509.ExtensionNotFound as fault:
         raise WireRefusal("bad_chain", f"an extension is missing: {fault.oid._name}") from None
     if not may_sign or leaf_is_ca or not leaf_signs:
@@ -183,16 +202,17 @@ def _check_roles(leaf: x509.Extensions, issuing: x509.Extensions) -> None:
         raise WireRefusal("wrong_purpose", "the certificate is not for clients alone")
 
 
-def _name(leaf: x509.Certificate, extensions: x509.Extensions) -> tuple[str, str, str]:
-    common = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    organisation = leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+def _name(leaf: x509.Certificate, extensions: _Extensions) -> tuple[str, str, str]:
+    subject = list(leaf.subject)
+    common = [a.value for a in subject if a.oid == NameOID.COMMON_NAME]
+    organisation = [a.value for a in subject if a.oid == NameOID.ORGANIZATION_NAME]
     try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = extensions.get(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         raise WireRefusal("bad_name", "the certificate names no gateway") from None
     if len(common) != 1 or len(organisation) != 1:
         raise WireRefusal("bad_name", "the subject is not one tenant and one device")
-    session, tenant = str(common[0].value), str(organisation[0].value)
+    session, tenant = str(common[0]), str(organisation[0])
     device = device_of(session)
     if not names_device(names, tenant, device):
         raise WireRefusal("bad_name", "the SAN and the subject name different gateways")

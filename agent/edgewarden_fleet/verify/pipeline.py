@@ -175,7 +175,7 @@ class Verifier:
             raise WireRefusal("cert_expired", "it has ended, and this key has no newer one")
         if known.revoked and not revoked_too:
             raise WireRefusal("revoked", "the device is revoked")
-        cose.check_signature(envelope, self._verify_with(identity.public_key))
+        cose.check_signature(envelope, identity.verify)
         return identity
 
     def _chain(self, x5chain: tuple[bytes, ...]) -> Identity:

@@ -20,6 +20,7 @@ _EXPONENT = 65537
 KEYS_CACHED = 4096
 """Parsed attestation keys kept; one per gateway."""
 _SHA256 = hashes.SHA256()
+_ECDSA = ec.ECDSA(_SHA256)
 
 
 def verify(public: Public, message: bytes, signature: Signature) -> bool:
@@ -47,7 +48,7 @@ def _key(point: tuple[bytes, bytes]) -> ec.EllipticCurvePublicKey:
 def _check_ecdsa(point: tuple[bytes, bytes], message: bytes, value: bytes) -> None:
     key = _key(point)
     r, s = int.from_bytes(value[:32], "big"), int.from_bytes(value[32:], "big")
-    key.verify(encode_dss_signature(r, s), message, ec.ECDSA(_SHA256))
+    key.verify(encode_dss_signature(r, s), message, _ECDSA)
 
 
 def _check_rsa(modulus: bytes, message: bytes, signature: Signature) -> None:
