@@ -98,7 +98,6 @@ AT_LEAST = {
 }  # fmt: skip
 """Mutants of each group: fewer, and the machine does not see them any more."""
 HELD_BEFORE: dict[str, str] = {
-    "_same_key:and key.curve.name == 'secp256r1'": "a point of another curve is not the EK's",
     "LateEvidence._facts:registered is None": "identity_of has found it, or refused",
     "library:_PACKAGE not in sys.modules and p256.library() is not None": "which of two, not what",
 }

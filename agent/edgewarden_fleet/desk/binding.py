@@ -130,9 +130,8 @@ def _same_key(certificate: x509.Certificate, ek: Public) -> bool:
         numbers = key.public_numbers()
         return (numbers.n, numbers.e) == (int.from_bytes(ek.modulus, "big"), 65537)
     if isinstance(key, ec.EllipticCurvePublicKey) and ek.point is not None:
-        point = key.public_numbers()
-        mine = (point.x.to_bytes(66, "big")[-32:], point.y.to_bytes(66, "big")[-32:])
-        return key.curve.name == "secp256r1" and mine == ek.point
+        x, y = (int.from_bytes(half, "big") for half in ek.point)
+        return key.public_numbers() == ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1())
     return False
 
 
