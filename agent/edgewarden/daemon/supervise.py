@@ -7,7 +7,7 @@ systemd.
     3. the canary, which proves what this kernel can deny, and again each RECHECK_S; then gate,
     which never spawns
     4. the privileged look at processes, each LOOK_S, where we are root
-    5. the renewal of the certificate, each RECHECK_S, as link's user
+    5. the renewal of the certificate, each RECHECK_S and when the clock was set, as link's user
     6. link, as the user `exec.link_user` when we are root and that user exists
 
 A part that ends is started again after a wait that doubles from RESTART_S to RESTART_CAP_S and is
@@ -47,6 +47,8 @@ RENEW_FIRST_S = 120.0
 """As edgewarden-renew.timer."""
 LOOK_S = 60.0
 """As edgewarden-look.timer: 25 ms of CPU a minute (x86-64)."""
+STEP_S = 5.0
+"""A clock that is slewed moves by 0.03 s in LOOK_S (500 ppm): more, and somebody set it."""
 RESTART_ME = 75
 """EX_TEMPFAIL of <sysexits.h>: link asks to be started again at once."""
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -80,6 +82,8 @@ class Part:
     every_s: float = 0.0
     patient: bool = False
     """One that failed is started again when it is due anyway."""
+    clocked: bool = False
+    """One that is due when the clock was set."""
     process: subprocess.Popen[bytes] | None = None
     started_mono: float = 0.0
     wait_s: float = RESTART_S
@@ -97,9 +101,12 @@ def supervise(plan: Plan) -> int:
     _one_shot(_canary(plan))
     parts = _parts(plan, listener)
     _say(f"supervising {', '.join(p.name for p in parts)}")
+    ahead_s = _ahead_s()
     try:
         while True:
-            now = time.monotonic()
+            now, before_s, ahead_s = time.monotonic(), ahead_s, _ahead_s()
+            if abs(ahead_s - before_s) > STEP_S:
+                after_step(parts, now)
             for part in parts:
                 if part.process is None and now >= part.due_mono:
                     _start(part)
@@ -113,6 +120,18 @@ def supervise(plan: Plan) -> int:
         for part in reversed(parts):
             _stop(part)
         listener.close()
+
+
+def after_step(parts: list[Part], now: float) -> None:
+    """The clock was set: a certificate may be at the end of its life, or long behind it."""
+    for part in parts:
+        if part.clocked:
+            part.due_mono = min(part.due_mono, now)
+
+
+def _ahead_s() -> float:
+    """How far the system's clock is ahead of the time since boot, which nobody sets."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _prepare_folders(plan: Plan) -> None:
@@ -172,7 +191,7 @@ def _parts(plan: Plan, listener: socket.socket) -> list[Part]:
         Part("gate", _lean("gate", "*sys.argv[1:]", plan.state_dir, plan.run_dir)),
         Part("link", link, user=plan.link_user),
         Part("renew", _renewal(plan), user=plan.link_user, every_s=RECHECK_S, patient=True,
-             due_mono=time.monotonic() + RENEW_FIRST_S),
+             clocked=True, due_mono=time.monotonic() + RENEW_FIRST_S),
     ]  # fmt: skip
     if os.geteuid() == 0:
         look = [sys.executable, "-I", "-S", f"{_PACKAGE}/inventory/look.py", plan.run_dir]
@@ -260,7 +279,7 @@ def _reap(parts: list[Part]) -> None:
 
 def _next_due(parts: list[Part], now: float) -> float:
     waits = [max(0.0, part.due_mono - now) for part in parts if part.process is None]
-    return min([*waits, 3600.0])
+    return min([*waits, LOOK_S])  # a clock that is set wakes nobody here
 
 
 def _reload(parts: list[Part], plan: Plan) -> None:
