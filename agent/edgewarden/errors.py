@@ -52,10 +52,15 @@ class EdgewardenError(Exception):
         itself, so that nothing of it goes away before the collector of cycles comes by. And each
         further ``raise`` of a fault that is kept makes its traceback longer.
         """
-        led: BaseException | None = self
-        while led is not None:
-            led.__traceback__ = None
-            led = led.__cause__ or led.__context__
+        led: list[BaseException] = [self]
+        seen = set[int]()
+        while led:
+            fault = led.pop()
+            if id(fault) in seen:  # raised again from what it led to: a ring
+                continue
+            seen.add(id(fault))
+            fault.__traceback__ = None
+            led += filter(None, (fault.__cause__, fault.__context__))
         return self
 
 
