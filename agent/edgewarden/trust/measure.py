@@ -37,6 +37,9 @@ _PLAIN_MARSHAL = 2
 """The last version that spells equal values alike: later ones mark what is referred to twice."""
 _PIECE = 24
 """Names that are asked after between two looks at whether a TPM has answered: 0.1 ms."""
+_WORDS = 6
+_NOWHERE = (0,) * _WORDS
+"""Said of a link to nowhere: another link there is another change of its folder."""
 SETTLED_NS = 2 * 10**9
 """Longer than the tick of any file system's times: 4 ms of Linux, 2 s of FAT."""
 
@@ -148,7 +151,8 @@ class Measurer:
             if self._whole is not None and seen == self._whole[0]:
                 return seen
         began_ns, (names, changed) = self.wall_ns(), self._listed()
-        seen, newest_ns = yield from _about(self.package, names)
+        seen, found = yield from _about(self.package, names)
+        newest_ns = max(word for word in found[_WORDS::_WORDS] if isinstance(word, int))
         unmoved = all(_changed_ns(self.package / f) == ns for f, ns in changed.items())
         self._names = names if unmoved and newest_ns < began_ns - SETTLED_NS else ""
         return seen
@@ -234,26 +238,25 @@ class Measurer:
         return verdict
 
 
-def _about(package: Path, names: str) -> Generator[None, None, tuple[Identity, int]]:
-    """The names, below the package and with NUL between them, with what the kernel says of each;
-    and the youngest change (ns since 1970)."""
+def _about(package: Path, names: str) -> Generator[None, None, tuple[Identity, list[str | int]]]:
+    """The names, below the package and with NUL between them, and what the kernel says of each:
+    inode, device, mode, size, mtime, ctime; as a digest, and as one list."""
     found: list[str | int] = [names]
-    newest_ns = 0
+    stat, each = os.stat, names.split("\0")
     fd = os.open(package, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for count, name in enumerate(names.split("\0")):
-            if not count % _PIECE:
-                yield
-            try:
-                s = os.stat(name, dir_fd=fd)
-            except OSError:  # a link to nowhere: another one is another folder's change
-                found.append(0)
-                continue
-            found += s.st_ino, s.st_dev, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns
-            newest_ns = max(newest_ns, s.st_ctime_ns)
+        for at in range(0, len(each), _PIECE):
+            yield
+            for name in each[at : at + _PIECE]:
+                try:
+                    s = stat(name, dir_fd=fd)
+                except OSError:
+                    found += _NOWHERE
+                    continue
+                found += s.st_ino, s.st_dev, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns
     finally:
         os.close(fd)
-    return hashlib.sha256(marshal.dumps(found, _PLAIN_MARSHAL)).digest(), newest_ns
+    return hashlib.sha256(marshal.dumps(found, _PLAIN_MARSHAL)).digest(), found
 
 
 def _end(pieces: Generator[None, None, T]) -> T:
