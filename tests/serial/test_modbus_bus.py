@@ -294,6 +294,29 @@ def test_a_dead_slave_does_not_cost_the_others_their_polls(tmp_path: Path) -> No
     asyncio.run(scenario())
 
 
+def test_a_dead_slave_with_many_questions_costs_one_timeout_a_period(tmp_path: Path) -> None:
+    """None is another's neighbour: each is a question of its own, and all are due at once."""
+    registers = [
+        ModbusRegister(f"r{at}", 1, 10 * at, period_s=period_s)
+        for at, period_s in enumerate((4000.0, 3000.0, 5000.0, 3000.0, 4000.0))
+    ]
+
+    async def scenario() -> None:
+        async with slaves(tmp_path / "meter", lambda request: b"") as (_, asked):
+            settings = bus(tmp_path / "meter", *registers, timeout_s=0.03)
+            async with running(settings) as gateway:
+                await until(lambda: "EW-SER-004" in gateway.told)
+                decoder = gateway.sensor._decoder
+                assert isinstance(decoder, ModbusBus)
+                now_s = asyncio.get_running_loop().time()
+                due_s = [decoder._next_s(poll) - now_s for poll in decoder._polls]
+            assert len(asked) == MISSES_TO_TRIP
+        assert len(due_s) == len(registers)
+        assert min(due_s) > 2000.0
+
+    asyncio.run(scenario())
+
+
 def test_a_slave_that_comes_back_is_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         dead = True

@@ -11,9 +11,9 @@ Rules, in order:
 2. A slave that missed is not asked for another ``reply_timeout_s``: its late answer could pass for
    the one to the next question, which content cannot tell apart when the byte counts are equal.
    Others are asked meanwhile.
-3. After ``MISSES_TO_TRIP`` misses in a row the slave is left alone for 1, 2, 4, ... 60 s: a dead
-   slave costs at most one timeout per period before that and one per minute in the end. Tripping
-   and recovery are told once each.
+3. After ``MISSES_TO_TRIP`` misses in a row the slave is left alone for 1, 2, 4, ... 60 s, and never
+   for less than its shortest period: however many questions it has, a dead slave costs at most one
+   timeout per period, and one per minute in the end. Tripping and recovery are told once each.
 4. A question about several registers that is refused for its address or value is asked in parts
    from then on: one register that a device does not have costs only itself.
 5. A poll that is late is not made up for: the next one is due one period after now.
@@ -52,8 +52,10 @@ class _Slave:
         misses: requests in a row without an answer.
         not_before_s: loop time before which it is left alone.
         note: for status; "" before the first request.
+        period_s: the shortest of its registers.
     """
 
+    period_s: float
     misses: int = 0
     not_before_s: float = 0.0
     note: str = ""
@@ -93,7 +95,10 @@ class ModbusBus:
             settings.line, settings.reply_timeout_s, settings.gap_s, clock, self.counters
         )
         self._polls = [_Poll(block) for block in blocks(settings.registers)]
-        self._slaves = {register.unit: _Slave() for register in settings.registers}
+        self._slaves = {
+            unit: _Slave(min(r.period_s for r in settings.registers if r.unit == unit))
+            for unit in dict.fromkeys(register.unit for register in settings.registers)
+        }
 
     @property
     def took_ns(self) -> int | None:
@@ -146,7 +151,8 @@ class ModbusBus:
         over = slave.misses - MISSES_TO_TRIP
         hold_s = self._settings.reply_timeout_s
         if over >= 0:
-            hold_s = max(hold_s, min(HOLD_CAP_S, HOLD_FIRST_S * 2.0 ** min(over, 10)))
+            doubled_s = min(HOLD_CAP_S, HOLD_FIRST_S * 2.0 ** min(over, 10))
+            hold_s = max(hold_s, doubled_s, slave.period_s)
         slave.not_before_s = asyncio.get_running_loop().time() + hold_s
         slave.note = f"no answer to {slave.misses} requests"
         if over == 0:
