@@ -145,7 +145,9 @@ def test_space_spool_memory_and_heat() -> None:
     is_told(doctor.judge_space(doctor.FULL_BYTES, 50, 100), State.DEGRADED, "EW-HOST-003")
     is_told(doctor.judge_spool(0, 10, 10), State.OK, "")
     is_told(doctor.judge_spool(0, 11, 10), State.DEGRADED, "EW-SPL-004")
-    is_told(doctor.judge_spool(1, 0, 10), State.DEGRADED, "EW-SPL-003")
+    is_told(doctor.judge_spool(1, 11, 10), State.DEGRADED, "EW-SPL-003")
+    is_told(doctor.judge_spool(1, 10, 10), State.OK, "")
+    assert "1 were evicted unsent" in doctor.judge_spool(1, 0, 10).text
     is_told(doctor.judge_storage("disk", "", 0, 0), State.OK, "")
     is_told(doctor.judge_storage("memory", "read-only", 3, 1), State.FAILING, "EW-SPL-010")
     is_told(doctor.judge_memory(doctor.MEMORY_RESERVE_BYTES), State.OK, "")

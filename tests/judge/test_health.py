@@ -51,7 +51,6 @@ def test_well_is_ok() -> None:
         ({"gate": False}, "degraded", "EW-AGT-003"),
         ({"guard": False}, "degraded", "EW-AGT-004"),
         ({"unsent": 1001}, "degraded", "EW-SPL-004"),
-        ({"evicted": 1}, "degraded", "EW-SPL-003"),
         ({"sensors": {"gps": ("silent", "no frame")}}, "degraded", "EW-SER-002"),
         ({"doubtful": {"gps": ("suspect", "lat: range")}}, "degraded", "EW-SER-015"),
         ({"rungs": (Rung("clock", "clock", State.DEGRADED, "x", "EW-ID-016", "y"),)}, "degraded",
@@ -69,7 +68,22 @@ def test_each_fault_is_named(change: dict[str, object], verdict: str, code: str)
 
 
 def test_failing_comes_first() -> None:
-    picture = dataclasses.replace(WELL, evicted=1, storage_fault="disk refuses", gate=False)
+    picture = dataclasses.replace(WELL, unsent=1001, storage_fault="disk refuses", gate=False)
     verdict, reasons = judge(picture)
     assert verdict == "failing"
-    assert [r.code for r in reasons] == ["EW-SPL-001", "EW-AGT-003", "EW-SPL-003"]
+    assert [r.code for r in reasons] == ["EW-SPL-001", "EW-AGT-003", "EW-SPL-004"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"connected": False}, True),
+        ({"unsent": 1001}, True),
+        ({}, False),  # all of it is sent, and nothing can be done about what is gone
+    ],
+)
+def test_what_was_evicted_is_a_reason_while_it_can_go_on(
+    change: dict[str, object], told: bool
+) -> None:
+    picture = dataclasses.replace(WELL, evicted=7, **change)  # type: ignore[arg-type]
+    assert ("EW-SPL-003" in [r.code for r in judge(picture)[1]]) is told

@@ -327,15 +327,16 @@ def judge_wear(seen: Mapping[str, Any]) -> Rung:
 
 
 def judge_spool(evicted: int, unsent: int, many: int) -> Rung:
-    """Records lost to a full spool, and records that wait."""
-    if evicted:
+    """Records that wait, and those lost to a full spool: a matter to mend while many wait."""
+    if evicted and unsent > many:
         text = f"{evicted} record(s) evicted unsent, {unsent} wait"
         step = "restore the uplink; raise [spool] cap_bytes if the disk allows"
         return weak("spool", "disk", text, "EW-SPL-003", step)
     if unsent > many:
         step = "run `edgewarden doctor network`"
         return weak("spool", "disk", f"{unsent} record(s) wait", "EW-SPL-004", step)
-    return ok("spool", "disk", f"{unsent} record(s) wait")
+    lost = f"; {evicted} were evicted unsent, signed gap records name them" if evicted else ""
+    return ok("spool", "disk", f"{unsent} record(s) wait{lost}")
 
 
 def judge_memory(available_bytes: int | None) -> Rung:

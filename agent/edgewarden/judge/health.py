@@ -46,7 +46,8 @@ class Picture:
         storage_fault: text when the spool refuses writes, or "".
         memory_s: since when records are kept in memory only, seconds; None while they are not.
         unsent: records waiting over all classes.
-        evicted: records lost to a full disk.
+        evicted: records lost to a full spool or disk, ever. A reason only while it can go on: when
+            the backlog has gone nobody can mend it, and the spool's rows and findings still say it.
         gate, guard: the processes are there.
         mode, armed: what was asked of exec control, and whether it holds.
         tier: what this kernel was proved to do.
@@ -107,7 +108,7 @@ def _reasons(p: Picture) -> Iterator[Reason]:
     yield from _control(p)
     yield from _areas(p)
     yield from _attestation(p)
-    if p.evicted:
+    if p.evicted and (not p.connected or p.unsent > BACKLOG_RECORDS):
         text = f"{p.evicted} records were evicted unsent; signed gap records name them"
         yield Reason("EW-SPL-003", text, "restore the uplink or raise spool.cap_bytes")
     if p.unsent > BACKLOG_RECORDS:
