@@ -22,13 +22,16 @@ from edgewarden.probe.guess import (
     overheard,
 )  # fmt: skip
 from edgewarden.probe.listening import RATES
+from edgewarden.serial.binary import CHECKS
 from edgewarden.serial.modbus import read, seal
 from tests.probe.uart import heard, line, received
+from tests.serial.frames import cobs, slip
 from tests.serial.test_nmea import GGA, sealed
 
 NMEA = sealed(GGA) * 6
 JSON = b"".join(json.dumps({"t": i / 7, "door": True}).encode() + b"\n" for i in range(20))
 MODBUS = b"".join(read(1, 3, i, 2).adu() + seal(bytes((1, 3, 4, 0, i, 2, 9))) for i in range(8))
+PAYLOADS = [b"\x01%c%c\xc0\xdb\0\x41\xf7" % (i, 255 - i) for i in range(16)]
 LINES = b"".join(b"%d;%d\r\n" % (i, 3 * i) for i in range(40))
 
 
@@ -44,6 +47,28 @@ def test_of_all_rates_the_one_that_was_sent_is_found(data: bytes, name: str, sen
     assert (chosen.format, chosen.sample.baud, chosen.bad) == (name, sent, 0)
     assert [g for g in guesses if g.sure and g is not chosen] == []
     assert hints(guesses) == []
+
+
+def framed(kind: str, check: str) -> bytes:
+    stuff, whose = (slip, CHECKS[check]) if kind == "slip" else (cobs, CHECKS[check])
+    return b"".join(stuff(payload, whose) for payload in PAYLOADS)
+
+
+@pytest.mark.parametrize("check", [name for name in CHECKS if name != "none"])
+@pytest.mark.parametrize("kind", ["slip", "cobs"])
+def test_stuffed_frames_are_told_with_their_checksum(kind: str, check: str) -> None:
+    guesses = [look(Sample(at, heard(framed(kind, check), 19200, at))) for at in RATES]
+    chosen = best(guesses)
+    assert chosen is not None
+    assert (chosen.format, chosen.check, chosen.sample.baud) == (kind, check, 19200)
+    assert (chosen.frames, chosen.bad, chosen.sure) == (len(PAYLOADS), 0, True)
+    assert [g for g in guesses if g.sure and g is not chosen] == []
+
+
+def test_a_line_of_zeros_and_delimiters_is_no_frame() -> None:
+    """The checksum of nothing but zeros is zero, for some."""
+    for data in (b"\xc0\0\0\0\0" * 20, b"\x01\x01\x01\x01\0" * 20):
+        assert look(Sample(9600, data)).format == ""
 
 
 @pytest.mark.parametrize("parity", ["even", "odd"])

@@ -26,16 +26,16 @@ def summed(payload: bytes, check: Check = CRC) -> bytes:
     return payload + check.of(payload).to_bytes(check.size, check.order)
 
 
-def slip(payload: bytes) -> bytes:
+def slip(payload: bytes, check: Check = CRC32) -> bytes:
     """RFC 1055, with the delimiter in front that it recommends."""
-    body = summed(payload, CRC32).replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc")
+    body = summed(payload, check).replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc")
     return b"\xc0" + body + b"\xc0"
 
 
-def cobs(payload: bytes) -> bytes:
+def cobs(payload: bytes, check: Check = CRC32) -> bytes:
     """COBS, byte by byte as its paper has it; a delimiter in front and behind."""
     out, block = bytearray(), bytearray()
-    body = summed(payload, CRC32)
+    body = summed(payload, check)
     for at, byte in enumerate(body):
         if byte:
             block.append(byte)

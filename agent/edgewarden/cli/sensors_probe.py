@@ -129,6 +129,9 @@ def _settings(port: str, chosen: Guess) -> str:
     if chosen.seven:
         rows += ["data_bits = 7", f'parity = "{chosen.seven}"']
     rows.append(f'format = "{chosen.format}"')
+    if chosen.check:
+        rows.append(f'check = "{chosen.check}"')
+        rows.append("# what is in a frame: [[serial.field]]; without, one JSON object")
     if chosen.format == "lines":
         rows += ["[[serial.field]]", 'name = "VALUE"', "at = 0", 'type = "number"']
     if chosen.format == "modbus-rtu":

@@ -10,7 +10,10 @@ Rules, in order:
    of printable text are a format too, and stand behind them.
 2. Where nothing is found, the same bytes without their highest bit are tried: text then means seven
    data bits with parity, and its bits say which.
-3. Else the bytes are a wrong rate, an inverted line or a format that is not known: WRONG_RATE says
+3. SLIP and COBS are found by their checksum alone, each of those that the settings know: two good
+   frames of 16 or 32 bits, eight of 8 bits, and fewer bad ones. Without a checksum a delimiter
+   proves nothing; frames with a length have too many layouts to be tried.
+4. Else the bytes are a wrong rate, an inverted line or a format that is not known: WRONG_RATE says
    it, more surely when the kernel counted framing errors or many bytes have high bits.
 
     best(Sample(9600, b"$GPGGA,...*47\\r\\n") ...).format == "nmea"
@@ -21,6 +24,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgewarden.plain import dataclass, field
+from edgewarden.serial.binary import CHECKS, StuffedFramer, Stuffing
+from edgewarden.serial.framing import FrameCounters
 from edgewarden.serial.jsonlines import JsonLinesDecoder
 from edgewarden.serial.modbus import crc16
 from edgewarden.serial.nmea import NmeaDecoder
@@ -41,6 +46,10 @@ FEW = 16
 TEXT_SHARE = 0.97
 ENOUGH = 2
 """Frames with a right checksum: chance makes one in 256 (NMEA) or 65,536 (CRC) of them."""
+ENOUGH_OF_A_BYTE = 8
+"""Of a checksum of eight bits."""
+MOST_FRAME_BYTES = 1024
+"""As the settings allow (max_frame_bytes)."""
 _READS = (1, 2, 3, 4)
 _ECHOED = (5, 6)
 
@@ -73,6 +82,7 @@ class Guess:
         bad: frames with a wrong checksum, or lines that are no object.
         text: share of printable characters, 0 to 1.
         seven: parity when it is seven bits wide: even, odd; "" for eight bits.
+        check: of slip and cobs, as the settings call it.
         readings: the first values.
     """
 
@@ -83,11 +93,13 @@ class Guess:
     text: float = 0.0
     seven: str = ""
     readings: tuple[Reading, ...] = field(default=())
+    check: str = ""
 
     @property
     def sure(self) -> bool:
         """No other rate needs to be tried."""
-        return self.format in ("nmea", "modbus-rtu", "jsonlines") and self.frames >= ENOUGH
+        kinds = ("nmea", "modbus-rtu", "jsonlines", "slip", "cobs")
+        return self.format in kinds and self.frames >= ENOUGH
 
 
 def look(sample: Sample) -> Guess:
@@ -97,7 +109,7 @@ def look(sample: Sample) -> Guess:
         return found
     narrow = _decoded(sample, bytes(byte & 0x7F for byte in sample.data))
     if not narrow.format:
-        return found
+        return _stuffed(sample, found.text)
     odd = sum(byte.bit_count() & 1 for byte in sample.data)
     seven = "odd" if odd > len(sample.data) // 2 else "even"
     return Guess(
@@ -168,6 +180,21 @@ def _sizes(data: bytes, at: int) -> tuple[int, ...]:
     if function in _ECHOED:
         return (8,)
     return (5,) if function & 0x7F in (*_READS, *_ECHOED, 15, 16) and function & 0x80 else ()
+
+
+def _stuffed(sample: Sample, text: float) -> Guess:
+    """SLIP or COBS, by a checksum that holds."""
+    found = Guess(sample, text=text)
+    for stuffing in Stuffing:
+        for name, check in CHECKS.items():
+            counters = FrameCounters()
+            framer = StuffedFramer(stuffing, check, MOST_FRAME_BYTES, counters)
+            # Of zeros some checksums are zero: a line at rest is no frame.
+            good = sum(any(payload) for payload in framer.feed(sample.data))
+            enough = ENOUGH_OF_A_BYTE if check.size == 1 else ENOUGH
+            if check.size and good >= enough and good > max(found.frames, counters.bad):
+                found = Guess(sample, str(stuffing), good, counters.bad, text, check=name)
+    return found
 
 
 def _decoded(sample: Sample, data: bytes) -> Guess:
