@@ -19,6 +19,8 @@ TREE_LAWS = [
     laws.law_8_environment,
     laws.law_8_switches,
     laws.law_10_sizes,
+    laws.row_r5_gate_opens_nothing,
+    laws.row_r5_gate_is_shut,
     laws.stale_doors,
 ]
 
@@ -67,6 +69,7 @@ IMPORTS = [
     ("law-5", "daemon/guard.py", "import asyncio"),
     ("law-6", "daemon/link.py", "import edgewarden.kernel.fanotify"),
     ("law-6", "daemon/link.py", "import edgewarden.exec.responder"),
+    ("law-6", "daemon/link.py", "import edgewarden.network.names"),
     ("law-6", "act/indicator.py", "import edgewarden.exec.responder"),
     ("law-11", "daemon/sensors.py", "import edgewarden.serial.modbus_writes"),
     ("law-11", "serial/modbus_bus.py", "from edgewarden.serial.modbus_writes import write_coil"),
@@ -101,6 +104,7 @@ def test_planted_indirect_import_is_seen(
 PLANTS = [
     (laws.law_1_one_folder_deep, "edgewarden/wire/deeper/planted.py", ""),
     (laws.law_2_no_files, "edgewarden/wire/planted.py", "x = open('/etc/hostname')"),
+    (laws.law_2_no_files, "edgewarden/readings/planted.py", "x = open('/etc/hostname')"),
     (laws.law_2_no_files, "edgewarden/judge/planted.py", "from p import q\nq.read_bytes()"),
     (laws.law_3_no_spawning, "edgewarden/link/planted.py", "import os\nos.system('id')"),
     (laws.law_3_no_spawning, "edgewarden/daemon/gate.py", "import os\nos.posix_spawn('x', [], {})"),
@@ -126,6 +130,12 @@ PLANTS = [
     (laws.law_10_sizes, "edgewarden/wire/planted.py", "def f():\n" + "    x = 1\n" * 80),
     (laws.law_10_sizes, "edgewarden/wire/__init__.py", "x = 1"),
     (laws.law_10_sizes, "edgewarden_fleet/verify/planted.py", "x = 1\n" * 401),
+    (laws.row_r5_gate_opens_nothing, "edgewarden/exec/planted.py", "x = open('/etc/hostname')"),
+    (laws.row_r5_gate_opens_nothing, "edgewarden/lockout/planted.py", "import os\nos.open('x', 0)"),
+    (laws.row_r5_gate_opens_nothing, "edgewarden/daemon/gate.py", "def f():\n    import json"),
+    (laws.row_r5_gate_opens_nothing, "edgewarden/network/planted.py", "from logging import info"),
+    (laws.row_r5_gate_opens_nothing, "edgewarden/gate/planted.py", "print('denied')"),
+    (laws.row_r5_gate_opens_nothing, "edgewarden/plugs/planted.py", "p.read_text()"),
 ]
 
 
@@ -149,6 +159,17 @@ def test_planted_line_is_seen(
             path.unlink()
         else:
             path.write_text(was)
+
+
+def test_r5_a_gate_that_is_never_shut_is_seen(tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path)
+    path = tree / "agent/edgewarden/daemon/gate.py"
+    line = "    confine(gate.doors, gate.alarm)\n"
+    text = path.read_text()
+    assert line in text
+    for without in (text.replace(line, ""), text.replace(line, "") + "\n\ndef other():\n" + line):
+        path.write_text(without)
+        assert laws.row_r5_gate_is_shut(tree)
 
 
 def test_a_crowded_room_is_seen(tmp_path: Path) -> None:

@@ -53,17 +53,40 @@ def test_a_library_behind_the_standard_library_is_seen(tmp_path: Path, daemon: s
     assert "_ssl" in forbidden(loaded(tree, f"edgewarden.daemon.{daemon}"))
 
 
-def test_link_never_loads_the_enforcing_modules() -> None:
+ENFORCING = (
+    "edgewarden.kernel.fanotify", "edgewarden.exec", "edgewarden.stop", "edgewarden.plugs",
+    "edgewarden.lockout", "edgewarden.gate", "edgewarden.network", "edgewarden.act.usb",
+    "edgewarden.daemon.gate", "edgewarden.daemon.guard",
+)  # fmt: skip
+"""What denies, stops, takes away or lets in."""
+
+
+def enforcing(modules: set[str]) -> list[str]:
+    return sorted(m for m in modules if any(m == n or m.startswith(f"{n}.") for n in ENFORCING))
+
+
+def loaded_by_link(tree: Path) -> set[str]:
+    """As ``loaded``, with site-packages: link has libraries."""
     script = "import sys, edgewarden.daemon.link; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env={"PYTHONPATH": str(ROOT / "agent"), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PYTHONPATH": str(tree / "agent"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    modules = set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_link_never_loads_the_enforcing_modules() -> None:
+    modules = loaded_by_link(ROOT)
     assert "edgewarden.daemon.link" in modules
-    assert not {m for m in modules if m.startswith("edgewarden.act.exec")}
-    assert "edgewarden.kernel.fanotify" not in modules
+    assert enforcing(modules) == []
+
+
+@pytest.mark.parametrize("name", ["act.usb", "network.names", "exec.marks"])
+def test_an_enforcing_module_behind_link_is_seen(tmp_path: Path, name: str) -> None:
+    tree = copy_tree(tmp_path)
+    plant(tree, "agent/edgewarden/link/pace.py", f"import edgewarden.{name}")
+    assert f"edgewarden.{name}" in enforcing(loaded_by_link(tree))
