@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +82,7 @@ class Account:
     Attributes:
         sent: numbers the steady board put on its line, all of them.
         missing: those of them that no verified record holds.
+        unexplained: those of the missing that no signed gap lies between.
         twice: those that two records hold.
         holes: (class, first, last) of records that are missing without a signed gap.
         gaps: records named in signed gaps.
@@ -91,6 +92,7 @@ class Account:
 
     sent: int
     missing: tuple[int, ...]
+    unexplained: int
     twice: tuple[int, ...]
     holes: tuple[tuple[str, int, int], ...]
     gaps: int
@@ -99,7 +101,7 @@ class Account:
 
     def in_silence(self) -> bool:
         """Is anything missing that no signed record accounts for?"""
-        return len(self.missing) > self.told and not self.gaps
+        return self.unexplained > self.told
 
 
 class Board(threading.Thread):
@@ -273,13 +275,15 @@ class Day:
 
     def _numbers(self) -> list[int]:
         """Each number of the steady board, as often as a verified record holds it."""
-        found: list[int] = []
+        return [number for number, _ in self._placed()]
+
+    def _placed(self) -> Iterator[tuple[int, int]]:
+        """(number, sequence of the record that holds it)."""
         for record in self._batches():
             readings = readings_from_senml(record.body["readings"], record.time.boot_ns)
             for r in readings:
                 if r.source == "steady" and r.name == "n":
-                    found += numbers_in(r)
-        return found
+                    yield from ((number, record.seq) for number in numbers_in(r))
 
     def _batches(self) -> Iterator[Record]:
         for data in self._records(RecordClass.BULK):
@@ -321,27 +325,48 @@ class Day:
 
     def account(self) -> Account:
         """What came of it."""
-        numbers = self._numbers()
-        there = set(numbers)
+        placed = list(self._placed())
+        numbers, there = [number for number, _ in placed], dict(placed)
         with self._store() as db:
             gaps = list(
                 db.execute(
                     "SELECT class, first, last, explained FROM gap WHERE device = ?", (DEVICE,)
                 )
             )
-            notes = list(db.execute("SELECT first, last FROM gap_note WHERE device = ?", (DEVICE,)))
+            query = "SELECT first, last, class FROM gap_note WHERE device = ?"
+            notes = list(db.execute(query, (DEVICE,)))
             kinds = {
                 row[0] for row in db.execute("SELECT kind FROM finding WHERE device = ?", (DEVICE,))
             }
         return Account(
             self.board.sent,
-            tuple(sorted(set(range(self.board.sent)) - there)),
+            tuple(sorted(set(range(self.board.sent)) - there.keys())),
+            unexplained(there, self.board.sent, [n[:2] for n in notes if n[2] == RecordClass.BULK]),
             tuple(sorted(n for n in there if numbers.count(n) > 1)),
             tuple((RecordClass(c).name, a, b) for c, a, b, explained in gaps if explained is None),
-            sum(last - first + 1 for first, last in notes),
+            sum(last - first + 1 for first, last, _ in notes),
             sum(int(b.body["counts"].get("bulk_no_room", 0)) for b in self._batches()),
             frozenset(kinds),
         )
+
+
+def unexplained(places: Mapping[int, int], sent: int, gaps: Sequence[tuple[int, int]]) -> int:
+    """How many of the first ``sent`` numbers are missing where no signed gap lies between.
+
+    Args:
+        places: number -> sequence of the record that holds it.
+        gaps: first and last sequence of each.
+    """
+    found = run = before = 0
+    for number in range(sent + 1):
+        seq = places.get(number) if number < sent else sys.maxsize
+        if seq is None:
+            run += 1
+            continue
+        if run and not any(first < seq and last > before for first, last in gaps):
+            found += run
+        run, before = 0, seq
+    return found
 
 
 def numbers_in(reading: Reading) -> list[int]:
