@@ -14,11 +14,10 @@ from edgewarden.appraise.appraisal import (
     References,
     admit,
     appraise,
-    firmware_digest,
     overall,
-    version_key,
 )
 from edgewarden.appraise.quotes import Mark, Vouched
+from edgewarden.appraise.values import firmware_digest, version_key
 from edgewarden.errors import WireRefusal
 from edgewarden.wire.evidence import FACETS, Evidence, Tier
 from edgewarden.wire.quoted import TpmKeys
@@ -138,6 +137,18 @@ CASES = {
         {"references": replace(REFERENCES, pcrs=frozenset({CODE}),
                                outdated=dict.fromkeys(REFERENCES.pcrs, "late"))}, "boot", W,
     ),
+    "PCR values of a set that is late, and no other": (
+        {"references": replace(REFERENCES, pcrs=frozenset(), pcrs_ended=True,
+                               outdated=dict.fromkeys(REFERENCES.pcrs, "late"))}, "boot", W,
+    ),
+    "PCR values of a set that is retired, and no other": (
+        {"references": replace(REFERENCES, pcrs=frozenset(), pcrs_ended=True,
+                               retired=REFERENCES.pcrs)}, "boot", C,
+    ),
+    "other PCR values than those of a set that is late": (
+        {"references": replace(REFERENCES, pcrs=frozenset(), pcrs_ended=True,
+                               outdated={CODE: "late"}, code=frozenset({CODE}))}, "boot", N,
+    ),
     "other programs": (
         {"references": replace(REFERENCES, programs=frozenset({CODE}))}, "programs", C,
     ),
@@ -210,7 +221,8 @@ def test_one_facet(name: str) -> None:
     changes, facet, tier = CASES[name]
     verdict = judged(**changes)  # type: ignore[arg-type]
     assert verdict.facets[facet] is tier
-    also = {"ima"} if facet == "hardware" else set()
+    also = {"ima", "boot"} if facet == "hardware" else set()
+    assert all(verdict.facets[k] is N for k in also), "what a quote would have said is not known"
     assert {k: v for k, v in verdict.facets.items() if k not in {facet, *also}} == {
         k: A for k in FACETS if k not in {facet, *also}
     }
@@ -232,6 +244,20 @@ def test_moved_pcr_values_are_asked_for() -> None:
     verdict = judged(known=replace(KNOWN, hardware=Hardware(replace(VOUCHED, pcrs=None))))
     assert (verdict.facets["boot"], verdict.facets["ima"]) == (W, N)
     assert verdict.overall is A
+
+
+def test_without_a_tpm_pcr_references_ask_for_nothing() -> None:
+    """A set for every gateway, and boards without a TPM among them."""
+    verdict = judged(replace(EVIDENCE, grade="G0"), replace(KNOWN, grade="G0", hardware=None))
+    assert verdict.facets["boot"] is A
+
+
+def test_of_command_line_and_pcr_values_the_worse_counts() -> None:
+    unknown = replace(REFERENCES, cmdline=frozenset())
+    assert judged(references=unknown).facets["boot"] is N
+    late = dict.fromkeys(REFERENCES.pcrs, "late")
+    verdict = judged(references=replace(unknown, pcrs=frozenset({CODE}), outdated=late))
+    assert (verdict.facets["boot"], verdict.reasons["boot"]) == (N, "no reference")
 
 
 def test_a_command_line_that_is_wrong_stays_wrong() -> None:

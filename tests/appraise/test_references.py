@@ -95,3 +95,13 @@ def test_a_root_of_trust_counts_while_its_set_is_in_force() -> None:
     assert [chosen(stated, at=at).root_of_trust for at in (99, 150, 250, 350)] == [
         False, True, False, False,
     ]  # fmt: skip
+
+
+def test_that_pcr_values_were_asked_for_outlives_their_set() -> None:
+    named = replace(SET, values={"pcrs": (OLD,)})
+    assert [chosen(named, at=at).pcrs_ended for at in (99, 150, 250, 350)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert not chosen(SET, at=250).pcrs_ended
+    assert not chosen(named, at=250, device="gw").pcrs
+    assert not chosen(replace(named, device="other"), at=250).pcrs_ended

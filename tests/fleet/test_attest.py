@@ -231,6 +231,22 @@ def test_a_nonce_is_spent_by_the_first_answer_whatever_it_is(desk: Desk, ready: 
     assert again.outcome == "nonce_used"
 
 
+def test_what_its_gateway_did_not_sign_spends_no_nonce(desk: Desk, ready: Board) -> None:
+    """Else whoever can write to the topic would keep a gateway from ever being attested."""
+    asked, topic = nonce(desk), ready.topic("e", "evidence")
+    honest = ready.evidence(asked)
+    assert desk.take(topic, honest[:-1] + bytes([honest[-1] ^ 1])).outcome == "bad_signature"
+    assert desk.take(topic, honest).accepted
+
+
+def test_nobody_spends_a_nonce_of_another_gateway(desk: Desk, ready: Board) -> None:
+    other = Board(desk, "gw-other")
+    asked = nonce(desk)
+    taken = desk.take(other.topic("e", "evidence"), other.evidence(asked))
+    assert taken.outcome == "nonce_foreign"
+    assert desk.take(ready.topic("e", "evidence"), ready.evidence(asked)).accepted
+
+
 def test_a_verdict_that_ages_says_so(desk: Desk, ready: Board) -> None:
     appraised(desk, ready, nonce(desk))
     later = desk.now + RESULT_PERIODS * desk.settings.period_s + 1

@@ -2,7 +2,7 @@
 
 The TPM here is a few lines of Python (``PaperTpm``): it opens credentials as
 TPM2_ActivateCredential does and signs certifications, and it can be made to lie in each thing that
-a rule looks at. What a real TPM does is tests/system/test_tpm_enrolment.py's.
+a rule looks at. What a real TPM does is tests/system/test_tpm_gateway.py's.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.appraise.appraisal import firmware_digest
+from edgewarden.appraise.values import firmware_digest
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
@@ -156,6 +156,28 @@ def test_a_changed_boot_is_contraindicated(desk: Desk, hard: Board) -> None:
     tpm_of(hard).pcrs = {**PCRS, 4: b"x" * 32}
     result = appraised(desk, hard, nonce(desk))
     assert result.facets["boot"] is C
+
+
+@pytest.mark.parametrize(
+    ("window", "tier"),
+    [
+        ({"not_after_utc_s": 1}, W),
+        ({"not_after_utc_s": 1, "retired_utc_s": 2}, C),
+    ],
+)
+def test_values_of_a_boot_do_not_run_out_in_silence(
+    desk: Desk, hard: Board, window: dict[str, int], tier: Tier
+) -> None:
+    """Their set's time is over: that is said, and a firmware that changed since is not affirmed."""
+    cmdline = b"c" * 32
+    measured = {**hard.claims(b"").measurements, "cmdline": cmdline}
+    desk.reference("cmdline", cmdline)
+    desk.reference("pcrs", firmware_digest(PCRS), "gw-demo", **window)
+    result = appraised(desk, hard, nonce(desk), measurements=measured)
+    assert (result.facets["boot"], result.grade) == (tier, "G2")
+    tpm_of(hard).pcrs = {**PCRS, 4: b"x" * 32}
+    result = appraised(desk, hard, nonce(desk), measurements=measured)
+    assert (result.facets["boot"], result.reasons["boot"]) == (N, "PCR 0 to 9: no reference")
 
 
 # --- references -------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ clock         the gateway's time lies between the challenge and now, within what
 executables   code digest among the references for the version it claims, byte code compiled from
               it; the version not below the least allowed one (a rollback)
 programs, settings, policy      digest among the references
-boot          kernel command line; PCR 0 to 9 where references for them and a quote are there
+boot          kernel command line; of a board with a TPM also PCR 0 to 9, once a set speaks of them
 ima           its log counts only where the quoted PCR 10 is what the log adds up to
 devices       only where evidence speaks of devices behind the gateway: their worst (devices.py)
 
@@ -47,10 +47,10 @@ Quarantine (two states of this gateway exist) contradicts whatever was judged: `
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 from edgewarden.appraise.quotes import Vouched
+from edgewarden.appraise.values import firmware_digest, version_key
 from edgewarden.errors import WireRefusal
 from edgewarden.plain import dataclass, field
 from edgewarden.wire.evidence import Evidence, Tier
@@ -63,8 +63,6 @@ MAX_LATE_DISTANCE = 64
 it was made, with room."""
 CLOCK_SLACK_S = 2.0
 """Whole seconds on the wire, and the time from reading a clock to signing it on a slow board."""
-FIRMWARE_PCRS = range(10)
-"""What a boot leaves behind before user space; PCR 10 is IMA's and moves."""
 HARDWARE_GRADES = ("G2", "G3")
 _RANKS, _CLASSES = {g: rank for rank, g in enumerate(GRADES)}, tuple(RecordClass)
 BYTECODE_MATCH = "match"
@@ -137,6 +135,7 @@ class References:
 
     Attributes:
         pcrs: SHA-256 over the values of PCR 0 to 9.
+        pcrs_ended: a set that names some is late or retired: they were asked for, and still are.
         outdated: digest -> what its set is: announced, or late.
         retired: digests of sets whose time is over.
         least_version: releases below it are a rollback; "" allows all.
@@ -149,6 +148,7 @@ class References:
     cmdline: frozenset[bytes] = frozenset()
     programs: frozenset[bytes] = frozenset()
     pcrs: frozenset[bytes] = frozenset()
+    pcrs_ended: bool = False
     outdated: Mapping[bytes, str] = field(default_factory=dict)
     retired: frozenset[bytes] = frozenset()
     least_version: str = ""
@@ -345,30 +345,24 @@ def _executables(evidence: Evidence, references: References) -> tuple[Tier, str]
     return tier, why
 
 
-def version_key(version: str) -> tuple[tuple[int, str], ...]:
-    """Order of versions: numbers by value, the rest as text; 1.10.0 is above 1.9.3."""
-    parts = version.replace("-", ".").replace("+", ".").split(".")
-    return tuple((int(p), "") if p.isascii() and p.isdigit() else (-1, p) for p in parts)
-
-
-def firmware_digest(pcrs: Mapping[int, bytes]) -> bytes:
-    """The reference value of a boot: SHA-256 over the values of PCR 0 to 9."""
-    return hashlib.sha256(b"".join(pcrs[n] for n in FIRMWARE_PCRS)).digest()
-
-
 def _boot(evidence: Evidence, known: Known, references: References) -> tuple[Tier, str]:
-    tier, why = _digest(evidence, "cmdline", references.cmdline, references)
+    cmdline = _digest(evidence, "cmdline", references.cmdline, references)
+    pcrs = _pcrs(known, references)
+    return cmdline if overall([cmdline[0], pcrs[0]]) is cmdline[0] else pcrs
+
+
+def _pcrs(known: Known, references: References) -> tuple[Tier, str]:
+    if known.grade not in HARDWARE_GRADES:
+        return Tier.AFFIRMING, ""
+    if not references.pcrs and not references.pcrs_ended:
+        return Tier.AFFIRMING, ""
     vouched = known.hardware.vouched if known.hardware else None
-    if vouched is None or not references.pcrs or tier is Tier.CONTRAINDICATED:
-        return tier, why
+    if vouched is None:
+        return Tier.NONE, "no quote says what PCR 0 to 9 hold"
     if vouched.pcrs is None:
         return Tier.WARNING, "PCR values moved; the whole evidence was asked for"
-    digest = firmware_digest(vouched.pcrs)
-    if digest not in references.pcrs and digest in references.outdated:
-        return Tier.WARNING, f"PCR 0 to 9 are of a set that is {references.outdated[digest]}"
-    if digest not in references.pcrs:
-        return Tier.CONTRAINDICATED, "PCR 0 to 9 are not those of a reference"
-    return tier, why
+    tier, why = _among(firmware_digest(vouched.pcrs), references.pcrs, references)
+    return tier, why and f"PCR 0 to 9: {why}"
 
 
 def _ima(evidence: Evidence, known: Known) -> tuple[Tier, str]:
@@ -386,7 +380,10 @@ def _ima(evidence: Evidence, known: Known) -> tuple[Tier, str]:
 def _digest(
     evidence: Evidence, measurement: str, in_force: frozenset[bytes], references: References
 ) -> tuple[Tier, str]:
-    measured = evidence.measurements.get(measurement, b"")
+    return _among(evidence.measurements.get(measurement, b""), in_force, references)
+
+
+def _among(measured: bytes, in_force: frozenset[bytes], references: References) -> tuple[Tier, str]:
     if measured not in in_force and (state := references.outdated.get(measured)):
         return Tier.WARNING, f"{measured.hex()[:16]}.. is of a set that is {state}"
     if measured in references.retired and measured not in in_force:

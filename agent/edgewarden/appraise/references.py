@@ -12,7 +12,8 @@ in force → affirming · announced, late → warning · retired → contraindic
 Rules, in order: a set that another one replaces does not exist. A set counts for the device it
 names, or for every one; its code digests for the version it names alone. The least version is the
 highest that any begun set states: it stays when that set is late or retired, since a rollback is
-not healed by time. A root of trust counts while its set is in force.
+not healed by time. That values of PCRs are asked for stays, too: they end as late and as wrong,
+never unasked. A root of trust counts while its set is in force.
 
     select(sets, "gw-1", "1.2.0", now_utc_s).code
 """
@@ -22,7 +23,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from edgewarden.appraise.appraisal import References, version_key
+from edgewarden.appraise.appraisal import References
+from edgewarden.appraise.values import version_key
 from edgewarden.wire.references import ReferenceSet
 
 Sets = Mapping[bytes, ReferenceSet]
@@ -71,12 +73,13 @@ def select_of(applied: Sets, version: str, now_utc_s: float) -> References:
     in_force: dict[str, set[bytes]] = {}
     outdated: dict[bytes, str] = {}
     retired: set[bytes] = set()
-    least, root_of_trust = "", False
+    least, root_of_trust, pcrs_ended = "", False, False
     # Announced ones first: a digest that is late in another set is late.
     for s in sorted(applied.values(), key=lambda s: -s.not_before_utc_s):
         state = state_of(s, now_utc_s)
         if state is not State.ANNOUNCED:
             least = max(least, s.least_version, key=version_key)
+            pcrs_ended |= "pcrs" in s.values and state is not State.IN_FORCE
         root_of_trust |= bool(s.root_of_trust) and state is State.IN_FORCE
         for kind, digests in s.values.items():
             if kind == "code" and s.version != version:
@@ -91,6 +94,7 @@ def select_of(applied: Sets, version: str, now_utc_s: float) -> References:
         **{kind: frozenset(digests) for kind, digests in in_force.items()},
         outdated=outdated,
         retired=frozenset(retired),
+        pcrs_ended=pcrs_ended,
         least_version=least,
         root_of_trust=root_of_trust,
     )

@@ -25,8 +25,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from edgewarden.appraise.appraisal import FIRMWARE_PCRS, firmware_digest
 from edgewarden.appraise.references import State, standing, state_of
+from edgewarden.appraise.values import FIRMWARE_PCRS, firmware_digest
 from edgewarden.errors import OperatorFault
 from edgewarden.wire.manifest import files_digest
 from edgewarden.wire.record import is_identifier

@@ -122,13 +122,17 @@ def last_challenge(db: sqlite3.Connection, device: str) -> float:
 
 
 def consume_nonce(
-    db: sqlite3.Connection, nonce: bytes, now_utc_s: float
+    db: sqlite3.Connection, nonce: bytes, device: str, now_utc_s: float
 ) -> tuple[IssuedNonce | None, Asked]:
-    """Mark a nonce as answered; returns how it stood before, and what was kept with it."""
+    """Mark a nonce as answered; returns how it stood before, and what was kept with it. What was
+    issued to another device stays as it is: nobody uses up somebody else's."""
     row = db.execute("SELECT * FROM nonce WHERE nonce = ?", (nonce,)).fetchone()
     if row is None:
         return None, Asked(0.0, {})
-    db.execute("UPDATE nonce SET used_utc_s = ? WHERE nonce = ?", (now_utc_s, nonce))
+    db.execute(
+        "UPDATE nonce SET used_utc_s = ? WHERE nonce = ? AND device = ?",
+        (now_utc_s, nonce, device),
+    )
     heads = {RecordClass(int(c)): int(seq) for c, seq in json.loads(row["heads"]).items()}
     issued = IssuedNonce(row["device"], row["expires_utc_s"], row["used_utc_s"] is not None)
     return issued, Asked(row["issued_utc_s"], heads)

@@ -127,7 +127,7 @@ class Appraiser:
             device = topic.device
             given = self._evidence(topic, message, now_utc_s)
             evidence = given.claims
-            issued, asked = kept.consume_nonce(self._db, evidence.nonce, now_utc_s)
+            issued, asked = kept.consume_nonce(self._db, evidence.nonce, device, now_utc_s)
             appraisal.admit(evidence, issued, now_utc_s)
             assert issued is not None
             facts = self._facts(given, issued, asked, now_utc_s)
