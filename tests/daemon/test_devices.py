@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -100,6 +101,14 @@ def test_off_is_off(tmp_path: Path) -> None:
         assert bench.facts == []
 
     play(scene)
+
+
+def test_who_sets_nothing_gets_the_strict_listener_or_none(tmp_path: Path) -> None:
+    """The defaults: off; once on, TLS 1.3 alone and a certificate of everybody."""
+    assert Downstream().listen is None
+    context = Bench(tmp_path).behind._new_context()
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert context.verify_mode is ssl.CERT_REQUIRED
 
 
 def test_it_listens_and_says_so(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from edgewarden.downstream import listener as module
 from edgewarden.downstream.budget import Limits
@@ -20,7 +22,7 @@ from edgewarden.downstream.shown import DeskSettings
 from edgewarden.errors import TrustFault
 from edgewarden.trust.tls import device_context, prove_server
 from tests.downstream.world import PREFIX, Devices, Running, listening
-from tests.fakes.pki import Authority
+from tests.fakes.pki import Authority, lenient
 from tests.waiting import until
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -197,6 +199,45 @@ def test_an_old_version_of_tls_is_spoken_only_where_it_is_allowed(tmp_path: Path
             assert running.listener.failed == {"unsupported_protocol": 1}
         async with listening(devices, least="1.2") as running:
             assert b" 200 " in await get(running, context, "/nonce")
+
+    play(scene)
+
+
+def test_tls_1_2_is_spoken_with_aead_alone(tmp_path: Path) -> None:
+    devices = Devices(tmp_path)
+    context = client(devices, devices.device("press-1"), most=ssl.TLSVersion.TLSv1_2)
+
+    async def scene() -> None:
+        async with listening(devices, least="1.2") as running:
+            context.set_ciphers("ECDHE-ECDSA-AES128-SHA256")
+            with pytest.raises((ConnectionResetError, ssl.SSLError)):
+                await dial(running, context)
+            await running.settled()
+            assert running.listener.failed == {"no_shared_cipher": 1}
+            context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+            assert b" 200 " in await get(running, context, "/nonce")
+
+    play(scene)
+
+
+def test_a_certificate_that_only_a_lenient_verifier_takes_gets_no_session(tmp_path: Path) -> None:
+    devices = Devices(tmp_path)
+    own = devices.device("press-1")
+    whole = x509.load_pem_x509_certificate(Path(own[0]).read_bytes())
+    made = lenient(whole, devices.ca.key)
+    Path(own[0]).write_bytes(made.public_bytes(serialization.Encoding.PEM))
+
+    def loosen(context: ssl.SSLContext) -> None:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+
+    async def scene() -> None:
+        async with listening(devices, loosen=loosen) as running:
+            assert b" 200 " in await get(running, client(devices, own), "/nonce")
+        async with listening(devices) as running:
+            assert await get(running, client(devices, own), "/nonce") == b""
+            await running.settled()
+            name = "certificate: Missing Authority Key Identifier"
+            assert running.listener.failed == {name: 1}
 
     play(scene)
 

@@ -121,3 +121,16 @@ def store_identity(
     }
     (folder / "identity.json").write_text(json.dumps(body))
     (state / "identity" / "current").symlink_to(folder.name)
+
+
+def lenient(whole: x509.Certificate, issuer: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    """The same without an authority key identifier, which RFC 5280 §4.2.1.1 asks for: only a
+    verifier that is not strict takes it."""
+    builder = x509.CertificateBuilder(
+        whole.issuer, whole.subject, whole.public_key(), whole.serial_number,
+        whole.not_valid_before_utc, whole.not_valid_after_utc,
+    )  # fmt: skip
+    for extension in whole.extensions:
+        if not isinstance(extension.value, x509.AuthorityKeyIdentifier):
+            builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(issuer, hashes.SHA256())

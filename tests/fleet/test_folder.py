@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgewarden.errors import OperatorFault
 from edgewarden_fleet.ca import broker, folder, settings
 from edgewarden_fleet.ca.settings import Attestation, Endpoint, FleetSettings
 from tests.fleet.makers import NOW
+from tests.trust.test_tls import keeps_to_aead
 
 WANTED = FleetSettings(
     "main",
@@ -40,6 +42,14 @@ def test_every_key_is_closed_and_every_part_loads(tmp_path: Path) -> None:
     assert len(made.verifier().kid) == 8
     assert made.client_context().verify_mode.name == "CERT_REQUIRED"
     assert made.enroll_context()
+
+
+def test_the_fleets_own_ends_of_tls_keep_to_what_its_gateways_do(tmp_path: Path) -> None:
+    made = make(tmp_path / "fleet")
+    for context in (made.client_context(), made.enroll_context()):
+        assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+        assert keeps_to_aead(context)
+    assert made.client_context().verify_flags & ssl.VERIFY_X509_STRICT
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -38,10 +38,19 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         yield made
 
 
-def answer(standing: Standing, folder: Path, made: Made | None, key: object) -> bytes:
-    """What the broker answers to a CONNECT under this certificate; b"" when it ends it."""
+def answer(
+    standing: Standing, folder: Path, made: Made | None, key: object, ciphers: str = ""
+) -> bytes:
+    """What the broker answers to a CONNECT under this certificate; b"" when it ends it.
+
+    Args:
+        ciphers: speak TLS 1.2 and offer these alone.
+    """
     context = ssl.create_default_context(cafile=FleetFolder(standing.folder).path / "ca/root.pem")
     context.check_hostname = False
+    if ciphers:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(ciphers)
     if made is not None:
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         (folder / "cert.pem").write_text("".join(map(certificates.pem, made)))
@@ -107,6 +116,15 @@ def test_any_other_certificate_gets_no_answer(
 
 def test_without_a_certificate_there_is_no_answer(standing: Standing, tmp_path: Path) -> None:
     assert answer(standing, tmp_path, None, None) == b""
+
+
+def test_tls_1_2_is_spoken_with_aead_alone(standing: Standing, tmp_path: Path) -> None:
+    key = new_key()
+    made = ours(FleetFolder(standing.folder).issuing(), key.public_key())
+    aead, cbc = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA256"
+    assert answer(standing, tmp_path, made, key, aead)[:1] == CONNACK
+    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+        answer(standing, tmp_path, made, key, cbc)
 
 
 def test_the_brokers_name_for_a_gateway_is_its_certificates(standing: Standing) -> None:

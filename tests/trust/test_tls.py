@@ -19,7 +19,8 @@ from edgewarden.trust.identity import Identity, load
 from edgewarden.trust.keys import FileSigner
 from edgewarden.trust.tls import client_context, pinned_context
 from edgewarden_fleet.ca import certificates
-from tests.enrol.service import DEVICE, HOST, Fleet
+from tests.enrol.service import DEVICE, HOST, Fleet, new_key
+from tests.fakes.pki import lenient
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +133,32 @@ def test_tls_1_1_is_not_spoken(enrolled: Identity) -> None:
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
+    assert keeps_to_aead(context)
+
+
+def keeps_to_aead(context: ssl.SSLContext) -> bool:
+    """Whether every suite has forward secrecy and is authenticated encryption."""
     names = [c["name"] for c in context.get_ciphers()]
-    assert all("GCM" in n or "CHACHA20" in n for n in names)
-    assert all(n.startswith(("ECDHE-", "TLS_")) for n in names)
+    aead = all("GCM" in n or "CHACHA20" in n for n in names)
+    return aead and all(n.startswith(("ECDHE-", "TLS_")) for n in names)
+
+
+def test_a_certificate_that_only_a_lenient_verifier_takes_is_refused(
+    fleet: Fleet, enrolled: Identity, tmp_path: Path
+) -> None:
+    key = new_key()
+    whole = certificates.make_server(fleet.issuing, key.public_key(), [HOST], time.time())
+    leaf = lenient(whole, fleet.issuing.key)
+    chain, path = tmp_path / "lenient.pem", tmp_path / "lenient.key"
+    chain.write_text(certificates.pem(leaf) + certificates.pem(fleet.issuing.certificate))
+    path.write_bytes(FileSigner(key).to_pem())
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(chain, path)
+    plain = ssl.create_default_context(cadata=fleet.ca_pem())
+    plain.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    assert shake(plain, server) == ""
+    with pytest.raises(ssl.SSLCertVerificationError, match="Authority Key Identifier"):
+        shake(client_context(enrolled), server)
 
 
 def test_only_the_pinned_root_is_trusted(fleet: Fleet) -> None:

@@ -21,8 +21,9 @@ from edgewarden.kernel.openssl import check_certificates_at
 from edgewarden.plain import dataclass
 from edgewarden.trust.identity import Identity
 
-# RFC 9325 §4.2: ECDHE with AEAD only, for the 1.2 fallback.
-_TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""RFC 9325 §4.2: ECDHE with AEAD only, where somebody falls back to 1.2; the fleet's servers and
+its broker keep to them, too."""
 
 
 _DATES_WAIT = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of <openssl/x509_vfy.h>
@@ -33,7 +34,7 @@ def pinned_context(ca_pem: str, at_utc_s: int | None = None) -> ssl.SSLContext:
     certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_TLS12_CIPHERS)
+    context.set_ciphers(TLS12_CIPHERS)
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     try:
         context.load_verify_locations(cadata=ca_pem)
@@ -108,7 +109,7 @@ def device_context(files: DeviceFiles, at_utc_s: int | None = None) -> ssl.SSLCo
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[files.least]
-    context.set_ciphers(_TLS12_CIPHERS)
+    context.set_ciphers(TLS12_CIPHERS)
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION

@@ -3,6 +3,7 @@
 What it promises, and the option that keeps it (mosquitto.conf(5), read for 2.0.11):
 
 * nobody connects without a certificate under our root           require_certificate, cafile
+* who falls back to TLS 1.2 has AEAD and forward secrecy        tls_version (a least one), ciphers
 * a gateway's name is its certificate's CN, whatever it says     use_identity_as_username
 * a gateway cannot take another's session by its client id       use_username_as_clientid
 * a gateway writes its own reports, evidence and status and      plugin dynamic-security: a role
@@ -27,6 +28,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from edgewarden.trust.tls import TLS12_CIPHERS
 from edgewarden.wire.topics import PREFIX
 from edgewarden_fleet.ca.certificates import FLEET_CN
 from edgewarden_fleet.ca.settings import FleetSettings
@@ -116,6 +118,7 @@ cafile {folder / "ca.pem"}
 certfile {folder / "server.pem"}
 keyfile {folder / "server-key.pem"}
 tls_version tlsv1.2
+ciphers {TLS12_CIPHERS}
 require_certificate true
 use_identity_as_username true
 use_username_as_clientid true

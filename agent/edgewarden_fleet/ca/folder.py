@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.errors import OperatorFault
 from edgewarden.trust.keys import FileSigner
+from edgewarden.trust.tls import TLS12_CIPHERS
 from edgewarden_fleet.ca import broker, certificates, settings
 from edgewarden_fleet.ca.certificates import Authority
 from edgewarden_fleet.ca.settings import FleetSettings
@@ -113,6 +114,7 @@ class FleetFolder:
         """TLS context of the fleet's own broker session."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(TLS12_CIPHERS)
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         context.load_verify_locations(cadata="".join(map(certificates.pem, self.roots())))
         context.load_cert_chain(
@@ -124,6 +126,7 @@ class FleetFolder:
         """TLS context of the enrolment service."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(TLS12_CIPHERS)
         context.load_cert_chain(
             self.path / "enroll/server.pem", self.path / "enroll/server-key.pem"
         )
