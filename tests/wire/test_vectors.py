@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,3 +119,9 @@ def test_the_manual_quotes_the_event_vector() -> None:
     protected = cbor.decode(data[1:])
     assert isinstance(protected, list)
     assert protected[0].hex() in "".join(page.split())
+
+
+def test_the_manuals_grammar_names_every_content_type() -> None:
+    page = (FOLDER.parents[1] / "docs" / "wire-format.md").read_text()
+    grammar = page[page.index("content-type =") : page.index("x5chain =")]
+    assert {str(kind) for kind in ContentType} == set(re.findall(r'"([^"]+)"', grammar))
