@@ -96,7 +96,8 @@ def _enroll(
             "this gateway already has an identity",
             code="EW-ID-007",
             next_step=(
-                "see `edgewarden identity show`; for a new certificate, `edgewarden identity renew`"
+                "for a new certificate, `edgewarden identity renew`; for another key,"
+                " `edgewarden explain EW-ID-007`"
             ),
         )
     ca_pem = _fetch_root(host, port, token.ca_sha256)
