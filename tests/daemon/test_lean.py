@@ -13,7 +13,7 @@ from edgewarden.daemon.lean import LAZY
 
 FORBIDDEN = {
     "rich", "pydantic", "http.server", "gpiozero", "pymodbus", "cryptography", "psutil",
-    "ast", "dis", "argparse", "difflib", "email", "bz2", "tempfile",
+    "ast", "dis", "argparse", "difflib", "email", "http.client", "bz2", "tempfile",
     "edgewarden.cli.main", "edgewarden.kernel.tpm", "edgewarden.settings.policy",
     "edgewarden.trust.tpmkey", "tpm2_pytss", "edgewarden.downstream.listener",
     "edgewarden.daemon.publish", "edgewarden.mirror.latest",
@@ -49,6 +49,33 @@ def test_a13_what_link_has_no_use_for_is_not_loaded() -> None:
     assert "edgewarden.daemon.link" in loaded
     assert not loaded & FORBIDDEN
     assert not loaded & set(LAZY)
+
+
+def test_hearing_signals_loads_nothing_either() -> None:
+    """asyncio has put a handler for INT in place by then, whose words would want inspect."""
+    lines = run(
+        """
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        from edgewarden.daemon.lean import LAZY, Later, hear_signals, lazily
+        lazily(*LAZY)
+        import asyncio
+        from edgewarden.daemon.clock import SteppedLoop
+
+        async def work():
+            heard = asyncio.Event()
+            hear_signals(asyncio.get_running_loop(), heard.set, print)
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.wait_for(heard.wait(), 10)
+
+        with asyncio.Runner(loop_factory=SteppedLoop) as runner:
+            runner.run(work())
+        print(*(name for name in sys.modules if type(sys.modules[name]) is not Later))
+        """
+    )
+    loaded = set(lines[0].split())
+    assert "edgewarden.kernel.signals" in loaded
+    assert not loaded & {"inspect", "ast", "dis"}
 
 
 HEAVY = {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import http.client
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,7 @@ VERIFIER = FileSigner.generate()
 NONCE = b"n" * 32
 UTC_MS = 1_800_000_000_123
 S = 10**9
+Answering = Callable[[Callable[[bytes], bytes], bool], int]
 PACKAGE = Path(signed_time.__file__).parents[1]
 
 
@@ -168,6 +171,79 @@ def test_the_service_takes_a_nonce_and_nothing_else(
     connection.request("POST", "/v1/time", bytes(length))
     assert connection.getresponse().status == 400
     connection.close()
+
+
+@pytest.fixture
+def answering(served: Served) -> Iterator[Answering]:
+    """A TLS server for one question: what it says to a nonce, and whether it hangs up then."""
+    with contextlib.ExitStack() as stack:
+
+        def start(says: Callable[[bytes], bytes], hangs_up: bool) -> int:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            over = threading.Event()
+
+            def serve() -> None:
+                plain, _ = listening.accept()
+                with served.context.wrap_socket(plain, server_side=True) as connection:
+                    asked = b""
+                    while len(asked.partition(b"\r\n\r\n")[2]) < len(NONCE):
+                        asked += connection.recv(4096)
+                    assert asked.startswith(b"POST /v1/time HTTP/1.0\r\nHost: localhost:")
+                    connection.sendall(says(asked[-len(NONCE) :]))
+                    if not hangs_up:
+                        over.wait(10)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            stack.callback(thread.join, 15)
+            stack.callback(over.set)
+            port: int = listening.getsockname()[1]
+            return port
+
+        yield start
+
+
+def said(nonce: bytes) -> bytes:
+    return answer(replace(RIGHT, nonce=nonce))
+
+
+@pytest.mark.parametrize(
+    ("head", "hangs_up"),
+    [("HTTP/1.0 200 OK\r\n", True), ("HTTP/1.1 200 \r\ncontent-length: {}\r\nX: y\r\n", False)],
+)
+def test_an_answer_ends_with_its_length_or_with_the_connection(
+    tmp_path: Path, served: Served, answering: Answering, head: str, hangs_up: bool
+) -> None:
+    port = answering(lambda n: head.format(len(said(n))).encode() + b"\r\n" + said(n), hangs_up)
+    moment = fetch(identity(tmp_path, served.root_pem), port)
+    assert abs(moment.utc_ns - UTC_MS * 10**6) < 10**6
+
+
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        (b"", "speaks no HTTP"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "speaks no HTTP"),
+        (b"HTTP/1.1 200 OK\r\nno end of the head", "speaks no HTTP"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "answers 404"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 4000, "speaks no HTTP"),
+    ],
+)
+def test_what_is_no_answer_brings_none(
+    tmp_path: Path, served: Served, answering: Answering, says: bytes, why: str
+) -> None:
+    with pytest.raises(PeerUnavailable, match=why) as caught:
+        fetch(identity(tmp_path, served.root_pem), answering(lambda _: says, True))
+    assert caught.value.code == "EW-HOST-022"
+
+
+def test_a_body_without_end_is_read_to_a_limit(
+    tmp_path: Path, served: Served, answering: Answering
+) -> None:
+    port = answering(lambda _: b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100_000), True)
+    with pytest.raises(WireRefusal) as caught:
+        fetch(identity(tmp_path, served.root_pem), port)
+    assert caught.value.name == "too_long"
 
 
 def test_one_address_asks_so_often_and_no_oftener(tmp_path: Path, served: Served) -> None:

@@ -13,11 +13,12 @@ module's ``__spec__``, and that look loads it.
 from __future__ import annotations
 
 import importlib.util
-import signal
 import sys
 import threading
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from edgewarden.kernel import signals
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -28,7 +29,6 @@ LAZY = (
     "inspect",  # dataclasses, for classes without a docstring; asyncio; brings ast and dis
     "uuid",  # paho, for client ids it is not asked to invent
     "shutil",  # folders that are taken away; brings bz2 and lzma
-    "http.client",  # signed time and renewal ask by HTTPS, seldom; brings email
     "ipaddress",  # urllib.parse, for addresses in brackets; ours, for a peer that was refused
     "locale",  # subprocess, for text from programs; asyncio brings it
     "urllib.request",  # paho, for proxies named in the environment; brings tempfile
@@ -74,12 +74,12 @@ def hear_signals(
 ) -> None:
     """TERM and INT call ``stop``, HUP ``reload``, in the loop; on the main thread.
 
-    Not the loop's own way, which asks whether a callback is a coroutine function: that is all that
-    link would ever want of inspect, ast and dis (a megabyte).
+    Not the loop's own way, which asks whether a callback is a coroutine function, nor ``signal``'s
+    (kernel/signals.py): that is all that link would ever want of inspect, ast and dis.
     """
-    calls = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    calls = {signals.SIGTERM: stop, signals.SIGINT: stop, signals.SIGHUP: reload}
     for number, call in calls.items():
-        signal.signal(number, lambda *_, call=call: loop.call_soon_threadsafe(call))
+        signals.signal(number, lambda *_, call=call: loop.call_soon_threadsafe(call))
 
 
 def main(settings_path: str) -> int:
