@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import subprocess
 import sys
@@ -168,3 +169,46 @@ def test_the_console_keeps_data_and_messages_apart(capsys: pytest.CaptureFixture
     printed = capsys.readouterr()
     assert printed.out == "data \\x1b[2J\n"
     assert printed.err == "edgewarden: bad [EW-SET-001]\n  next: mend\n"
+
+
+BECOMES = """
+import os, sys
+def execv(path, line):
+    print(line[1:], "argparse" in sys.modules, sep="\\n")
+    raise SystemExit
+os.execv = execv
+from edgewarden.cli.entry import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "ordinary"),
+    [
+        (["link"], "/etc/edgewarden/edgewarden.toml", False),
+        (["link", "--settings", "/x.toml"], "/x.toml", False),
+        (["link", "--settings=/x.toml"], "/x.toml", True),
+    ],
+)
+def test_link_as_it_is_started_costs_no_command_line(
+    words: list[str], settings: str, ordinary: bool
+) -> None:
+    """Both ways lead to the same interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", BECOMES, *words],
+        env={"PYTHONPATH": str(ROOT / "agent"), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    line, parsed = done.stdout.splitlines()
+    assert ast.literal_eval(line) == [
+        "-P", "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT / 'agent')!r}); from edgewarden.daemon.lean"
+        " import main; sys.exit(main(sys.argv[1]))",
+        settings,
+    ]  # fmt: skip
+    assert parsed == str(ordinary)
+
+
+@pytest.mark.parametrize("words", [["link", "--settings"], ["link", "--settings", "--json"]])
+def test_another_line_of_link_is_the_command_lines(words: list[str]) -> None:
+    assert "argparse" in loaded_by(*words)

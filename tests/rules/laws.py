@@ -34,7 +34,7 @@ SPAWN_DOORS = {
     "agent/edgewarden/exec/canary.py": "a one-shot that proves the tier by really executing",
     "agent/edgewarden/exec/canary_stop.py": "part of it: what is to be stopped",
     "agent/edgewarden/probe/confine_canary.py": "runs in a unit of its own to be refused (tier T1)",
-    "agent/edgewarden/cli/services.py": "`edgewarden gate` becomes a lean interpreter; starts none",
+    "agent/edgewarden/cli/become.py": "`edgewarden gate` becomes a lean interpreter; starts none",
 }
 """Files that may start a program through os or asyncio instead of subprocess (law 3)."""
 

@@ -1,6 +1,6 @@
 """`run`, `gate`, `guard`, `link`: thin entries into daemon/, and the only doors from cli/ to it.
 
-gate, guard and link do not run in this interpreter: it becomes a lean one (``_become``). The others
+gate, guard and link do not run in this interpreter: it becomes a lean one (become.py). The others
 are imported when they are asked for, so that no command pays for another's libraries.
 ``system_clock``, ``own_keys`` and ``compile_policy`` are what other nouns need from daemon/.
 
@@ -14,15 +14,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from edgewarden.cli.become import DEFAULT_SETTINGS, become, become_link
 from edgewarden.cli.console import Console
 from edgewarden.probe.disk import Disk
 from edgewarden.settings.faults import CREATE, NOT_THERE, SettingsFaults
-from edgewarden.settings.files import DEFAULT_SETTINGS
 from edgewarden.settings.lenient import LAST_GOOD, Lenient, read_leniently
 
 if TYPE_CHECKING:
@@ -82,36 +81,17 @@ def _run(args: argparse.Namespace, console: Console) -> int:
 
 def _gate(args: argparse.Namespace, console: Console) -> int:
     paths = lenient_settings(args, console).settings.paths
-    return _become(
+    return become(
         "from edgewarden.daemon.gate import main", "*sys.argv[1:]", paths.state, paths.run
     )
 
 
 def _guard(args: argparse.Namespace, console: Console) -> int:
-    return _become("from edgewarden.daemon.guard import main", str(LISTEN_FD))
-
-
-def _become(load: str, arguments: str, *words: str, site: bool = False) -> NoReturn:
-    """Become a lean interpreter that runs ``main(arguments)``.
-
-    This one has read a command line and TOML; what it loaded for that would stay mapped, and
-    locked, for as long as gate or guard lives. -I and -S: no environment, no user site, no
-    site-packages, which neither of them needs. With ``site`` it has those that this one has.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    code = f"import sys; sys.path.append({root!r}); {load}; sys.exit(main({arguments}))"
-    flags = ["-I", "-S"]
-    if site:
-        flags = ["-I"] if sys.flags.isolated else ["-P"]
-        code = code.replace("sys.path.append(", "sys.path.insert(0, ")
-    command = [sys.executable, *flags, "-c", code, *words]
-    os.execv(sys.executable, command)  # noqa: S606 - a shell would have no part in this
+    return become("from edgewarden.daemon.guard import main", str(LISTEN_FD))
 
 
 def _link(args: argparse.Namespace, console: Console) -> int:
-    return _become(
-        "from edgewarden.daemon.lean import main", "sys.argv[1]", args.settings, site=True
-    )
+    return become_link(args.settings)
 
 
 GATE_CONFIG = "policy/gate.conf"

@@ -25,7 +25,6 @@ from edgewarden.settings.validate import MAX_FILES, Loaded, load
 if TYPE_CHECKING:
     from edgewarden.settings.policy import Policy
 
-DEFAULT_SETTINGS = "/etc/edgewarden/edgewarden.toml"
 DROP_IN = re.compile(r"[0-9]{2}-[^/]*\.toml")
 
 
