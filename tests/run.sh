@@ -91,7 +91,7 @@ launch() {
     case $name in *-alone | *-beside) part=(--part "${name##*-}") ;; esac
     set -m
     "${memory[@]}" "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/memory/$name" \
-        --tier "${name%-*}" --tally "$work/$name.tally" "${part[@]}" "${runs[@]}" "$@" &
+        --durations=12 --durations-min=10 --tier "${name%-*}" --tally "$work/$name.tally" "${part[@]}" "${runs[@]}" "$@" &
     running[$name]=$!
     set +m
 }
