@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,9 @@ from edgewarden.trust.keys import FileSigner
 from edgewarden.wire import cose, renewal
 from edgewarden.wire.evidence import decode_challenge
 from edgewarden.wire.record import RecordClass
+from edgewarden_fleet.ca.external import Cfssl
 from edgewarden_fleet.ca.folder import FleetFolder
+from edgewarden_fleet.ca.settings import CaSettings
 from edgewarden_fleet.desk.renewal import GRACE_S, Nonces
 from edgewarden_fleet.store import continuity, registry
 from edgewarden_fleet.store.attestation import add_nonce
@@ -223,6 +226,29 @@ def test_a_lost_answer_is_no_loss(service: FleetService, tmp_path: Path, device:
     for _ in range(3):
         renew_without_storing(service, old)
     assert renew(tmp_path, old, no_evidence).serial != old.serial
+
+
+@pytest.mark.parametrize("days_ago", [25, 40], ids=["before its end", "after its end"])
+def test_a_ca_that_is_down_costs_a_renewal_nothing(
+    service: FleetService, folder: FleetFolder, tmp_path: Path, device: str, days_ago: int
+) -> None:
+    """Real cfssl code, and nobody at its port: said by name, nothing stored, and the next try is
+    granted by the key that is there."""
+    old = service.enrol(tmp_path, device, days_ago=days_ago)
+    (folder.path / "ca/secret").write_text("0123456789ABCDEF0123456789ABCDEF")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        at = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    gone = Cfssl(CaSettings("cfssl", at, profile="gateway"), folder.path)
+    there, service.desk._office = service.desk._office, replace(service.office, issuer=gone)
+    assert refusal(tmp_path, old, answering(old)) == "ca_unavailable"
+    assert sorted(p.name for p in (tmp_path / "identity").iterdir()) == [
+        "current", "grade", old.folder.name,
+    ]  # fmt: skip
+    known = registry.find(service.db, device)
+    assert known is not None
+    assert known.serial == old.serial
+    service.desk._office = there
+    assert renew(tmp_path, old, answering(old)).serial != old.serial
 
 
 def test_another_service_is_told_nothing(
