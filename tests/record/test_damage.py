@@ -123,6 +123,69 @@ def test_a10_nothing_altered_is_given_out_and_what_is_missing_is_told(
         again.close()
 
 
+def spoilt(left: Left, folder: Path, at: int, bit: int) -> DiskSpool:
+    """A spool, opened, of which one bit of an alarm segment is another."""
+    shutil.copytree(left.state / FOLDER, folder)
+    (path,) = (folder / "alarm").glob("*.seg")
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+    return DiskSpool(folder, CAP)
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Left:
+    """One alarm segment at rest: what it holds is in the file."""
+    folder = tmp_path_factory.mktemp("closed")
+    spool = DiskSpool(folder / FOLDER, CAP)
+    records = {one.seq: one for one in fill(spool, ALARM, 12, size=200)}
+    spool.close()
+    return Left(folder, {ALARM: records})
+
+
+HEAD = [(at, bit) for at in (16, 17, 18, 19, 20, 44, 45, 46, 47, 59, 63, 95) for bit in range(8)]
+"""What SQLite's own head says of the file: page size, who may write, format, encoding, version."""
+
+
+@pytest.mark.parametrize("place", ["head", "schema"])
+def test_a10_a_bit_of_what_sqlite_says_of_the_file_holds_up_nothing(
+    closed: Left, tmp_path: Path, place: str
+) -> None:
+    """A version that it does not know it calls another matter than damage, and so the spool did
+    not open, or took the disk for read-only, for good."""
+    (path,) = (closed.state / FOLDER / "alarm").glob("*.seg")
+    text = path.read_bytes().index(b"CREATE TABLE record")
+    spots = HEAD if place == "head" else [(text + n, 7) for n in range(len(b"CREATE TABLE record"))]
+    for n, (at, bit) in enumerate(spots):
+        spool = spoilt(closed, tmp_path / str(n), at, bit)
+        found = drain(spool, ALARM)
+        assert all(closed.records[ALARM][r.seq] == r for r in found), (at, bit)
+        missing = closed.records[ALARM].keys() - {r.seq for r in found}
+        assert missing <= covered(spool.losses(), ALARM), (at, bit)
+        (again,) = fill(spool, ALARM, 1)
+        assert again.seq > 12, (at, bit)
+        spool.close()
+        shutil.rmtree(tmp_path / str(n))
+
+
+def test_a10_a_record_that_a_flipped_bit_calls_text_costs_itself(tmp_path: Path) -> None:
+    """The bit is in the row's head, the bytes are what they were; a strict reader called the whole
+    file ill at each look, and the class waited for ever."""
+    spool = DiskSpool(tmp_path, CAP)
+    records = fill(spool, ALARM, 4)
+    spool.put([Stored(ALARM, 5, b"\xff\xfe" * 40)])
+    records += fill(spool, ALARM, 4)
+    spool.close()
+    (path,) = (tmp_path / "alarm").glob("*.seg")
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE record SET data = CAST(data AS TEXT) WHERE seq = 5")
+    db.close()
+    again = DiskSpool(tmp_path, CAP)
+    assert drain(again, ALARM) == records
+    assert covered(again.losses(), ALARM) == {5}
+    again.close()
+
+
 def test_a10_a_flipped_bit_costs_one_row(left: Left, tmp_path: Path, runs: int) -> None:
     chance = random.Random(11)
     for i in range(runs):

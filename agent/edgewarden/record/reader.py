@@ -8,8 +8,7 @@ How a segment is opened without touching it:
 1. no log beside it: as immutable, SQLite makes no file;
 2. a log and its index: read-only with the index read-only, which is also right beside a living
    agent;
-3. a log without a usable index (a copied folder, a power cut): in a copy under the system's
-   temporary folder, gone afterwards.
+3. a log without a usable index (a copied folder, a power cut): in a temporary copy.
 
     verify(Path("/var/lib/edgewarden"), verifier_for).ok
     for stored in iterate(state_dir, RecordClass.ALARM): ...
@@ -27,7 +26,8 @@ from pathlib import Path
 from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.plain import dataclass, field
 from edgewarden.ports import ClassState, Stored
-from edgewarden.record.rows import Mark, RowDamaged, read_each, read_marks, read_rows
+from edgewarden.record.rows import Mark, RowDamaged, as_text, read_each, read_marks, read_rows
+from edgewarden.record.salvage import newest_of
 from edgewarden.record.segment import BAD_SUFFIX, SUFFIX, parse_name, renamed_errors, side_files
 from edgewarden.record.spool import FOLDER
 from edgewarden.wire import cose
@@ -105,8 +105,7 @@ def stat(state_dir: Path) -> dict[RecordClass, ClassState]:
     """The counters that the agent would show, from the disk alone.
 
     Raises:
-        OperatorFault: EW-SPL-005, there is no spool.
-        HardwareFault: a newest segment cannot be read.
+        OperatorFault, HardwareFault: no spool (EW-SPL-005); a newest segment cannot be read.
     """
     marks: dict[int, Mark] = {}
     sizes: dict[RecordClass, int] = {}
@@ -115,7 +114,7 @@ def stat(state_dir: Path) -> dict[RecordClass, ClassState]:
         with renamed_errors(folder):
             sizes[c] = sum(f.stat().st_size for f in folder.glob("*") if f.is_file())
         for path in _segments(folder)[-1:]:
-            with _opened(path) as db:
+            with newest_of(c.label), _opened(path) as db:
                 for number, mark in read_marks(db).items():
                     marks[number] = _later(marks.get(number, Mark()), mark)
     return {
@@ -295,7 +294,7 @@ class _Walk:
                 report.gaps.extend((g.first, g.last) for g in used)
         for seq in sorted(self.damaged):  # behind the last good one nothing shows that it is gone
             if seq > report.last and not any(g.first <= seq <= g.last for g in known):
-                report.fault(seq, f"{seq} is damaged, and is the end of what there is")
+                report.fault(seq, "it is damaged, and no good record is behind it")
 
 
 def _explain(start: int, hole: _Gap, known: list[_Gap]) -> list[_Gap] | None:
@@ -396,5 +395,6 @@ def _with_index(path: Path) -> sqlite3.Connection | None:
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?{how}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None)
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
+    db.text_factory = as_text
+    return db

@@ -210,5 +210,16 @@ def write_marks(db: sqlite3.Connection, marks: Mapping[int, Mark]) -> None:
 
 def is_damage(fault: sqlite3.Error) -> bool:
     code = getattr(fault, "sqlite_errorcode", 0) & 0xFF
-    odd = ("no such table", "no such column", "pages point at each other")
+    odd = (
+        "no such table",
+        "no such column",
+        "pages point at each other",
+        "unsupported file format",
+    )
     return code in (_SQLITE_CORRUPT, _SQLITE_NOTADB) or any(text in str(fault) for text in odd)
+
+
+def as_text(data: bytes) -> str:
+    """What SQLite takes for text, whatever it holds: a flipped bit makes text of bytes, and who
+    decodes it strictly calls the whole file ill."""
+    return data.decode("utf-8", "surrogateescape")

@@ -34,6 +34,20 @@ UNKNOWN = bytes(32)
 """A predecessor's hash that nobody kept."""
 
 
+@contextlib.contextmanager
+def newest_of(label: str) -> Iterator[None]:
+    """Damage of the newest file of a class, for people: what, and who mends it."""
+    try:
+        yield
+    except SegmentDamaged as fault:
+        why = fault.text.rpartition(": ")[2]
+        raise SegmentDamaged(
+            f"the newest segment of {label} is damaged: {why}",
+            next_step="keep a copy of the folder; link sets it aside when it starts, and saves "
+            "what is good",
+        ) from fault
+
+
 class Sieve:
     """One damaged segment, read once.
 

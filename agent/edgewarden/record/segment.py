@@ -34,6 +34,7 @@ from edgewarden.record.rows import (
     FORMAT_WITHOUT_SUMS,
     Mark,
     SegmentDamaged,
+    as_text,
     format_of,
     is_damage,
     make_schema,
@@ -56,11 +57,12 @@ CACHE_KIB = 256
 """Page cache per open file. Appending touches the right edge of one tree: a few pages."""
 LOOKS = 12
 """At a file that the disk does not give, each behind another commit: two minutes of an idle
-gateway, whose commits come each 10 s while the uplink asks each 5 s.
-"""
+gateway, whose commits come each 10 s while the uplink asks each 5 s."""
 
 # SQLite result codes, https://sqlite.org/rescode.html
 _SQLITE_FULL, _SQLITE_IOERR, _SQLITE_CANTOPEN, _SQLITE_READONLY = 13, 10, 14, 8
+_WAL = b"\x02\x02"
+"""Bytes 18 and 19, https://sqlite.org/fileformat.html: with others it is taken for read-only."""
 _GONE = frozenset({errno.EROFS, errno.EIO, errno.ENXIO, errno.ENODEV, errno.EUCLEAN})
 """What a filesystem says that has turned read-only, or lost what is under it."""
 
@@ -212,8 +214,10 @@ class Segment:
 
     def check(self) -> None:
         """Read the whole file once; raises SegmentDamaged."""
-        with renamed_errors(self.path):
+        with renamed_errors(self.path), self.path.open("rb", buffering=0) as file:
             found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if file.read(20)[18:] != _WAL:
+                found = "its header is not what was written"
         if found != "ok":
             raise _damaged(self.path, found)
 
@@ -317,6 +321,8 @@ def renamed_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as fault:
         raise _rename(path, fault) from fault
+    except UnicodeDecodeError as fault:  # SQLite quotes what it stumbles over
+        raise _damaged(path, "its schema is not what was written") from fault
     except OSError as fault:
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(path) from fault
@@ -325,9 +331,11 @@ def renamed_errors(path: Path) -> Iterator[None]:
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
-    return sqlite3.connect(
+    db = sqlite3.connect(
         f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, cached_statements=8
     )
+    db.text_factory = as_text
+    return db
 
 
 def _prepare(db: sqlite3.Connection) -> None:
