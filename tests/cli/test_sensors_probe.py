@@ -86,3 +86,22 @@ def test_a_port_that_the_agent_owns_is_refused_by_its_name(
 @pytest.mark.parametrize("words", [("--modbus", "0"), ("--modbus", "248")])
 def test_what_is_no_unit_is_refused(tmp_path: Path, words: tuple[str, str]) -> None:
     assert probe(tmp_path, "/dev/null", *words) == 64
+
+
+@pytest.mark.parametrize("option", ["--baud", "--for"])
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "soon", "99999999999"])
+def test_a_rate_or_a_time_that_is_none_is_a_matter_of_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    with PtyPort(tmp_path / "p") as port, pytest.raises(SystemExit) as ended:
+        probe(tmp_path, str(port.link), option, value)
+    assert ended.value.code == 64
+    told = capsys.readouterr().err
+    assert f"argument {option}: " in told
+    assert "[EW-AGT-007]" in told
+
+
+def test_a_rate_that_the_settings_do_not_know_is_not_tried(tmp_path: Path) -> None:
+    """What is found is printed as lines for them."""
+    with PtyPort(tmp_path / "p") as port, pytest.raises(SystemExit):
+        probe(tmp_path, str(port.link), "--baud", "12345")

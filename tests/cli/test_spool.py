@@ -118,6 +118,44 @@ def test_one_altered_byte_is_found(state: Path, capsys: pytest.CaptureFixture[st
     assert any("alarm" in str(problem) for problem in body["problems"])  # type: ignore[attr-defined]
 
 
+@pytest.fixture
+def spoilt(state: Path) -> Path:
+    """A segment of bulk whose mark and records are not what was written, as of a dying card."""
+    (segment,) = (state / FOLDER / "bulk").glob("*" + SUFFIX)
+    with sqlite3.connect(segment) as db:
+        db.execute("UPDATE mark SET head = head + 64")
+        db.execute("UPDATE record SET data = data || x'00'")
+    db.close()
+    return state
+
+
+def test_damage_is_told_with_its_class_and_a_next_step(
+    spoilt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "edgewarden.toml"
+    settings.write_text(f'[paths]\nstate = "{spoilt}"\nrun = "{tmp_path / "run"}"\n')
+    for words in (
+        ["spool", "stat", "--state", str(spoilt)],
+        ["status", "--settings", str(settings)],
+        ["doctor", "disk", "--settings", str(settings)],
+    ):
+        assert main(words) != 0
+        printed = capsys.readouterr()
+        lines = (printed.out + printed.err).splitlines()
+        (at,) = [n for n, line in enumerate(lines) if "[EW-SPL-002]" in line]
+        assert "newest segment of bulk is damaged" in lines[at]
+        assert lines[at + 1].strip().startswith("next: keep a copy of the folder")
+
+
+def test_what_no_good_record_follows_is_told_without_a_riddle(
+    spoilt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["spool", "verify", "--state", str(spoilt)]) == 2
+    assert "problem: bulk 1: it is damaged, and no good record" in capsys.readouterr().out
+    assert main(["spool", "export", "--state", str(spoilt), "--out", str(tmp_path / "out")]) == 2
+    assert "what could not be read is not in the file" in capsys.readouterr().err
+
+
 def test_export_writes_every_record_as_it_was_signed(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def test_well_is_ok() -> None:
         ({"guard": False}, "degraded", "EW-AGT-004"),
         ({"unsent": 1001}, "degraded", "EW-SPL-004"),
         ({"sensors": {"gps": ("silent", "no frame")}}, "degraded", "EW-SER-002"),
+        ({"sensors": {"gps": ("reopen", "no such file")}}, "degraded", "EW-SER-001"),
         ({"doubtful": {"gps": ("suspect", "lat: range")}}, "degraded", "EW-SER-015"),
         ({"rungs": (Rung("clock", "clock", State.DEGRADED, "x", "EW-ID-016", "y"),)}, "degraded",
          "EW-ID-016"),

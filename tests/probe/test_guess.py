@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgewarden.probe.guess import (
     ECHO,
+    NO_ANSWER,
     NOTHING,
     PTY,
     WRONG_RATE,
@@ -97,6 +98,8 @@ def test_silence_echo_and_a_pty_have_their_own_words() -> None:
     assert hints(silent) == [NOTHING]
     assert hints(silent, pty=True, echo=True) == [ECHO, NOTHING, PTY]
     assert hints(silent, answered=True) == []
+    assert hints(silent, asked=True) == [NO_ANSWER]
+    assert hints(silent, asked=True, answered=True) == []
 
 
 def test_noise_beside_good_frames_is_told() -> None:

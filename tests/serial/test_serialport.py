@@ -185,7 +185,7 @@ def test_silence_is_told_once_however_often_the_port_is_reopened(tmp_path: Path)
                 await until(lambda: gateway.sensor.snapshot().reopens >= 2)
                 assert gateway.told == ["open", "live", "silent"]
                 assert gateway.sensor.snapshot().silent_s > 0.2
-                await until(lambda: gateway.state == "open")
+                await until(lambda: gateway.sensor._state == "open")
                 port.send(LINE)
                 await until(lambda: gateway.state == "live")
                 assert gateway.sensor.snapshot().silent_s < 0.1
@@ -194,6 +194,33 @@ def test_silence_is_told_once_however_often_the_port_is_reopened(tmp_path: Path)
         assert created.class_uid == closed.class_uid == OCSF.DETECTION_FINDING
         assert (created.activity_id, closed.activity_id) == (1, 3)
         assert (created.code, created.severity_id) == ("EW-SER-002", Severity.MEDIUM)
+
+    asyncio.run(scenario())
+
+
+def test_a_silent_port_is_shown_silent_while_it_is_opened_again(tmp_path: Path) -> None:
+    """Half of its time it is open, and well to look at; nobody would see it."""
+
+    async def scenario() -> None:
+        shown: set[str] = set()
+        with PtyPort(tmp_path / "gps") as port:
+            async with running(gps(port.link, silent_s=0.1)) as gateway:
+                await until(lambda: gateway.state == "silent")
+                assert gateway.sensor.snapshot().reason.startswith("no good frame for ")
+                assert "bytes" not in gateway.sensor.snapshot().reason
+
+                def opened_twice() -> bool:
+                    shown.add(gateway.state)
+                    return gateway.sensor.snapshot().reopens >= 2
+
+                await until(opened_twice)
+                assert shown == {"silent"}
+                await until(lambda: gateway.sensor._state == "open")
+                port.send(b"\xfe\x80\xfe\x80")
+                await until(lambda: "in 4 bytes (rate?" in gateway.sensor.snapshot().reason)
+                port.unplug()
+                await until(lambda: gateway.state == "reopen")
+                assert "No such file" in gateway.sensor.snapshot().reason or gateway.sensor._lost
 
     asyncio.run(scenario())
 
@@ -278,8 +305,9 @@ def test_a_plug_that_flutters_is_opened_four_times_a_second_at_most(tmp_path: Pa
 def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
     plain = tmp_path / "file"
     plain.write_text("")
-    with pytest.raises(HardwareFault, match="cannot be opened"):
-        open_port(str(plain), Line())
+    for path in (str(plain), "/dev/null"):
+        with pytest.raises(HardwareFault, match="cannot be opened: it is no serial port"):
+            open_port(path, Line())
     with pytest.raises(HardwareFault, match="cannot be opened"):
         open_port(str(tmp_path), Line())
 

@@ -12,12 +12,11 @@ from typing import Any
 
 from edgewarden.cli import sensors_probe, sensors_watch
 from edgewarden.cli.console import Console, Exit, clip
+from edgewarden.cli.sensors_watch import WELL, remedy
 from edgewarden.cli.services import lenient_settings, settings_option
 from edgewarden.probe.control import ask_link
 from edgewarden.wire.control import Command
 
-WELL = ("live", "open")
-"""States that need nobody."""
 UNSTABLE = ("/dev/ttyUSB", "/dev/ttyACM")
 """Numbered in the order of plugging in."""
 BY_PATH = "/dev/serial/by-path"
@@ -64,8 +63,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
             console.fault(text, "EW-SER-015", step)
     for name in ill:
         reason = sensors[name].get("reason")
-        text = f"sensor {name} is {sensors[name]['state']}" + (f": {reason}" if reason else "")
-        console.fault(text, "EW-SER-002", "check power and wiring; `edgewarden explain EW-SER-002`")
+        state = sensors[name]["state"]
+        text = f"sensor {name} is {state}" + (f": {reason}" if reason else "")
+        console.fault(text, *remedy(state))
     return code
 
 

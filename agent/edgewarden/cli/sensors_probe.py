@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from edgewarden.cli.console import Console, Exit, clip
-from edgewarden.cli.sensors_watch import BYTES_A_ROW, LEFT, raw_row, shown
+from edgewarden.cli.sensors_watch import BYTES_A_ROW, LEFT, raw_row, seconds, shown
 from edgewarden.cli.services import lenient_settings, settings_option
 from edgewarden.errors import HardwareFault, OperatorFault
 from edgewarden.probe.guess import Guess, Sample, best, hints, look
 from edgewarden.probe.listening import RATES, ask, is_pty, listen
-from edgewarden.settings.serial import Serial
+from edgewarden.settings.serial import BAUDS, Serial
 
 RAW_ROWS = 8
 LIMIT_S = 30.0
@@ -27,12 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """PORT, how long, whether to ask, JSON."""
     parser.add_argument("port", metavar="PORT", help="device file, as /dev/ttyUSB0")
     parser.add_argument(
-        "--for", dest="limit_s", type=float, default=LIMIT_S, metavar="SECONDS",
+        "--for", dest="limit_s", type=seconds, default=LIMIT_S, metavar="SECONDS",
         help="end after so long (30)",
     )  # fmt: skip
     parser.add_argument(
-        "--baud", type=int, action="append", metavar="RATE", help="try this rate only; repeatable"
-    )
+        "--baud", type=int, action="append", metavar="RATE", choices=BAUDS,
+        help="try this rate only; repeatable",
+    )  # fmt: skip
     parser.add_argument(
         "--modbus", type=int, metavar="UNIT",
         help="ask Modbus device UNIT for its register 0: this transmits",
@@ -63,7 +64,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             ) from fault
         raise
     chosen = best(guesses)
-    said = hints(guesses, pty=is_pty(args.port), echo=echo, answered=bool(answered))
+    asked = args.modbus is not None
+    said = hints(guesses, pty=is_pty(args.port), echo=echo, asked=asked, answered=bool(answered))
     settings = answered or (_settings(args.port, chosen) if chosen else "")
     if args.json:
         console.json("edgewarden.probe/1", _body(args.port, guesses, chosen, said, settings))

@@ -23,19 +23,36 @@ LEFT = 27
 """Two groups of four bytes, their text, a gap: a value has the other 52 columns."""
 HEADER = f"{'raw':<{LEFT}} decoded"
 WELL = ("live", "open")
+"""States that need nobody."""
+MOST_S = 1e6
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """NAME, how long, JSON."""
     parser.add_argument("name", metavar="NAME", help="the sensor's name in the settings")
     parser.add_argument(
-        "--for", dest="limit_s", type=float, metavar="SECONDS", help="end after so long"
+        "--for", dest="limit_s", type=seconds, metavar="SECONDS", help="end after so long"
     )
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a read (edgewarden.watch/1)"
     )
     settings_option(parser)
     parser.set_defaults(run=run)
+
+
+def seconds(typed: str) -> float:
+    """What --for takes.
+
+    Raises:
+        ArgumentTypeError: no number, a negative one, or one without end.
+    """
+    try:
+        given = float(typed)
+    except ValueError:
+        given = -1.0
+    if not 0 <= given <= MOST_S:
+        raise argparse.ArgumentTypeError(f"{typed} is no number of seconds from 0 on")
+    return given
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -62,12 +79,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
         before = now
         console.out.flush()
     if not reads:
-        console.fault(
-            f"nothing came from {args.name} in {args.limit_s:g} s",
-            "EW-SER-002",
-            "check power and wiring; `edgewarden explain EW-SER-002`",
-        )
+        state = "silent" if before[0] in WELL else before[0]
+        console.fault(f"nothing came from {args.name} in {args.limit_s:g} s", *remedy(state))
     return Exit.OK if before[0] in WELL and before[1] == "good" and reads else Exit.DEGRADED
+
+
+def remedy(state: str) -> tuple[str, str]:
+    """Code and next step of a port that needs somebody: it says nothing, or it is not there."""
+    code, check = "EW-SER-001", "plug and path"
+    if state == "silent":
+        code, check = "EW-SER-002", "power and wiring"
+    return code, f"check {check}; `edgewarden explain {code}`"
 
 
 def headline(name: str, state: dict[str, Any]) -> str:
@@ -76,7 +98,8 @@ def headline(name: str, state: dict[str, Any]) -> str:
     if state.get("reason"):
         said += f", {state['reason']}"
     quality = state.get("quality", "good")
-    said += f", quality {quality}"
+    if quality != "good" or state["state"] == "live":  # of what does not come nothing is good
+        said += f", quality {quality}"
     if state.get("why"):
         said += f" ({'; '.join(state['why'])})"
     return f"{said}, {state['bad_frames']} bad frames"

@@ -138,7 +138,7 @@ def _export(args: argparse.Namespace, console: Console) -> int:
             console.line(clip(f"problem: {problem}"))
     if not problems:
         return Exit.OK
-    text = f"{len(problems)} segment(s) could not be read to the end"
+    text = f"{len(problems)} problem(s): what could not be read is not in the file"
     console.fault(text, "EW-SPL-002", "keep a copy of the folder for the operator")
     return Exit.FAILING
 
@@ -173,8 +173,9 @@ def chain_verifier(root_path: Path) -> Callable[[tuple[bytes, ...]], Verify]:
     try:
         root = x509.load_pem_x509_certificate(root_path.read_bytes())
     except (OSError, ValueError) as fault:
+        why = fault.strerror if isinstance(fault, OSError) else "not a certificate in PEM"
         raise TrustFault(
-            f"{root_path} is no root certificate: {fault}",
+            f"{root_path} is no root certificate: {why}",
             code="EW-ID-005",
             next_step="give the fleet's ca.pem with --ca FILE",
         ) from fault

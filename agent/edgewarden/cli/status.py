@@ -149,7 +149,8 @@ def _causes(settings: Settings) -> list[dict[str, str]]:
 
 
 def _reason(fault: EdgewardenError) -> dict[str, str]:
-    return {"code": fault.code, "text": fault.text, "next": fault.next_step}
+    step = fault.next_step or f"see `edgewarden explain {fault.code}`"
+    return {"code": fault.code, "text": fault.text, "next": step}
 
 
 def screen(body: dict[str, Any]) -> list[str]:

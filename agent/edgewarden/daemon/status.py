@@ -264,6 +264,7 @@ def _sensor(s: SensorState) -> dict[str, object]:
         "readings": s.readings,
         "bad_frames": s.bad_frames,
         "silent_s": round(s.silent_s, 3),
+        "reason": s.reason,
     }
 
 

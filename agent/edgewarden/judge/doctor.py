@@ -109,7 +109,8 @@ def ok(name: str, area: str, text: str) -> Rung:
 
 def broken(name: str, area: str, text: str, code: str, next_step: str) -> Rung:
     """A rung that holds nobody."""
-    return Rung(name, area, State.FAILING, text, code, next_step)
+    step = next_step or f"see `edgewarden explain {code}`"
+    return Rung(name, area, State.FAILING, text, code, step)
 
 
 def weak(name: str, area: str, text: str, code: str, next_step: str) -> Rung:
@@ -217,7 +218,8 @@ def judge_sensors(sensors: Mapping[str, Mapping[str, object]], configured: int) 
         return [ok("sensors", "sensors", text)]
     rungs = []
     for name, s in sorted(ill.items()):
-        text = f"{name} is {s['state']}: {s['readings']} readings, {s['bad_frames']} bad frames"
+        counts = f"{s['readings']} readings, {s['bad_frames']} bad frames"
+        text = f"{name} is {s['state']}: {s.get('reason') or counts}"
         code = "EW-SER-002" if s["state"] == "silent" else "EW-SER-001"
         step = f"check plug, power and [[serial]] of {name}; `edgewarden explain {code}`"
         rungs.append(weak(f"sensor {name}", "sensors", text, code, step))

@@ -116,7 +116,8 @@ def _reasons(p: Picture) -> Iterator[Reason]:
     for name, (state, why) in sorted(p.sensors.items()):
         if state not in ("live", "open"):
             text = f"sensor {name} is {state}: {why}" if why else f"sensor {name} is {state}"
-            yield Reason("EW-SER-002", text, "run `edgewarden sensors`")
+            code = "EW-SER-002" if state == "silent" else "EW-SER-001"
+            yield Reason(code, text, "run `edgewarden sensors`")
     for name, (quality, why) in sorted(p.doubtful.items()):
         text = f"readings of {name} are {quality}: {why}"
         yield Reason("EW-SER-015", text, f"run `edgewarden sensors watch {name}`")

@@ -35,6 +35,10 @@ NOTHING = (
     "nothing was heard: no power, TX and RX swapped, or a device that speaks only when it is asked "
     "(Modbus: --modbus asks)"
 )
+NO_ANSWER = (
+    "nothing answered: no power, TX and RX or A and B swapped, another UNIT, or another rate or "
+    "parity than those tried"
+)
 WRONG_RATE = (
     "bytes come and make no sense: another rate than those tried, an inverted line (RS-232 levels "
     "at a TTL input, or A and B of RS-485 swapped), or a binary format"
@@ -124,14 +128,16 @@ def best(guesses: Sequence[Guess]) -> Guess | None:
 
 
 def hints(
-    guesses: Sequence[Guess], *, pty: bool = False, echo: bool = False, answered: bool = False
-) -> list[str]:
+    guesses: Sequence[Guess], *, pty: bool = False, echo: bool = False, asked: bool = False,
+    answered: bool = False,
+) -> list[str]:  # fmt: skip
     """What a person at the terminal should look at, most likely first.
 
     Args:
         pty: the port has no rate.
         echo: our own question came back.
-        answered: a Modbus device did: what its bytes look like is no matter.
+        asked: a Modbus device was.
+        answered: it did: what its bytes look like is no matter.
     """
     out, chosen = [], best(guesses)
     heard = sum(len(guess.sample.data) for guess in guesses)
@@ -140,7 +146,7 @@ def hints(
     if answered:
         pass
     elif not heard:
-        out.append(NOTHING)
+        out.append(NO_ANSWER if asked else NOTHING)
     elif chosen is None:
         out.append(WRONG_RATE)
         errors = sum(guess.sample.framing_errors or 0 for guess in guesses)

@@ -52,8 +52,10 @@ def open_port(path: str, line: Line) -> serial.Serial:
         return port
     except (OSError, ValueError, termios.error) as fault:  # SerialException is an OSError
         reason = os.strerror(fault.errno) if isinstance(fault, OSError) and fault.errno else fault
-        if isinstance(fault, termios.error):  # a setting that this driver does not have
-            reason = fault.args[-1]
+        asked = fault.__context__ or fault  # pyserial wraps some of them
+        if isinstance(asked, termios.error):  # a setting that this driver does not have, or none
+            none = asked.args[0] == errno.ENOTTY
+            reason = "it is no serial port" if none else asked.args[-1]
         raise HardwareFault(
             f"serial port {path} cannot be opened: {reason}",
             code="EW-SER-001",

@@ -109,6 +109,12 @@ TABLE: Mapping[tuple[PortState, Happening], PortState] = {
 }
 
 
+def quiet_for(silent_s: float, unused_bytes: int) -> str:
+    """Why a port is silent, for people: nothing comes, or nothing that makes a frame."""
+    said = f"no good frame for {silent_s:.0f} s"
+    return f"{said} in {unused_bytes} bytes (rate? format?)" if unused_bytes else said
+
+
 def step(state: PortState, happening: Happening) -> PortState:
     """Return the next state; raises OurFault for a happening that cannot occur in ``state``."""
     try:

@@ -54,6 +54,7 @@ from edgewarden.serial.portlife import (
     PortState,
     SensorState,
     SerialSettings,
+    quiet_for,
     step,
 )
 from edgewarden.wire.facts import OCSF, Event, FramesSeen, Plain, Reading, Severity
@@ -110,7 +111,8 @@ class SerialSensor:
         self._opener = opener
         self._seen, self._tap, self._many = seen, tap, many
         self._pace = None if isinstance(decoder, ModbusBus) else pace
-        self._untold_bytes = 0
+        self._untold_bytes = self._unused_bytes = 0
+        self._latest = Happening.STOP
         self._adapter_of = adapter_of
         self._adapter = ""
         self._backoff = Backoff(random)
@@ -132,17 +134,21 @@ class SerialSensor:
         self._live_since_s: float | None = None
 
     def snapshot(self) -> SensorState:
-        """What status shows; cheap, callable at any time."""
+        """What status shows; cheap, callable at any time. Silent is silent while it is cured."""
         since_ns = self._born_ns if self._good_ns is None else self._good_ns
+        silent_s = max(0.0, (self._clock.now().boot_ns - since_ns) / 1e9)
+        state, reason = self._state, self._reason
+        if self._told_silent and self._latest in (Happening.QUIET, Happening.OPENED):
+            state, reason = PortState.SILENT, quiet_for(silent_s, self._unused_bytes)
         slaves = self._decoder.slaves() if isinstance(self._decoder, ModbusBus) else {}
         return SensorState(
             name=self._settings.name,
-            state=self._state,
+            state=state,
             readings=self._readings,
             bad_frames=self._decoder.counters.bad,
-            silent_s=max(0.0, (self._clock.now().boot_ns - since_ns) / 1e9),
+            silent_s=silent_s,
             reopens=max(0, self._opens - 1),
-            reason=self._reason,
+            reason=reason,
             counters=self._decoder.counters.as_map(),
             slaves=slaves,
             port=self._settings.port,
@@ -273,6 +279,7 @@ class SerialSensor:
             self._tap(data, seen_mono_ns)
         readings = self._decoder.feed(data, seen_mono_ns)
         self._untold_bytes += len(data)
+        self._unused_bytes += len(data)
         if self._seen and (counters.frames != frames or counters.bad != bad):
             self._tell_frames(self._seen, self._untold_bytes, frames, bad, seen_mono_ns)
             self._untold_bytes = 0
@@ -295,8 +302,7 @@ class SerialSensor:
 
     def _on_good(self, readings: Sequence[Reading], seen_mono_ns: int) -> None:
         now_s = asyncio.get_running_loop().time()
-        self._good_s = now_s
-        self._good_ns = seen_mono_ns
+        self._good_s, self._good_ns, self._unused_bytes = now_s, seen_mono_ns, 0
         if self._state is not PortState.LIVE:
             self._live_since_s = now_s
             self._happen(Happening.FRAME, "")
@@ -312,7 +318,7 @@ class SerialSensor:
 
     def _happen(self, happening: Happening, reason: str) -> None:
         before, self._state = self._state, step(self._state, happening)
-        self._reason = reason
+        self._reason, self._latest = reason, happening
         if before is self._state:
             return
         event = self._event(before, happening)
@@ -343,19 +349,9 @@ class SerialSensor:
             activity = DISCONNECT
         if untold:
             return None
-        return Event(
-            class_uid,
-            activity,
-            severity,
-            self._clock.now().boot_ns,
-            {
-                **self._port(),
-                "state": str(after),
-                "previous": str(before),
-                "reason": self._reason,
-            },
-            code,
-        )
+        said = {"state": str(after), "previous": str(before), "reason": self._reason}
+        boot_ns = self._clock.now().boot_ns
+        return Event(class_uid, activity, severity, boot_ns, {**self._port(), **said}, code)
 
 
 def build_serial_sensor(

@@ -16,6 +16,7 @@ from edgewarden.settings.faults import CONTRADICTION, MISSING
 from edgewarden.settings.fields import choice, number, path, tables, text, whole
 from edgewarden.settings.tree import Broken
 
+BAUDS = (1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600)
 _UNIT_FORM = re.compile(r"[A-Za-z0-9%/().*-]{0,16}")
 _START_FORM = re.compile(r"(?:[0-9a-fA-F]{2}){0,8}")
 # A device that sends nothing but false starts costs one checksum of a whole frame for each byte:
@@ -120,11 +121,7 @@ class Serial:
         help="Device file; prefer /dev/serial/by-path, which does not change at boot.",
         example='"/dev/serial/by-path/platform-fd500000.pcie-usb-0:1.2:1.0-port0"',
     )
-    baud: int = choice(
-        9600,
-        of=(1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600),
-        help="Speed in baud.",
-    )
+    baud: int = choice(9600, of=BAUDS, help="Speed in baud.")
     data_bits: int = choice(8, of=(8, 7), help="Bits of a character; Modbus RTU needs 8.")
     parity: str = choice(
         "none",
