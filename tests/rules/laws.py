@@ -283,6 +283,23 @@ def law_10_sizes(tree: Path) -> list[str]:
     return found
 
 
+def storage_alone_has_the_database(tree: Path) -> list[str]:
+    """Issue 6: the storage thread is the only thing that touches SQLite. So record/ alone imports
+    it, whose connections the module itself keeps to the thread that made them."""
+    found = []
+    for name, module in modules(tree, GATEWAY):
+        for node in ast.walk(module):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            loose = isinstance(node, ast.keyword) and node.arg == "check_same_thread"
+            away = "sqlite3" in names and not name.startswith("agent/edgewarden/record/")
+            if loose or away:
+                found.append(
+                    f"{name}:{getattr(node, 'lineno', 1)}: the database, of another thread"
+                )
+    return found
+
+
 def row_r5_gate_opens_nothing(tree: Path) -> list[str]:
     """Row R5 of issue 4, its half that can be read: what answers execs opens, imports and logs
     nothing while it does (the other half is gate/doors.py's audit hook)."""
