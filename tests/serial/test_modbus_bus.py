@@ -412,6 +412,14 @@ def test_a_port_that_is_asked_rarely_is_not_silent_between_two_polls() -> None:
     assert Running(settings, FakeClock()).sensor._silent_s == 180.0
 
 
+def test_a_slave_that_is_asked_rarely_makes_no_silence_when_it_is_the_last() -> None:
+    """The one that is asked each second is dead: the other speaks once a minute, as it should."""
+    both = tuple(ModbusRegister(f"r{n}", n, 0, period_s=p) for n, p in ((1, 1.0), (2, 60.0)))
+    both += (ModbusRegister("also", 2, 9, period_s=300.0),)
+    settings = SerialSettings("meter", "/dev/null", Format.MODBUS_RTU, registers=both)
+    assert Running(settings, FakeClock()).sensor._silent_s == 180.0
+
+
 def test_a_bus_without_registers_is_the_operators_fault() -> None:
     settings = SerialSettings("meter", "/dev/null", Format.MODBUS_RTU)
     with pytest.raises(OperatorFault, match="polls nothing"):

@@ -116,9 +116,12 @@ class SerialSensor:
         self._adapter_of = adapter_of
         self._adapter = ""
         self._backoff = Backoff(random)
-        # A port whose registers are polled rarely is not silent between two polls.
-        periods = [register.period_s for register in settings.registers]
-        self._silent_s = max(settings.silent_s, 3 * min(periods, default=0.0))
+        # A port whose registers are polled rarely is not silent between two polls, and whichever
+        # of its slaves is the only one left speaks once in its own shortest period.
+        of: dict[int, float] = {}
+        for one in settings.registers:
+            of[one.unit] = min(one.period_s, of.get(one.unit, one.period_s))
+        self._silent_s = max(settings.silent_s, 3 * max(of.values(), default=0.0))
         self._state = PortState.CLOSED
         self._told_silent = False
         self._curing = False

@@ -144,7 +144,11 @@ class Serial:
         "JSON object where there is none.",
     )
     silent_s: float = number(
-        10, low=1, high=86400, help="After this time without a good frame the sensor is silent."
+        10,
+        low=1,
+        high=86400,
+        help="After this time without a good frame the sensor is silent; a Modbus bus after three "
+        "of its slowest device's shortest periods at least.",
     )
     max_frame_bytes: int = whole(
         256,
