@@ -13,7 +13,7 @@ from typing import Protocol
 
 from edgewarden.plain import dataclass
 from edgewarden.wire.facts import Event, Reading
-from edgewarden.wire.tpm import TpmQuote
+from edgewarden.wire.tpm_quote import TpmQuote
 
 FactSink = Callable[[Event | Reading], None]
 """Takes one fact. Never blocks, never raises, called on the event loop's thread only."""

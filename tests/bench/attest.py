@@ -33,7 +33,7 @@ from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES, encode_evidence
 from edgewarden.wire.quoted import encode_payload, qualifying, shortened, whole
 from edgewarden.wire.record import RecordClass
 from edgewarden.wire.topics import Topic
-from edgewarden.wire.tpm import QUOTE_PCRS
+from edgewarden.wire.tpm_quote import QUOTE_PCRS
 from edgewarden_fleet.ca.settings import DEFAULT_REQUIRED
 from edgewarden_fleet.verify import appraising
 from edgewarden_fleet.verify.appraising import Facts

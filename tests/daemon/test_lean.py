@@ -13,10 +13,10 @@ from edgewarden.daemon.lean import LAZY
 
 FORBIDDEN = {
     "rich", "pydantic", "http.server", "gpiozero", "pymodbus", "cryptography", "psutil",
-    "ast", "dis", "argparse", "difflib", "email", "http.client", "bz2", "tempfile",
-    "edgewarden.cli.main", "edgewarden.kernel.tpm", "edgewarden.settings.policy",
-    "edgewarden.trust.tpmkey", "tpm2_pytss", "edgewarden.downstream.listener",
-    "edgewarden.daemon.publish", "edgewarden.mirror.latest",
+    "ast", "dis", "argparse", "ctypes", "difflib", "email", "http.client", "bz2", "tempfile",
+    "edgewarden.cli.main", "edgewarden.kernel.tpm", "edgewarden.wire.tpm",
+    "edgewarden.settings.policy", "edgewarden.trust.tpmkey", "tpm2_pytss",
+    "edgewarden.downstream.listener", "edgewarden.daemon.publish", "edgewarden.mirror.latest",
 }  # fmt: skip
 """Not in link while no setting asks for it: each costs memory for as long as link lives."""
 

@@ -14,13 +14,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from edgewarden.wire import tpm
-from edgewarden.wire.tpm import Alg, Attribute, TpmQuote
+from edgewarden.wire.tpm import Alg, Attribute
+from edgewarden.wire.tpm_quote import QUOTE_PCRS, TpmQuote
 
 FIXED = Attribute.FIXED_TPM | Attribute.FIXED_PARENT | Attribute.SENSITIVE_DATA_ORIGIN
 AK = FIXED | Attribute.USER_WITH_AUTH | Attribute.RESTRICTED | Attribute.SIGN
 TLS = FIXED | Attribute.USER_WITH_AUTH | Attribute.SIGN
-ALL = sum(1 << n for n in tpm.QUOTE_PCRS)
-PCRS = {n: bytes([n]) * 32 for n in sorted(tpm.QUOTE_PCRS)}
+ALL = sum(1 << n for n in QUOTE_PCRS)
+PCRS = {n: bytes([n]) * 32 for n in sorted(QUOTE_PCRS)}
 
 
 def sized(data: bytes) -> bytes:

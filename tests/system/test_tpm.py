@@ -22,6 +22,7 @@ from edgewarden.errors import EdgewardenError
 from edgewarden.kernel.tpm import Tpm
 from edgewarden.wire import tpm as forms
 from edgewarden.wire.tpm import Attribute
+from edgewarden.wire.tpm_quote import QUOTE_PCRS
 from hw.rigs.tpm import Bus, SoftTpm
 from tests.system.tpm_client import DIGEST, QUALIFYING
 
@@ -76,7 +77,7 @@ def test_every_answer_is_what_it_says(python: str, tpm: SoftTpm, tmp_path: Path)
     assert not holds(tls, blob["sign"], QUALIFYING)
     quote = forms.parse_quote(blob["quote"])
     assert quote.qualifying == QUALIFYING
-    assert quote.pcrs == ((forms.Alg.SHA256, forms.QUOTE_PCRS),)
+    assert quote.pcrs == ((forms.Alg.SHA256, QUOTE_PCRS),)
     assert quote.pcr_digest == forms.pcr_digest(
         {n: bytes.fromhex(v) for n, v in enumerate(said["pcrs"])}
     )
@@ -100,7 +101,7 @@ def test_what_is_asked_for_beside_other_work_is_the_same(python: str, tpm: SoftT
     public, ak, attest, attested, signed = (bytes.fromhex(said[name]) for name in names)
     quote = forms.parse_quote(attest)
     assert quote.qualifying == QUALIFYING
-    assert quote.pcrs == ((forms.Alg.SHA256, forms.QUOTE_PCRS),)
+    assert quote.pcrs == ((forms.Alg.SHA256, QUOTE_PCRS),)
     assert holds(public[2:], signed, DIGEST)
     assert holds(ak, attested, hashlib.sha256(attest).digest())
     assert said["taken"] > 3, "work was done while the TPM did"

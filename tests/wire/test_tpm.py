@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgewarden.errors import WireRefusal
 from edgewarden.wire import tpm
 from edgewarden.wire.tpm import Alg, Attribute
+from edgewarden.wire.tpm_quote import QUOTE_PCRS
 from tests.wire.tpm_vectors import PCRS, QUOTE, RECORDED
 
 Parse = Callable[[bytes], object]
@@ -35,7 +36,7 @@ PARSERS: dict[str, Parse] = {
 def test_a_recorded_quote() -> None:
     quote = tpm.parse_quote(QUOTE.quote)
     assert quote.qualifying == hashlib.sha256(b"qualifying").digest()
-    assert quote.pcrs == ((Alg.SHA256, tpm.QUOTE_PCRS),)
+    assert quote.pcrs == ((Alg.SHA256, QUOTE_PCRS),)
     assert quote.pcr_digest == tpm.pcr_digest(PCRS)
     assert (quote.clock.reset_count, quote.clock.restart_count, quote.clock.safe) == (2, 0, True)
     assert 0 < quote.clock.clock_ms < 60_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgewarden.wire.tpm import TpmQuote
+from edgewarden.wire.tpm_quote import TpmQuote
 
 FILE = Path(__file__).parents[1] / "vectors" / "tpm" / "swtpm.txt"
 RECORDED: dict[str, bytes] = {

@@ -34,6 +34,7 @@ from edgewarden.plain import dataclass
 from edgewarden.wire import cose, tpm
 from edgewarden.wire.quoted import Quoted, TpmKeys, qualifying
 from edgewarden.wire.tpm import Alg, Attribute, Certification, Public, Quote, Signature
+from edgewarden.wire.tpm_quote import QUOTE_PCRS
 
 Verify = Callable[[Public, bytes, Signature], bool]
 """(key, message, signature) -> did this key sign SHA-256 of the message."""
@@ -52,7 +53,7 @@ _DECRYPT = int(Attribute.DECRYPT)
 KEYS_KEPT = 4096
 """Of gateways: their public areas, which stay the same for years, and what was certified."""
 _public = lru_cache(maxsize=2 * KEYS_KEPT)(tpm.parse_public)
-_SELECTION = ((Alg.SHA256, tpm.QUOTE_PCRS),)
+_SELECTION = ((Alg.SHA256, QUOTE_PCRS),)
 
 
 class Contradiction(Exception):

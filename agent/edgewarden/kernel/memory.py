@@ -16,9 +16,9 @@ filesystem they answer for (of their heap, kernel/process.py gives back what is 
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 
+from edgewarden.kernel import ffi as ctypes
 from edgewarden.kernel.libc import libc
 
 # <malloc.h>, <asm-generic/mman-common.h>

@@ -31,7 +31,6 @@ checked as ever, by OpenSSL, against another now.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import re
@@ -39,6 +38,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edgewarden.errors import HardwareFault
+from edgewarden.kernel import ffi as ctypes
 from edgewarden.plain import dataclass
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ def check_certificates_at(context: ssl.SSLContext, utc_s: int) -> None:
         raise no_tls_key("OpenSSL takes no time to check certificates against")
 
 
-def ssl_ctx(context: ssl.SSLContext) -> ctypes.c_void_p:
-    """The SSL_CTX of a context: the first member behind the object's head (CPython's
+def ssl_ctx(context: ssl.SSLContext) -> int:
+    """Where the SSL_CTX of a context is: the first member behind the object's head (CPython's
     Modules/_ssl.c, since 2.7).
 
     Its flags are held to what Python says, before and after one of them was turned: a pointer to
@@ -188,8 +188,8 @@ def ssl_ctx(context: ssl.SSLContext) -> ctypes.c_void_p:
     return _held(context)
 
 
-def _held(context: ssl.SSLContext) -> ctypes.c_void_p:
-    return ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
+def _held(context: ssl.SSLContext) -> int:
+    return ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value or 0
 
 
 def _parameters(context: ssl.SSLContext) -> int:

@@ -20,9 +20,11 @@ a failed call leaves in OpenSSL's queue of errors is taken away: ssl would find 
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
+from collections.abc import Callable
+
+from edgewarden.kernel import ffi as ctypes
 
 HALF = 32
 """Bytes of a coordinate, and of each number of a signature."""
@@ -204,9 +206,9 @@ def der_of(signature: bytes) -> bytes:
     return bytes((0x30, len(body))) + body
 
 
-def _read(call: ctypes._NamedFuncPointer, der: bytes) -> int | None:
+def _read(call: Callable[..., int | None], der: bytes) -> int | None:
     start = ctypes.c_char_p(der)
-    held: int | None = call(None, ctypes.byref(start), len(der), None, _PROVIDER)
+    held = call(None, ctypes.byref(start), len(der), None, _PROVIDER)
     if not held:
         _need().ERR_clear_error()
     return held

@@ -7,20 +7,21 @@ privilege.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from typing import NamedTuple
+
+from edgewarden.kernel import ffi as ctypes
 
 STA_UNSYNC = 0x0040
 TIME_ERROR = 5
 
 
 class _Timeval(ctypes.Structure):
-    _fields_ = [("tv_sec", ctypes.c_long), ("tv_usec", ctypes.c_long)]
+    _fields_ = (("tv_sec", ctypes.c_long), ("tv_usec", ctypes.c_long))
 
 
 class _Timex(ctypes.Structure):
-    _fields_ = [
+    _fields_ = (
         ("modes", ctypes.c_uint),
         ("offset", ctypes.c_long),
         ("freq", ctypes.c_long),
@@ -42,7 +43,7 @@ class _Timex(ctypes.Structure):
         ("stbcnt", ctypes.c_long),
         ("tai", ctypes.c_int),
         ("reserved", ctypes.c_int * 11),
-    ]
+    )
 
 
 class Discipline(NamedTuple):
@@ -53,7 +54,7 @@ class Discipline(NamedTuple):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.adjtimex.argtypes = [ctypes.POINTER(_Timex)]
+_libc.adjtimex.argtypes = (ctypes.c_void_p,)
 _libc.adjtimex.restype = ctypes.c_int
 
 

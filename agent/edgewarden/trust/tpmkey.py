@@ -32,7 +32,7 @@ from edgewarden.kernel.tpm import Key, Tpm
 from edgewarden.trust import tsskey
 from edgewarden.trust.keys import key_id, low_s, public_cose_key
 from edgewarden.wire import tpm as forms
-from edgewarden.wire.tpm import QUOTE_PCRS, TpmQuote
+from edgewarden.wire.tpm_quote import QUOTE_PCRS, TpmQuote
 
 GRADE = "G2"
 log = logging.getLogger("edgewarden.trust.tpmkey")

@@ -26,7 +26,7 @@ from edgewarden.errors import WireRefusal
 from edgewarden.plain import dataclass
 from edgewarden.wire import cbor, spelling
 from edgewarden.wire.evidence import MAX_EVIDENCE_BYTES
-from edgewarden.wire.tpm import MAX_STRUCT_BYTES, QUOTE_PCRS, TpmQuote
+from edgewarden.wire.tpm_quote import MAX_STRUCT_BYTES, QUOTE_PCRS, TpmQuote
 
 _DOMAIN = b"edgewarden-ev-1\0"
 _UNASKED_DOMAIN = b"edgewarden-unasked-1\0"
