@@ -171,6 +171,13 @@ def test_the_console_keeps_data_and_messages_apart(capsys: pytest.CaptureFixture
     assert printed.err == "edgewarden: bad [EW-SET-001]\n  next: mend\n"
 
 
+def test_the_policy_one_shot_has_no_event_loop() -> None:
+    """It stands in front of gate at every start."""
+    loaded = loaded_by("policy", "compile", "--settings", "/nowhere/edgewarden.toml")
+    assert "edgewarden.daemon.policy" in loaded
+    assert not {"asyncio", "ssl", "sqlite3", "ctypes"} & loaded
+
+
 BECOMES = """
 import os, sys
 def execv(path, line):

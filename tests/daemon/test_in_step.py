@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewarden.daemon.clock import LONG_S, STEP_S, SteppedLoop, in_step
+from edgewarden.daemon.steps import LONG_S, STEP_S, SteppedLoop, in_step
 from edgewarden.link.names import LOOK_S
 from edgewarden.link.session import MISC_S
 from edgewarden.record.intake import PHASE_NS

@@ -60,7 +60,7 @@ def test_hearing_signals_loads_nothing_either() -> None:
         from edgewarden.daemon.lean import LAZY, Later, hear_signals, lazily
         lazily(*LAZY)
         import asyncio
-        from edgewarden.daemon.clock import SteppedLoop
+        from edgewarden.daemon.steps import SteppedLoop
 
         async def work():
             heard = asyncio.Event()

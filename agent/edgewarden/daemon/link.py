@@ -29,13 +29,7 @@ from edgewarden.daemon import config
 from edgewarden.daemon.answers import Answers, tell_fault
 from edgewarden.daemon.attester import Attester, Who
 from edgewarden.daemon.behind import behind_of
-from edgewarden.daemon.clock import (
-    STEP_S,
-    SteppedLoop,
-    SystemRandomness,
-    credentials_folder,
-    in_step,
-)
+from edgewarden.daemon.clock import SystemRandomness, credentials_folder
 from edgewarden.daemon.config import Running
 from edgewarden.daemon.continuity import Continuity
 from edgewarden.daemon.control import serve_control
@@ -47,6 +41,7 @@ from edgewarden.daemon.notify import Notifier
 from edgewarden.daemon.overload import Overload
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
+from edgewarden.daemon.steps import STEP_S, SteppedLoop, in_step
 from edgewarden.daemon.storage import build_storage
 from edgewarden.daemon.timekeeper import keep_time
 from edgewarden.daemon.uplink import build_uplink, session_status

@@ -23,7 +23,8 @@ import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-from edgewarden.daemon.clock import STEP_S, SystemClock, in_step
+from edgewarden.daemon.clock import SystemClock
+from edgewarden.daemon.steps import STEP_S, in_step
 from edgewarden.errors import EdgewardenError
 from edgewarden.order import clock as order
 from edgewarden.order.clock import Known, Look

@@ -107,7 +107,7 @@ LIMITS: Mapping[str, Limit] = {
         (1, 1.5, 2), 0.9, "alarms have used {:.0%} of their quota in the spool",
         "run `edgewarden doctor network`",
     ),
-    # link looks each two seconds (daemon/clock.STEP_S).
+    # link looks each two seconds (daemon/steps.STEP_S).
     "loop_s": Limit((1, 3, 10), 0.5, "link comes {:.1f} s late to its own work", _HOST),
     # Share of ten seconds in which something waited for memory; systemd-oomd kills at 60
     # (oomd.conf(5), DefaultMemoryPressureLimit=).

@@ -45,7 +45,7 @@ FIXED_NS = 5 * 1_000_000_000
 """Below, a thread that looks each commit_s costs more wake-ups than a first fact that tells it."""
 PHASE_NS = 1_000_000_000
 """The moments lie in the middle between two steps of link's loop, which are twice as long
-(daemon/clock.STEP_S) and want the interpreter, too; the first, one period from the start on."""
+(daemon/steps.STEP_S) and want the interpreter, too; the first, one period from the start on."""
 LATE_ACK_NS = 10 * 1_000_000_000
 """Word of what was accepted may wait so long: what a power cut can send twice."""
 
