@@ -24,6 +24,7 @@ from edgewarden.record.spool import FOLDER, DiskSpool
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.record import RecordClass, record_hash
+from tests.noise import noise
 
 DEVICE = "gw-demo"
 CAP_BYTES = 8 << 30
@@ -53,7 +54,7 @@ class Grouped:
     def tight(self) -> bool:
         return False
 
-    def put(self, records: Sequence[Stored]) -> None:
+    def put(self, records: Sequence[Stored]) -> int:
         (record,) = records
         if self._waiting and record.record_class != self._waiting[-1].record_class:
             self.flush()
@@ -61,6 +62,7 @@ class Grouped:
         self._heads[record.record_class] = (record.seq, record_hash(record.data))
         if len(self._waiting) >= GROUP:
             self.flush()
+        return len(record.data)
 
     def flush(self) -> None:
         self._spool.put(self._waiting)
@@ -68,7 +70,7 @@ class Grouped:
 
 
 def event(n: int) -> Event:
-    told: dict[str, Plain] = {"n": n, "text": "x" * TEXT_BYTES}
+    told: dict[str, Plain] = {"n": n, "text": noise(TEXT_BYTES, n)}
     return Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 1, told)
 
 
@@ -111,14 +113,16 @@ def fill(
     There is no alarm but the introduction: the first one to come is the first there is.
     """
     spool, grouped, journal = begun(state, device, cap_bytes, who)
-    text = "x" * FILLING_BYTES
     try:
         share = Quotas().quota_bytes(cap_bytes, RecordClass.AUDIT)
         while spool.state()[RecordClass.AUDIT].bytes < share:
             for n in range(GROUP):
                 journal.event(RecordClass.AUDIT, event(n))
+        written = 0
         while spool.room_for(RecordClass.BULK, 2 * FILLING_BYTES):
             for _ in range(16):
+                written += 1
+                text = noise(FILLING_BYTES, written)
                 journal.batch([Reading("s", "n", "", text, 1)], [], {})
             grouped.flush()
         return sum(one.bytes for one in spool.state().values())

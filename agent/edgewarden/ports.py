@@ -152,8 +152,9 @@ class Spool(Protocol):
     def heads(self) -> dict[int, tuple[int, bytes]]:
         """class -> (highest sequence ever written, SHA-256 of that record or 32 zero bytes)."""
 
-    def put(self, records: Sequence[Stored]) -> None:
-        """Make records of one class durable, all or none. Returns after fsync."""
+    def put(self, records: Sequence[Stored]) -> int:
+        """Make records of one class durable, all or none. Returns after fsync, how many bytes they
+        are as they were stored."""
 
     def peek(self, record_class: int, after_seq: int, count: int, max_bytes: int) -> list[Stored]:
         """The oldest unacknowledged records of a class with seq > after_seq, in order."""
@@ -170,8 +171,9 @@ class Spool(Protocol):
     def victim(self, reason: str) -> Loss | None:
         """What would have to go next: the oldest bulk segment. Deletes nothing."""
 
-    def put_gap(self, record: Stored, loss: Loss) -> None:
-        """Make the gap record durable, then delete what it speaks of: in this order, one call."""
+    def put_gap(self, record: Stored, loss: Loss) -> int:
+        """Make the gap record durable, then delete what it speaks of: in this order, one call;
+        returns as put()."""
 
     def evict(self, loss: Loss) -> None:
         """Delete what victim() named without waiting for its gap record; losses() then names it.

@@ -55,9 +55,9 @@ class MemorySpool:
     def heads(self) -> dict[int, tuple[int, bytes]]:
         return dict(self._disk.heads)
 
-    def put(self, records: Sequence[Stored]) -> None:
+    def put(self, records: Sequence[Stored]) -> int:
         if not records:
-            return
+            return 0
         c = records[0].record_class
         head = self._disk.heads[c][0]
         if [(r.record_class, r.seq) for r in records] != [
@@ -71,6 +71,7 @@ class MemorySpool:
         self._disk.acked = dict(self._acked)
         for c, upto in self._acked.items():
             self._disk.records[c] = [r for r in self._disk.records[c] if r.seq > upto]
+        return sum(len(one.data) for one in records)
 
     def peek(self, record_class: int, after_seq: int, count: int, max_bytes: int) -> list[Stored]:
         found: list[Stored] = []
@@ -110,11 +111,12 @@ class MemorySpool:
             )
         return self._victim
 
-    def put_gap(self, record: Stored, loss: Loss) -> None:
-        self.put([record])
+    def put_gap(self, record: Stored, loss: Loss) -> int:
+        size_bytes = self.put([record])
         if loss == self._victim:
             self._forget(loss)
         self._disk.unexplained = [other for other in self._disk.unexplained if other != loss]
+        return size_bytes
 
     def evict(self, loss: Loss) -> None:
         if loss != self._victim:

@@ -18,9 +18,16 @@ import pytest
 
 from edgewarden.ports import Loss, Stored
 from edgewarden.record import rows as rows_module
+from edgewarden.record.patience import LOOKS, Patience
 from edgewarden.record.reader import salvage
-from edgewarden.record.rows import FORMAT_WITHOUT_SUMS
-from edgewarden.record.segment import LOOKS, Patience, Segment, parse_name, segment_name
+from edgewarden.record.rows import FORMAT, FORMATS
+from edgewarden.record.segment import (
+    Segment,
+    parse_name,
+    remove_files,
+    segment_name,
+    side_files,
+)
 from edgewarden.record.spool import FOLDER, DiskSpool
 from edgewarden.wire.record import NO_PREDECESSOR, RecordClass, record_hash
 from tests.record.records import fill, made
@@ -28,6 +35,7 @@ from tests.record.records import fill, made
 ALARM, AUDIT, BULK = (int(c) for c in RecordClass)
 CAP = 4 << 20
 EVERYTHING = 1 << 30
+FORMATS_BEFORE = [found for found in FORMATS if found != FORMAT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +53,8 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     spool = DiskSpool(folder / "living", CAP)
     records: dict[int, dict[int, Stored]] = {c: {} for c in (ALARM, AUDIT, BULK)}
     for i in range(60):
-        for c, size in ((BULK, 9000 + i), (ALARM, 200 + i), (AUDIT, 900)):
-            (one,) = fill(spool, c, 1, size=size)
+        for c, size in ((BULK, 9000 + i), (ALARM, 200 + i), (AUDIT, 2900)):
+            (one,) = fill(spool, c, 1, size=size, packs=c == AUDIT)
             records[c][one.seq] = one
     shutil.copytree(folder / "living", folder / "state" / FOLDER)
     spool.close()
@@ -287,28 +295,49 @@ def test_a10_the_heads_alone_know_what_a_log_forgot(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_segment_without_checksums_is_read_and_not_appended_to(tmp_path: Path) -> None:
-    """What the version before wrote."""
+@pytest.mark.parametrize("before", FORMATS_BEFORE)
+def test_a_segment_of_before_is_read_and_not_appended_to(tmp_path: Path, before: int) -> None:
+    """What the versions before wrote."""
     spool = DiskSpool(tmp_path, CAP)
-    records = fill(spool, ALARM, 3)
+    records = fill(spool, ALARM, 3, size=2000, packs=True)
+    spool.ack(ALARM, 1)
     spool.close()
     (path,) = (tmp_path / "alarm").glob("*.seg")
-    as_before(path)
+    as_before(path, before)
     again = DiskSpool(tmp_path, CAP)
-    assert drain(again, ALARM) == records
+    assert again.state()[ALARM].acked == 1
+    assert drain(again, ALARM) == records[1:]
     records += fill(again, ALARM, 2)
-    assert drain(again, ALARM) == records
-    again.close()
+    assert drain(again, ALARM) == records[1:]
+    again.ack(ALARM, 4)
+    fill(again, BULK, 1)
     names = sorted(p.name for p in (tmp_path / "alarm").glob("*.seg"))
-    assert [parse_name(name)[0] for name in names if parse_name(name)] == [1, 4]  # type: ignore[index]
+    assert [parse_name(name)[0] for name in names if parse_name(name)] == [4], "drained, and gone"  # type: ignore[index]
+    again.close()
 
 
-def test_an_empty_segment_without_checksums_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", FORMATS_BEFORE)
+def test_what_a_power_cut_left_of_before_is_read(tmp_path: Path, before: int) -> None:
+    """With a log that was not copied yet, and its index as a file."""
+    spool = DiskSpool(tmp_path / FOLDER, CAP)
+    records = fill(spool, ALARM, 9)
+    spool.close()
+    (path,) = (tmp_path / FOLDER / "alarm").glob("*.seg")
+    as_before(path, before, power_cut=True)
+    assert [r for r in salvage(tmp_path, RecordClass.ALARM) if isinstance(r, Stored)] == records
+    again = DiskSpool(tmp_path / FOLDER, CAP)
+    assert drain(again, ALARM) == records
+    assert fill(again, ALARM, 1)[0].seq == 10
+    again.close()
+
+
+@pytest.mark.parametrize("before", FORMATS_BEFORE)
+def test_an_empty_segment_of_before_is_made_anew(tmp_path: Path, before: int) -> None:
     spool = DiskSpool(tmp_path, CAP)
     spool.close()
     path = tmp_path / "alarm" / segment_name(1, NO_PREDECESSOR)
     Segment.create(path, {ALARM: rows_module.Mark()}).close()
-    as_before(path)
+    as_before(path, before)
     again = DiskSpool(tmp_path, CAP)
     (one,) = fill(again, ALARM, 1)
     again.close()
@@ -318,17 +347,40 @@ def test_an_empty_segment_without_checksums_is_made_anew(tmp_path: Path) -> None
     third.close()
 
 
-def as_before(path: Path) -> None:
-    """Rewrite a segment in the format without checksums."""
+def as_before(path: Path, before: int, *, power_cut: bool = False) -> None:
+    """Write a segment of alarms anew as a version before did, in its own words."""
     db = sqlite3.connect(path, isolation_level=None)
-    for statement in (
-        "ALTER TABLE record DROP COLUMN sum",
-        "ALTER TABLE mark DROP COLUMN sum",
-        f"PRAGMA user_version={FORMAT_WITHOUT_SUMS}",
-        "PRAGMA wal_checkpoint(TRUNCATE)",
-    ):
-        db.execute(statement)
+    marks = rows_module.read_marks(db, ALARM)
+    rows = list(rows_module.read_rows(db, ALARM, 0, EVERYTHING))
     db.close()
+    remove_files(path)
+    old = sqlite3.connect(path, isolation_level=None)
+    sums = before == rows_module.FORMAT_MARKS_APART
+    last = ", sum INTEGER NOT NULL)" if sums else ")"
+    for statement in (
+        "PRAGMA journal_mode=WAL",
+        "BEGIN",
+        "CREATE TABLE record (seq INTEGER PRIMARY KEY, data BLOB NOT NULL" + last,
+        "CREATE TABLE mark (class INTEGER PRIMARY KEY, head INTEGER NOT NULL, hash BLOB NOT NULL,"
+        " acked INTEGER NOT NULL, gone INTEGER NOT NULL, evicted INTEGER NOT NULL" + last,
+        f"PRAGMA user_version={before}",
+        "COMMIT",
+    ):
+        old.execute(statement)
+    for row in rows:
+        values = (row.seq, row.data, rows_module.row_sum(row.seq, row.data))
+        old.execute(
+            "INSERT INTO record VALUES (?, ?" + (", ?)" if sums else ")"), values[: 2 + sums]
+        )
+    for c, mark in marks.items():
+        said = (c, mark.head, mark.digest, mark.acked, mark.gone, mark.evicted)
+        said = (*said, rows_module.mark_sum(c, mark))[: 6 + sums]
+        old.execute(f"INSERT INTO mark VALUES ({', '.join('?' * len(said))})", said)
+    left = {file: file.read_bytes() for file in (path, *side_files(path))}
+    old.close()
+    if power_cut:
+        for file, data in left.items():
+            file.write_bytes(data)
 
 
 def test_a_file_is_waited_for_by_commits_and_not_by_looks() -> None:

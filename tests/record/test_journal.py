@@ -42,6 +42,7 @@ from edgewarden.wire.record import (
 )
 from tests.fakes.clock import FakeClock
 from tests.fakes.spool import MemorySpool
+from tests.noise import noise
 
 REPORT, IDENTITY = FileSigner.generate(), FileSigner.generate()
 WHO = Introduction(IDENTITY, (b"leaf", b"issuing"), "1.2.3")
@@ -155,7 +156,7 @@ def test_an_event_without_encoding_is_still_an_event() -> None:
 def test_a_batch_that_is_too_long_is_given_back() -> None:
     spool = MemorySpool()
     journal = journal_on(spool)
-    readings = [Reading("s", "n", "", "x" * 1000, 1) for _ in range(200)]
+    readings = [Reading("s", "n", "", noise(1000, n), 1) for n in range(200)]
     with pytest.raises(Unstorable):
         journal.batch(readings, [], {})
     assert journal.heads()[BULK][0] == 1, "no sequence is used for what is not stored"
@@ -164,7 +165,7 @@ def test_a_batch_that_is_too_long_is_given_back() -> None:
 def test_eviction_is_signed_into_audit_before_the_records_go(tmp_path: Path) -> None:
     spool = DiskSpool(tmp_path, 2 << 20)
     journal = journal_on(spool)
-    readings = [Reading("s", "n", "", "x" * 900, 1) for _ in range(60)]
+    readings = [Reading("s", "n", "", noise(900, n), 1) for n in range(60)]
     for _ in range(40):
         journal.batch(readings, [], {})
     evicted = spool.state()[BULK].evicted
@@ -193,7 +194,7 @@ def test_what_was_acknowledged_goes_without_a_gap_statement(tmp_path: Path) -> N
     """The newest segment, all of it acknowledged, is closed and given up for room."""
     spool = DiskSpool(tmp_path, 2 << 20)
     journal = journal_on(spool)
-    journal.batch([Reading("s", "n", "", "x" * 900, 1) for _ in range(60)], [], {})
+    journal.batch([Reading("s", "n", "", noise(900, n), 1) for n in range(60)], [], {})
     last = spool.state()[BULK].durable
     spool.ack(BULK, last)
     journal.event(AUDIT, event(n=1))  # an acknowledgement is durable with the next commit

@@ -20,6 +20,7 @@ from edgewarden.wire.cose import Verify
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity
 from edgewarden.wire.record import RecordClass
 from tests.fakes.clock import FakeClock
+from tests.noise import noise
 
 ALARM, AUDIT, BULK = RecordClass
 IDENTITY = FileSigner.generate()
@@ -54,7 +55,7 @@ def state(tmp_path: Path) -> Path:
         spool, journal = started(tmp_path, 2 << 20)
         for n in range(100):
             journal.event(ALARM, event(n))
-            journal.batch([Reading("s", "n", "", "x" * 9000, 1)], [], {})
+            journal.batch([Reading("s", "n", "", noise(9000, n), 1)], [], {})
         if start == 0:
             spool.ack(ALARM, 40)
         spool.close()
@@ -194,8 +195,8 @@ def test_a_removed_segment_is_found(state: Path) -> None:
 
 def test_a_gap_record_that_does_not_meet_the_next_record_is_found(tmp_path: Path) -> None:
     spool, journal = started(tmp_path, 2 << 20)
-    for _ in range(60):
-        journal.batch([Reading("s", "n", "", "x" * 9000, 1)], [], {})
+    for n in range(60):
+        journal.batch([Reading("s", "n", "", noise(9000, n), 1)], [], {})
     loss = spool.victim("spool full")
     assert loss is not None
     spool._victim = forged = replace(loss, after=b"\x01" * 32)

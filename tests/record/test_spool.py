@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from edgewarden.errors import HardwareFault
+from edgewarden.ports import Stored
 from edgewarden.record import segment as segment_module
 from edgewarden.record.lane import KEEP_BAD
-from edgewarden.record.rows import SPAN
+from edgewarden.record.rows import SPAN, Mark
 from edgewarden.record.salvage import restart_digest
 from edgewarden.record.segment import Segment, parse_name, segment_name
 from edgewarden.record.spool import BALLAST, BALLAST_BYTES, DiskSpool
@@ -36,12 +39,16 @@ def test_every_setting_that_matters_is_set(tmp_path: Path) -> None:
     one = Segment.create(tmp_path / segment_name(1, NO_PREDECESSOR), {})
     asked = {
         name: one._db.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("journal_mode", "synchronous", "secure_delete", "mmap_size", "cache_size")
-    }
+        for name in (
+            "journal_mode", "synchronous", "secure_delete", "mmap_size", "cache_size",
+            "locking_mode",
+        )
+    }  # fmt: skip
     one.close()
     assert asked == {
         "journal_mode": "wal",
         "synchronous": 2,  # FULL
+        "locking_mode": "exclusive",
         "secure_delete": 0,
         "mmap_size": 0,
         "cache_size": -segment_module.CACHE_KIB,
@@ -288,21 +295,31 @@ def test_a_log_without_its_file_is_swept(tmp_path: Path) -> None:
     assert not orphan.exists()
 
 
-def test_rows_of_a_failed_commit_never_count(tmp_path: Path) -> None:
+def test_rows_of_a_failed_commit_never_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A commit whose fsync failed may be on the disk; its sequence is used again, and only that
     counts.
     """
     spool = DiskSpool(tmp_path, CAP)
     records = fill(spool, ALARM, 2)
+    whole = Segment.commit
+
+    def fails(self: Segment, records: Sequence[Stored], marks: Mapping[int, Mark]) -> None:
+        whole(self, records, marks)
+        raise HardwareFault("the fsync failed", code="EW-SPL-001", next_step="")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Segment, "commit", fails)
+        with pytest.raises(HardwareFault):
+            fill(spool, ALARM, 1)
+    assert spool.peek(ALARM, 0, 10, 1 << 20) == records
+    (third,) = fill(spool, ALARM, 1, size=50)
+    assert third.seq == 3
+    assert spool.peek(ALARM, 0, 10, 1 << 20) == [*records, third]
     spool.close()
-    db = sqlite3.connect(segments(tmp_path, ALARM)[-1])
-    db.execute("INSERT INTO record VALUES (3, x'00', 0), (4, x'00', 0)")
-    db.commit()
-    db.close()
     again = DiskSpool(tmp_path, CAP)
-    assert again.peek(ALARM, 0, 10, 1 << 20) == records
-    (third,) = fill(again, ALARM, 1)
-    assert again.peek(ALARM, 2, 10, 1 << 20) == [third]
+    assert again.peek(ALARM, 0, 10, 1 << 20) == [*records, third]
     again.close()
 
 

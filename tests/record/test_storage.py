@@ -433,9 +433,9 @@ def test_what_was_just_committed_is_sent_without_asking_the_thread_again(
     cursors: list[int] = []
 
     class Watched(MemorySpool):
-        def put(self, records: Sequence[Stored]) -> None:
+        def put(self, records: Sequence[Stored]) -> int:
             cursors.append(self.state()[BULK].acked)
-            super().put(records)
+            return super().put(records)
 
     spool, clock, fresh = Watched(), FakeClock(), Fresh()
     storage = StorageThread(

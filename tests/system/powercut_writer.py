@@ -26,6 +26,7 @@ from edgewarden.record.storage import StorageThread
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity
 from edgewarden.wire.record import RecordClass
+from tests.noise import noise
 
 CAP_BYTES = 12 << 20
 """An alarm segment is then 150 kB: hundreds of records, so that it rotates under way."""
@@ -61,7 +62,7 @@ def load(storage: StorageThread, chance: random.Random) -> None:
     """Fill bulk to its bound, then write everything until somebody ends the process."""
     while storage.state()[RecordClass.BULK].evicted == 0:
         for _ in range(40):
-            storage.submit_reading(Reading("s", "n", "", "x" * 2000, 1))
+            storage.submit_reading(Reading("s", "n", "", noise(2000, chance.randrange(1 << 32)), 1))
         storage.flush().result()
     while True:
         for _ in range(chance.randint(1, 20)):
@@ -70,7 +71,10 @@ def load(storage: StorageThread, chance: random.Random) -> None:
             event = Event(OCSF.HEALTH, 1, Severity.LOW, 1, detail)
             storage.submit_event(event, record_class)
         for _ in range(chance.randint(0, 30)):
-            storage.submit_reading(Reading("s", "n", "", "x" * chance.randint(0, 2000), 1))
+            # Of each batch some packs and some does not.
+            text = chance.choice(["x" * 2000, noise(2000, chance.randrange(1 << 32))])
+            text = text[: chance.randint(0, 2000)]
+            storage.submit_reading(Reading("s", "n", "", text, 1))
         storage.flush().result()
         for c, state in storage.state().items():
             if chance.random() < (0.02 if c == RecordClass.BULK else 0.2):

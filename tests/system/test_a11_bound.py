@@ -24,6 +24,7 @@ from edgewarden.wire.cose import ContentType
 from edgewarden.wire.facts import Reading
 from edgewarden.wire.record import Kind, Record, RecordClass, RecordTime, decode_record
 from tests.broker import Broker, Pki, Subscriber
+from tests.noise import noise
 from tests.system.uplinks import DEVICE, Gateway, event
 from tests.waiting import wait_until
 
@@ -65,8 +66,9 @@ def write_offline(storage: StorageThread, state: Path, total_bytes: int) -> tupl
     """Alarms, audit records and batches, total_bytes of batches; (most on disk, alarms)."""
     most, alarms = 0, 0
     for n in range(total_bytes // (BATCH_FACTS * FACT_BYTES)):
-        for _ in range(BATCH_FACTS):
-            storage.submit_reading(Reading("s", "n", "", "x" * FACT_BYTES, 1))
+        for i in range(BATCH_FACTS):
+            text = noise(FACT_BYTES, n * BATCH_FACTS + i)
+            storage.submit_reading(Reading("s", "n", "", text, 1))
         if n % 3 == 0:
             storage.submit_event(event(n=alarms, text="a" * 500), ALARM)
             storage.submit_event(event(n=alarms, text="u" * 500), AUDIT)

@@ -23,6 +23,7 @@ from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.record import Kind, Record, RecordClass, decode_record
+from tests.noise import noise
 from tests.system import loopfs
 
 pytestmark = pytest.mark.needs("root", "loop-mount")
@@ -62,9 +63,9 @@ def alarm(**detail: Plain) -> Event:
 
 
 def add_bulk(storage: StorageThread, batches: int) -> None:
-    for _ in range(batches):
-        for _ in range(30):
-            storage.submit_reading(Reading("s", "n", "", "x" * 2000, 1))
+    for n in range(batches):
+        for i in range(30):
+            storage.submit_reading(Reading("s", "n", "", noise(2000, 30 * n + i), 1))
         with contextlib.suppress(HardwareFault):
             storage.flush().result(WAIT_S)
 
@@ -101,7 +102,7 @@ def test_a09_bulk_is_evicted_with_a_signed_gap_and_every_alarm_is_kept(disk: loo
         add_bulk(storage, 80)
         fill_up(disk)
         for n in range(400):
-            storage.submit_event(alarm(n=n, text="x" * 1000), ALARM)
+            storage.submit_event(alarm(n=n, text=noise(1000, n)), ALARM)
             if n % 40 == 0:
                 add_bulk(storage, 2)
         storage.flush().result(WAIT_S)

@@ -24,8 +24,8 @@ from edgewarden.errors import EdgewardenError
 from edgewarden.ports import Stored
 from edgewarden.record.fresh import FRESH_BYTES
 from edgewarden.record.journal import Introduction
+from edgewarden.record.patience import LOOKS
 from edgewarden.record.reader import iterate, verify
-from edgewarden.record.segment import LOOKS
 from edgewarden.record.storage import StorageThread
 from edgewarden.settings.schema import Settings
 from edgewarden.trust.keys import FileSigner, verifier_for
@@ -33,6 +33,7 @@ from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity
 from edgewarden.wire.record import Kind, Record, RecordClass, decode_record
+from tests.noise import noise
 from tests.system import loopfs
 from tests.system.worlds import IMAGE_MB, WAIT_S, world_on
 from tests.waiting import wait_until
@@ -91,10 +92,10 @@ def storing(state: Path) -> Iterator[StorageThread]:
 def tell(storage: StorageThread, numbers: range, size_bytes: int = TEXT_BYTES) -> bool:
     """Alarms and a batch of bulk, one commit each; whether the disk has them."""
     for n in numbers:
-        detail = {"n": n, "text": "x" * size_bytes}
+        detail = {"n": n, "text": noise(size_bytes, n)}
         event = Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 1, detail)
         storage.submit_event(event, ALARM)
-        storage.submit_reading(Reading("s", "n", "", "x" * 2000, 1))
+        storage.submit_reading(Reading("s", "n", "", noise(2000, n), 1))
     try:
         storage.flush().result(WAIT_S)
     except EdgewardenError:

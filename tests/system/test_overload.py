@@ -29,6 +29,7 @@ from edgewarden.wire.cose import ContentType
 from edgewarden.wire.facts import Event, event_from_map, readings_from_senml
 from edgewarden.wire.record import Kind, Record, RecordClass, decode_record
 from hw.rigs.ptys import PtyPort
+from tests.noise import noise
 from tests.system.standing import Site, standing
 from tests.waiting import wait_until
 
@@ -43,7 +44,7 @@ before anything is evicted."""
 TICK_S = 0.01
 FAST, SLOW, IDLE = 12.0, 0.4, 0.05
 """Lines of 180 bytes a tick on each port: 650, 22 and 3 kB a second of all of them."""
-TEXT = "x" * 150
+TEXT_BYTES = 150
 WAIT_S = 120.0
 SETTINGS = """
 [overload]
@@ -84,7 +85,8 @@ class Flood(threading.Thread):
             for _ in range(int(owed)):
                 for n, port in enumerate(self._ports):
                     near = self.value if n == 0 else 20.0
-                    body = {"n": round(near + self._chance.random(), 3), "t": TEXT}
+                    text = noise(TEXT_BYTES, self._chance.randrange(1 << 32))
+                    body = {"n": round(near + self._chance.random(), 3), "t": text}
                     port.send(json.dumps(body).encode() + b"\n")
             owed %= 1
 

@@ -35,7 +35,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.needs("root", "loop-mount")
 
 SEED = 20260
-MIN_SINCE = 100
+MIN_SINCE = 40
 CUTS_PER_LIFE = 5
 IMAGE_MB = 48
 CONTROL_CUTS = 4

@@ -28,6 +28,7 @@ from edgewarden.trust.keys import FileSigner
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.record import RecordClass
 from tests.broker import HOST
+from tests.noise import noise
 from tests.waiting import wait_until
 
 DEVICE = "gw-demo"
@@ -138,9 +139,9 @@ class Gateway:
     def write(self, alarms: int = 0, audits: int = 0, bulk: int = 0, size: int = 50) -> None:
         """Some of each, durable when this returns."""
         for n in range(alarms):
-            self.storage.submit_event(event(n=n, text="x" * size), RecordClass.ALARM)
+            self.storage.submit_event(event(n=n, text=noise(size, n)), RecordClass.ALARM)
         for n in range(audits):
-            self.storage.submit_event(event(n=n, text="x" * size), RecordClass.AUDIT)
+            self.storage.submit_event(event(n=n, text=noise(size, n)), RecordClass.AUDIT)
         for n in range(bulk):
             self.storage.submit_reading(Reading("s", "n", "", float(n), 1))
             self.storage.flush().result(30)

@@ -134,8 +134,8 @@ class Journal:
             acked = self.spool.state()[record_class].acked
             body = introduction_of(self._signer, who, acked)
             stored = self._seal(record_class, Kind.REPORT_KEY, body, who)
-            self._spare(partial(self.spool.put, [stored]))
-            self._is_durable(stored, {JOURNAL: 1})
+            size_bytes = self._spare(partial(self.spool.put, [stored]))
+            self._is_durable(stored, {JOURNAL: 1}, size_bytes)
 
     def event(self, record_class: RecordClass, event: Event) -> int:
         """Store one event as a record of its own; return its sequence."""
@@ -240,8 +240,7 @@ class Journal:
             stored = self._seal(record_class, kind, body, time=time)
             try:
                 if self.spool.room_for(record_class, len(stored.data)):
-                    self.spool.put([stored])
-                    self._is_durable(stored, by)
+                    self._is_durable(stored, by, self.spool.put([stored]))
                     return stored.seq
                 reason = SPOOL_FULL
             except DiskFull:
@@ -285,11 +284,11 @@ class Journal:
             "reason": loss.reason,
         }
         stored = self._seal(RecordClass.AUDIT, Kind.GAP, body)
-        self._spare(lambda: self.spool.put_gap(stored, loss))
-        self._is_durable(stored, {JOURNAL: 1})
+        size_bytes = self._spare(lambda: self.spool.put_gap(stored, loss))
+        self._is_durable(stored, {JOURNAL: 1}, size_bytes)
 
-    def _is_durable(self, stored: Stored, by: Mapping[str, int]) -> None:
-        self._wear.add(by, len(stored.data))
+    def _is_durable(self, stored: Stored, by: Mapping[str, int], size_bytes: int) -> None:
+        self._wear.add(by, size_bytes)
         self._fresh.add(stored)
 
     def _spare(self, work: Callable[[], T]) -> T:

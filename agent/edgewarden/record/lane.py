@@ -13,7 +13,7 @@ over all classes, and to the journal the gap records.
   that is missing in a file that reads well was lost so before a start; it is reported unless
   ``told`` says that it was.
 * A file that the disk does not give while it takes commits is waited for, and then as good as
-  damaged (segment.Patience): one bad sector would hold up its class for ever.
+  damaged (patience.py): one bad sector would hold up its class for ever.
 * Opening looks into the newest file only: starting takes as long with a full spool as with an
   empty one.
 """
@@ -27,12 +27,12 @@ from pathlib import Path
 
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Loss, Stored
+from edgewarden.record.patience import Patience
 from edgewarden.record.rows import SPAN, Mark, SegmentDamaged
 from edgewarden.record.salvage import DAMAGED, UNKNOWN, Sieve, predecessor_of, restart_digest
 from edgewarden.record.segment import (
     BAD_SUFFIX,
     DiskFull,
-    Patience,
     Segment,
     SegmentFile,
     Unreadable,
@@ -128,12 +128,11 @@ class Lane:
         self.damage.extend(self._loss_of(f, DAMAGED) for f in files if f.first not in kept)
 
     def _adopt(self, file: SegmentFile) -> tuple[int, bytes]:
-        """Check a file and take its marks. It is opened for writing by the first record only: a
-        start on a full disk makes no file.
-        """
+        """Check a file and take its marks. The first record opens it for writing: a start on a full
+        disk makes no file."""
         with contextlib.closing(Segment.open_sealed(file.path)) as segment:
             segment.check()
-            self.marks = segment.marks()
+            self.marks = segment.marks(self.record_class)
             mark = self.marks.get(self.record_class)
             if mark is None:
                 raise SegmentDamaged(f"{file.path.name} has no mark of its own class")
@@ -142,15 +141,13 @@ class Lane:
         return mark.head, mark.digest
 
     def _recall_marks(self) -> None:
-        """Take cursors from the file before a damaged one: old is late, and late is only sent
-        twice.
-        """
+        """Take cursors from the file before a damaged one: late, and late is only sent twice."""
         if self._files:
             with (
                 contextlib.suppress(SegmentDamaged, Unreadable),
                 contextlib.closing(Segment.open_sealed(self._files[-1].path)) as segment,
             ):
-                self.marks = segment.marks()
+                self.marks = segment.marks(self.record_class)
 
     def _loss_of(self, file: SegmentFile, reason: str) -> Loss:
         """The whole of a file as a loss: up to the next good file, or to the end of its span."""
@@ -202,15 +199,15 @@ class Lane:
             loss = Loss(self.record_class, upto + 1, last, UNKNOWN, after, UNRECORDED)
             self.damage.append(loss)
 
-    def append(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> None:
-        """Commit records behind the head. Head and digest move only when the disk has them."""
+    def append(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> int:
+        """Commit records behind the head, which moves when the disk has them; as Segment.commit."""
         last = records[-1].seq if records else self.head
         active = self._open_active()
         if active.size_bytes() >= self.segment_bytes or last - self._files[-1].first >= SPAN:
             self._seal_active()
             active = self._open_active()
         try:
-            active.commit(records, marks)
+            size_bytes = active.commit(records, marks)
         except DiskFull:
             raise
         except HardwareFault:
@@ -222,6 +219,7 @@ class Lane:
         if records:
             self.head, self.digest = last, record_hash(records[-1].data)
         self._files[-1].measure()
+        return size_bytes
 
     def _open_active(self) -> Segment:
         """The segment that the next record goes to: the newest, or a new one."""
@@ -267,9 +265,7 @@ class Lane:
         self._goes_on = False
 
     def peek(self, after: int, count: int, max_bytes: int) -> list[Stored]:
-        """Records with seq > after, in order: at most count, and max_bytes unless one alone is
-        longer.
-        """
+        """Records with seq > after, in order: at most count, and max_bytes unless one is longer."""
         found, room = list[Stored](), max_bytes
         for file, below, behind in (span for span in self._spans() if span[1] > after + 1):
             expected = max(after + 1, file.first)
@@ -387,6 +383,11 @@ class Lane:
     def size_bytes(self) -> int:
         """Bytes on disk, logs and damaged files included."""
         return sum(f.size_bytes for f in (*self._files, *self._bad))
+
+    @property
+    def log(self) -> Path | None:
+        """The log that the newest records are in; None where they are in a file alone."""
+        return side_files(self._active.path)[0] if self._active is not None else None
 
     def close(self) -> None:
         """Close both files; raises nothing."""

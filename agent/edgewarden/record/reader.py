@@ -1,14 +1,7 @@
 """The read side of the spool, for people: also when the agent is dead, also while it lives.
 
 Decides what is on the disk and whether it fits together; changes nothing, not even a file's name.
-Leaves believing to whoever hands in the keys.
-
-How a segment is opened without touching it:
-
-1. no log beside it: as immutable, SQLite makes no file;
-2. a log and its index: read-only with the index read-only, which is also right beside a living
-   agent;
-3. a log without a usable index (a copied folder, a power cut): in a temporary copy.
+Leaves to beside.py how a file is opened, believing to whoever hands in the keys.
 
     verify(Path("/var/lib/edgewarden"), verifier_for).ok
     for stored in iterate(state_dir, RecordClass.ALARM): ...
@@ -16,19 +9,16 @@ How a segment is opened without touching it:
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.plain import dataclass, field
 from edgewarden.ports import ClassState, Stored
-from edgewarden.record.rows import Mark, RowDamaged, as_text, read_each, read_marks, read_rows
+from edgewarden.record.beside import opened
+from edgewarden.record.rows import Mark, RowDamaged, read_each, read_marks, read_rows
 from edgewarden.record.salvage import newest_of
-from edgewarden.record.segment import BAD_SUFFIX, SUFFIX, parse_name, renamed_errors, side_files
+from edgewarden.record.segment import BAD_SUFFIX, SUFFIX, parse_name, renamed_errors
 from edgewarden.record.spool import FOLDER
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType, Envelope, Verify
@@ -114,8 +104,8 @@ def stat(state_dir: Path) -> dict[RecordClass, ClassState]:
         with renamed_errors(folder):
             sizes[c] = sum(f.stat().st_size for f in folder.glob("*") if f.is_file())
         for path in _segments(folder)[-1:]:
-            with newest_of(c.label), _opened(path) as db:
-                for number, mark in read_marks(db).items():
+            with newest_of(c.label), opened(path) as db:
+                for number, mark in read_marks(db, c).items():
                     marks[number] = _later(marks.get(number, Mark()), mark)
     return {
         c: ClassState(
@@ -141,7 +131,7 @@ def iterate(
     paths = _segments(_folder(state_dir, record_class))
     for path, behind in zip(paths, [*map(_first, paths[1:]), _END], strict=True):
         if behind > after + 1 and _first(path) <= upto:
-            with _opened(path) as db:
+            with opened(path) as db:
                 yield from read_rows(db, record_class, after, min(behind, upto + 1))
 
 
@@ -154,7 +144,7 @@ def salvage(state_dir: Path, record_class: RecordClass) -> Iterator[Stored | Edg
     paths = _segments(_folder(state_dir, record_class))
     for path, behind in zip(paths, [*map(_first, paths[1:]), _END], strict=True):
         try:
-            with _opened(path) as db:
+            with opened(path) as db:
                 for row in read_each(db, record_class, _first(path) - 1, behind):
                     yield row if isinstance(row, Stored) else RowDamaged(row)
         except EdgewardenError as fault:
@@ -359,42 +349,3 @@ def _first(path: Path) -> int:
     parsed = parse_name(path.name)
     assert parsed is not None
     return parsed[0]
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A segment, read-only; see the module's docstring."""
-    log, index = side_files(path)
-    with contextlib.ExitStack() as cleanup, renamed_errors(path):
-        db = None
-        if not log.exists() or log.stat().st_size == 0:
-            db = _connect(path, "mode=ro&immutable=1")
-        elif index.exists():
-            db = _with_index(path)
-        if db is None:
-            copy = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ew-spool-")))
-            for file in (path, log):
-                shutil.copy2(file, copy / file.name)
-            db = _connect(copy / path.name, "mode=rw")
-        cleanup.callback(db.close)
-        yield db
-
-
-def _with_index(path: Path) -> sqlite3.Connection | None:
-    """Open beside the log's index; None when a power cut left the index unusable."""
-    db = _connect(path, "mode=ro&readonly_shm=1")
-    try:
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        db.close()
-        return None
-    except sqlite3.Error:
-        db.close()
-        raise
-    return db
-
-
-def _connect(path: Path, how: str) -> sqlite3.Connection:
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
-    db.text_factory = as_text
-    return db

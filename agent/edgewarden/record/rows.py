@@ -5,7 +5,13 @@ and none inside a value; so every row carries a checksum of its number and its b
 of all it says. It is against bad flash, not against people: they would write it anew, and fail at
 the signature. Leaves files to segment.py.
 
-    write_rows(db, [Stored(1, 1, data)])
+* The mark of a segment's own class rides in the row: hash and cursor stand in front of the record,
+  so that a commit touches one page less. The table of marks has what no row says: the other
+  classes, and the own one where a commit brought no record or a loss was told. The later counts.
+* A record of PACK_FROM_BYTES or more is deflated where that makes it shorter. What was signed comes
+  back byte for byte, or the row is damaged: the checksum is of what was signed.
+
+    write_rows(db, [Stored(1, 1, data)], Mark(1, record_hash(data)))
     list(read_rows(db, 1, 0, 10))        # SegmentDamaged where one does not match
     list(read_each(db, 1, 0, 10))        # its number in its place, and so on
 """
@@ -20,21 +26,35 @@ from collections.abc import Iterable, Iterator, Mapping
 from edgewarden.errors import HardwareFault
 from edgewarden.plain import dataclass
 from edgewarden.ports import Stored
-from edgewarden.wire.record import NO_PREDECESSOR
+from edgewarden.wire.record import MAX_RECORD_BYTES, NO_PREDECESSOR, record_hash
 
-FORMAT = 2
+FORMAT = 4
+"""No two formats are one bit apart: a flipped bit makes none of them another."""
+FORMAT_MARKS_APART = 2
+"""Written before marks rode in rows and records were packed."""
 FORMAT_WITHOUT_SUMS = 1
-"""Written before there were checksums: read as it is, never appended to."""
+"""Written before there were checksums."""
+FORMATS = (FORMAT, FORMAT_MARKS_APART, FORMAT_WITHOUT_SUMS)
+"""An older one is read as it is, and never appended to."""
+PACK_FROM_BYTES = 1024
+"""Below, a page is written either way."""
+_LEVEL, _WINDOW_BITS, _MEMORY_LEVEL = 1, 13, 6
+"""Of deflate, https://zlib.net/manual.html: 64 kB while it lasts, where the default is 256."""
 SPAN = 1 << 17
 """Sequences in one segment at most: 8 MB of the smallest record (64 bytes) would be as many."""
 
 _SQLITE_CORRUPT, _SQLITE_NOTADB = 11, 26
 """Result codes, https://sqlite.org/rescode.html"""
+_COLUMNS = {
+    FORMAT: "seq, data, sum, packed",
+    FORMAT_MARKS_APART: "seq, data, sum, 0",
+    FORMAT_WITHOUT_SUMS: "seq, data, NULL, 0",
+}
+_WHERE = {"between": "seq > ? AND seq < ? ORDER BY seq", "one": "seq = ?"}
 _QUERIES = {
-    (True, "between"): "SELECT seq, data, sum FROM record WHERE seq > ? AND seq < ? ORDER BY seq",
-    (True, "one"): "SELECT seq, data, sum FROM record WHERE seq = ?",
-    (False, "between"): "SELECT seq, data, 0 FROM record WHERE seq > ? AND seq < ? ORDER BY seq",
-    (False, "one"): "SELECT seq, data, 0 FROM record WHERE seq = ?",
+    (found, which): f"SELECT {columns} FROM record WHERE {where}"  # noqa: S608 - ours, all of it
+    for found, columns in _COLUMNS.items()
+    for which, where in _WHERE.items()
 }
 
 
@@ -76,13 +96,14 @@ def format_of(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def read_marks(db: sqlite3.Connection) -> dict[int, Mark]:
-    """The marks in an open database; shared with the read side.
+def read_marks(db: sqlite3.Connection, record_class: int) -> dict[int, Mark]:
+    """The marks in an open database of a class; shared with the read side.
 
     Raises:
         SegmentDamaged: one is not what was written.
     """
-    if format_of(db) == FORMAT_WITHOUT_SUMS:
+    found_format = format_of(db)
+    if found_format == FORMAT_WITHOUT_SUMS:
         rows = db.execute("SELECT class, head, hash, acked, gone, evicted FROM mark")
         return {row[0]: Mark(*row[1:]) for row in rows}
     found: dict[int, Mark] = {}
@@ -93,7 +114,24 @@ def read_marks(db: sqlite3.Connection) -> dict[int, Mark]:
         if mark_sum(number, mark) != kept:
             raise SegmentDamaged(f"the mark of class {number} is not what was written")
         found[number] = mark
+    if found_format == FORMAT and record_class in found:
+        found[record_class] = _newest_mark(db, record_class, found[record_class])
     return found
+
+
+def _newest_mark(db: sqlite3.Connection, record_class: int, told: Mark) -> Mark:
+    """What the last row says, where it came behind what the table says."""
+    last = db.execute(
+        "SELECT seq, hash, acked, mark FROM record WHERE seq > ? ORDER BY seq DESC LIMIT 1",
+        (told.head,),
+    ).fetchone()
+    if last is None:
+        return told
+    head, digest, acked, kept = last
+    mark = Mark(head, digest, acked, told.gone, told.evicted)
+    if mark_sum(record_class, mark) != kept:
+        raise SegmentDamaged(f"the mark in row {mark.head} is not what was written")
+    return mark
 
 
 def read_rows(
@@ -146,7 +184,7 @@ def read_each(
 def has_rows(db: sqlite3.Connection) -> bool:
     """Whether the table of records is there at all."""
     try:
-        db.execute(_QUERIES[True, "one"], (0,)).fetchone()
+        db.execute("SELECT seq, data FROM record WHERE seq = 0").fetchone()
     except sqlite3.DatabaseError as fault:
         code = getattr(fault, "sqlite_errorcode", 0) & 0xFF
         return code == _SQLITE_CORRUPT
@@ -156,12 +194,33 @@ def has_rows(db: sqlite3.Connection) -> bool:
 def _select(
     db: sqlite3.Connection, record_class: int, which: str, values: tuple[int, ...]
 ) -> Iterator[Stored | int]:
-    has_sums = format_of(db) != FORMAT_WITHOUT_SUMS
-    for seq, data, kept in db.execute(_QUERIES[has_sums, which], values):
-        if isinstance(data, bytes) and (not has_sums or row_sum(seq, data) == kept):
-            yield Stored(record_class, seq, data)
+    for seq, data, kept, packed in db.execute(_QUERIES[format_of(db), which], values):
+        record = _unpacked(data) if packed else data
+        if isinstance(record, bytes) and kept in (None, row_sum(seq, record)):
+            yield Stored(record_class, seq, record)
         else:
             yield int(seq)
+
+
+def _packed(data: bytes) -> bytes | None:
+    """Deflated, where that makes it shorter."""
+    if len(data) < PACK_FROM_BYTES:
+        return None
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -_WINDOW_BITS, _MEMORY_LEVEL)
+    packed = packer.compress(data) + packer.flush()
+    return packed if len(packed) < len(data) else None
+
+
+def _unpacked(data: object) -> bytes | None:
+    """What was deflated; None where it was not, or is no record's length."""
+    if not isinstance(data, bytes):
+        return None
+    unpacker = zlib.decompressobj(-_WINDOW_BITS)
+    try:
+        record = unpacker.decompress(data, MAX_RECORD_BYTES)
+    except zlib.error:
+        return None
+    return record if unpacker.eof and not unpacker.unused_data else None
 
 
 def row_sum(seq: int, data: bytes) -> int:
@@ -180,7 +239,9 @@ def mark_sum(record_class: int, mark: Mark) -> int:
 
 def make_schema(db: sqlite3.Connection) -> None:
     db.execute(
-        "CREATE TABLE record (seq INTEGER PRIMARY KEY, data BLOB NOT NULL, sum INTEGER NOT NULL)"
+        "CREATE TABLE record (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, acked INTEGER NOT NULL,"
+        " mark INTEGER NOT NULL, sum INTEGER NOT NULL, packed INTEGER NOT NULL,"
+        " data BLOB NOT NULL)"
     )
     db.execute(
         "CREATE TABLE mark (class INTEGER PRIMARY KEY, head INTEGER NOT NULL, hash BLOB NOT NULL,"
@@ -190,12 +251,30 @@ def make_schema(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version={FORMAT}")
 
 
-def write_rows(db: sqlite3.Connection, records: Iterable[Stored]) -> None:
-    # REPLACE: a commit that failed half-way may have left rows that never counted.
-    db.executemany(
-        "INSERT OR REPLACE INTO record VALUES (?, ?, ?)",
-        ((r.seq, r.data, row_sum(r.seq, r.data)) for r in records),
-    )
+def write_rows(db: sqlite3.Connection, records: Iterable[Stored], own: Mark) -> int:
+    """Put records, each with the mark of its class as it is behind it.
+
+    Args:
+        own: what else that mark says; head and hash are the record's.
+
+    Returns: bytes of the records as they lie there.
+    """
+    size_bytes = 0
+    for one in records:
+        row = _row(one, own)
+        # REPLACE: a commit that failed half-way may have left rows that never counted.
+        db.execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        size_bytes += len(row[-1])
+    return size_bytes
+
+
+def _row(one: Stored, own: Mark) -> tuple[int, bytes, int, int, int, bool, bytes]:
+    mark = Mark(one.seq, record_hash(one.data), own.acked, own.gone, own.evicted)
+    packed = _packed(one.data)
+    return (
+        one.seq, mark.digest, mark.acked, mark_sum(one.record_class, mark),
+        row_sum(one.seq, one.data), packed is not None, one.data if packed is None else packed,
+    )  # fmt: skip
 
 
 def write_marks(db: sqlite3.Connection, marks: Mapping[int, Mark]) -> None:

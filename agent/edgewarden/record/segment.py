@@ -4,8 +4,10 @@ Decides how one commit reaches the disk. Leaves to rows.py what a row is, to lan
 a class has, to spool.py when one has to go.
 
 * A commit is one transaction: the records, and one mark per class (head, acknowledged, gone,
-  evicted). The acknowledgement cursor therefore costs no fsync of its own; when it is lost, a
-  record is sent twice, never lost.
+  evicted), of which only what changed is written. The acknowledgement cursor therefore costs no
+  fsync of its own; when it is lost, a record is sent twice, never lost.
+* The file is locked for us alone, so that the log's index stays in memory and costs no writes
+  (ADR 49). Whoever reads beside us copies (beside.py).
 * WAL with synchronous=FULL: COMMIT returns after the fsync of the log. NORMAL survives ``kill -9``
   and loses rows at a power cut (measured: 12 of 12 images); tests/system/test_powercut.py holds
   both ends.
@@ -29,9 +31,10 @@ from pathlib import Path
 from edgewarden.errors import HardwareFault
 from edgewarden.plain import dataclass
 from edgewarden.ports import Stored
+from edgewarden.record.log import LOG_BYTES, lengthen
 from edgewarden.record.rows import (
     FORMAT,
-    FORMAT_WITHOUT_SUMS,
+    FORMATS,
     Mark,
     SegmentDamaged,
     as_text,
@@ -49,15 +52,10 @@ SUFFIX = ".seg"
 BAD_SUFFIX = ".bad"
 NEW_SUFFIX = ".new"
 SYNCHRONOUS = "FULL"
-WAL_PAGES = 512
-"""Pages in the log before SQLite copies them into the file: 2 MB, what the ballast can make room
-for.
-"""
+PAGE_BYTES = 1024
+"""A small commit then adds a part of a block to the log; pages of 4 kB, two or three (ADR 49)."""
 CACHE_KIB = 256
 """Page cache per open file. Appending touches the right edge of one tree: a few pages."""
-LOOKS = 12
-"""At a file that the disk does not give, each behind another commit: two minutes of an idle
-gateway, whose commits come each 10 s while the uplink asks each 5 s."""
 
 # SQLite result codes, https://sqlite.org/rescode.html
 _SQLITE_FULL, _SQLITE_IOERR, _SQLITE_CANTOPEN, _SQLITE_READONLY = 13, 10, 14, 8
@@ -119,29 +117,6 @@ class SegmentFile:
             self.size_bytes = sum(_size_bytes(p) for p in (self.path, *side_files(self.path)))
 
 
-class Patience:
-    """How long a file is waited for that the disk does not give, though it takes commits.
-
-    A disk that takes nothing either is not asked here: its records are kept in memory (refuge.py),
-    and none of it is lost.
-    """
-
-    def __init__(self) -> None:
-        self._first = self._commits = self._looks = 0
-
-    def lasts(self, first: int, commits: int) -> bool:
-        """One more look at the file that begins with ``first`` was refused.
-
-        Args:
-            commits: how many the disk has taken so far.
-        """
-        if first != self._first:
-            self._first, self._commits, self._looks = first, -1, 0
-        if commits != self._commits:
-            self._commits, self._looks = commits, self._looks + 1
-        return self._looks < LOOKS
-
-
 class Segment:
     """One open segment file. Blocks on the disk; storage thread only.
 
@@ -152,6 +127,8 @@ class Segment:
         self.path = path
         self.is_current = is_current
         self._db = db
+        self._kept: Mapping[int, Mark] = {}  # what was written of marks since it is open
+        self._log_bytes = 0
 
     @classmethod
     def create(
@@ -159,8 +136,7 @@ class Segment:
     ) -> Segment:
         """Make a segment that holds marks, and ``records`` where it stands for a damaged one.
 
-        Built under another name and renamed, so that a file with a segment's name always has been
-        whole: an empty one is damage, never an interrupted start.
+        Built under another name and renamed: an empty one is damage, never an interrupted start.
         """
         building = path.with_suffix(NEW_SUFFIX)
         with renamed_errors(path):
@@ -168,10 +144,11 @@ class Segment:
             try:
                 db = _connect(building, "mode=rwc")
                 try:
+                    db.execute(f"PRAGMA page_size={PAGE_BYTES}")
                     _prepare(db)
                     db.execute("BEGIN IMMEDIATE")
                     make_schema(db)
-                    write_rows(db, records)
+                    write_rows(db, records, Mark())
                     write_marks(db, marks)
                     db.execute("COMMIT")
                     db.execute("PRAGMA journal_mode=WAL")
@@ -205,7 +182,7 @@ class Segment:
             try:
                 _prepare(db)
                 found = format_of(db)
-                if found not in (FORMAT, FORMAT_WITHOUT_SUMS):
+                if found not in FORMATS:
                     raise SegmentDamaged(f"{path.name} is not a segment of format {FORMAT}")
             except BaseException:
                 db.close()
@@ -221,33 +198,46 @@ class Segment:
         if found != "ok":
             raise _damaged(self.path, found)
 
-    def commit(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> None:
-        """Write records and marks in one transaction; returns after the fsync."""
+    def commit(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> int:
+        """Write records and marks in one transaction; returns after the fsync, as write_rows."""
+        size_bytes = 0
         with renamed_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                write_rows(self._db, records)
-                write_marks(self._db, marks)
+                if records:
+                    size_bytes = write_rows(self._db, records, marks[records[0].record_class])
+                write_marks(self._db, self._untold(records, marks))
                 self._db.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
+        self._kept = dict(marks)
+        self._log_bytes = lengthen(side_files(self.path)[0], self._log_bytes)
+        return size_bytes
 
-    def marks(self) -> dict[int, Mark]:
-        """The marks of the last commit."""
+    def _untold(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> dict[int, Mark]:
+        """The marks that changed, but the one that rides in the last row."""
+        changed = {c: mark for c, mark in marks.items() if mark != self._kept.get(c)}
+        if records:
+            own = records[-1].record_class
+            before, mark = self._kept.get(own), marks[own]
+            if before and (mark.gone, mark.evicted) == (before.gone, before.evicted):
+                changed.pop(own, None)
+        return changed
+
+    def marks(self, record_class: int) -> dict[int, Mark]:
+        """The marks of the last commit, in a segment of this class."""
         with renamed_errors(self.path):
-            return read_marks(self._db)
+            return read_marks(self._db, record_class)
 
     def rows(self, record_class: int, after: int, below: int) -> Iterator[Stored]:
-        """Records with after < seq < below, in order; SegmentDamaged at the first that is not what
-        was written."""
+        """Records with after < seq < below, in order; SegmentDamaged at the first damaged one."""
         with renamed_errors(self.path):
             yield from read_rows(self._db, record_class, after, below)
 
     def each_row(self, record_class: int, after: int, below: int) -> Iterator[Stored | int]:
-        """As ``rows``, around what is damaged: in place of such a record its number, if even that
-        is there."""
+        """As ``rows``, around what is damaged: such a record's number, if even that is there."""
         with renamed_errors(self.path):
             yield from read_each(self._db, record_class, after, below)
 
@@ -342,11 +332,12 @@ def _prepare(db: sqlite3.Connection) -> None:
     """Every setting that matters is set, none inherited: builds differ (Debian turns secure_delete
     on).
     """
+    db.execute("PRAGMA locking_mode=EXCLUSIVE")
     db.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
     db.execute("PRAGMA secure_delete=OFF")
     db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     db.execute("PRAGMA mmap_size=0")
-    db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+    db.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // PAGE_BYTES}")
 
 
 def _rename(path: Path, fault: sqlite3.Error) -> HardwareFault:
@@ -366,7 +357,7 @@ def _damaged(path: Path, why: str) -> HardwareFault:
     """What SQLite calls damage, once the whole file was read: 8 MB, where something is wrong."""
     try:
         with path.open("rb", buffering=0) as file:
-            while file.read(WAL_PAGES * 4096):
+            while file.read(1 << 20):
                 pass
     except FileNotFoundError:
         pass
@@ -380,7 +371,7 @@ def _is_full(folder: Path) -> bool:
         found = os.statvfs(folder)
     except OSError:
         return False
-    return found.f_bavail * found.f_frsize < WAL_PAGES * 4096 // 8 or found.f_favail == 0
+    return found.f_bavail * found.f_frsize < LOG_BYTES or found.f_favail == 0
 
 
 def _full(path: Path) -> DiskFull:

@@ -32,7 +32,7 @@ from types import MappingProxyType
 
 from edgewarden.errors import HardwareFault, OurFault
 from edgewarden.ports import ClassState, Loss, Stored
-from edgewarden.record.heads import HeadsFile
+from edgewarden.record.heads import Heads
 from edgewarden.record.lane import Lane
 from edgewarden.record.lock import SpoolLock
 from edgewarden.record.quota import Quotas
@@ -42,10 +42,10 @@ from edgewarden.record.segment import DiskFull, renamed_errors, sync_folder
 from edgewarden.wire.record import RecordClass, record_hash
 
 FOLDER = "spool"
-HEADS = "heads"
 BALLAST = "ballast"
 BALLAST_BYTES = 2 << 20
-"""What a checkpoint of one full log (segment.WAL_PAGES) needs on a full disk."""
+"""What checkpoints of full logs (segment.LOG_BYTES, one a class) need on a full disk, with room to
+spare for rows behind them."""
 FREE_FOR_BALLAST_BYTES = 4 * BALLAST_BYTES
 """The ballast is taken again only when the disk has this much: not at once from whoever freed a
 little.
@@ -92,6 +92,8 @@ class DiskSpool:
             raise
 
     def _open(self) -> None:
+        self._heads = Heads(self._folder)
+        said = self._heads.read()
         try:
             self._lanes = self._open_lanes()
         except DiskFull:
@@ -101,12 +103,11 @@ class DiskSpool:
             self._lanes = self._open_lanes()
         with renamed_errors(self._folder):
             sync_folder(self._folder)
-        self._heads_file = HeadsFile(self._folder / HEADS)
         self._victim: Loss | None = None
         self._acked: dict[int, int] = {}
         self._gone: dict[int, int] = {}
         self._evicted: dict[int, int] = {}
-        self._merge_marks()
+        self._merge_marks({c: Mark(*head) for c, head in said.items()})
         self._fill_ballast()
 
     def _open_lanes(self) -> dict[int, Lane]:
@@ -121,9 +122,8 @@ class DiskSpool:
             raise
         return lanes
 
-    def _merge_marks(self) -> None:
+    def _merge_marks(self, said: Mapping[int, Mark]) -> None:
         """Believe the latest that any file says of a class (rule 2)."""
-        said = {c: Mark(*head) for c, head in self._heads_file.read().items()}
         for c, lane in self._lanes.items():
             known = [m for one in self._lanes.values() if (m := one.marks.get(c)) is not None]
             self._acked[c] = max((m.acked for m in known), default=0)
@@ -157,7 +157,7 @@ class DiskSpool:
             if self._lanes[c].head <= head + 1:  # else it is behind a damaged file, and further on
                 self._lanes[c].resume(head, digest)
 
-    def put(self, records: Sequence[Stored]) -> None:
+    def put(self, records: Sequence[Stored]) -> int:
         """See ports.Spool.
 
         Raises:
@@ -165,15 +165,16 @@ class DiskSpool:
             DiskFull, HardwareFault: nothing was stored.
         """
         if not records:
-            return
+            return 0
         lane = self._lanes[records[0].record_class]
         expected = [(lane.record_class, lane.head + 1 + i) for i in range(len(records))]
         if [(r.record_class, r.seq) for r in records] != expected:
             raise OurFault(f"records do not follow {lane.record_class}/{lane.head}")
-        self._commit(lane, records)
+        size_bytes = self._commit(lane, records)
         self._fill_ballast()
+        return size_bytes
 
-    def _commit(self, lane: Lane, records: Sequence[Stored]) -> None:
+    def _commit(self, lane: Lane, records: Sequence[Stored]) -> int:
         """One transaction with everybody's marks, then delete what the marks say was accepted."""
         marks = {c: self._mark(c) for c in self._lanes}
         if records:
@@ -181,11 +182,13 @@ class DiskSpool:
             marks[lane.record_class] = Mark(
                 records[-1].seq, record_hash(records[-1].data), own.acked, own.gone, own.evicted
             )
-        lane.append(records, marks)
-        self._heads_file.write(self.heads())
+        size_bytes = lane.append(records, marks)
+        logs = {c: one.log for c, one in self._lanes.items() if one.log is not None}
+        self._heads.write(self.heads(), logs)
         for c, other in self._lanes.items():
             other.commits += 1
             other.drop_upto(marks[c].acked)
+        return size_bytes
 
     def _mark(self, c: int) -> Mark:
         lane = self._lanes[c]
@@ -233,7 +236,7 @@ class DiskSpool:
         self._victim = lane.oldest(self._acked[RecordClass.BULK], reason)
         return self._victim
 
-    def put_gap(self, record: Stored, loss: Loss) -> None:
+    def put_gap(self, record: Stored, loss: Loss) -> int:
         """See ports.Spool."""
         c = loss.record_class
         evicting = loss == self._victim
@@ -242,7 +245,7 @@ class DiskSpool:
         if evicting:
             self._evicted[c] += loss.last - loss.first + 1
         try:
-            self.put([record])
+            size_bytes = self.put([record])
         except BaseException:
             self._gone[c], self._evicted[c] = before
             raise
@@ -252,6 +255,7 @@ class DiskSpool:
         if evicting:
             self._victim = None
             lane.drop_upto(loss.last)
+        return size_bytes
 
     def evict(self, loss: Loss) -> None:
         """See ports.Spool."""
@@ -320,7 +324,6 @@ class DiskSpool:
                 self._commit(self._lanes[RecordClass.AUDIT], [])
         for lane in self._lanes.values():
             lane.close()
-        self._heads_file.close()
         self._lock.close()
 
     def _latest_marks(self) -> dict[int, Mark]:

@@ -11,7 +11,8 @@ given besides.
   has one of these names is counted with it.
 * A record of one fact is that collector's, signature and all. A batch's bytes are shared in
   proportion to the estimated lengths of its facts, and the shares add up to the record, exactly.
-* Bytes of records as they were stored; the log's second copy and the pages around them are not.
+* Bytes of records as they were stored, packed where they were (rows.py); the log's second copy and
+  the pages around them are not.
 * MAX_NAMES names; whoever comes later is counted as OTHER: outside names cost no memory.
 
     wear = Wear()
