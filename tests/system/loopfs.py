@@ -220,7 +220,8 @@ def _image(folder: Path, size_mb: int, features: str, made_mb: int) -> Path:
     with image.open("wb") as file:
         file.truncate(size_mb << 20)
     lazy = "lazy_itable_init=0,lazy_journal_init=0"
-    how = ("-q", "-F", "-m", "0", "-O", features, "-E", lazy)
+    # Blocks as on a card, whatever the size: mkfs gives small ones 1 kB.
+    how = ("-q", "-F", "-b", "4096", "-m", "0", "-O", features, "-E", lazy)
     _run("mkfs.ext4", *how, str(image), f"{made_mb}M")
     return image
 

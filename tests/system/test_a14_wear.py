@@ -2,7 +2,7 @@
 
 Written sectors of a loop device with nothing else on it, and fsync calls as strace counts them: the
 kernel's own figures, not times, so that they hold on a machine at work. The hour is synthetic
-(tests/bench/wear_worker.py); by default half of it, in which the log is copied twice. ``--runs N``
+(tests/bench/wear_worker.py), on blocks of 4 kB as a card has; by default half of it. ``--runs N``
 makes it N / 40 hours.
 """
 
