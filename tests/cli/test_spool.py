@@ -215,7 +215,8 @@ def test_status_with_link_dead_tells_what_the_disk_knows_and_guesses_nothing(
     assert body["footprint"] is None
     assert main(["status", "--settings", str(settings)]) == 3
     rows = capsys.readouterr().out.splitlines()
-    assert any(row.startswith("exec         not known") for row in rows)
+    for what in ("exec   ", "sensors"):
+        assert any(row.startswith(f"{what}      not known") for row in rows)
     assert all(len(row) <= 80 for row in rows)
 
 

@@ -159,7 +159,11 @@ def screen(body: dict[str, Any]) -> list[str]:
     rows = [f"{body['device'] or '(not enrolled)'}   edgewarden {body['version']}   {verdict}", ""]
     rows += [*_uplink(body), *_enforcement(body["enforcement"]), *_spool(body["spool"])]
     rows += [*_overload(body.get("overload")), *_processes(body.get("processes"))]
-    rows += [*_sensors(body["sensors"], _behind(body.get("devices"))), *_own(body)]
+    if body["enforcement"] is None:  # from the disk
+        rows.append("sensors      not known: only link reads them")
+    else:
+        rows += _sensors(body["sensors"], _behind(body.get("devices")))
+    rows += _own(body)
     told = _reasons(body["reasons"])
     written = _written_by(body["footprint"])
     if len(rows) + len(written) + len(told) <= HEIGHT:  # `doctor disk` names them, too
