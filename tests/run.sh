@@ -23,12 +23,17 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 usage() { sed -n '2,/^set -/{s/^# \{0,1\}//p}' "$0" >&2; exit 64; }
 
-tiers=() runs=() beside=no
+tiers=() runs=() beside=no times=1
 while [ $# -gt 0 ]; do
     case $1 in
         --tier) [ $# -ge 2 ] || usage; tiers+=("$2"); shift 2 ;;
         --beside) beside=yes; shift ;;
-        --runs | --minutes) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage; runs+=("$1" "$2"); shift 2 ;;
+        --runs | --minutes)
+            [[ ${2:-} =~ ^[1-9][0-9]{0,8}$ ]] || usage
+            [ "$1" = --minutes ] || times=$((($2 + 19) / 20)) # of the default, tests/conftest.py
+            runs+=("$1" "$2")
+            shift 2
+            ;;
         *) usage ;;
     esac
 done
@@ -91,7 +96,7 @@ launch() {
     case $name in *-alone | *-beside) part=(--part "${name##*-}") ;; esac
     set -m
     "${memory[@]}" "$venv/bin/python" -m pytest -q -p no:cacheprovider --basetemp="$work/memory/$name" \
-        --durations=12 --durations-min=10 --tier "${name%-*}" --tally "$work/$name.tally" "${part[@]}" "${runs[@]}" "$@" &
+        -o faulthandler_timeout=$((900 * times)) --durations=12 --durations-min=10 --tier "${name%-*}" --tally "$work/$name.tally" "${part[@]}" "${runs[@]}" "$@" &
     running[$name]=$!
     set +m
 }
@@ -136,7 +141,7 @@ together() {
 
 not_unit=(--ignore=tests/system --ignore=tests/boot --ignore=tests/soak --ignore=tests/bench --ignore=tests/peers)
 
-soon=(-o faulthandler_timeout=120) # no unit test is honest that takes longer
+soon=(-o faulthandler_timeout=$((120 * times))) # no unit test is honest that takes longer
 
 tier_unit() {
     local pids=()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,28 @@ def test_each_test_runs_in_exactly_one_part(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
         ran[part] = tally.read_text().split()
     assert ran == {"alone": ["2", "0", "0"], "beside": ["3", "0", "0"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        ((), 1),
+        (("--runs", "5"), 1),
+        (("--runs", "21"), 2),
+        (("--minutes", "1440"), 1),
+        (("--runs", "100"), 5),
+    ],
+)
+def test_who_asks_for_more_repetitions_is_given_the_time(
+    words: tuple[str, ...], times: int
+) -> None:
+    """A hundred power cuts took longer than what a hang is ended after, and were ended as one."""
+    text = (ROOT / "tests/run.sh").read_text()
+    head, rest = text.split("[ ${#tiers[@]} -gt 0 ]", 1)
+    done = subprocess.run(
+        ["bash", "-c", head + 'echo "$times"', "tests/run.sh", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=20, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"{times}\n"
+    assert rest.count("faulthandler_timeout=$((900 * times))") == 1
+    assert rest.count("faulthandler_timeout=$((120 * times))") == 1
