@@ -197,6 +197,17 @@ class Client:
 
     def close(self) -> None:
         self.mqtt.disconnect()
+        self._let_go()
+
+    def break_off(self) -> None:
+        """End without a word, so that the broker publishes the last will."""
+        self.mqtt.loop_stop()
+        socket = self.mqtt.socket()
+        assert socket is not None
+        socket.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.mqtt.loop_stop()
         self.mqtt.on_connect = self.mqtt.on_disconnect = self.mqtt.on_publish = None
         self.mqtt.on_message = self.mqtt.on_subscribe = (
