@@ -147,6 +147,20 @@ def test_damage_is_told_with_its_class_and_a_next_step(
         assert lines[at + 1].strip().startswith("next: keep a copy of the folder")
 
 
+def test_a_format_that_is_not_known_is_damage_and_no_mistake_of_ours(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One bit of the number makes it so."""
+    (segment,) = (state / FOLDER / "bulk").glob("*" + SUFFIX)
+    with sqlite3.connect(segment) as db:
+        db.execute("PRAGMA user_version=1027")
+    db.close()
+    assert main(["spool", "verify", "--state", str(state)]) == 2
+    assert "its format, 1027, is not known" in capsys.readouterr().out
+    assert main(["spool", "export", "--state", str(state), "--out", str(tmp_path / "out")]) == 2
+    assert "records written: 6 alarm, 1 audit, 0 bulk" in capsys.readouterr().out
+
+
 def test_what_no_good_record_follows_is_told_without_a_riddle(
     spoilt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

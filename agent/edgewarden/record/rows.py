@@ -194,7 +194,9 @@ def has_rows(db: sqlite3.Connection) -> bool:
 def _select(
     db: sqlite3.Connection, record_class: int, which: str, values: tuple[int, ...]
 ) -> Iterator[Stored | int]:
-    for seq, data, kept, packed in db.execute(_QUERIES[format_of(db), which], values):
+    if (found := format_of(db)) not in FORMATS:
+        raise SegmentDamaged(f"its format, {found}, is not known")
+    for seq, data, kept, packed in db.execute(_QUERIES[found, which], values):
         record = _unpacked(data) if packed else data
         if isinstance(record, bytes) and kept in (None, row_sum(seq, record)):
             yield Stored(record_class, seq, record)
