@@ -15,6 +15,7 @@ import pytest
 from edgewarden.daemon.publish import FOLDER as PUBLISHERS
 from edgewarden.record.aside import FOLDER as ASIDE
 from edgewarden.record.spool import FOLDER as SPOOL
+from edgewarden.trust.boot import IMA_LOG
 from edgewarden.trust.continuity import FOLDER as TOKEN
 from edgewarden.trust.identity import FOLDER as IDENTITY
 from tests.rules.planting import ROOT, tool
@@ -196,6 +197,27 @@ def test_every_folder_that_link_makes_is_one_that_it_may_write(folder: str) -> N
     writable = settings("edgewarden-link.service")["ReadWritePaths"].split()
     made = Path("/var/lib/edgewarden") / folder
     assert any(made.is_relative_to(path) for path in writable)
+
+
+def test_links_group_may_read_the_imas_log(tmp_path: Path) -> None:
+    """As securityfs has it: 0440, root's, reached by a link to a folder and one to the file."""
+    log = tmp_path / "sys" / IMA_LOG
+    real = tmp_path / "sys/kernel/security/integrity/ima"
+    real.mkdir(parents=True)
+    log.parent.symlink_to("integrity/ima")
+    log.symlink_to(f"{log.name}_sha1")
+    for name in (f"{log.name}_sha1", "policy"):
+        (real / name).touch(0o440)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("root:x:0:0::/:\nedgewarden:x:777:778::/:\n")
+    (tmp_path / "etc/group").write_text("root:x:0:\nedgewarden:x:778:\n")
+    conf = UNITS / "tmpfiles.d/edgewarden.conf"
+    subprocess.run(
+        ["systemd-tmpfiles", "--create", f"--root={tmp_path}", conf], check=True, timeout=60
+    )
+    found = log.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, 778, 0o440)
+    assert (real / "policy").stat().st_gid == 0
 
 
 @pytest.mark.parametrize("unit", SERVICES)
