@@ -153,3 +153,14 @@ def test_no_format_is_one_bit_from_another() -> None:
     """A file that is read as another format gives out less than was written, or other bytes."""
     distances = [(one ^ other).bit_count() for one in rows.FORMATS for other in rows.FORMATS]
     assert sorted(set(distances))[:2] == [0, 2]
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_marks_of_a_format_that_is_not_known_are_damage(db: sqlite3.Connection, bit: int) -> None:
+    """Else the table alone would speak, and it is older than the rows."""
+    rows.write_marks(db, {BULK: Mark()})
+    rows.write_rows(db, [row_of(b"one")], Mark())
+    assert rows.read_marks(db, BULK)[BULK].head == 1
+    db.execute(f"PRAGMA user_version={rows.FORMAT ^ 1 << bit}")
+    with pytest.raises(SegmentDamaged):
+        rows.read_marks(db, BULK)

@@ -96,13 +96,20 @@ def format_of(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
+def _known_format(db: sqlite3.Connection) -> int:
+    found = format_of(db)
+    if found not in FORMATS:
+        raise SegmentDamaged(f"its format, {found}, is not known")
+    return found
+
+
 def read_marks(db: sqlite3.Connection, record_class: int) -> dict[int, Mark]:
     """The marks in an open database of a class; shared with the read side.
 
     Raises:
         SegmentDamaged: one is not what was written.
     """
-    found_format = format_of(db)
+    found_format = _known_format(db)
     if found_format == FORMAT_WITHOUT_SUMS:
         rows = db.execute("SELECT class, head, hash, acked, gone, evicted FROM mark")
         return {row[0]: Mark(*row[1:]) for row in rows}
@@ -194,9 +201,7 @@ def has_rows(db: sqlite3.Connection) -> bool:
 def _select(
     db: sqlite3.Connection, record_class: int, which: str, values: tuple[int, ...]
 ) -> Iterator[Stored | int]:
-    if (found := format_of(db)) not in FORMATS:
-        raise SegmentDamaged(f"its format, {found}, is not known")
-    for seq, data, kept, packed in db.execute(_QUERIES[found, which], values):
+    for seq, data, kept, packed in db.execute(_QUERIES[_known_format(db), which], values):
         record = _unpacked(data) if packed else data
         if isinstance(record, bytes) and kept in (None, row_sum(seq, record)):
             yield Stored(record_class, seq, record)
