@@ -54,8 +54,9 @@ NEW_SUFFIX = ".new"
 SYNCHRONOUS = "FULL"
 PAGE_BYTES = 1024
 """A small commit then adds a part of a block to the log; pages of 4 kB, two or three (ADR 49)."""
-CACHE_KIB = 256
-"""Page cache per open file. Appending touches the right edge of one tree: a few pages."""
+CACHE_KIB = 64
+"""Page cache per open file. Appending touches the right edge of one tree: a few pages, and what is
+kept beside them is never asked for again."""
 
 # SQLite result codes, https://sqlite.org/rescode.html
 _SQLITE_FULL, _SQLITE_IOERR, _SQLITE_CANTOPEN, _SQLITE_READONLY = 13, 10, 14, 8
