@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgewarden.errors import WireRefusal
-from edgewarden.record.segment import SUFFIX
+from edgewarden.record.segment import PAGE_BYTES, SUFFIX
 from edgewarden.trust.continuity import FOLDER, NAME, SLOT_BYTES
 from edgewarden.wire.ratchet import decode_slot
 from tests.fleet.standing import ENV, Standing
@@ -97,11 +97,12 @@ class Card:
         wait_until(lambda: self.step() >= wanted, WAIT_S)
 
     def tear_spool(self) -> None:
-        """The card was copied while it was written: the newest segment of each class is torn."""
+        """The card was copied while it was written: the newest segment of each class is torn behind
+        its first page, so that none has kept its last record."""
         for folder in (self.state / "spool").iterdir():
             if folder.is_dir():
                 newest = max(folder.glob(f"*{SUFFIX}"), key=lambda p: p.name)
-                newest.write_bytes(newest.read_bytes()[:5000] + bytes(3000))
+                newest.write_bytes(newest.read_bytes()[:PAGE_BYTES] + bytes(3000))
 
 
 class Stage:
