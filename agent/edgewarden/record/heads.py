@@ -11,10 +11,14 @@ was written says nothing.
   it was, it cost a block each half minute.
 * What the attributes of logs say is put into the file ``heads`` before a start touches them: SQLite
   takes a log away. There, too, where attributes cannot be had.
+* The file says besides which segment of a class is being written, from its first commit on until
+  it is closed. If the log of that one is gone at a start, nobody knows how far it went: its class
+  goes on behind all that a segment can hold (lane.py, SPAN), and what that skips is a loss.
 
     heads = Heads(Path("/var/lib/edgewarden/spool"))
     heads.read()                                 # {1: (42, digest)}; {} where there is none
     heads.write({1: (43, digest)}, {1: log})
+    heads.closing(1, (43, digest))               # before the log is taken away
 """
 
 from __future__ import annotations
@@ -26,13 +30,20 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgewarden.record.rows import SPAN
+from edgewarden.record.salvage import restart_digest
+from edgewarden.record.segment import SUFFIX, parse_name, segment_name, side_files
+from edgewarden.wire.record import RecordClass
+
 NAME = "user.head"
 FILE = "heads"
 LOGS = "*/*-wal"
 _ONE = struct.Struct(">BQ32s")
 _SUM = struct.Struct(">I")
-CLASSES_AT_MOST = 8
-"""There are three; a file longer than this is not ours."""
+_WRITTEN = 0x80
+"""Added to a class: first sequence and predecessor of the segment that is being written."""
+ENTRIES_AT_MOST = 8
+"""There are three classes, twice; a file longer than this is not ours."""
 
 Said = dict[int, tuple[int, bytes]]
 """Class -> sequence and hash."""
@@ -48,22 +59,41 @@ class Heads:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = folder / FILE
-        self._written: dict[int, tuple[Path, tuple[int, bytes]]] = {}
+        self._told: dict[int, tuple[Path, tuple[int, bytes]]] = {}
         self._in_file = False
+        self._said: Said = {}
+        self._written: Said = {}
 
     def read(self) -> Said:
         """What is known as of the last write that reached the disk; kept in the file from now on.
 
         Before the segments are opened.
         """
-        found = in_file = self._read_file()
+        in_file = self._read_file()
+        found = {c: head for c, head in in_file.items() if c < _WRITTEN}
         with contextlib.suppress(OSError):
             for log in self._folder.glob(LOGS):
                 with contextlib.suppress(OSError):
                     found = _later(found, _heads_in(os.getxattr(log, NAME, follow_symlinks=False)))
+        for number, (first, before) in in_file.items():
+            c, last = number & ~_WRITTEN, first + SPAN - 1
+            if number >= _WRITTEN and self._is_gone(c, first, before):
+                found = _later(found, {c: (last, restart_digest(c, first, last))})
+        self._said = found
         if found != in_file:
-            self._write_file(found)
+            self._write_file(durable=True)
         return found
+
+    def _is_gone(self, c: int, first: int, before: bytes) -> bool:
+        """A segment was written, and neither its log is there nor one that came after it."""
+        try:
+            folder = self._folder / RecordClass(c).label
+            if side_files(folder / segment_name(first, before))[0].exists():
+                return False
+            names = [parse_name(path.name) for path in folder.glob(f"*{SUFFIX}")]
+        except (ValueError, OSError):
+            return False
+        return all(name is None or name[0] <= first for name in names)
 
     def write(self, heads: Mapping[int, tuple[int, bytes]], logs: Mapping[int, Path]) -> None:
         """Put what was committed; the kernel writes it when it likes.
@@ -71,33 +101,48 @@ class Heads:
         Args:
             logs: class -> the log that it is in, for each that has one.
         """
+        self._said = dict(heads)
         for c, log in logs.items():
-            if self._in_file or self._written.get(c) == (log, heads[c]):
+            if self._in_file or self._told.get(c) == (log, heads[c]):
                 continue
             try:
                 os.setxattr(log, NAME, _spelt({c: heads[c]}), follow_symlinks=False)
             except OSError:
                 self._in_file = True
             else:
-                self._written[c] = log, heads[c]
-        if self._in_file:
-            self._write_file(heads)
+                self._told[c] = log, heads[c]
+        names = {c: parse_name(log.name.removesuffix("-wal")) for c, log in logs.items()}
+        written = self._written | {c: name for c, name in names.items() if name is not None}
+        began, self._written = written != self._written, written
+        if began or self._in_file:
+            self._write_file(durable=began)
+
+    def closing(self, c: int, head: tuple[int, bytes]) -> None:
+        """The segment that is being written will be closed, its log taken away."""
+        if self._written.pop(c, None) is not None:
+            self._said[c] = head
+            self._write_file(durable=True)
 
     def _read_file(self) -> Said:
         with contextlib.suppress(OSError):
             fd = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                return _heads_in(os.read(fd, _ONE.size * CLASSES_AT_MOST + _SUM.size + 1))
+                return _heads_in(os.read(fd, _ONE.size * ENTRIES_AT_MOST + _SUM.size + 1))
             finally:
                 os.close(fd)
         return {}
 
-    def _write_file(self, heads: Mapping[int, tuple[int, bytes]]) -> None:
+    def _write_file(self, *, durable: bool) -> None:
+        entries = self._said | {c | _WRITTEN: name for c, name in self._written.items()}
         with contextlib.suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self._file, flags, 0o600)
             try:
-                os.pwrite(fd, _spelt(heads), 0)
+                data = _spelt(entries)
+                os.pwrite(fd, data, 0)
+                os.ftruncate(fd, len(data))
+                if durable:
+                    os.fdatasync(fd)
             finally:
                 os.close(fd)
 
@@ -113,7 +158,7 @@ def _spelt(heads: Mapping[int, tuple[int, bytes]]) -> bytes:
 
 def _heads_in(data: bytes) -> Said:
     body, kept = data[: -_SUM.size], data[-_SUM.size :]
-    if len(body) % _ONE.size or len(body) > _ONE.size * CLASSES_AT_MOST:
+    if len(body) % _ONE.size or len(body) > _ONE.size * ENTRIES_AT_MOST:
         return {}
     if len(kept) != _SUM.size or _SUM.unpack(kept)[0] != zlib.crc32(body):
         return {}

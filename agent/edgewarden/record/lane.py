@@ -12,16 +12,14 @@ over all classes, and to the journal the gap records.
   rows go on in a file of its name (salvage.py), and what is missing between them is reported. A row
   that is missing in a file that reads well was lost so before a start; it is reported unless
   ``told`` says that it was.
-* A file that the disk does not give while it takes commits is waited for, and then as good as
-  damaged (patience.py): one bad sector would hold up its class for ever.
-* Opening looks into the newest file only: starting takes as long with a full spool as with an
-  empty one.
+* A file that the disk does not give, though it takes commits, is damaged in the end (patience.py).
+* Opening looks into the newest file only, however full the spool is.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +61,7 @@ class Lane:
         self.damage: list[Loss] = []
         self.told = 0  # the highest sequence that a gap record speaks of
         self.commits = 0  # of all classes: the disk takes what it is given
+        self.closing: Callable[[Lane], None] = lambda _: None  # a log that is about to go away
         self._patience = Patience()
         self.marks: dict[int, Mark] = {}
         self._active: Segment | None = None
@@ -396,5 +395,6 @@ class Lane:
 
     def _close_active(self) -> None:
         if self._active is not None:
+            self.closing(self)
             self._active.close()
             self._active = None

@@ -108,7 +108,12 @@ class DiskSpool:
         self._gone: dict[int, int] = {}
         self._evicted: dict[int, int] = {}
         self._merge_marks({c: Mark(*head) for c, head in said.items()})
+        for lane in self._lanes.values():
+            lane.closing = self._log_goes
         self._fill_ballast()
+
+    def _log_goes(self, lane: Lane) -> None:
+        self._heads.closing(lane.record_class, (lane.head, lane.digest))
 
     def _open_lanes(self) -> dict[int, Lane]:
         lanes: dict[int, Lane] = {}
