@@ -42,6 +42,7 @@ def test_well_is_ok() -> None:
         ({"connected": False, "trust_fault": "impostor"}, "failing", "EW-NET-006"),
         ({"storage_fault": "disk refuses"}, "failing", "EW-SPL-001"),
         ({"storage_fault": "disk refuses", "memory_s": 9.0}, "failing", "EW-SPL-010"),
+        ({"tight": True}, "failing", "EW-SPL-006"),
         ({"attestation": "contraindicated"}, "degraded", "EW-ATT-001"),
         ({"attestation_age_s": None}, "degraded", "EW-ATT-002"),
         ({"attestation_age_s": 901.0}, "degraded", "EW-ATT-002"),

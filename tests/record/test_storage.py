@@ -415,10 +415,12 @@ def test_a_nearly_full_filesystem_takes_no_bulk_and_says_so_once() -> None:
         storage.submit_event(event(n=1), ALARM)
         settled(storage)
         assert storage.totals()["bulk_no_room"] >= 3
+        assert storage.tight()
         spool.nearly_full = False
         storage.submit_reading(reading(9))
         settled(storage)
         assert storage.totals()["readings"] == 1
+        assert not storage.tight()
     told = [r.body.get("code", "") for r in opened(spool, ALARM) if r.kind == Kind.EVENT]
     assert told.count("EW-SPL-006") == 1
     assert len(told) == 2, "alarms are stored meanwhile"

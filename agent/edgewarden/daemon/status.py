@@ -55,6 +55,9 @@ class StorageState(Protocol):
     def fault(self) -> Exception | None:
         """What the disk refused last."""
 
+    def tight(self) -> bool:
+        """Whether it is too full for bulk."""
+
     def memory(self) -> MemoryPicture:
         """Whether the disk is given up, and what is in memory for it."""
 
@@ -155,6 +158,7 @@ def _picture(
         else (now.boot_ns - parts.attester.result_ns) / 1e9,
         attestation_period_s=running.settings.attestation.period_s,
         storage_fault="" if storage_fault is None else str(storage_fault),
+        tight=parts.storage.tight(),
         unsent=sum(c.durable - c.acked for c in classes),
         evicted=sum(c.evicted for c in classes),
         gate=stats is not None,

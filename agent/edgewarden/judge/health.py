@@ -57,6 +57,7 @@ class Picture:
         doubtful: sensors whose readings are not good: name -> (quality, why).
         missing: required processes that are not there.
         settings_faults: texts of a newer settings file that is not in use.
+        tight: the filesystem of the spool is too full for bulk, which is counted and not stored.
         rungs: what doctor says of certificate and clock; said here too, in the same words.
     """
 
@@ -83,6 +84,7 @@ class Picture:
     settings_faults: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
     memory_s: float | None = None
+    tight: bool = False
 
 
 def judge(p: Picture) -> tuple[str, list[Reason]]:
@@ -99,6 +101,9 @@ def _reasons(p: Picture) -> Iterator[Reason]:
         yield Reason("EW-SPL-010", text, "run `edgewarden doctor disk`", failing=True)
     elif p.storage_fault:
         yield Reason("EW-SPL-001", p.storage_fault, "run `edgewarden doctor disk`", failing=True)
+    elif p.tight:
+        text = "the disk under the spool is nearly full: readings are counted and not stored"
+        yield Reason("EW-SPL-006", text, "run `edgewarden doctor disk`", failing=True)
     if p.trust_fault:
         yield Reason("EW-NET-006", p.trust_fault, "run `edgewarden doctor network`", failing=True)
     elif not p.connected:

@@ -61,6 +61,7 @@ class Keeper:
 
     Attributes:
         state, heads, memory, fault, totals: the picture, replaced whole; read by anybody.
+        tight: the filesystem is too full for bulk: the last batch was counted and not stored.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Keeper:
         self.memory = Picture()
         self.fault: EdgewardenError | None = None
         self.totals: Counter[str] = Counter()
+        self.tight = False
         self._introduced = False
         self._told_ns: dict[str, int] = {}
         self._lost_before = 0
@@ -253,8 +255,10 @@ class Keeper:
             self._intake.pop(waiting[0])
             self.totals[f"{waiting[0].label}_events"] += 1
         batch = self._intake.take_batch(force)
-        if batch is not None and self._store_batch(journal.batch, batch):
-            self._alarm(journal, DISK_TIGHT, tight_event)
+        if batch is not None:
+            self.tight = self._store_batch(journal.batch, batch)
+            if self.tight:
+                self._alarm(journal, DISK_TIGHT, tight_event)
         self._tell(journal)
         if refused:
             raise next(iter(refused.values()))

@@ -195,6 +195,10 @@ class StorageThread:
         """What the disk refused at the last try; None when it worked."""
         return self._keeper.fault
 
+    def tight(self) -> bool:
+        """Whether the filesystem is too full for bulk, which is counted and not stored."""
+        return self._keeper.tight
+
     def busy_since_ns(self) -> int | None:
         """CLOCK_BOOTTIME since when one round of work takes, None while idle: for the watchdog."""
         return self._busy_since_ns
