@@ -100,7 +100,9 @@ class Master:
         self.asked += 1
         try:
             self._write(fd, request.adu())
-            return await asyncio.wait_for(self._reply, self.deadline_s(request))
+            # Not wait_for: that of CPython 3.11 takes an answer for an answer to its cancellation.
+            async with asyncio.timeout(self.deadline_s(request)):
+                return await self._reply
         except TimeoutError:
             self._parser.abandon()
             return None
