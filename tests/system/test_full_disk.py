@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.record import Kind, Record, RecordClass, decode_record
 from tests.noise import noise
 from tests.system import loopfs
+from tests.system.cards import Card, standing
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "loop-mount")
 
@@ -173,3 +177,32 @@ def test_a09_it_starts_on_a_full_disk_and_loses_nothing_it_had(disk: loopfs.Loop
     kept = [d["n"] for d in details(disk) if isinstance(d, dict) and "n" in d]
     assert kept == list(range(11))
     assert verify(disk.root, verifier_for).ok
+
+
+@pytest.mark.needs("mosquitto")
+def test_status_says_it_while_readings_are_counted_and_not_stored() -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="ew-tight-") as folder,
+        loopfs.made(Path(folder), IMAGE_MB) as fs,
+        standing(Path(folder)) as stage,
+    ):
+        enrolled = stage.enrolled().state
+        card = stage.keep(Card(Path(shutil.copytree(enrolled, fs.root / "gw"))))
+        text = card.settings.read_text()
+        card.settings.write_text(text.replace("[spool]\n", "[spool]\nfree_percent = 50\n"))
+
+        def said() -> dict[str, str]:
+            reasons = card.status().get("reasons")
+            assert isinstance(reasons, list)
+            return {one["code"]: one["next"] for one in reasons}
+
+        card.start()
+        wait_until(lambda: "reasons" in card.status() and "EW-AGT-002" not in said(), WAIT_S)
+        assert "EW-SPL-006" not in said()
+        hog = fs.root / "hog"
+        free = os.statvfs(fs.root)
+        hog.write_bytes(bytes(free.f_bavail * free.f_frsize * 3 // 4))
+        wait_until(lambda: said().get("EW-SPL-006"), WAIT_S)
+        assert card.status()["verdict"] == "failing"
+        hog.unlink()
+        wait_until(lambda: "EW-SPL-006" not in said(), WAIT_S)
