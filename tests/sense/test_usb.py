@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgewarden.sense.usb import (
@@ -152,6 +152,8 @@ def test_no_blob_raises_anything_but_a_named_refusal(blob: bytes) -> None:
 
 
 @given(st.integers(0, len(FTDI) - 1), st.integers(0, 255))
+@example(18, 41)
+@example(43, 16)
 def test_one_byte_changed_is_refused_or_read_otherwise_but_never_hides_an_interface(
     at: int, value: int
 ) -> None:
@@ -162,7 +164,10 @@ def test_one_byte_changed_is_refused_or_read_otherwise_but_never_hides_an_interf
     except Refusal:
         return
     changed = at in range(27, 36)  # the first interface descriptor itself
-    assert changed or (3, 1, 1) in interfaces
+    # A descriptor that says it reaches over the second one: the kernel goes by the same lengths;
+    # what it does not see gets no driver (drivers/usb/core/config.c).
+    swallowed = at in (18, 36, 43) and at + value > 50
+    assert changed or swallowed or (3, 1, 1) in interfaces
 
 
 @pytest.mark.parametrize(
