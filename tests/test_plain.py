@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -225,3 +228,113 @@ def test_the_gateway_takes_no_other() -> None:
 )
 def test_a_planted_one_is_seen(line: str) -> None:
     assert takes_the_standard_one(line)
+
+
+# --- __init__, which is written when the first value is made ---------------------------------
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_is_made_and_asked_as_the_standard_one(how: str, shape: str) -> None:
+    if (how, shape) == ("hashed all the same", "own"):
+        return
+    ours, theirs = (SHAPES[shape](m, **HOWS[how]) for m in (plain.dataclass, dataclasses.dataclass))
+    for kinds in ((ours, theirs), (ours(a=1), theirs(a=1))):
+        one, other = (str(inspect.signature(k.__init__)) for k in kinds)
+        assert re.sub(r"<[^>]*>|_d_\w+", "", one) == re.sub(r"<[^>]*>", "", other)
+    assert get_type_hints(ours.__init__) == get_type_hints(theirs.__init__)
+    assert ours.__init__.__qualname__ == theirs.__init__.__qualname__
+    for bad in ({}, {"a": 1, "z": 2}):
+        texts = set()
+        for kind in (ours, theirs):
+            with pytest.raises(TypeError) as refused:
+                kind(**bad)
+            texts.add(str(refused.value))
+        assert len(texts) == 1, texts
+
+
+@pytest.mark.parametrize("how", ["frozen, slots", "slots", "frozen", "by name"])
+def test_a_value_can_be_copied(how: str) -> None:
+    for make in (plain.dataclass, dataclasses.dataclass):
+        value = pair(make, **HOWS[how])(a=[1], b="b", left=[3], hidden=4)
+        for again in (copy.copy(value), copy.deepcopy(value)):
+            assert again == value
+            assert (again.left, again.hidden) == ([3], 4)
+
+
+def test_what_follows_init_is_called_and_init_false_is_heeded() -> None:
+    for make in (plain.dataclass, dataclasses.dataclass):
+
+        @make(frozen=True, slots=True)
+        class Sum:
+            """Two fields are not asked for."""
+
+            a: int
+            made: list[int] = field(init=False, default_factory=list)
+            fixed: int = field(init=False, default=7)
+            later: int = field(init=False)
+
+            def __post_init__(self) -> None:
+                object.__setattr__(self, "later", self.fixed + 1)
+
+        kind: Any = Sum
+        value = kind(3)
+        assert (value.a, value.made, value.fixed, value.later) == (3, [], 7, 8)
+        assert value.made is not kind(3).made
+        with pytest.raises(TypeError):
+            kind(3, [])
+
+
+def test_its_own_init_is_left_alone() -> None:
+    for make in (plain.dataclass, dataclasses.dataclass):
+
+        @make(frozen=True, slots=True)
+        class Own:
+            """Starts its own way."""
+
+            a: int
+
+            def __init__(self) -> None:
+                object.__setattr__(self, "a", 5)
+
+        assert Own().a == 5
+
+
+def test_a_field_without_default_behind_one_that_has_is_refused_at_once() -> None:
+    for make in (plain.dataclass, dataclasses.dataclass):
+        with pytest.raises(TypeError, match="follows default argument"):
+
+            @make(frozen=True)
+            class Wrong:
+                """In the wrong order."""
+
+                a: int = 1
+                b: int
+
+
+def test_a_frozen_class_has_only_frozen_ones_above_and_below() -> None:
+    for over, under in ((True, False), (False, True)):
+        for make in (plain.dataclass, dataclasses.dataclass):
+            above = pair(make, frozen=over)
+            with pytest.raises(TypeError, match="cannot inherit"):
+
+                @make(frozen=under)
+                class Below(above):  # type: ignore[misc, valid-type]
+                    """Of the other kind."""
+
+                    more: int = 0
+
+
+def test_nothing_is_compiled_before_the_first_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    made = plain._init_of
+
+    def init_of(kind: Any, frozen: bool) -> Any:
+        written.append(kind.__name__)
+        return made(kind, frozen)
+
+    monkeypatch.setattr(plain, "_init_of", init_of)
+    kind = pair(plain.dataclass, frozen=True, slots=True)
+    assert written == []
+    assert kind(1) == kind(1)
+    assert written == ["Pair"]
