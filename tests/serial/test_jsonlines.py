@@ -41,6 +41,11 @@ def test_numbers_text_and_truth_become_channels_with_units_from_settings() -> No
     assert decoder.counters.frames == 1
 
 
+def test_no_parser_is_made_for_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(json, "JSONDecoder")
+    assert read_line(b'{"t": 1}') == {"t": 1}
+
+
 @pytest.mark.parametrize(
     ("line", "name"),
     [
