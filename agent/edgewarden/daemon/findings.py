@@ -10,7 +10,7 @@ import hashlib
 from collections import OrderedDict
 from datetime import UTC, datetime
 
-from edgewarden.judge.describe import Subject, describe, subject_of, times
+from edgewarden.judge.describe import describe, subject_of, times
 from edgewarden.judge.triage import classify
 from edgewarden.plain import dataclass
 from edgewarden.ports import Clock
@@ -23,9 +23,12 @@ MAX_FINDINGS = 200
 
 @dataclass(slots=True)
 class _Line:
-    """What is told of one finding."""
+    """What is told of one finding; of the event, which may name a process with all its words,
+    nothing is kept."""
 
-    event: Event
+    code: str
+    severity: int
+    text: str
     first_mono_ns: int
     last_mono_ns: int
     count: int
@@ -36,16 +39,17 @@ class Findings:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lines: OrderedDict[Subject, _Line] = OrderedDict()
+        self._lines: OrderedDict[bytes, _Line] = OrderedDict()
 
     def see(self, event: Event) -> None:
         """Count an event if it is an alarm."""
         if classify(event) is not RecordClass.ALARM:
             return
-        subject = subject_of(event)
+        subject = hashlib.sha256(repr(subject_of(event)).encode()).digest()
         line = self._lines.pop(subject, None)
         if line is None:
-            line = _Line(event, event.seen_mono_ns, event.seen_mono_ns, 0)
+            text, seen_ns = describe(event), event.seen_mono_ns
+            line = _Line(event.code, int(event.severity_id), text, seen_ns, seen_ns, 0)
         line.count += times(event)
         line.last_mono_ns = event.seen_mono_ns
         self._lines[subject] = line
@@ -58,10 +62,10 @@ class Findings:
         shift_ns = now.wall_ns - now.boot_ns
         return [
             {
-                "id": "f-" + hashlib.sha256(repr(subject).encode()).hexdigest()[:8],
-                "code": line.event.code,
-                "severity": int(line.event.severity_id),
-                "text": describe(line.event),
+                "id": f"f-{subject.hex()[:8]}",
+                "code": line.code,
+                "severity": line.severity,
+                "text": line.text,
                 "first_utc": _utc(line.first_mono_ns + shift_ns),
                 "last_utc": _utc(line.last_mono_ns + shift_ns),
                 "count": line.count,
