@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.kernel import ffi, openssl
 from edgewarden.kernel.openssl import check_certificates_at
 from edgewarden.trust.keys import FileSigner
 from edgewarden.trust.tls import pinned_context, untimed_context
@@ -110,3 +111,24 @@ def test_telling_the_time_leaves_nothing_for_the_collector_of_cycles() -> None:
         assert len(gc.get_objects()) - before < 100
     finally:
         gc.enable()
+
+
+def test_after_the_start_no_name_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def searched(library: ffi.CDLL, name: str) -> object:
+        raise AssertionError(f"{name} is searched for late")
+
+    openssl.libcrypto.cache_clear()
+    openssl.libssl.cache_clear()
+    openssl.look_up()
+    monkeypatch.setattr(ffi.CDLL, "__getattr__", searched)
+    check_certificates_at(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), THEN)
+
+
+def test_a_python_without_our_openssl_starts_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def has_none() -> ffi.CDLL:
+        raise openssl.no_tls_key("this Python has none")
+
+    monkeypatch.setattr(openssl, "libcrypto", has_none)
+    openssl.look_up()

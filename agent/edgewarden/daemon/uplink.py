@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgewarden.daemon.timekeeper import Timekeeper
 from edgewarden.errors import PeerUnavailable
+from edgewarden.kernel import openssl
 from edgewarden.link.acknowledged import VerifierKey
 from edgewarden.link.dial import Route
 from edgewarden.link.telling import EventSink
@@ -41,6 +42,7 @@ def build_uplink(
     random: Randomness,
 ) -> Uplink:
     """The uplink of this gateway; nothing connects before its ``run``."""
+    openssl.look_up()
     return Uplink(
         uplink_settings(wanted, who, random.token_bytes),
         storage,

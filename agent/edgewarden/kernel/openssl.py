@@ -31,6 +31,7 @@ checked as ever, by OpenSSL, against another now.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -149,7 +150,22 @@ def libcrypto() -> ctypes.CDLL:
     crypto.OSSL_PROVIDER_unload.argtypes = (ctypes.c_void_p,)
     crypto.OSSL_PROVIDER_get_params.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
     crypto.EVP_set_default_properties.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+    crypto.X509_VERIFY_PARAM_get_flags.restype = ctypes.c_ulong
+    crypto.X509_VERIFY_PARAM_get_flags.argtypes = (ctypes.c_void_p,)
+    crypto.X509_VERIFY_PARAM_set_time.restype = None
+    crypto.X509_VERIFY_PARAM_set_time.argtypes = (ctypes.c_void_p, _time_t())
     return crypto
+
+
+def look_up() -> None:
+    """Find what ``check_certificates_at`` calls, for a start; raises nothing.
+
+    A search for a name reads 0.4 MB of both libraries' tables, which stay in memory. Those of a
+    start are given back (kernel/memory.py), those of the first clock that is not believed were not.
+    """
+    with contextlib.suppress(HardwareFault):
+        libcrypto()
+        libssl()
 
 
 def check_certificates_at(context: ssl.SSLContext, utc_s: int) -> None:
@@ -161,10 +177,7 @@ def check_certificates_at(context: ssl.SSLContext, utc_s: int) -> None:
     Raises:
         HardwareFault: EW-ID-032, this Python's ssl cannot be told.
     """
-    crypto = libcrypto()
-    crypto.X509_VERIFY_PARAM_set_time.restype = None
-    crypto.X509_VERIFY_PARAM_set_time.argtypes = (ctypes.c_void_p, _time_t())
-    crypto.X509_VERIFY_PARAM_set_time(_parameters(context), utc_s)
+    libcrypto().X509_VERIFY_PARAM_set_time(_parameters(context), utc_s)
     if not int(context.verify_flags) & _USE_CHECK_TIME:
         raise no_tls_key("OpenSSL takes no time to check certificates against")
 
@@ -194,13 +207,8 @@ def _held(context: ssl.SSLContext) -> int:
 
 def _parameters(context: ssl.SSLContext) -> int:
     """Its X509_VERIFY_PARAM, if that has the flags that Python says."""
-    crypto, library = libcrypto(), libssl()
-    library.SSL_CTX_get0_param.restype = ctypes.c_void_p
-    library.SSL_CTX_get0_param.argtypes = (ctypes.c_void_p,)
-    crypto.X509_VERIFY_PARAM_get_flags.restype = ctypes.c_ulong
-    crypto.X509_VERIFY_PARAM_get_flags.argtypes = (ctypes.c_void_p,)
-    parameters = library.SSL_CTX_get0_param(_held(context))
-    if crypto.X509_VERIFY_PARAM_get_flags(parameters) != int(context.verify_flags):
+    parameters = libssl().SSL_CTX_get0_param(_held(context))
+    if libcrypto().X509_VERIFY_PARAM_get_flags(parameters) != int(context.verify_flags):
         raise no_tls_key("this Python keeps its SSL_CTX elsewhere")
     return int(parameters)
 
@@ -218,9 +226,12 @@ def _time_t() -> type[ctypes.c_int64] | type[ctypes.c_int32]:
 def libssl() -> ctypes.CDLL:
     """As libcrypto."""
     try:
-        return ctypes.CDLL(_SSL, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        library = ctypes.CDLL(_SSL, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     except OSError as fault:
         raise no_tls_key(f"this Python's ssl does not use {_SSL}") from fault
+    library.SSL_CTX_get0_param.restype = ctypes.c_void_p
+    library.SSL_CTX_get0_param.argtypes = (ctypes.c_void_p,)
+    return library
 
 
 def _version(crypto: ctypes.CDLL, provider: int) -> str:
