@@ -104,11 +104,16 @@ class Demo:
         uplink = gw.status(self.gateway).get("uplink")
         return isinstance(uplink, dict) and uplink.get("connected") is True
 
+    def _gate_heard(self) -> bool:
+        reasons = gw.status(self.gateway).get("reasons")
+        return isinstance(reasons, list) and "EW-AGT-003" not in [r["code"] for r in reasons]
+
     def enforce(self) -> None:
         """Arm enforcement, run a listed and an unlisted program."""
         if not self.gateway.private:
             say("exec control: not root, nothing is enforced; detect and report only")
             return
+        self.stage.await_("gate", self._gate_heard, 20)  # link comes first and waits for nobody
         self.stage.run(gw.AGENT, "policy", "enforce", "--settings", self.gateway.settings)
         for name in ("known-tool", "unknown-tool"):
             say(f"{name}: {gw.run_program(self.gateway, name)}")

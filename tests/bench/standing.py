@@ -151,12 +151,15 @@ class Standing:
         return found
 
     def await_connected(self) -> None:
-        """Wait until the uplink stands."""
-        await_("uplink", lambda: self._uplink_connected(), 20, step_s=0.2)
+        """Wait until the uplink stands and gate, which starts behind link, is heard."""
+        await_("uplink and gate", lambda: self._whole(), 20, step_s=0.2)
 
-    def _uplink_connected(self) -> bool:
-        uplink = gw.status(self.gateway).get("uplink")
-        return isinstance(uplink, dict) and uplink.get("connected") is True
+    def _whole(self) -> bool:
+        status = gw.status(self.gateway)
+        uplink, reasons = status.get("uplink"), status.get("reasons")
+        connected = isinstance(uplink, dict) and uplink.get("connected") is True
+        silent = not isinstance(reasons, list) or "EW-AGT-003" in [r["code"] for r in reasons]
+        return connected and not silent
 
     def readings(self) -> dict[str, int]:
         """Readings per port so far; refuses a gateway that lost its uplink."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.boot.site import APPS, VERSIONS, Built, Json, Site, booted_site
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "mosquitto", "loop-mount", "nspawn", "debian-tree")
 
@@ -24,7 +25,7 @@ def enrolled(built: Built, *denied: str) -> Iterator[Site]:
     with booted_site(built, syscalls_denied=denied) as site:
         site.install(VERSIONS[0])
         site.enrol()
-        site.await_status(lambda s: s["uplink"]["connected"])
+        site.await_status(lambda s: s["uplink"]["connected"] and "EW-AGT-003" not in codes(s))
         site.allow(f"{APPS}/known")
         yield site
 
@@ -123,6 +124,30 @@ def test_a_read_only_root(mended: Site) -> None:
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(gateway.root)], check=True)
         fstab.write_text(was)
+
+
+def test_a_policy_that_hangs(mended: Site) -> None:
+    """The fleet hears of it while it hangs, and gate goes on with its last table afterwards."""
+    gateway = mended.gateway
+    dropin = gateway.path("/etc/systemd/system/edgewarden-policy.service.d/hangs.conf")
+    dropin.parent.mkdir()
+    dropin.write_text("[Service]\nExecStart=\nExecStart=/bin/sleep infinity\n")
+    try:
+        gateway.run("systemctl", "stop", "edgewarden.target")
+        wait_until(lambda: mended.main_pid("gate") == 0, 30)
+        gateway.run("systemctl", "daemon-reload")
+        gateway.run("systemctl", "start", "--no-block", "edgewarden.target")
+        mended.await_status(lambda s: told(s, "EW-AGT-003") and s["uplink"]["connected"])
+        mended.await_fleet(lambda f: f["enforcement"]["tier"] == "T0")
+        assert mended.main_pid("gate") == 0
+        silent = "gate was not heard"
+        mended.await_fleet(lambda f: any(silent in one["text"] for one in f["findings"]), 60)
+        mended.await_gate(lambda g: g["mode"] == "enforce" and g["armed"], 90)
+        assert_shell_and_enforcement(mended)
+    finally:
+        dropin.unlink()
+        dropin.parent.rmdir()
+        gateway.run("systemctl", "daemon-reload")
 
 
 def test_a_kernel_without_permission_events(built: Built) -> None:

@@ -47,6 +47,8 @@ class Rig:
         self, folder: Path, *, tpm: bool = False, chain: tuple[bytes, ...] = (),
         boot: BootFacts | None = None,
     ) -> None:  # fmt: skip
+        self.control, self.gate_told = ("T3", "enforce"), asyncio.Event()
+        self.gate_told.set()
         self.clock = FakeClock(wall_ns=1_800_000_000 * 10**9, uncertainty_ms=50, state="ntp")
         self.identity, self.report = FileSigner.generate(), FileSigner.generate()
         self.tpm = SoftTpm(self.identity.private_key()) if tpm else None
@@ -69,12 +71,16 @@ class Rig:
             self.clock,
             Continuity(lambda: TokenFile(folder, "main", "gw-demo"), SystemRandomness()),
             heads=lambda: {RecordClass.AUDIT: HEAD},
-            control=lambda: ("T3", "enforce"),
+            control=lambda: self.control,
             keep=self.keep,
             publish=self.publish,
             quoter=self.tpm,
             boot=boot or BootFacts(folder),
+            settled=self.settled,
         )
+
+    async def settled(self) -> None:
+        await self.gate_told.wait()
 
     async def keep(self, message: bytes, heads: Heads) -> None:
         assert message not in self.published, "published before it was durable"
@@ -84,9 +90,11 @@ class Rig:
         self.published.append(message)
 
     def ask(self, challenge: Challenge, signer: FileSigner = VERIFIER) -> None:
+        asyncio.run(self.attester.on_nonce(self.sealed(challenge, signer)))
+
+    def sealed(self, challenge: Challenge, signer: FileSigner = VERIFIER) -> bytes:
         payload = evidence.encode_challenge(challenge)
-        message = cose.seal(payload, cose.ContentType.NONCE, signer.kid, signer.sign)
-        asyncio.run(self.attester.on_nonce(message))
+        return cose.seal(payload, cose.ContentType.NONCE, signer.kid, signer.sign)
 
     def fresh(self, nonce: bytes = b"n" * 32) -> Challenge:
         now_s = self.clock.now().wall_ns // 10**9
@@ -113,6 +121,31 @@ def test_answers_with_signed_evidence_after_it_is_durable(rig: Rig) -> None:
     assert len(claims.measurements["code"]) == 32
     assert rig.kept == [(message, {RecordClass.AUDIT: HEAD})]
     assert len(message) <= 2048
+
+
+def test_a_start_answers_with_what_gate_says_and_the_last_challenge_alone(rig: Rig) -> None:
+    rig.control = ("T0", "learn")
+    rig.gate_told.clear()
+
+    async def play() -> None:
+        first = asyncio.create_task(rig.attester.on_nonce(rig.sealed(rig.fresh(b"1" * 32))))
+        await asyncio.sleep(0)
+        rig.clock.advance(3)
+        second = asyncio.create_task(rig.attester.on_nonce(rig.sealed(rig.fresh(b"2" * 32))))
+        await asyncio.sleep(0)
+        assert rig.published == []
+        rig.control = ("T3", "enforce")
+        rig.gate_told.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(play())
+    [message] = rig.published
+    encoded, _ = quoted.decode_payload(
+        cose.open_envelope(message, cose.ContentType.EVIDENCE).payload
+    )
+    claims = evidence.decode_evidence(encoded)
+    assert (claims.nonce, claims.exec_tier) == (b"2" * 32, "T3")
+    assert rig.attester.refused == {"stale_nonce": 1}
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,22 @@ def test_takes_facts_and_hints(tmp_path: Path) -> None:
     assert [e.detail["action"] for e in taken if isinstance(e, Event)] == ["denied"]
 
 
+def test_what_gate_says_of_itself_and_its_end_are_heard(tmp_path: Path) -> None:
+    taken: list[Event | Reading] = []
+    stats = local.GateStats("observe", "T3", "none", *[True] * 3, *[0] * 18)
+
+    async def play() -> None:
+        async with connected(tmp_path / "s", taken.append, []) as (facts, gate):
+            assert facts.heard.starting()
+            with await gate.accept() as peer:
+                peer.send(local.encode(stats))
+                await until(lambda: facts.heard.silent_s() is None)
+            await until(lambda: facts.heard.silent_s() is not None)
+
+    asyncio.run(play())
+    assert [e.detail["gate"] for e in taken if isinstance(e, Event)] == ["heard"]
+
+
 def test_garbage_ends_the_connection_and_a_new_one_is_made(tmp_path: Path) -> None:
     taken: list[Event | Reading] = []
 

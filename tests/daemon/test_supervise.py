@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgewarden.cli.become import become_link
 from edgewarden.daemon import supervise
-from edgewarden.daemon.supervise import LOOK_S, STEP_S, Part, Plan, _parts
+from edgewarden.daemon.supervise import (
+    LOOK_S,
+    ONE_SHOT_S,
+    RECHECK_S,
+    STEP_S,
+    Part,
+    Plan,
+    _end_overdue,
+    _next_due,
+    _parts,
+    _reap,
+    _reload,
+    _start,
+    startable,
+)
 
 
 def test_gate_and_guard_are_loaded_and_not_compiled_anew(tmp_path: Path) -> None:
@@ -56,7 +74,7 @@ def test_renewal_is_due_when_the_clock_was_set(
     ):
         m.setattr(signal, "pthread_sigmask", lambda *_: set())
         m.setattr(signal, "sigtimedwait", sleep)
-        for name in ("_prepare_folders", "_compile", "_one_shot", "_stop"):
+        for name in ("_prepare_folders", "_one_shot", "_stop"):
             m.setattr(supervise, name, lambda *_: None)
         m.setattr(supervise, "_guard_listener", lambda _: listener)
         m.setattr(supervise, "_parts", lambda *_: parts)
@@ -75,3 +93,115 @@ def test_renewal_is_a_part_that_heeds_the_clock(tmp_path: Path) -> None:
 
 def test_how_far_the_clock_is_ahead_does_not_move_by_itself() -> None:
     assert abs(supervise._ahead_s() - supervise._ahead_s()) < 1
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[dict[str, Part]]:
+    """All parts, with commands of a moment; what they leave running is ended."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        found = _parts(Plan("e.toml", str(tmp_path / "state"), str(tmp_path), ""), listener)
+        for part in found:
+            part.command, part.listen = ["/bin/sleep", "60"], None
+        yield {part.name: part for part in found}
+        for part in found:
+            supervise._stop(part)
+
+
+def due(parts: dict[str, Part]) -> list[str]:
+    return [part.name for part in startable(list(parts.values()), supervise.time.monotonic())]
+
+
+def run_to_its_end(parts: dict[str, Part], name: str, command: list[str]) -> None:
+    part = parts[name]
+    part.command = command
+    _start(part)
+    assert part.process is not None
+    part.process.wait(20)
+    _reap(list(parts.values()))
+
+
+def test_link_waits_for_nobody_and_gate_for_policy_and_canary(parts: dict[str, Part]) -> None:
+    first = [name for name in due(parts) if name != "look"]  # root's alone
+    assert first == ["link", "policy", "guard"]
+    for name in first:
+        _start(parts[name])
+    assert not {"canary", "gate", "link"} & set(due(parts)), "the policy is under way"
+    parts["policy"].process.kill()  # type: ignore[union-attr]
+    parts["policy"].process.wait()  # type: ignore[union-attr]
+    _reap(list(parts.values()))
+    assert "canary" in due(parts), "a policy that fails stops nothing"
+    assert "gate" not in due(parts)
+    run_to_its_end(parts, "canary", ["/bin/false"])
+    assert "gate" in due(parts), "nor does a canary"
+    assert not {"policy", "canary"} & set(due(parts)), "each once"
+    assert parts["canary"].due_mono >= parts["canary"].started_mono + RECHECK_S
+
+
+def test_a_policy_that_hangs_is_ended_and_everything_goes_on(
+    parts: dict[str, Part], capfd: pytest.CaptureFixture[str]
+) -> None:
+    policy, every = parts["policy"], list(parts.values())
+    _start(policy)
+    now = supervise.time.monotonic()
+    assert 0 < _next_due([policy, parts["gate"]], now) <= min(ONE_SHOT_S, LOOK_S)
+    _end_overdue(every, policy.started_mono + ONE_SHOT_S - 0.1)
+    assert policy.process is not None
+    assert policy.process.poll() is None
+    _end_overdue(every, policy.started_mono + ONE_SHOT_S)
+    _reap(every)
+    assert policy.process is None
+    assert "canary" in due(parts)
+    assert "policy takes longer than 60 s" in capfd.readouterr().err
+
+
+def test_hup_compiles_again_also_what_is_being_compiled(parts: dict[str, Part]) -> None:
+    policy, every = parts["policy"], list(parts.values())
+    run_to_its_end(parts, "policy", ["/bin/true"])
+    assert policy.due_mono == math.inf
+    _reload(every)
+    assert "policy" in due(parts)
+    policy.command = ["/bin/sleep", "60"]
+    _start(policy)
+    _reload(every)
+    assert "policy" not in due(parts), "one at a time"
+    policy.process.kill()  # type: ignore[union-attr]
+    policy.process.wait()  # type: ignore[union-attr]
+    _reap(every)
+    assert "policy" in due(parts), "what it had read may be older"
+
+
+def test_a_one_shot_is_ended_with_the_rest(parts: dict[str, Part]) -> None:
+    _start(parts["policy"])
+    process = parts["policy"].process
+    supervise._stop(parts["policy"])
+    assert process is not None
+    assert process.poll() == -signal.SIGTERM
+
+
+def test_the_parts_are_of_this_package_wherever_the_supervisor_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = tmp_path / "edgewarden"
+    planted.mkdir()
+    (planted / "__init__.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        found = _parts(Plan("none.toml", str(tmp_path / "state"), str(tmp_path), ""), listener)
+    for part in found:
+        if part.name in ("policy", "renew", "link"):
+            done = subprocess.run(part.command, capture_output=True, text=True, timeout=30)
+            assert "planted" not in done.stderr
+            assert "none.toml" in done.stderr, "it got as far as its settings"
+
+
+def test_link_is_started_as_what_edgewarden_link_becomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, command: became.append(command))
+    become_link("e.toml")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        found = _parts(Plan("e.toml", str(tmp_path / "state"), str(tmp_path), ""), listener)
+    [[program, flag, *ours]], [link] = became, [p.command for p in found if p.name == "link"]
+    assert (program, flag) == (sys.executable, link[1])
+    assert [" ".join(word.split()) for word in ours] == [" ".join(w.split()) for w in link[2:]]

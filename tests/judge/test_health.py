@@ -29,6 +29,13 @@ WELL = Picture(
 )
 
 
+@pytest.mark.parametrize("starting", [True, False])
+def test_a_gate_that_starts_is_not_called_dead(starting: bool) -> None:
+    _, [reason] = judge(dataclasses.replace(WELL, gate=False, gate_starting=starting))
+    assert ("starting" in reason.text) is starting
+    assert ("not running" in reason.text) is not starting
+
+
 def test_well_is_ok() -> None:
     assert judge(WELL) == ("ok", [])
     sound = (Rung("clock", "clock", State.OK, "x"), Rung("mqtt", "network", State.UNCHECKED, "x"))
@@ -50,6 +57,7 @@ def test_well_is_ok() -> None:
         ({"mode": "learn", "armed": False, "tier": "T0"}, "degraded", "EW-EXEC-001"),
         ({"unheld": {"peripherals": "usbguard decides"}}, "failing", "EW-AGT-011"),
         ({"gate": False}, "degraded", "EW-AGT-003"),
+        ({"gate": False, "gate_starting": True}, "degraded", "EW-AGT-003"),
         ({"guard": False}, "degraded", "EW-AGT-004"),
         ({"unsent": 1001}, "degraded", "EW-SPL-004"),
         ({"sensors": {"gps": ("silent", "no frame")}}, "degraded", "EW-SER-002"),

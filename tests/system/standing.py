@@ -124,6 +124,12 @@ class Site:
         wait_until(lambda: self.pids().get(name, old) != old, 20)
 
 
+def whole(status: Json) -> bool:
+    """Every part is up: link, which answers, has a session and hears gate, which starts later."""
+    silent = "EW-AGT-003" in [reason["code"] for reason in status["reasons"]]
+    return bool(status["uplink"]["connected"]) and not silent
+
+
 @contextlib.contextmanager
 def standing(before_enrolment: Callable[[Demo], None] = lambda _: None) -> Iterator[Site]:
     """Stand everything up, yield, take everything down.
@@ -150,7 +156,7 @@ def standing(before_enrolment: Callable[[Demo], None] = lambda _: None) -> Itera
         )
         site = Site(stage, demo, agent)
         site.start()
-        site.await_status(lambda s: s["uplink"]["connected"])
+        site.await_status(whole)
         yield site
     finally:
         if site is not None:

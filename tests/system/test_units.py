@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.daemon.publish import FOLDER as PUBLISHERS
+from edgewarden.daemon.supervise import ONE_SHOT_S
 from edgewarden.record.aside import FOLDER as ASIDE
 from edgewarden.record.spool import FOLDER as SPOOL
 from edgewarden.trust.boot import IMA_LOG
@@ -179,6 +180,18 @@ def test_the_policy_compiler_has_no_network() -> None:
     assert policy["PrivateNetwork"] == "yes"
     assert policy["RestrictAddressFamilies"] == "AF_UNIX"
     assert policy["Before"] == "edgewarden-gate.service"
+
+
+def test_link_waits_for_no_part_and_gate_not_for_ever_for_its_policy() -> None:
+    link, policy = settings("edgewarden-link.service"), settings("edgewarden-policy.service")
+    assert not [word for word in link["After"].split() if word.startswith("edgewarden-")]
+    assert "Requires" not in link
+    assert float(policy["TimeoutStartSec"]) == ONE_SHOT_S
+    gate = settings("edgewarden-gate.service")
+    for unit in ("edgewarden-policy.service", "edgewarden-canary.service"):
+        assert unit in gate["After"].split()
+        assert unit in gate["Wants"].split()
+        assert settings(unit)["Nice"] == gate["Nice"], "what gate waits for comes before link"
 
 
 def test_what_gate_believes_is_not_writable_by_link() -> None:

@@ -7,11 +7,13 @@ Rules in order, for a nonce:
 tenant
 2. not answered before, and at most one answer each MIN_INTERVAL_S: a flood of nonces costs a board
 its CPU
-3. measured in an executor (trust/measure.py, trust/boot.py), the continuity token spent there
+3. at a start, for a few seconds, not before gate has told the tier and mode it is in (heard.py),
+   and then only the challenge that came last: a token is spent for one
+4. measured in an executor (trust/measure.py, trust/boot.py), the continuity token spent there
    (continuity.py), vouched for by the TPM where there is one, signed by the identity key. While a
    TPM works the same thread looks whether the agent's files are those of the last time; where they
    are not, what was signed never leaves, and all is measured and signed anew
-4. an audit record with the evidence's SHA-256 and the heads of all classes is durable before the
+5. an audit record with the evidence's SHA-256 and the heads of all classes is durable before the
 evidence leaves
 
 Where nobody asks for UNASKED_S, evidence is made all the same, from the audit chain's last record
@@ -71,6 +73,10 @@ Measure = Callable[[], tuple[dict[str, bytes], str]]
 """(measurements by name, bytecode verdict), of trust/measure.py."""
 
 
+async def _settled() -> None:
+    """Nobody has to be waited for."""
+
+
 class _Made(NamedTuple):
     """Evidence that may leave, the token that was spent in it, and all that the TPM said."""
 
@@ -103,6 +109,7 @@ class Attester:
         publish: hands the evidence message to the uplink.
         programs: what was started.
         quoter: the TPM; None below grade G2.
+        settled: returns when what ``control`` says is no longer only that of a start.
     """
 
     def __init__(
@@ -121,6 +128,7 @@ class Attester:
         quoter: Quoter | None = None,
         boot: BootFacts | None = None,
         submodules: Submodules = lambda: None,
+        settled: Callable[[], Awaitable[None]] = _settled,
     ) -> None:
         self._who = who
         self._signer = signer
@@ -135,6 +143,7 @@ class Attester:
         self._quoter = quoter
         self._boot = boot or BootFacts()
         self._submodules = submodules
+        self._settled = settled
         self._sent: Quoted | None = None
         self._one_at_a_time = asyncio.Lock()
         self._verify = verifier_for(who.verifier_key)
@@ -158,6 +167,9 @@ class Attester:
     async def answer(self, message: bytes) -> bytes:
         """The evidence message for a challenge, its record durable; raises WireRefusal."""
         challenge = self._open_challenge(message)
+        await self._settled()
+        if challenge.nonce != self._answered:
+            raise WireRefusal("stale_nonce", "another challenge came while gate was waited for")
         sealed, heads = await self.make(challenge.nonce, whole=challenge.whole)
         await self._keep(sealed, heads)
         return sealed

@@ -14,6 +14,8 @@ mood.
     process alert  detection_finding: somebody became root, or is traced
     process batch  totals, and hints to the /proc sweep: identity comes from the sweep
     statistics     remembered, of gate and of each area; shown by status
+
+Whether gate is heard at all is told by heard.py.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 
+from edgewarden.daemon.heard import Heard
 from edgewarden.daemon.observed import Observed
 from edgewarden.daemon.programs import Programs
 from edgewarden.errors import WireRefusal
@@ -35,6 +38,8 @@ from edgewarden.wire.peripherals import PeripheralVerdict, id_text, interface_te
 
 RECONNECT_S = 1.0
 """gate restarts within a second; one connect(2) a second costs nothing."""
+START_RECONNECT_S = 0.1
+"""While both start: evidence waits for what gate tells first (heard.py)."""
 BATCH = 64
 _LAUNCH, _CREATE = 1, 1
 _CONNECT, _DISCONNECT, _DISABLE = 1, 2, 4
@@ -56,7 +61,7 @@ class GateFacts:
     Args:
         path: run/gate-facts.sock.
         sink: takes the events.
-        clock: stamps the event of a lost or found gate.
+        clock: stamps the events of a gate that is silent or heard again.
         hint: called with the pid of each exec, so that short lives are seen.
         resync: called when gate says that process events were lost.
         totals: called with each process batch.
@@ -86,6 +91,7 @@ class GateFacts:
         self.areas: dict[str, local.AreaStats] = {}
         self.observed = Observed()
         self.programs = Programs()
+        self.heard = Heard(sink, clock)
         self.connected = False
         self.denied_ns = 0
 
@@ -94,7 +100,7 @@ class GateFacts:
         while True:
             with contextlib.suppress(OSError):
                 await self._serve()
-            await asyncio.sleep(RECONNECT_S)
+            await asyncio.sleep(START_RECONNECT_S if self.heard.starting() else RECONNECT_S)
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -110,6 +116,7 @@ class GateFacts:
                 loop.remove_reader(sock)
                 self.connected = False
                 self.stats = self.tier = None
+                self.heard.went()
                 self.areas.clear()
 
     def _on_readable(self, sock: socket.socket) -> None:
@@ -152,6 +159,7 @@ class GateFacts:
             self.tier = message
         elif isinstance(message, local.GateStats):
             self.stats = message
+            self.heard.came(message)
         elif isinstance(message, local.AreaStats):
             self.areas[message.area] = message
         elif isinstance(message, PeripheralVerdict):

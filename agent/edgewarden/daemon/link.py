@@ -188,6 +188,7 @@ class Link:
             keep=keep,
             publish=self.uplink.publish_evidence,
             programs=self.gate.programs.digest,
+            settled=self.gate.heard.settled,
             submodules=self.behind.submodules,
             quoter=self.signer.quoter(),
         )  # fmt: skip
@@ -307,6 +308,7 @@ class Link:
             self.overload.look()
             if (over := self.written.look(now_ns)) is not None:
                 self.take(over)
+            self.gate.heard.look()
             denied_ns = self.gate.denied_ns
             denied_s = (now_ns - denied_ns) / 1e9 if denied_ns else None
             connected = self.uplink.snapshot().connected
@@ -350,6 +352,7 @@ class Link:
             "version": __version__,
             "settings_sha256": self.running.digest,
             "indicator": self.indicator.unavailable or "available",
+            "gate": "not heard yet",  # what it says when it is there is told by heard.py
         }
         self.take(Event(OCSF.HEALTH, 3, Severity.INFORMATIONAL, now_ns, detail))
         found = [("EW-ATT-030", Severity.HIGH, f"no continuity token: {token_fault}")]

@@ -162,6 +162,7 @@ def _picture(
         unsent=sum(c.durable - c.acked for c in classes),
         evicted=sum(c.evicted for c in classes),
         gate=stats is not None,
+        gate_starting=stats is None and parts.gate.heard.starting(),
         guard=stats is not None and stats.guard,
         mode=running.settings.exec.mode if stats is None else stats.mode,
         armed=stats is not None and stats.armed,

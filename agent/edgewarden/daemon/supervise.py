@@ -1,28 +1,32 @@
 """`edgewarden run`: policy one-shot, guard, gate and link under one parent, where there is no
 systemd.
 
-    1. the policy one-shot compiles what gate may map; a policy that does not compile stops nothing
-    that runs
-    2. guard, with the listening seqpacket socket as descriptor 3
-    3. the canary, which proves what this kernel can deny, and again each RECHECK_S; then gate,
-    which never spawns
-    4. the privileged look at processes, each LOOK_S, where we are root
-    5. the renewal of the certificate, each RECHECK_S and when the clock was set, as link's user
-    6. link, as the user `exec.link_user` when we are root and that user exists
+    1. link, as the user `exec.link_user` when we are root and that user exists: it waits for none
+    of the others, so that a gateway whose policy hangs can still say so (ADR 51)
+    2. the policy one-shot, which compiles what gate may map; a policy that does not compile, or not
+    within ONE_SHOT_S, stops nothing that runs
+    3. guard, with the listening seqpacket socket as descriptor 3
+    4. when the policy has ended: the canary, which proves what this kernel can deny, and again each
+    RECHECK_S; when that has ended: gate, which never spawns
+    5. the privileged look at processes, each LOOK_S, where we are root
+    6. the renewal of the certificate, each RECHECK_S and when the clock was set, as link's user
 
 A part that ends is started again after a wait that doubles from RESTART_S to RESTART_CAP_S and is
 forgotten after STABLE_S; link's exit RESTART_ME means "new settings, again at once". TERM or INT
-ends link, gate, guard in that order; a part that does not end in STOP_S is killed. Every part dies
-with its parent (PR_SET_PDEATHSIG), so that a killed supervisor leaves nothing behind.
+ends link, gate, guard in that order, whatever one-shot is under way; a part that does not end in
+STOP_S is killed. Every part dies with its parent (PR_SET_PDEATHSIG), so that a killed supervisor
+leaves nothing behind.
 
 The parts are started with the interpreter this runs in; gate and guard without site-packages, which
-they do not need and which would cost them memory.
+they do not need and which would cost them memory, link as the lean interpreter that `edgewarden
+link` becomes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import grp
+import math
 import os
 import pwd
 import signal
@@ -49,6 +53,8 @@ LOOK_S = 60.0
 """As edgewarden-look.timer: 25 ms of CPU a minute (x86-64)."""
 STEP_S = 5.0
 """A clock that is slewed moves by 0.03 s in LOOK_S (500 ppm): more, and somebody set it."""
+ONE_SHOT_S = 60.0
+"""TimeoutStartSec= of edgewarden-policy.service: gate goes on with its last table then."""
 RESTART_ME = 75
 """EX_TEMPFAIL of <sysexits.h>: link asks to be started again at once."""
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -73,13 +79,19 @@ class Plan:
 
 @dataclass(slots=True)
 class Part:
-    """One supervised process; with ``every_s`` one that ends by itself and is started again."""
+    """One supervised process; with ``every_s`` one that ends by itself and is started again, with
+    ``once`` one that ends by itself and is started again when somebody says so (``due_mono``)."""
 
     name: str
     command: list[str]
     user: str = ""
     listen: socket.socket | None = None
     every_s: float = 0.0
+    once: bool = False
+    after: str = ""
+    """Not before that part has ended for the first time, however it ended."""
+    limit_s: float = math.inf
+    """One that runs longer is killed."""
     patient: bool = False
     """One that failed is started again when it is due anyway."""
     clocked: bool = False
@@ -89,6 +101,7 @@ class Part:
     wait_s: float = RESTART_S
     due_mono: float = 0.0
     restarts: int = field(default=-1)
+    ended: bool = False
 
 
 def supervise(plan: Plan) -> int:
@@ -97,29 +110,33 @@ def supervise(plan: Plan) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     _prepare_folders(plan)
     listener = _guard_listener(plan)
-    _compile(plan)
-    _one_shot(_canary(plan))
     parts = _parts(plan, listener)
-    _say(f"supervising {', '.join(p.name for p in parts)}")
     ahead_s = _ahead_s()
     try:
         while True:
             now, before_s, ahead_s = time.monotonic(), ahead_s, _ahead_s()
             if abs(ahead_s - before_s) > STEP_S:
                 after_step(parts, now)
-            for part in parts:
-                if part.process is None and now >= part.due_mono:
-                    _start(part)
+            for part in startable(parts, now):
+                _start(part)
             caught = signal.sigtimedwait(signals, _next_due(parts, now))
             if caught is not None and caught.si_signo in (signal.SIGTERM, signal.SIGINT):
                 return 0
             if caught is not None and caught.si_signo == signal.SIGHUP:
-                _reload(parts, plan)
+                _reload(parts)
+            _end_overdue(parts, time.monotonic())
             _reap(parts)
     finally:
-        for part in reversed(parts):
+        for part in parts:
             _stop(part)
         listener.close()
+
+
+def startable(parts: list[Part], now: float) -> list[Part]:
+    """What is to be started now, in order: due, and whoever must have ended before has."""
+    ended = {"", *(part.name for part in parts if part.ended)}
+    due = [part for part in parts if part.process is None and now >= part.due_mono]
+    return [part for part in due if part.after in ended]
 
 
 def after_step(parts: list[Part], now: float) -> None:
@@ -185,25 +202,37 @@ def _canary(plan: Plan) -> list[str]:
 
 
 def _parts(plan: Plan, listener: socket.socket) -> list[Part]:
-    link = [sys.executable, "-m", "edgewarden", "link", "--settings", plan.settings]
+    """All of them, in the order they are started and ended in."""
+    root = os.geteuid() == 0
+    settings = "--settings", plan.settings
+    policy = _whole("cli.main", "", "policy", "compile", *settings)
+    renewal = _whole("cli.main", "", "identity", "renew", "--if-due", *settings)
     parts = [
+        Part("link", _whole("daemon.lean", "sys.argv[1]", plan.settings), user=plan.link_user),
+        Part("policy", policy, once=True, limit_s=ONE_SHOT_S),
+        Part("gate", _lean("gate", "*sys.argv[1:]", plan.state_dir, plan.run_dir), after="canary"),
         Part("guard", _lean("guard", str(_LISTEN_FD)), "", listener),
-        Part("gate", _lean("gate", "*sys.argv[1:]", plan.state_dir, plan.run_dir)),
-        Part("link", link, user=plan.link_user),
-        Part("renew", _renewal(plan), user=plan.link_user, every_s=RECHECK_S, patient=True,
+        Part("canary", _canary(plan), after="policy", limit_s=ONE_SHOT_S, patient=True,
+             every_s=RECHECK_S if root else math.inf),
+        Part("renew", renewal, user=plan.link_user, every_s=RECHECK_S, patient=True,
              clocked=True, due_mono=time.monotonic() + RENEW_FIRST_S),
     ]  # fmt: skip
-    if os.geteuid() == 0:
+    if root:
         look = [sys.executable, "-I", "-S", f"{_PACKAGE}/inventory/look.py", plan.run_dir]
-        later_mono = time.monotonic() + RECHECK_S  # it has just run
         parts.append(Part("look", look, every_s=LOOK_S))
-        parts.append(Part("canary", _canary(plan), every_s=RECHECK_S, due_mono=later_mono))
     return parts
 
 
-def _renewal(plan: Plan) -> list[str]:
-    words = ["identity", "renew", "--if-due", "--settings", plan.settings]
-    return [sys.executable, "-m", "edgewarden", *words]
+def _whole(load: str, arguments: str, *words: str) -> list[str]:
+    """An interpreter with site-packages that runs ``main(arguments)`` of this very package, not of
+    one that lies where we were started; for link, what `edgewarden link` becomes (cli/become.py).
+    """
+    flag = "-I" if sys.flags.isolated else "-P"
+    code = (
+        f"import sys; sys.path.insert(0, {str(_PACKAGE.parent)!r}); "
+        f"from edgewarden.{load} import main; sys.exit(main({arguments}))"
+    )
+    return [sys.executable, flag, "-c", code, *words]
 
 
 def _lean(daemon: str, arguments: str, *words: str) -> list[str]:
@@ -236,6 +265,8 @@ def _start(part: Part) -> None:
     )
     part.started_mono = time.monotonic()
     part.restarts += 1
+    if part.once:
+        part.due_mono = math.inf
 
 
 def _child(listen_fd: int | None) -> Callable[[], None]:
@@ -255,17 +286,29 @@ def _child(listen_fd: int | None) -> Callable[[], None]:
     return prepare
 
 
+def _end_overdue(parts: list[Part], now: float) -> None:
+    """Kill what takes longer than it may; its end is told and stops nothing."""
+    for part in parts:
+        if part.process is not None and now - part.started_mono >= part.limit_s:
+            _say(f"{part.name} takes longer than {part.limit_s:g} s and is killed")
+            part.process.kill()
+            part.process.wait()
+
+
 def _reap(parts: list[Part]) -> None:
     now = time.monotonic()
     for part in parts:
         if part.process is None or part.process.poll() is None:
             continue
         code = part.process.returncode
-        part.process = None
+        part.process, part.ended = None, True
         if part.name == "gate":  # whoever it had stopped at tier T2 goes on
             _one_shot([sys.executable, "-I", "-S", f"{_PACKAGE}/stop/resume.py"])
-        if part.every_s and (code == 0 or part.patient):
-            part.due_mono = part.started_mono + part.every_s
+        if part.once or (part.every_s and (code == 0 or part.patient)):
+            if not part.once:
+                part.due_mono = part.started_mono + part.every_s
+            if code != 0:
+                _say(f"{part.name} ended with {code}")
             continue
         if code == RESTART_ME:
             part.due_mono, part.wait_s = now, RESTART_S
@@ -278,15 +321,19 @@ def _reap(parts: list[Part]) -> None:
 
 
 def _next_due(parts: list[Part], now: float) -> float:
-    waits = [max(0.0, part.due_mono - now) for part in parts if part.process is None]
-    return min([*waits, LOOK_S])  # a clock that is set wakes nobody here
+    """Seconds until something is due; whoever waits for another's end is not: SIGCHLD tells."""
+    ended = {"", *(part.name for part in parts if part.ended)}
+    waits = [p.due_mono - now for p in parts if p.process is None and p.after in ended]
+    waits += [p.started_mono + p.limit_s - now for p in parts if p.process is not None]
+    return max(0.0, min([*waits, LOOK_S]))  # a clock that is set wakes nobody here
 
 
-def _reload(parts: list[Part], plan: Plan) -> None:
+def _reload(parts: list[Part]) -> None:
     """HUP: compile the policy anew (the one-shot tells gate), let link look at its settings."""
-    _compile(plan)
     for part in parts:
-        if part.name == "link" and part.process is not None:
+        if part.name == "policy":
+            part.due_mono = 0.0  # also while it runs: what it has read may be older
+        elif part.name == "link" and part.process is not None:
             part.process.send_signal(signal.SIGHUP)
 
 
@@ -301,12 +348,6 @@ def _stop(part: Part) -> None:
         part.process.wait()
 
 
-def _compile(plan: Plan) -> None:
-    _one_shot(
-        [sys.executable, "-m", "edgewarden", "policy", "compile", "--settings", plan.settings]
-    )
-
-
 def _one_shot(command: list[str]) -> None:
     """Run one of our own commands to its end; its fault is told and stops nothing."""
     try:
@@ -314,7 +355,7 @@ def _one_shot(command: list[str]) -> None:
             command,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
-            timeout=60,
+            timeout=ONE_SHOT_S,
             check=True,
             preexec_fn=_child(None),
         )

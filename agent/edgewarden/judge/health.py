@@ -49,6 +49,7 @@ class Picture:
         evicted: records lost to a full spool or disk, ever. A reason only while it can go on: when
             the backlog has gone nobody can mend it, and the spool's rows and findings still say it.
         gate, guard: the processes are there.
+        gate_starting: gate was not heard since link's start, which is seconds ago.
         mode, armed: what was asked of exec control, and whether it holds.
         tier: what this kernel was proved to do.
         responds: where nothing can be prevented, programs are killed after their start.
@@ -85,6 +86,7 @@ class Picture:
     rungs: tuple[Rung, ...] = ()
     memory_s: float | None = None
     tight: bool = False
+    gate_starting: bool = False
 
 
 def judge(p: Picture) -> tuple[str, list[Reason]]:
@@ -145,7 +147,9 @@ def reasons_of(rungs: Iterable[Rung]) -> Iterator[Reason]:
 
 def _control(p: Picture) -> Iterator[Reason]:
     if not p.gate:
-        yield Reason("EW-AGT-003", "gate is not running", "run `edgewarden doctor agent`")
+        text = "gate is starting: not heard yet" if p.gate_starting else "gate is not running"
+        step = "wait ten seconds" if p.gate_starting else "run `edgewarden doctor agent`"
+        yield Reason("EW-AGT-003", text, step)
         return
     if not p.guard:
         yield Reason("EW-AGT-004", "guard is not running", "run `edgewarden doctor agent`")

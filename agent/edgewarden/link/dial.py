@@ -26,6 +26,7 @@ alert away.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -151,6 +152,17 @@ def _reach(
             raise _no_handshake(host, port, _why(fault)) from fault
         unless_done.pop_all()
         return connection
+
+
+def acknowledge_at_once(connection: ssl.SSLSocket | WebSocket | socket.socket) -> None:
+    """Have the kernel acknowledge what was read, without waiting for something to send with it.
+
+    A broker without TCP_NODELAY (Mosquitto's default) has sent its TLS session tickets and holds
+    CONNACK back until they are acknowledged, which Linux puts off by 40 ms (tcp(7)).
+    """
+    plain = socket.socket(fileno=os.dup(connection.fileno()))
+    with plain:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def probe(

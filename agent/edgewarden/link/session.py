@@ -39,6 +39,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgewarden.errors import OurFault, PeerFault, PeerUnavailable
+from edgewarden.link.dial import acknowledge_at_once
 from edgewarden.link.websocket import WebSocket
 from edgewarden.plain import dataclass
 
@@ -305,6 +306,8 @@ class Session:
             if not self._connection.pending():
                 break
             self._client.loop_read()
+        if not self._terms.done() and self._connection.fileno() >= 0:
+            acknowledge_at_once(self._connection)
 
     def _tick(self) -> None:
         """paho's keepalive: ping, and notice that pings stay unanswered."""
