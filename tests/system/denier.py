@@ -69,7 +69,7 @@ def main(path: str, seconds: float) -> None:
             facts.flush(now)
         due += SLICE_S
         time.sleep(max(0.0, began + due - time.monotonic()))
-    at_end_kb = rss_kb()
+    at_end_kb, lasted_s = rss_kb(), time.monotonic() - began
     facts.flush(time.monotonic(), all_now=True)
     deadline = time.monotonic() + 20
     while facts.waiting and time.monotonic() < deadline:
@@ -79,6 +79,7 @@ def main(path: str, seconds: float) -> None:
         json.dumps(
             {
                 "offered": dict(offered),
+                "rate": number / lasted_s,
                 "rss_kb_early": early_kb,
                 "rss_kb": at_end_kb,
                 "crowded": facts.ledger.crowded,
