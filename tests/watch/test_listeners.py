@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from edgewarden.judge.describe import describe
 from edgewarden.watch.listeners import (
     MAX_KNOWN,
@@ -131,6 +133,18 @@ def test_who_is_gone_makes_room() -> None:
         assert {e.detail["endpoint"]["owner_uid"] for e in events} <= {0, 1000}  # type: ignore[index,call-overload]
     assert looks.listeners.crowded == 0
     assert looks.see(SSH) == [], "who is there is not forgotten"
+
+
+def test_what_is_remembered_of_one_is_small() -> None:
+    looks = Looks(first=())
+    tracemalloc.start()
+    try:
+        looks.see(*(Listener("tcp", f"10.0.{i >> 8}.{i}", 2000 + i, 0, i) for i in range(1000)))
+        looks.see()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / 1000 < 150
 
 
 def test_owners_are_looked_for_a_bounded_number_of_times() -> None:

@@ -29,7 +29,7 @@ from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.processes import Listener, Process
 
 MAX_KNOWN = 1024
-"""About 150 bytes each. A gateway has some dozen."""
+"""About 150 bytes each, so a name and a number, not a tuple of four. A gateway has some dozen."""
 MAX_OF_ONE = 256
 OWNERS_PER_LOOK = 16
 """Whose it is costs a look at the descriptors of his processes, and he decides how many."""
@@ -39,7 +39,8 @@ OTHER = 99
 _LOCAL = ("127.", "::ffff:127.")
 _ANY = ("0.0.0.0", "::")  # noqa: S104  # what is compared, not bound
 
-Key = tuple[str, str, int, int]
+Key = str
+"""``tcp 0.0.0.0 22 1000``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +65,16 @@ class Expected:
 class _Room:
     """Places among what is known, within one look; those that are gone make room, oldest first."""
 
-    def __init__(self, known: dict[Key, None], present: Collection[Key]) -> None:
+    def __init__(self, known: dict[Key, int], present: Collection[Key]) -> None:
         self._known = known
-        self._held = Counter(uid for *_, uid in known)
+        self._held = Counter(known.values())
         self._gone: dict[int, list[Key]] = {}
         for key in reversed(known):
             if key not in present:
-                self._gone.setdefault(key[3], []).append(key)
+                self._gone.setdefault(known[key], []).append(key)
 
-    def make(self, key: Key) -> bool:
-        """Whether ``key`` has a place now."""
-        uid = key[3]
+    def make(self, uid: int) -> bool:
+        """Whether there is a place now for one more of this user."""
         if uid and self._held[uid] >= MAX_OF_ONE:
             made = self._forget(uid)
         else:
@@ -107,7 +107,7 @@ class Listeners:
     def __init__(self, expected: Iterable[Expected], ephemeral: range) -> None:
         self._expected = tuple(expected)
         self._ephemeral = ephemeral
-        self._known: dict[Key, None] = {}
+        self._known: dict[Key, int] = {}  # whose it is
         self._beyond: set[Key] = set()
         self._waiting: dict[Key, int] = {}
         self._baseline = True
@@ -127,7 +127,7 @@ class Listeners:
             found: all listeners there are.
             who: whose it is, where that can be seen; asked for new ones only.
         """
-        by_key = {(f.protocol, f.address, f.port, f.uid): f for f in found}
+        by_key = {f"{f.protocol} {f.address} {f.port} {f.uid}": f for f in found}
         if self._baseline:
             self._baseline = False
             yield self._first(now_ns, by_key)
@@ -141,11 +141,11 @@ class Listeners:
         for key, listener in by_key.items():
             if key in self._known or not self._settled(key, listener, now_ns):
                 continue
-            if not room.make(key):
+            if not room.make(listener.uid):
                 self.crowded += key not in self._beyond
                 self._beyond.add(key)
                 continue
-            self._known[key] = None
+            self._known[key] = listener.uid
             self._beyond.discard(key)
             if not any(one.fits(listener) for one in self._expected):
                 asked += 1
@@ -155,7 +155,7 @@ class Listeners:
             yield self._crowd(now_ns)
 
     def _first(self, now_ns: int, by_key: dict[Key, Listener]) -> Event:
-        self._known = dict.fromkeys(list(by_key)[:MAX_KNOWN])
+        self._known = {key: one.uid for key, one in list(by_key.items())[:MAX_KNOWN]}
         told: list[Plain] = [one.as_map() for one in list(by_key.values())[:64]]
         detail: dict[str, Plain] = {"baseline": len(by_key), "listeners": told}
         return Event(OCSF.NETWORK_ACTIVITY, OTHER, Severity.INFORMATIONAL, now_ns, detail)
