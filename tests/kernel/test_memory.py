@@ -54,6 +54,56 @@ for _ in range(3):
 print(given > 0, before - after)
 """
 
+LARGE = """
+from edgewarden.kernel import memory
+
+memory.one_arena()
+bytearray(1 << 20)  # made and freed: without a bound of ours, up to here is the heap's from now on
+kept = bytearray(200_000)
+
+def heap():
+    for line in open("/proc/self/maps"):
+        if "[heap]" in line:
+            return [int(end, 16) for end in line.split()[0].split("-")]
+
+start, end = heap()
+print(start <= memory.ctypes.addressof(memory.ctypes.c_char.from_buffer(kept)) < end)
+"""
+
+TIDIED = """
+import gc, sys
+from edgewarden.kernel import memory
+
+kinds = [type(f"Kind{n}", (), {})() for n in range(40)]
+memory.settle()
+frozen = gc.get_freeze_count()
+gc.disable()
+cycle = []
+cycle.append(cycle)
+del cycle
+kept = [(0, 0, 0, n) for n in range(2000)]
+del kept  # its tuples are kept for the next of four
+for kind in kinds:
+    for n in range(30):
+        hasattr(kind, "".join(["no", "such", str(n)]))
+full = sys.getallocatedblocks()
+memory.tidy()
+print(frozen, full - sys.getallocatedblocks(), gc.collect())
+"""
+
+
+def said_by(program: str) -> list[str]:
+    """The words that an interpreter of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(Path(memory.__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.split()
+
 
 def test_only_files_that_hold_no_page_of_ours() -> None:
     start = 0x55D0C0000000
@@ -73,17 +123,21 @@ def test_this_process_has_some_and_survives_giving_them_back() -> None:
 
 
 def test_crypto_works_on_and_megabytes_are_free() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HARSH],
-        env={"PYTHONPATH": str(Path(memory.__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    some, freed_kb = done.stdout.split()
+    some, freed_kb = said_by(HARSH)
     assert some == "True"
     assert int(freed_kb) > 2048
+
+
+def test_what_is_large_is_no_part_of_the_heap() -> None:
+    assert said_by(LARGE) == ["False"]
+
+
+def test_what_the_interpreter_keeps_for_later_goes() -> None:
+    frozen, blocks, left = map(int, said_by(TIDIED))
+    assert frozen > 1000
+    # 2,000 freed tuples and most of 1,200 names.
+    assert blocks > 2500
+    assert left == 0
 
 
 def test_nothing_is_given_for_a_process_without_clean_files(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What a session that ended, or never began, leaves behind: nothing for the collector of cycles.
 
 It comes by after some ten thousand objects, for link minutes; a session is three hundred, and 50 kB
-of OpenSSL's behind them, which it does not count.
+of OpenSSL's behind them, which it does not count. And what link's start leaves behind: nothing that
+it does not need.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import ssl
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from edgewarden.settings.source import SourceFile
 from edgewarden.settings.validate import load_settings
 from tests.broker import Broker, Pki, free_port
 from tests.fakes.mirrored import Mirrored
+from tests.system.cards import standing
 from tests.system.uplinks import DEVICE, FAST, Gateway
 from tests.waiting import until, wait_until
 
@@ -111,3 +114,20 @@ def test_nor_does_a_copy_for_the_site_that_finds_no_broker(
 
     asyncio.run(tries())
     assert {name: n for name, n in (alive() - before).items() if n > 2} == {}
+
+
+def test_what_only_the_start_of_link_needed_goes() -> None:
+    with tempfile.TemporaryDirectory(prefix="ew-left-") as short, standing(Path(short)) as stage:
+        card = stage.enrolled()
+        card.start()
+        assert card.link is not None
+        status, seen = Path(f"/proc/{card.link.pid}/status"), [0]
+
+        def fell() -> bool:
+            assert card.link is not None
+            assert card.link.poll() is None, card.log.read_text()
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            seen.append(int(lines.get("RssFile", "0").split()[0]))  # none in mid-exec
+            return max(seen) > 10_000 and seen[-1] < max(seen) - 2000
+
+        wait_until(fell, WAIT_S)

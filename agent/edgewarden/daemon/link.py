@@ -43,6 +43,7 @@ from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
 from edgewarden.daemon.steps import STEP_S, SteppedLoop, in_step
 from edgewarden.daemon.storage import build_storage
+from edgewarden.daemon.tidy import Tidy
 from edgewarden.daemon.timekeeper import keep_time
 from edgewarden.daemon.uplink import build_uplink, session_status
 from edgewarden.daemon.written import Written
@@ -72,8 +73,6 @@ from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 from edgewarden.wire.network_table import NAMES_NAME
 from edgewarden.wire.record import RecordClass
 
-START_OVER_S = 10
-"""By then the first session stands and the first evidence is given; what only they needed goes."""
 STUCK_STORAGE_S = 30.0
 """One commit on a worn card takes up to a second; half a minute is a disk that hangs."""
 EXIT_NOT_ENROLLED = 78
@@ -299,7 +298,7 @@ class Link:
         return self.exit_code
 
     async def _housekeeping(self) -> None:
-        asyncio.get_running_loop().call_later(START_OVER_S, memory.give_back)
+        tidy = Tidy(self.clock.now().boot_ns)
         while True:
             await in_step(STEP_S)
             now_ns = self.clock.now().boot_ns
@@ -313,6 +312,7 @@ class Link:
             denied_s = (now_ns - denied_ns) / 1e9 if denied_ns else None
             connected = self.uplink.snapshot().connected
             self.indicator.show(condition_of(connected=connected, denied_age_s=denied_s))
+            tidy.look(now_ns)
             busy_ns = self.storage.busy_since_ns()
             if busy_ns is None or now_ns - busy_ns < STUCK_STORAGE_S * 1e9:
                 self.notifier.tell("WATCHDOG=1")
