@@ -409,7 +409,7 @@ def test_an_answer_that_waits_in_the_kernel_answers_no_later_question(tmp_path: 
 def test_a_port_that_is_asked_rarely_is_not_silent_between_two_polls() -> None:
     rare = ModbusRegister("rare", 1, 0, period_s=60.0)
     settings = SerialSettings("meter", "/dev/null", Format.MODBUS_RTU, registers=(rare,))
-    assert Running(settings, FakeClock()).sensor._silent_s == 180.0
+    assert Running(settings, FakeClock()).sensor._silence.silent_s == 180.0
 
 
 def test_a_slave_that_is_asked_rarely_makes_no_silence_when_it_is_the_last() -> None:
@@ -417,7 +417,7 @@ def test_a_slave_that_is_asked_rarely_makes_no_silence_when_it_is_the_last() -> 
     both = tuple(ModbusRegister(f"r{n}", n, 0, period_s=p) for n, p in ((1, 1.0), (2, 60.0)))
     both += (ModbusRegister("also", 2, 9, period_s=300.0),)
     settings = SerialSettings("meter", "/dev/null", Format.MODBUS_RTU, registers=both)
-    assert Running(settings, FakeClock()).sensor._silent_s == 180.0
+    assert Running(settings, FakeClock()).sensor._silence.silent_s == 180.0
 
 
 def test_a_bus_without_registers_is_the_operators_fault() -> None:

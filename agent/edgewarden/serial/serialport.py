@@ -28,7 +28,6 @@ Rules, in order:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 
@@ -57,6 +56,7 @@ from edgewarden.serial.portlife import (
     quiet_for,
     step,
 )
+from edgewarden.serial.silence import Silence
 from edgewarden.wire.facts import OCSF, Event, FramesSeen, Plain, Reading, Severity
 
 READ_BYTES = 4096
@@ -121,19 +121,19 @@ class SerialSensor:
         of: dict[int, float] = {}
         for one in settings.registers:
             of[one.unit] = min(one.period_s, of.get(one.unit, one.period_s))
-        self._silent_s = max(settings.silent_s, 3 * max(of.values(), default=0.0))
+        silent_s = max(settings.silent_s, 3 * max(of.values(), default=0.0))
+        self._woken = asyncio.Event()
+        self._silence = Silence(silent_s, self._woken.set)
         self._state = PortState.CLOSED
         self._told_silent = False
         self._curing = False
         self._reason = "not started"
         self._readings = 0
         self._opens = 0
-        self._woken = asyncio.Event()
         self._lost = ""
         self._fault: BaseException | None = None
         self._born_ns = clock.now().boot_ns
         self._good_ns: int | None = None
-        self._good_s = 0.0
         self._live_since_s: float | None = None
 
     def snapshot(self) -> SensorState:
@@ -193,7 +193,7 @@ class SerialSensor:
         self._lost = ""
         self._woken.clear()
         self._live_since_s = None
-        self._good_s = loop.time()
+        self._silence.good_s = loop.time()
         self._compare_adapter(self._adapter_of(fd))
         self._happen(Happening.OPENED, "waiting for the first good frame")
         readable = Readable(fd, self._on_readable, self._pace)
@@ -204,6 +204,7 @@ class SerialSensor:
         try:
             await self._supervise()
         finally:
+            self._silence.end()
             readable.close()
             if talk is not None:
                 talk.cancel()
@@ -241,25 +242,20 @@ class SerialSensor:
         Raises what ended the bus task when that is not the port's fault: a mistake of ours must
         not look like a loose plug.
         """
-        loop = asyncio.get_running_loop()
-        due_s = loop.time() + self._silent_s
+        self._silence.begin()
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(due_s):
-                    await self._woken.wait()
+            await self._woken.wait()
+            self._woken.clear()
             if self._fault is not None:
                 raise self._fault
             if self._lost:
                 self._happen(Happening.LOST, self._lost)
                 return
-            quiet_s = loop.time() - self._good_s
-            if quiet_s < self._silent_s:
-                due_s = self._good_s + self._silent_s
-                continue
-            self._happen(Happening.QUIET, f"no good frame for {self._silent_s:g} s")
-            if self._state is PortState.REOPEN:
-                return
-            due_s = loop.time() + self._silent_s
+            if self._silence.over():
+                self._happen(Happening.QUIET, f"no good frame for {self._silence.silent_s:g} s")
+                if self._state is PortState.REOPEN:
+                    return
+                self._silence.begin()
 
     def _on_readable(self, fd: int, woken: bool) -> int:
         """A ``pace.Read``."""
@@ -305,7 +301,8 @@ class SerialSensor:
 
     def _on_good(self, readings: Sequence[Reading], seen_mono_ns: int) -> None:
         now_s = asyncio.get_running_loop().time()
-        self._good_s, self._good_ns, self._unused_bytes = now_s, seen_mono_ns, 0
+        self._silence.good_s = now_s
+        self._good_ns, self._unused_bytes = seen_mono_ns, 0
         if self._state is not PortState.LIVE:
             self._live_since_s = now_s
             self._happen(Happening.FRAME, "")
