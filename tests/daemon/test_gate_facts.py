@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.daemon.gate_facts import (
+    NO_CONNECTOR,
     GateFacts,
     alarm_event,
     peripheral_event,
@@ -22,6 +23,7 @@ from edgewarden.ports import FactSink
 from edgewarden.wire import local
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity
 from edgewarden.wire.peripherals import PeripheralVerdict
+from tests.fakes.agent import stats
 from tests.fakes.clock import FakeClock
 from tests.waiting import until
 
@@ -191,3 +193,23 @@ def test_garbage_ends_the_connection_and_a_new_one_is_made(tmp_path: Path) -> No
 
     asyncio.run(play())
     assert len(taken) == 1
+
+
+def test_gate_hears_of_processes_until_it_says_otherwise_or_is_gone(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with connected(tmp_path / "s", lambda _: None, []) as (facts, gate):
+            assert not facts.hears_processes()
+            with await gate.accept() as peer:
+                peer.send(local.encode(stats(proc_events=0)))
+                await until(lambda: facts.stats is not None)
+                assert not facts.hears_processes(), "it never heard of any"
+                peer.send(local.encode(stats(proc_events=7)))
+                await until(facts.hears_processes)
+                peer.send(local.encode(local.Alarm(NO_CONNECTOR, 3, "it failed", 5)))
+                await until(lambda: not facts.hears_processes())
+            with await gate.accept() as peer:
+                peer.send(local.encode(stats(proc_events=7)))
+                await until(facts.hears_processes)
+            await until(lambda: not facts.hears_processes())
+
+    asyncio.run(play())

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.inventory import processes
+from edgewarden.inventory.births import LIST_EACH
 from edgewarden.inventory.patient import Patient
 from edgewarden.inventory.processes import (
     HINTS_PER_SWEEP,
@@ -463,3 +465,39 @@ def test_a_sweep_takes_a_few_steps_for_each_process_however_many_there_are(tmp_p
         steps[known] = calls(under_test.sweep.look)
     assert steps[500] - steps[250] <= 250 * STEPS
     assert steps[500] < 2.2 * steps[250]
+
+
+def test_while_the_kernel_tells_a_minute_is_enough_and_never_more(proc: FakeProc) -> None:
+    """Each within RECHECK_WITHIN_S; no look takes more than its share."""
+    many = 2 * processes.RECHECK_PER_SWEEP + 3
+    for pid in range(100, 100 + many):
+        proc.start(pid, "idle", ticks=1)
+    under_test = Sweep(str(proc.root))
+    under_test.sweep._told = lambda: True
+    for pid in range(100, 100 + many):
+        proc.start(pid, "idle", ticks=2)
+    told = [0]
+    for _ in range(round(processes.RECHECK_WITHIN_S / 2.0)):
+        under_test.sweep.look()
+        told.append(len(under_test.told(LAUNCH)))
+    assert told[-1] == many
+    assert max(b - a for a, b in pairwise(told)) == 2
+
+
+def test_where_no_number_moved_a_beginning_waits_for_the_list_in_turn(proc: FakeProc) -> None:
+    (proc.root / "loadavg").write_text("0.00 0.00 0.00 1/2 7\n")
+    under_test = Sweep(str(proc.root))
+    proc.start(8, "quiet")
+    under_test.sweep.look()
+    assert under_test.told(LAUNCH) == []
+    (proc.root / "loadavg").write_text("0.00 0.00 0.00 1/3 8\n")
+    under_test.sweep.look()
+    assert under_test.told(LAUNCH) == [(8, "quiet")]
+    proc.start(9, "chosen")
+    for _ in range(LIST_EACH):
+        under_test.sweep.look()
+    assert under_test.told(LAUNCH) == [(8, "quiet"), (9, "chosen")]
+    proc.end(8)
+    under_test.sweep.resync()
+    under_test.sweep.look()
+    assert under_test.told(TERMINATE) == [(8, "quiet")]

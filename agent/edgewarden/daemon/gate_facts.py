@@ -41,6 +41,7 @@ RECONNECT_S = 1.0
 START_RECONNECT_S = 0.1
 """While both start: evidence waits for what gate tells first (heard.py)."""
 BATCH = 64
+NO_CONNECTOR = "EW-EXEC-020"
 _LAUNCH, _CREATE = 1, 1
 _CONNECT, _DISCONNECT, _DISABLE = 1, 2, 4
 """OCSF 1.8 peripheral_activity."""
@@ -94,6 +95,7 @@ class GateFacts:
         self.heard = Heard(sink, clock)
         self.connected = False
         self.denied_ns = 0
+        self._deaf = False  # gate has lost the proc connector
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -101,6 +103,10 @@ class GateFacts:
             with contextlib.suppress(OSError):
                 await self._serve()
             await asyncio.sleep(START_RECONNECT_S if self.heard.starting() else RECONNECT_S)
+
+    def hears_processes(self) -> bool:
+        """Whether gate hears of every fork, exec and exit, and is there to tell."""
+        return self.stats is not None and self.stats.proc_events > 0 and not self._deaf
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -114,7 +120,7 @@ class GateFacts:
                 await self._lost.wait()
             finally:
                 loop.remove_reader(sock)
-                self.connected = False
+                self.connected = self._deaf = False
                 self.stats = self.tier = None
                 self.heard.went()
                 self.areas.clear()
@@ -139,13 +145,14 @@ class GateFacts:
         message = local.parse(data, *local.FACTS)
         if isinstance(message, local.ExecVerdict):
             if message.decision == "deny":
-                self.denied_ns = self._clock.now().boot_ns
+                self.denied_ns = self._clock.mono_ns()
             self.observed.see(message)
             self.programs.see(message)
             self._sink(verdict_event(message))
         elif isinstance(message, local.NetworkVerdict):
             self._sink(network_event(message))
         elif isinstance(message, local.Alarm):
+            self._deaf = self._deaf or message.code == NO_CONNECTOR
             self._sink(alarm_event(message))
         elif isinstance(message, local.ProcessAlert):
             self._sink(self._alert(message))
@@ -153,7 +160,7 @@ class GateFacts:
             if isinstance(message.message, local.ExecVerdict):
                 self.observed.see(message.message, message.count, others=message.others)
             if getattr(message.message, "decision", "") == "deny":
-                self.denied_ns = self._clock.now().boot_ns
+                self.denied_ns = self._clock.mono_ns()
             self._sink(repeated_event(message, self._alert))
         elif isinstance(message, local.TierSaid):
             self.tier = message

@@ -5,9 +5,9 @@ kernel's own process events (gate hands them over through ``hint``), what a star
 allowlist, and every rule about processes (watch/, told through ``watch``).
 
 A full look at 500 processes costs 2.2 ms of CPU, and twelve with psutil (research §2.7). So a
-sweep lists /proc, which is cheap, and looks only at what is new, plus a rotating share of the old
-ones: a process number can be used again, and a process can become another program by exec, another
-user, or somebody's puppet (ptrace).
+sweep lists /proc, where a process can have begun or ended since (births.py), and looks only at what
+is new, plus a rotating share of the old ones: a number can be used again, and a process can become
+another program by exec, another user, or somebody's puppet (ptrace).
 
 Rules, in order:
 
@@ -33,11 +33,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from edgewarden.inventory.births import Births
 from edgewarden.inventory.patient import PATIENCE_S, Patient
 from edgewarden.inventory.procfiles import (
     CGROUP_BYTES,
@@ -64,20 +66,18 @@ LAUNCH, TERMINATE, OTHER = 1, 2, 99
 """OCSF process_activity."""
 
 MAX_KNOWN = 16_384
-"""About 300 bytes each: 5 MB at the very worst. Debian's default limit for one user is half of
-this."""
+"""About 300 bytes each: 5 MB at worst. Debian's default limit for one user is half of this."""
 RECHECK_PER_SWEEP = 16
 RECHECK_WITHIN_S = 60.0
-"""Every process is looked at again within a minute, 16 at least in a sweep: 15 us each, 0.25 ms of
-a sweep over 500. Where the kernel tells of execs, root starts and tracers, this finds nothing."""
+"""Every process is looked at again within a minute, 16 at least in a sweep: 15 us each. Where the
+kernel tells of execs, root starts and tracers, this finds nothing, and the minute is enough."""
 HINTS_PER_SWEEP = 256
 HINTS_WAIT_S = 0.5
-"""Then hints wait for no more answers before the next sweep: whoever answers slowly, and is
-started over and over, would hold the loop for as long as he likes."""
+"""Then hints wait for no more answers before the next sweep: who answers slowly, and is started
+over and over, would hold the loop."""
 MOST_OF_ONE = MAX_KNOWN // 2
 """Of the table, for one ordinary user."""
-PER_EVENT = 32
-PER_SWEEP = 256
+PER_EVENT, PER_SWEEP = 32, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,7 @@ class ProcessSweep:
         clock: stamps them.
         watch: told of every look, after its facts.
         seen_by_root: asked before each look for what somebody with more rights has seen since.
+        told: whether the kernel's own events come in (``hint``).
     """
 
     def __init__(
@@ -135,8 +136,11 @@ class ProcessSweep:
         watch: Callable[[Delta], None] = lambda _: None,
         seen_by_root: Callable[[], Iterable[Looked]] = tuple,
         sleep: Sleep = asyncio.sleep,
+        told: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sleep = sleep
+        self._told = told
+        self._births = Births(settings.proc)
         self._settings = settings
         self._sink = sink
         self._clock = clock
@@ -152,9 +156,7 @@ class ProcessSweep:
         self._asked: list[Process] = []
         self._slow = Patient(self._in_memory, settings.patience_s)
         self._silent_before: set[str] = set()
-        self._hints = 0
-        self._full = False
-        self._unwatched = 0
+        self._hints, self._unwatched, self._full = 0, 0, False
         self._counts = {"sweeps": 0, "launches": 0, "ends": 0}
         self._limited = ""
 
@@ -167,6 +169,7 @@ class ProcessSweep:
     def close(self) -> None:
         """End the thread that asks for command lines."""
         self._slow.close()
+        self._births.close()
 
     def snapshot(self) -> ProcessState:
         """Counts for status."""
@@ -208,19 +211,19 @@ class ProcessSweep:
         """One sweep: compare, tell."""
         baseline = self._counts["sweeps"] == 0
         self._counts["sweeps"] += 1
-        # listdir: names alone, where scandir makes an object of each.
-        present = {int(name) for name in os.listdir(self._settings.proc) if name.isdecimal()}
-        self._limited = "" if 1 in present else "procfs hides other users' processes (hidepid)"
-        self._unwatched = 0
-        for pid in self._known.keys() - present:
-            self._end(pid)
         due = list(self._due_again())
-        for pid in present - self._known.keys():
-            self._begin(pid)
+        if (present := self._births.present(whatever=self._full)) is not None:
+            self._limited = "" if 1 in present else "procfs hides other users' processes (hidepid)"
+            self._unwatched = 0
+            for pid in self._known.keys() - present:
+                self._end(pid)
+            for pid in present - self._known.keys():
+                self._begin(pid)
         for pid in due:
             self._look_again(pid)
         self._ask()
-        self._see_silence()
+        if self._silent_before or self._slow.stuck:
+            self._see_silence()
         self._hints, self._full, self._slow.waited_s = 0, False, 0.0
         self.learn(self._seen_by_root())
         self._tell(baseline)
@@ -228,10 +231,9 @@ class ProcessSweep:
     def _due_again(self) -> Iterable[int]:
         if self._full:
             return list(self._known)
-        if not self._round:
-            self._round = list(self._known)
-        share = round(len(self._known) * self._settings.sweep_s / RECHECK_WITHIN_S)
-        share = max(RECHECK_PER_SWEEP, share)
+        self._round = self._round or list(self._known)
+        share = math.ceil(len(self._known) * self._settings.sweep_s / RECHECK_WITHIN_S)
+        share = share if self._told() else max(RECHECK_PER_SWEEP, share)
         due, self._round = self._round[:share], self._round[share:]
         return due
 
@@ -372,7 +374,7 @@ class ProcessSweep:
         self._silent_before = set(self._slow.stuck)
 
     def _tell(self, baseline: bool) -> None:
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         began, ended = tuple(self._began.values()), tuple(self._ended)
         changed = tuple((was, self._began.get(now.key, now)) for was, now in self._changed)
         self._began, self._changed, self._ended = {}, [], []

@@ -112,17 +112,17 @@ class Watcher:
 
     def batch(self, batch: ProcBatch) -> None:
         """Gate's totals."""
-        now_ns = self._heard_ns = self._clock.now().boot_ns
+        now_ns = self._heard_ns = self._clock.mono_ns()
         self._tell(self._storms.take(now_ns, batch.forks, batch.execs, batch.exits))
 
     def alert(self, message: ProcessAlert) -> Event:
         """The event of one of gate's alerts."""
-        self._heard_ns = self._clock.now().boot_ns
+        self._heard_ns = self._clock.mono_ns()
         return alert_event(message, self._present, frozenset(self._settings.may_elevate))
 
     def look_at_listeners(self) -> None:
         """List, compare, tell."""
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         self._tell(self._listeners.see(now_ns, self._sockets.listeners(), self._who))
 
     def look_at_preload(self, path: str = PATH) -> None:
@@ -132,7 +132,7 @@ class Watcher:
             title = f"a library is loaded into every program: {', '.join(libraries)}"
             named: list[Plain] = [*libraries]
             evidence: dict[str, Plain] = {"path": path, "libraries": named}
-            now_ns = self._clock.now().boot_ns
+            now_ns = self._clock.mono_ns()
             usual = not self._preload_seen and all(ARMMEM.fullmatch(one) for one in libraries)
             severity = Severity.LOW if usual else Severity.HIGH
             self._tell(iter([finding(now_ns, "EW-PROC-004", title, severity, None, evidence)]))
@@ -147,7 +147,7 @@ class Watcher:
 
     def finish(self) -> None:
         """Before the end: the totals that were not told yet."""
-        self._tell(self._storms.due(self._clock.now().boot_ns, all_now=True))
+        self._tell(self._storms.due(self._clock.mono_ns(), all_now=True))
 
     # --- what goes out ------------------------------------------------------------------------
 
@@ -190,13 +190,13 @@ class Watcher:
     def _gaps(self, unanswering: int) -> Iterator[str]:
         """What cannot be seen from here, and why."""
         yield "code given to an interpreter inline (-c, -e, standard input): there is no file"
-        if not self.hears(self._clock.now().boot_ns):
+        if not self.hears(self._clock.mono_ns()):
             yield "root starts, tracers and storms between two sweeps: nothing heard from gate"
         if unanswering:
             yield f"command lines of {unanswering} processes: their memory does not answer"
         age_s = None
         if self._looks is not None:
-            age_s = self._looks.age_s(self._clock.now().boot_ns)
+            age_s = self._looks.age_s(self._clock.mono_ns())
             if self._looks.fault:
                 yield f"what the privileged look left is not believed: {self._looks.fault}"
         yield from self._missed()
