@@ -105,3 +105,53 @@ def test_any_answer_of_the_kernels_is_read_or_skipped(noise: bytes) -> None:
 def test_ephemeral_ports_are_a_range() -> None:
     assert 1024 < ephemeral_ports().start < ephemeral_ports().stop <= 65536
     assert 40000 in ephemeral_ports("/nowhere")
+
+
+def body(port: int) -> bytes:
+    """A listener of 127.0.0.1, as sock_diag tells it."""
+    at = port.to_bytes(2, "big"), bytes(2), bytes([127, 0, 0, 1, *bytes(12)]), bytes(16)
+    return sockdiag._ANSWER.pack(socket.AF_INET, sockdiag.TCP_LISTEN, 0, 0, *at, *[0] * 6, 1000, 7)
+
+
+def test_what_the_kernel_says_again_is_the_very_list_of_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = [body(80)]
+    monkeypatch.setattr(
+        sockdiag.Diag, "_ask", lambda self, f, p, s, take: [take(one) for one in said]
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        diag = sockdiag.Diag(made)
+        question = socket.AF_INET, socket.IPPROTO_TCP, 1 << sockdiag.TCP_LISTEN
+        first = diag.dump(*question)
+        assert first == [("127.0.0.1", 80, 1000, 7)]
+        assert diag.dump(*question) is first
+        said.append(body(443))
+        assert [port for _, port, *_ in diag.dump(*question)] == [80, 443]
+        said.pop()
+        assert diag.dump(*question) == first
+        said += [body(1000 + n) for n in range(sockdiag.MOST_KEPT)]
+        many = diag.dump(*question)
+        assert diag.dump(*question) == many
+        assert diag.dump(*question) is not many, "too many to keep"
+
+
+def test_unchanged_listeners_are_the_very_tuple_of_before() -> None:
+    class Kernel:
+        said: tuple[list[sockdiag.Found], ...] = ([("0.0.0.0", 22, 0, 1)], [], [], [])
+
+        def dump(self, family: int, protocol: int, states: int) -> list[sockdiag.Found]:
+            return self.said[(family == socket.AF_INET6) + 2 * (protocol == socket.IPPROTO_UDP)]
+
+        def close(self) -> None:
+            pass
+
+    under_test = Sockets(diag=False)
+    kernel = Kernel()
+    under_test._diag = kernel  # type: ignore[assignment]
+    first = under_test.listeners()
+    assert first == (Listener("tcp", "0.0.0.0", 22, 0, 1),)
+    assert under_test.listeners() is first
+    kernel.said = (*kernel.said[:3], [("::", 53, 0, 2)])
+    assert Listener("udp", "::", 53, 0, 2) in under_test.listeners()
+    under_test.close()

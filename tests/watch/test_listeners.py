@@ -160,3 +160,25 @@ def test_an_address_that_only_begins_like_loopback_is_not() -> None:
     assert found.severity_id == Severity.MEDIUM
     [mapped] = Looks().see(Listener("tcp", "::ffff:127.0.0.1", 80, 0, 5))
     assert mapped.severity_id == Severity.LOW
+
+
+def test_what_is_the_same_again_is_not_compared_again() -> None:
+    looks = Looks()
+    same = (SSH, WEB)
+    assert len(looks.see(*same, who=SERVER)) == 1
+    found = tuple(same)
+
+    def see() -> list[Event]:
+        return list(looks.listeners.see(9, found, lambda _: None))
+
+    assert see() == []
+    assert calls(see) < 10
+    assert looks.see(WEB) == []
+    assert looks.see(*same) == [], "nor told again"
+
+
+def test_a_port_that_settles_is_told_where_nothing_else_changes() -> None:
+    looks = Looks()
+    found = (SSH, Listener("udp", "0.0.0.0", 40_000, 1000, 5))
+    told = [list(looks.listeners.see(int(at * 1e9), found, lambda _: None)) for at in (0, 2, 40)]
+    assert [len(one) for one in told] == [0, 0, 1]

@@ -16,6 +16,7 @@ Whose a socket is, /proc/PID/fd says to root and to its own user only.
 
 from __future__ import annotations
 
+import operator
 import os
 import socket
 import sys
@@ -55,6 +56,8 @@ class Sockets:
     def __init__(self, proc: str = "/proc", *, diag: bool = True) -> None:
         self._proc = proc
         self._diag: Diag | None = None
+        self._said: list[list[tuple[str, int, int, int]]] = [[] for _ in _TABLES]
+        self._found: tuple[Listener, ...] = ()
         if diag:
             try:
                 self._diag = open_diag()
@@ -70,17 +73,24 @@ class Sockets:
         return SLOW_S if self._diag is None else FAST_S
 
     def listeners(self) -> tuple[Listener, ...]:
-        """All listeners, at most MAX_LISTENERS."""
+        """All listeners, at most MAX_LISTENERS; the very tuple of the last time where nothing has
+        changed."""
+        said = [
+            self._list(table, family, protocol, state) for protocol, table, family, state in _TABLES
+        ]
+        if all(map(operator.is_, said, self._said)):
+            return self._found
         found: set[Listener] = set()
-        for protocol, table, family, state in _TABLES:
-            for address, port, uid, inode in self._list(table, family, protocol, state):
+        for (protocol, *_), sockets in zip(_TABLES, said, strict=True):
+            for address, port, uid, inode in sockets:
                 if port and len(found) < MAX_LISTENERS:
                     found.add(Listener(protocol, address, port, uid, inode))
-        return tuple(sorted(found))
+        self._said, self._found = said, tuple(sorted(found))
+        return self._found
 
     def _list(
         self, table: str, family: int, protocol: str, state: int
-    ) -> Iterable[tuple[str, int, int, int]]:
+    ) -> list[tuple[str, int, int, int]]:
         if self._diag is not None:
             number = socket.IPPROTO_TCP if protocol == "tcp" else socket.IPPROTO_UDP
             try:

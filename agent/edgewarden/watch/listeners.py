@@ -111,6 +111,7 @@ class Listeners:
         self._beyond: set[Key] = set()
         self._waiting: dict[Key, int] = {}
         self._baseline = True
+        self._settled_on: Iterable[Listener] | None = None  # nothing of it is news any more
         self._crowd_told = 0
         self.crowded = 0
 
@@ -127,11 +128,14 @@ class Listeners:
             found: all listeners there are.
             who: whose it is, where that can be seen; asked for new ones only.
         """
+        if found is self._settled_on and not self._waiting and not self._beyond:
+            return
         by_key = {f"{f.protocol} {f.address} {f.port} {f.uid}": f for f in found}
         if self._baseline:
             self._baseline = False
             yield self._first(now_ns, by_key)
             return
+        self._settled_on = found
         self._waiting = {k: at for k, at in self._waiting.items() if k in by_key}
         self._beyond &= by_key.keys()
         for key in [key for key in by_key if key in self._known]:
