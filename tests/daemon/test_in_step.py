@@ -123,3 +123,26 @@ def test_periods_are_multiples_of_the_step() -> None:
     """Another period is another wake-up for itself: one of a second doubled link's."""
     assert LOOK_S % STEP_S == MISC_S % STEP_S == 0
     assert PHASE_NS / 1e9 % STEP_S == STEP_S / 2, "both threads want the interpreter"
+
+
+def test_who_sleeps_to_one_moment_shares_its_timer() -> None:
+    loop = CountedSteps()
+    woken: list[tuple[str, float]] = []
+
+    async def task(name: str, period_s: float) -> None:
+        await in_step(period_s)
+        woken.append((name, loop.time()))
+
+    async def all_of_them() -> None:
+        tasks = [asyncio.create_task(task(n, 2.0)) for n in ("a", "b", "c")]
+        tasks += [asyncio.create_task(task(n, 10.0)) for n in ("long", "given up")]
+        await asyncio.sleep(0)
+        assert len(loop._scheduled) == 2  # type: ignore[attr-defined]
+        tasks.pop().cancel()
+        await asyncio.wait(tasks)
+
+    try:
+        loop.run_until_complete(all_of_them())
+    finally:
+        loop.close()
+    assert woken == [("a", 1002.0), ("b", 1002.0), ("c", 1002.0), ("long", 1010.0)]

@@ -259,3 +259,26 @@ def test_this_machine_as_it_is() -> None:
     for fact in facts:
         if isinstance(fact, Reading) and isinstance(fact.value, float):
             assert math.isfinite(fact.value), fact.name
+
+
+def test_readings_of_a_look_are_handed_on_at_once_where_somebody_takes_them_so(
+    tmp_path: Path,
+) -> None:
+    events: list[Event | Reading] = []
+    looks: list[list[Reading]] = []
+    settings = HostSettings(state_path=str(tmp_path), root=str(pi(tmp_path)))
+    sensor = HostSensor(
+        settings, events.append, FakeClock(), many=lambda came: looks.append([*came])
+    )
+    sensor.look()
+    [seen] = looks
+    assert {f"{one.name}" for one in seen} == set(sensor.snapshot().values)
+    assert [type(one) for one in events] == [Event] * len(events)
+
+
+def test_a_disk_of_another_name_is_no_card(tmp_path: Path) -> None:
+    root = write(
+        tmp_path, {f"sys/block/{name}/device/type": "MMC" for name in ("mmcblk0p1", "sda")}
+    )
+    with pytest.raises(NotAvailable, match="no mmcblk disk"):
+        read_wear(root)

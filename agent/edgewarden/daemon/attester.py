@@ -150,7 +150,7 @@ class Attester:
         self._verifier_kid = key_id(who.verifier_key)
         self._answered = b""
         self._answered_ns = 0
-        self._unasked_ns = clock.now().boot_ns
+        self._unasked_ns = clock.mono_ns()
         self.result: Result | None = None
         self.result_ns = 0
         self.refused: dict[str, int] = {}
@@ -189,7 +189,7 @@ class Attester:
         Whole, and without a continuity token: it is judged when its record comes, in whatever
         order that is.
         """
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         head = self._heads().get(RecordClass.AUDIT)
         if head is None or now_ns - max(self._answered_ns, self._unasked_ns) < UNASKED_S * 1e9:
             return None
@@ -305,7 +305,7 @@ class Attester:
         except WireRefusal as refusal:
             self._count(refusal)
             return
-        self.result, self.result_ns = result, self._clock.now().boot_ns
+        self.result, self.result_ns = result, self._clock.mono_ns()
         if result.token is not None:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, self._continuity.adopt, result.token)

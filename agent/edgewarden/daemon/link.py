@@ -58,7 +58,6 @@ from edgewarden.judge.triage import Triage
 from edgewarden.kernel import memory
 from edgewarden.link.names import NameRefresh, TableFile, resolve
 from edgewarden.link.textfile import Textfile
-from edgewarden.link.uplink import CERTIFICATE_REFUSED
 from edgewarden.record.journal import Introduction
 from edgewarden.sense.host import HostSensor, HostSettings
 from edgewarden.settings.faults import SettingsFaults
@@ -107,12 +106,10 @@ class Link:
         self.behind = behind_of(
             settings.downstream, state, self.signer.about, self.take, self.clock, self.random
         )
-        self.host = HostSensor(
-            HostSettings(settings.paths.state, settings.host.period_s),
-            self.keep,
-            self.clock,
-            in_step,
-        )
+        health = HostSettings(settings.paths.state, settings.host.period_s)
+        # No overload sheds the board's own health.
+        sinks_of_health = self.take, self.clock, in_step, self.storage.submit_readings
+        self.host = HostSensor(health, *sinks_of_health)
         looks = Looks(f"{settings.paths.run}/{LOOK}")
         self.watcher = Watcher(settings.processes, self.take, self.clock, Sockets(), looks, in_step)
         self.processes = ProcessSweep(
@@ -122,6 +119,7 @@ class Link:
             self.watcher.see,
             looks.fresh,
             in_step,
+            self._hears_processes,
         )
         self.gate = GateFacts(
             f"{settings.paths.run}/gate-facts.sock",
@@ -155,7 +153,7 @@ class Link:
         prom = settings.prometheus
         self.textfile = Textfile(prom.textfile, prom.period_s, self.status, in_step)
         self.written = Written(
-            self.clock.now().boot_ns,
+            self.clock.mono_ns(),
             collectors=self.storage.wear,
             budget_bytes=settings.spool.day_budget_bytes,
         )
@@ -196,6 +194,9 @@ class Link:
         stats = self.gate.stats
         return ("T0", "learn") if stats is None else (stats.tier, stats.mode)
 
+    def _hears_processes(self) -> bool:
+        return self.gate.hears_processes()
+
     # --- facts --------------------------------------------------------------------------------
 
     def take(self, fact: Event | Reading) -> None:
@@ -210,13 +211,6 @@ class Link:
     def take_many(self, readings: Sequence[Reading]) -> None:
         """The same for the readings of one read of a port."""
         self.overload.readings(readings)
-
-    def keep(self, fact: Event | Reading) -> None:
-        """The sink of the board's own health, which no overload sheds."""
-        if isinstance(fact, Reading):
-            self.storage.submit_reading(fact)
-        else:
-            self.take(fact)
 
     # --- the uplink's questions ---------------------------------------------------------------
 
@@ -291,7 +285,7 @@ class Link:
             self.watcher.finish()
             self.processes.close()
             self.overload.finish()
-            for event, record_class in self.triage.due(self.clock.now().boot_ns, all_now=True):
+            for event, record_class in self.triage.due(self.clock.mono_ns(), all_now=True):
                 self.storage.submit_event(event, record_class)
             await loop.run_in_executor(None, self.storage.stop)
             self.notifier.close()
@@ -301,7 +295,7 @@ class Link:
         tidy = Tidy(self.clock.now().boot_ns)
         while True:
             await in_step(STEP_S)
-            now_ns = self.clock.now().boot_ns
+            now_ns = self.clock.mono_ns()
             for event, record_class in self.triage.due(now_ns):
                 self.storage.submit_event(event, record_class)
             self.overload.look()
@@ -310,28 +304,27 @@ class Link:
             self.gate.heard.look()
             denied_ns = self.gate.denied_ns
             denied_s = (now_ns - denied_ns) / 1e9 if denied_ns else None
-            connected = self.uplink.snapshot().connected
-            self.indicator.show(condition_of(connected=connected, denied_age_s=denied_s))
+            shown = condition_of(connected=self.uplink.connected, denied_age_s=denied_s)
+            self.indicator.show(shown)
             tidy.look(now_ns)
             busy_ns = self.storage.busy_since_ns()
             if busy_ns is None or now_ns - busy_ns < STUCK_STORAGE_S * 1e9:
                 self.notifier.tell("WATCHDOG=1")
             self._care_for_identity()
-            if identities.replaced(Path(self.running.settings.paths.state), self.identity):
+            if identities.replaced(self.running.settings.paths.state, self.identity):
                 self._start_over()
 
     def _care_for_identity(self) -> None:
-        seen = self.uplink.snapshot()
         try:
             did = self.care.look(
-                connected=seen.connected,
-                refused=seen.counters[CERTIFICATE_REFUSED],
+                connected=self.uplink.connected,
+                refused=self.uplink.certificate_refused,
                 unknown_verifier=self.attester.refused.get("unknown_key", 0),
             )
         except HardwareFault:  # the storage tells of a disk that refuses; asked again at once
             return
         if did is Did.WENT_BACK:
-            now_ns = self.clock.now().boot_ns
+            now_ns = self.clock.mono_ns()
             detail: dict[str, Plain] = {"title": "the broker refuses the new certificate"}
             self.take(Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, now_ns, detail, "EW-ID-042"))
 
@@ -347,7 +340,7 @@ class Link:
 
     def _tell_start(self, token_fault: str) -> None:
         """The first facts of a start: what runs, with which settings."""
-        now_ns = self.clock.now().boot_ns
+        now_ns = self.clock.mono_ns()
         detail: dict[str, Plain] = {
             "version": __version__,
             "settings_sha256": self.running.digest,

@@ -30,14 +30,14 @@ from edgewarden.judge.shedding import Shedder
 from edgewarden.judge.triage import classify
 from edgewarden.ports import ClassState, Clock
 from edgewarden.record.quota import Quotas
-from edgewarden.sense.proc_stat import stalled
+from edgewarden.sense.proc_stat import stalled, text_of
 from edgewarden.settings.schema import Settings
 from edgewarden.wire.facts import Event, Reading
 from edgewarden.wire.record import RecordClass
 
 TELL_AGAIN_S = 600
 """Between two facts about a mode that lasts: its counts so far."""
-_PRESSURE = Path("/proc/pressure/memory")
+_PRESSURE = "/proc/pressure/memory"
 _NS = 1_000_000_000
 
 
@@ -83,15 +83,17 @@ class Overload:
         storage: Storage,
         clock: Clock,
         step_s: float,
-        pressure: Path = _PRESSURE,
+        pressure: str | Path = _PRESSURE,
     ) -> None:
         kept = settings.spool
         quotas = Quotas(kept.alarm_percent, kept.audit_percent, kept.free_percent)
-        self._quota_bytes = {int(c): quotas.quota_bytes(kept.cap_bytes, c) for c in RecordClass}
+        self._quotas = {  # what is in memory alone has none
+            int(c): (f"spool_{c.label}", quotas.quota_bytes(kept.cap_bytes, c)) for c in RecordClass
+        }
         self._storage = storage
         self._clock = clock
         self._step_ns = round(step_s * _NS)
-        self._pressure = pressure
+        self._pressure = str(pressure)
         self._ladder = Ladder(settings.overload.calm_s)
         self._shedder = Shedder()
         self._before = self._counted = self._shedder.counts()
@@ -122,7 +124,7 @@ class Overload:
 
     def look(self) -> None:
         """Measure, move by a step where it is due, pass on what a window gave."""
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         step = self._ladder.look(now_ns, self.measured(now_ns))
         if step is not None:
             self._move(step, now_ns)
@@ -135,7 +137,7 @@ class Overload:
 
     def finish(self) -> None:
         """Before the storage ends: what waits in a window, and the counts of a mode that lasts."""
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         self._pass_on(self._shedder.close(now_ns))
         began_ns, mode = self._ladder.began_ns, self._ladder.mode
         if began_ns is not None:
@@ -159,18 +161,19 @@ class Overload:
             else max(0.0, (now_ns - looked_ns - self._step_ns) / _NS),
         }
         for c, state in storage.state().items():
-            if c in self._quota_bytes:  # what is in memory alone has none
-                found[f"spool_{RecordClass(c).label}"] = state.bytes / self._quota_bytes[c]
+            if c in self._quotas:
+                name, quota_bytes = self._quotas[c]
+                found[name] = state.bytes / quota_bytes
         # A kernel without it, or with psi=0: the other measures stand.
         with contextlib.suppress(OSError, ValueError):
-            found["memory_stall"] = stalled(self._pressure.read_text())
+            found["memory_stall"] = stalled(text_of(self._pressure))
         return found
 
     def state(self) -> dict[str, object]:
         """What status says."""
         ladder = self._ladder
         since_ns = ladder.began_ns
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         return {
             "mode": ladder.mode.label,
             "level": int(ladder.mode),
@@ -199,6 +202,8 @@ class Overload:
         for reading in readings:
             self._storage.submit_reading(reading)
         counts = self._shedder.counts()
+        if counts == self._counted:
+            return
         for name, amount in _more(counts, self._counted).items():
             if amount and name.endswith("_shed"):
                 self._storage.count(f"shed_{name.removesuffix('_shed')}", amount)

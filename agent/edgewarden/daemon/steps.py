@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import TypeVarTuple
 
@@ -21,13 +21,18 @@ ROUNDING = 1e-6
 """Of a step: who asks for a step and gets a number that floats may be so far behind it."""
 
 
-async def in_step(seconds: float) -> None:
+def in_step(seconds: float) -> Awaitable[None]:
     """Sleep until the loop's clock is a multiple of ``seconds``: all who sleep so wake at once.
 
     Each wake-up costs a processor that rests its rest; half a dozen tasks with a period of STEP_S,
-    or of a multiple, cost one in place of one each.
+    or of a multiple, cost one in place of one each, and in link's own loop one timer.
     """
-    await asyncio.sleep(seconds - asyncio.get_running_loop().time() % seconds)
+    loop = asyncio.get_running_loop()
+    now_s = loop.time()
+    due_s = now_s - now_s % seconds + seconds
+    if isinstance(loop, SteppedLoop):
+        return loop.step(due_s)
+    return asyncio.sleep(due_s - now_s)
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
@@ -36,6 +41,27 @@ class SteppedLoop(asyncio.SelectorEventLoop):
     A timeout of ten seconds may as well be one of eleven; alone it would wake a processor. Never
     early, at most STEP_S late; what is shorter than LONG_S rings when it was asked to.
     """
+
+    _steps: dict[float, list[asyncio.Future[None]]] | None = None
+
+    def step(self, due_s: float) -> asyncio.Future[None]:
+        """Done at ``due_s`` of this loop's time: who waits for one moment shares its timer."""
+        if self._steps is None:
+            self._steps = {}
+        future: asyncio.Future[None] = self.create_future()
+        waiting = self._steps.get(due_s)
+        if waiting is None:
+            self._steps[due_s] = [future]
+            super().call_at(due_s, self._step, due_s)
+        else:
+            waiting.append(future)
+        return future
+
+    def _step(self, due_s: float) -> None:
+        assert self._steps is not None
+        for future in self._steps.pop(due_s):
+            if not future.done():  # nor given up meanwhile
+                future.set_result(None)
 
     def call_at(
         self,

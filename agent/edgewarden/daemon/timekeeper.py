@@ -140,10 +140,9 @@ class Timekeeper:
         """Is it time to ask the fleet? dates_fail: a certificate was refused for its dates."""
         if self._fetch is None:
             return False
-        now = self.now()
-        if now.state in ("ntp", "gps") and not dates_fail and self._asking.due_ns == 0:
-            return False
-        return now.boot_ns >= self._asking.due_ns
+        if self._asking.due_ns:
+            return self.mono_ns() >= self._asking.due_ns
+        return dates_fail or self.now().state not in ("ntp", "gps")
 
     def fetch(self) -> Moment | None:
         """Ask; None without an answer. Blocks."""
@@ -204,8 +203,10 @@ class Timekeeper:
 
     def _anchor(self) -> None:
         """Once a boot: from here on the records before can be mapped."""
+        if self._anchored:
+            return
         now = self.now()
-        if self._anchored or now.uncertainty_ms is None:
+        if now.uncertainty_ms is None:
             return
         self._anchored = True
         detail: dict[str, Plain] = {

@@ -26,6 +26,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,15 +178,17 @@ def prove(state_dir: Path, name: str) -> bool:
     Returns:
         Whether there was something to forget. False, too, while a renewal is under way: look again.
     """
-    parent = state_dir / FOLDER
     try:
-        if not (parent / PREVIOUS).is_symlink():
+        # Asked in each of link's steps: no Path is made for it.
+        if not stat.S_ISLNK(os.lstat(f"{state_dir}/{FOLDER}/{PREVIOUS}").st_mode):
             return False
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as fault:
         raise _not_stored(fault) from fault
     try:
         with locked(state_dir):
-            return _prove(parent, name)
+            return _prove(state_dir / FOLDER, name)
     except OperatorFault:
         return False
 

@@ -96,6 +96,8 @@ class _Book:
 
     def close(self, limit_ns: int, now_mono_ns: int) -> Iterator[Told]:
         """Forget what was first seen at ``limit_ns`` or before, and tell its count."""
+        if not self._seen:
+            return
         for subject in [s for s, e in self._seen.items() if e.first.seen_mono_ns <= limit_ns]:
             seen = self._seen.pop(subject)
             self._held[seen.first.code] -= 1

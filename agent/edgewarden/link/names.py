@@ -149,7 +149,7 @@ class NameRefresh:
         elif name not in self._silent:
             self._silent.add(name)
             detail: dict[str, Plain] = {"title": f"no answer for {name}, which a rule names"}
-            now_ns = self._clock.now().boot_ns
+            now_ns = self._clock.mono_ns()
             self._sink(
                 Event(OCSF.DETECTION_FINDING, 1, Severity.MEDIUM, now_ns, detail, "EW-NET-039")
             )

@@ -184,6 +184,16 @@ class Uplink:
         """Is there no session because a certificate's dates do not hold, here and now?"""
         return self._fault is not None and self._fault.fields.get("verify_code") in DATES
 
+    @property
+    def connected(self) -> bool:
+        """Whether a session stands: as ``snapshot`` says it, for who asks each step."""
+        return self._connected
+
+    @property
+    def certificate_refused(self) -> int:
+        """How often the broker has refused our certificate since the start; of ``snapshot``."""
+        return self._counters[CERTIFICATE_REFUSED]
+
     def snapshot(self) -> UplinkSnapshot:
         """The picture of this moment."""
         since = None

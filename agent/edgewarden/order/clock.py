@@ -106,7 +106,7 @@ def raised(known: Known, look: Look) -> Known:
     if believed.uncertainty_ms is not None:
         vouched = believed.wall_ns - believed.uncertainty_ms * 10**6
         earliest = max(earliest, vouched)
-    return replace(known, floor_ns=earliest, floor_boot_ns=look.boot_ns)
+    return Known(known.build_ns, earliest, look.boot_ns, known.moment)  # each look: no replace()
 
 
 def signed(known: Known, moment: Moment) -> Known:

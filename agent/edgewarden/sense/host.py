@@ -30,16 +30,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgewarden.plain import dataclass
-from edgewarden.ports import Clock, FactSink, Sleep
+from edgewarden.ports import Clock, FactSink, ReadingsSink, Sleep
 from edgewarden.sense import proc_stat
+from edgewarden.sense.proc_stat import text_of
 from edgewarden.wire.facts import OCSF, Event, Plain, Reading, Severity
 
 SOURCE = "host"
-_STAT, _MEMINFO = Path("/proc/stat"), Path("/proc/meminfo")
+_STAT, _MEMINFO = "/proc/stat", "/proc/meminfo"
 CREATE, CLOSE = 1, 3
 """OCSF detection_finding activities."""
 STATUS = 99
@@ -56,15 +58,14 @@ THROTTLED_BITS = {
     "throttled": 2,
     "soft-temperature-limit": 3,
 }
-THROTTLED_GLOBS = (
-    "sys/bus/platform/drivers/raspberrypi-firmware/*/get_throttled",
-    "sys/devices/platform/soc/soc:firmware/get_throttled",
-)
+THROTTLED_DRIVER = "sys/bus/platform/drivers/raspberrypi-firmware"
+THROTTLED_CLASSIC = "sys/devices/platform/soc/soc:firmware"
 """The driver's folder links to its device, whatever the model calls it; the second is the
 classic."""
 SUPPLY_CHIP = "rpi_volt"
 """Name of the hwmon chip of the mainline driver raspberrypi-hwmon: one alarm, no history."""
 
+_DISK = re.compile("mmcblk[0-9]")
 # JEDEC eMMC 5.1: life time in steps of 10 %, 0x0B = beyond the estimate; 0 = not defined.
 LIFE_STEPS_END = 0x0B
 PRE_EOL = {1: "normal", 2: "warning", 3: "urgent"}
@@ -112,14 +113,21 @@ class HostSensor:
         sink: takes the facts.
         clock: stamps them.
         sleep: between two looks.
+        many: takes the readings of a look at once; without it each goes to the sink.
     """
 
     def __init__(
-        self, settings: HostSettings, sink: FactSink, clock: Clock, sleep: Sleep = asyncio.sleep
+        self,
+        settings: HostSettings,
+        sink: FactSink,
+        clock: Clock,
+        sleep: Sleep = asyncio.sleep,
+        many: ReadingsSink | None = None,
     ) -> None:
         self._sleep = sleep
         self._settings = settings
         self._sink = sink
+        self._many = many or self._each
         self._clock = clock
         self._root = Path(settings.root)
         self._values: dict[str, Value] = {}
@@ -160,13 +168,18 @@ class HostSensor:
             except (OSError, ValueError) as fault:
                 unavailable[name] = f"cannot be read: {fault}"
         self._values, self._unavailable = values, unavailable
-        seen_mono_ns = self._clock.now().boot_ns
-        for name, (unit, value) in values.items():
-            self._sink(Reading(SOURCE, name, unit, value, seen_mono_ns))
+        seen_mono_ns = self._clock.mono_ns()
+        self._many(
+            [Reading(SOURCE, name, unit, v, seen_mono_ns) for name, (unit, v) in values.items()]
+        )
         if unavailable != self._told_unavailable:
             self._told_unavailable = unavailable
             self._tell_unavailable(seen_mono_ns)
         self._tell_conditions(seen_mono_ns)
+
+    def _each(self, readings: Sequence[Reading]) -> None:
+        for reading in readings:
+            self._sink(reading)
 
     def _tell_unavailable(self, seen_mono_ns: int) -> None:
         names: dict[str, Plain] = dict(self._unavailable.items())
@@ -205,11 +218,11 @@ def _load() -> dict[str, Value]:
 
 
 def _cpu(processors: proc_stat.Processors) -> dict[str, Value]:
-    return {"cpu-used": ("/", round(processors.used(_STAT.read_text()), 4))}
+    return {"cpu-used": ("/", round(processors.used(text_of(_STAT)), 4))}
 
 
 def _memory() -> dict[str, Value]:
-    available, used = proc_stat.memory(_MEMINFO.read_text())
+    available, used = proc_stat.memory(text_of(_MEMINFO))
     return {"memory-available": ("B", available), "memory-used": ("/", round(used, 4))}
 
 
@@ -226,25 +239,25 @@ def read_temperatures(root: Path) -> dict[str, Value]:
     """
     found: dict[str, Value] = {}
     pairs = [
-        (zone / "temp", zone / "type")
-        for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*"))
+        (f"{zone}/temp", f"{zone}/type")
+        for zone in _folders(f"{root}/sys/class/thermal", "thermal_zone")
     ] or [
-        (chip / "temp1_input", chip / "name")
-        for chip in sorted((root / "sys/class/hwmon").glob("hwmon*"))
-        if (chip / "temp1_input").exists()
+        (f"{chip}/temp1_input", f"{chip}/name")
+        for chip in _folders(f"{root}/sys/class/hwmon", "hwmon")
+        if os.path.exists(f"{chip}/temp1_input")
     ]
     if not pairs:
         raise NotAvailable("no thermal zone and no hwmon input below /sys/class")
     faults = []
     for temperature, kind in pairs[:MAX_ZONES]:
         try:
-            celsius = int(temperature.read_text()) / 1000
+            celsius = int(text_of(temperature)) / 1000
             if not TEMPERATURE_MIN_C <= celsius <= TEMPERATURE_MAX_C:
                 raise ValueError(f"{celsius} degrees")
-            name = f"temperature.{_channel(kind.read_text())}"
+            name = f"temperature.{_channel(text_of(kind))}"
             found[_free(name, found)] = ("Cel", celsius)
         except (OSError, ValueError) as fault:
-            faults.append(f"{temperature.parent.name}: {fault}")
+            faults.append(f"{temperature.split('/')[-2]}: {fault}")
     if not found:
         raise NotAvailable("; ".join(faults))
     return found
@@ -269,10 +282,10 @@ def read_supply(root: Path) -> dict[str, Value]:
     try:
         word = _throttled_word(root)
     except NotAvailable:
-        for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-            alarm = chip / "in0_lcrit_alarm"
-            if alarm.exists() and (chip / "name").read_text().strip() == SUPPLY_CHIP:
-                return {"undervoltage": ("", alarm.read_text().strip() == "1")}
+        for chip in _folders(f"{root}/sys/class/hwmon", "hwmon"):
+            alarm = f"{chip}/in0_lcrit_alarm"
+            if os.path.exists(alarm) and text_of(f"{chip}/name").strip() == SUPPLY_CHIP:
+                return {"undervoltage": ("", text_of(alarm).strip() == "1")}
         raise NotAvailable("no Raspberry Pi firmware word and no supply alarm in sysfs") from None
     return {
         "undervoltage": ("", bool(word & UNDERVOLTAGE_NOW)),
@@ -281,9 +294,9 @@ def read_supply(root: Path) -> dict[str, Value]:
 
 
 def _throttled_word(root: Path) -> int:
-    for pattern in THROTTLED_GLOBS:
-        for path in sorted(root.glob(pattern)):
-            return int(path.read_text().strip().removeprefix("0x"), 16)
+    for place in (*_folders(f"{root}/{THROTTLED_DRIVER}"), f"{root}/{THROTTLED_CLASSIC}"):
+        if os.path.exists(path := f"{place}/get_throttled"):
+            return int(text_of(path).strip().removeprefix("0x"), 16)
     raise NotAvailable("no Raspberry Pi firmware driver in sysfs")
 
 
@@ -294,7 +307,8 @@ def read_wear(root: Path) -> dict[str, Value]:
     Raises:
         NotAvailable: no MMC disk, or none that reports wear (SD cards have no standard for it).
     """
-    disks = sorted((root / "sys/block").glob("mmcblk[0-9]"))
+    block = root / "sys/block"
+    disks = [Path(d) for d in _folders(str(block), "mmcblk") if _DISK.fullmatch(d.split("/")[-1])]
     if not disks:
         raise NotAvailable("no mmcblk disk below /sys/block")
     found: dict[str, Value] = {}
@@ -321,6 +335,15 @@ def read_wear(root: Path) -> dict[str, Value]:
     if not found:
         raise NotAvailable("; ".join(faults))
     return {**found, "card-worn": ("", worn)}
+
+
+def _folders(parent: str, prefix: str = "") -> list[str]:
+    """Paths of what is in a folder under such a name, in order; [] where there is no folder."""
+    try:
+        names = sorted(os.listdir(parent))
+        return [f"{parent}/{name}" for name in names if name.startswith(prefix)]
+    except OSError:
+        return []
 
 
 def _channel(text: str) -> str:

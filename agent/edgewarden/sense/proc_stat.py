@@ -17,6 +17,22 @@ _USER, _NICE, _IDLE, _IOWAIT, _GUEST, _GUEST_NICE = 0, 1, 3, 4, 8, 9
 _KIB = 1024
 
 
+TEXT_BYTES = 4096
+"""What is wanted of a file of /proc stands in its first lines; one of sysfs is a word or two."""
+
+
+def text_of(path: str) -> str:
+    """The beginning of a file of the kernel's; raises OSError, ValueError.
+
+    No Path and no layers of a file object: link asks for some each step, and they were most of it.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, TEXT_BYTES).decode()
+    finally:
+        os.close(fd)
+
+
 class Processors:
     """Share of the processors' time that was used between two looks."""
 

@@ -141,13 +141,13 @@ def load(state_dir: Path, keys: Keys | None = None) -> Identity:
         raise damaged(f"identity.json: {fault!r}") from fault
 
 
-def replaced(state_dir: Path, identity: Identity) -> bool:
+def replaced(state_dir: str | Path, identity: Identity) -> bool:
     """Whether another identity is current by now; an identity that is gone replaces nothing.
 
     One readlink: cheap enough for every second.
     """
     try:
-        return os.readlink(state_dir / FOLDER / CURRENT) != identity.folder.name
+        return os.readlink(f"{state_dir}/{FOLDER}/{CURRENT}") != identity.folder.name
     except OSError:
         return False
 
