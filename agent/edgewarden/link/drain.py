@@ -101,7 +101,7 @@ class Drainer:
         self._on_other_record = on_other_record
         self._awaited = None if verified_within_s is None else Awaited(verified_within_s)
         self._pace = Pace()
-        self._bucket = Bucket(backlog_bytes_s, MAX_BYTES, clock.now().boot_ns)
+        self._bucket = Bucket(backlog_bytes_s, MAX_BYTES, clock.mono_ns())
         self._counters = counters
         self._control: deque[tuple[str, bytes, bool]] = deque(maxlen=MAX_CONTROL)
         self._turns = Turns()
@@ -154,7 +154,7 @@ class Drainer:
             self._counters["stray_acks"] += 1
             return
         self._counters["pubacks"] += 1
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         self._pace.acked(flight.size_bytes, flight.sent_ns, now_ns, crowded=flight.crowded)
         self._window.limit_bytes = self._pace.limit_bytes
         if flight.record_class is None:
@@ -179,7 +179,7 @@ class Drainer:
         for c, upto in word.upto.items():
             self._lanes[c].verifier_head = max(self._lanes[c].verifier_head, upto.head)
         released = {c: self._lanes[c].accepted for c in RecordClass}
-        free, refused = self._awaited.take(word, released, self._clock.now().boot_ns)
+        free, refused = self._awaited.take(word, released, self._clock.mono_ns())
         for c, seq in free.items():
             self._verified(c, seq)
         if word.memory is not None and MEMORY in self._lanes:
@@ -192,7 +192,7 @@ class Drainer:
 
     def _acknowledged_in_memory(self, awaited: Awaited, said: InMemory) -> list[str]:
         lane = self._lanes[MEMORY]
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         upto, head, refused = awaited.take_memory(said, lane.accepted, now_ns)
         lane.verifier_head = max(lane.verifier_head, head)
         if upto > lane.accepted:
@@ -206,7 +206,7 @@ class Drainer:
 
     async def _look_for_late(self, session: Session) -> None:
         """End a session in which the verifier's word does not come: the next one sends again."""
-        awaited, now_ns = self._awaited, self._clock.now().boot_ns
+        awaited, now_ns = self._awaited, self._clock.mono_ns()
         if awaited is None:
             return
         for number, state in self._storage.state().items():
@@ -230,7 +230,7 @@ class Drainer:
             wait_s = self._park_s
         if self._awaited is not None:
             self._awaited.refused(lane.record_class)
-        found = lane.refuse(flight, reason, self._clock.now().boot_ns, wait_s)
+        found = lane.refuse(flight, reason, self._clock.mono_ns(), wait_s)
         if found is Refusal.PARKS or reason == NO_MATCHING_SUBSCRIBERS:
             self._on_refused(lane, reason)
 
@@ -247,7 +247,7 @@ class Drainer:
                 done = False
             if lane.aside != (seq, reason):
                 continue
-            now_ns = self._clock.now().boot_ns
+            now_ns = self._clock.mono_ns()
             lane.was_set_aside(done=done, now_ns=now_ns, wait_s=self._park_s)
             if done:
                 self._counters["set_aside"] += 1
@@ -261,14 +261,14 @@ class Drainer:
             mid = session.publish(topic, payload, retain=retain)
             if mid is None:
                 return
-            now_ns, crowded = self._clock.now().boot_ns, self._window.crowded(len(payload))
+            now_ns, crowded = self._clock.mono_ns(), self._window.crowded(len(payload))
             self._window.sent(mid, Flight(None, 0, len(payload), 0, now_ns, crowded))
 
     async def _fetch(self) -> float | None:
         """Refill empty lanes; return after how long to try again when the disk refuses one: the
         others are asked all the same."""
         state, refused_s = self._storage.state(), None
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         for c, lane in self._lanes.items():
             if lane.ready or c not in state or state[c].durable <= lane.fetched:
                 continue
@@ -292,7 +292,7 @@ class Drainer:
     def _fill(self, session: Session, *, alarms_readable: bool) -> None:
         """Send as much as window and turns allow; stop for alarms that must be fetched first."""
         while not session.ended.done():
-            now_ns = self._clock.now().boot_ns
+            now_ns = self._clock.mono_ns()
             if alarms_readable and self._alarms_unfetched(now_ns):
                 self._wake.set()
                 return
@@ -347,7 +347,7 @@ class Drainer:
 
     async def _sleep(self, session: Session, refused_s: float | None) -> None:
         """Until something changes, the session ends, or a held class may go on."""
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         due_s = [
             (lane.held_until_ns - now_ns) / 1e9
             for lane in self._lanes.values()
@@ -363,7 +363,10 @@ class Drainer:
             due_s.append(late_s)
         session.ended.add_done_callback(self._ended)
         try:
-            async with asyncio.timeout(min(due_s, default=None)):
+            if due_s:
+                async with asyncio.timeout(min(due_s)):
+                    await self._wake.wait()
+            else:
                 await self._wake.wait()
         except TimeoutError:
             pass

@@ -209,7 +209,7 @@ class Keeper:
             self.state = {**self.state, **journal.spool.state()}
             journal.spool.close()
             raise
-        now_ns, lost = self._clock.now().boot_ns, self.lost() - self._lost_before
+        now_ns, lost = self._clock.mono_ns(), self.lost() - self._lost_before
         if self._told_away:
             told = back_event(refuge.since_ns, refuge.chain.head, lost, now_ns)
             self._intake.add_event(told, RecordClass.AUDIT)
@@ -220,7 +220,7 @@ class Keeper:
         """Sign what waits, as far as there is room."""
         if self._refuge is None:
             return
-        now_ns, chain = self._clock.now().boot_ns, self._refuge.chain
+        now_ns, chain = self._clock.mono_ns(), self._refuge.chain
         if not self._told_away and self._is_news(IN_MEMORY, now_ns):
             self._told_away = True
             why = "" if self.fault is None else self.fault.text
@@ -318,7 +318,7 @@ class Keeper:
 
     def _alarm(self, journal: Journal, reason: str, make: Callable[[int], Event]) -> None:
         """Store an alarm of the storage's own, unless one with this reason was told just now."""
-        now_ns = self._clock.now().boot_ns
+        now_ns = self._clock.mono_ns()
         if self._is_news(reason, now_ns):
             try:
                 journal.event(RecordClass.ALARM, make(now_ns))

@@ -386,7 +386,7 @@ class Lane:
     @property
     def log(self) -> Path | None:
         """The log that the newest records are in; None where they are in a file alone."""
-        return side_files(self._active.path)[0] if self._active is not None else None
+        return self._active.log if self._active is not None else None
 
     def close(self) -> None:
         """Close both files; raises nothing."""

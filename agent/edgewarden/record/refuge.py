@@ -93,7 +93,7 @@ class Refuge:
         """
         if not self.chain.head:
             self.chain.behind = audit_head
-        self.since_ns = self._clock.now().boot_ns
+        self.since_ns = self._clock.mono_ns()
         self._look_ns = self.since_ns + round(LOOK_S * 1e9)
         self._known = dict(known)
 
@@ -107,7 +107,7 @@ class Refuge:
 
     def due(self) -> bool:
         """Whether it is time to ask the disk."""
-        return self._clock.now().boot_ns >= self._look_ns
+        return self._clock.mono_ns() >= self._look_ns
 
     def open(self, state: Mapping[int, ClassState]) -> Journal:
         """The journal on the disk again.
@@ -118,7 +118,7 @@ class Refuge:
         Raises:
             EdgewardenError: the disk still refuses, or it is not the same spool.
         """
-        self._look_ns = self._clock.now().boot_ns + round(LOOK_S * 1e9)
+        self._look_ns = self._clock.mono_ns() + round(LOOK_S * 1e9)
         with renamed_errors(self._folder):
             self._probe()
         journal = self._open_journal(self._known)

@@ -51,6 +51,7 @@ from edgewarden.record.rows import (
 SUFFIX = ".seg"
 BAD_SUFFIX = ".bad"
 NEW_SUFFIX = ".new"
+_SIDES = ("-wal", "-shm")
 SYNCHRONOUS = "FULL"
 PAGE_BYTES = 1024
 """A small commit then adds a part of a block to the log; pages of 4 kB, two or three (ADR 49)."""
@@ -115,7 +116,7 @@ class SegmentFile:
         """Look at the size on disk, log included; a disk that does not say leaves the last answer:
         what was committed stays committed."""
         with contextlib.suppress(OSError):
-            self.size_bytes = sum(_size_bytes(p) for p in (self.path, *side_files(self.path)))
+            self.size_bytes = sum(_size_bytes(f"{self.path}{end}") for end in ("", *_SIDES))
 
 
 class Segment:
@@ -126,6 +127,7 @@ class Segment:
 
     def __init__(self, path: Path, db: sqlite3.Connection, *, is_current: bool) -> None:
         self.path = path
+        self.log = side_files(path)[0]
         self.is_current = is_current
         self._db = db
         self._kept: Mapping[int, Mark] = {}  # what was written of marks since it is open
@@ -214,7 +216,7 @@ class Segment:
                     self._db.execute("ROLLBACK")
                 raise
         self._kept = dict(marks)
-        self._log_bytes = lengthen(side_files(self.path)[0], self._log_bytes)
+        self._log_bytes = lengthen(self.log, self._log_bytes)
         return size_bytes
 
     def _untold(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> dict[int, Mark]:
@@ -269,7 +271,8 @@ def remove_files(path: Path) -> None:
 
 def side_files(path: Path) -> tuple[Path, Path]:
     """The log and the shared index of a segment, whether they exist or not."""
-    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+    wal, shm = (path.with_name(f"{path.name}{end}") for end in _SIDES)
+    return wal, shm
 
 
 def sync_folder(path: Path) -> None:
@@ -298,9 +301,9 @@ def scan_folder(folder: Path) -> tuple[list[SegmentFile], list[SegmentFile]]:
     return good, bad
 
 
-def _size_bytes(path: Path) -> int:
+def _size_bytes(path: str | Path) -> int:
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size
     except FileNotFoundError:
         return 0
 
