@@ -169,7 +169,8 @@ class Spool(Protocol):
         """Whether the filesystem has too little left to take more bulk."""
 
     def victim(self, reason: str) -> Loss | None:
-        """What would have to go next: the oldest bulk segment. Deletes nothing."""
+        """What would have to go next: the oldest bulk segment, or as many as room_for() was short
+        of. Deletes nothing."""
 
     def put_gap(self, record: Stored, loss: Loss) -> int:
         """Make the gap record durable, then delete what it speaks of: in this order, one call;

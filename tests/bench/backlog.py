@@ -37,6 +37,8 @@ from tests.broker import Subscriber
 
 RECORDS = int(os.environ.get("EW_BENCH_RECORDS", "1000000"))
 CAP_BYTES = 256 << 20
+CAP = "[spool]\ncap_percent = 95\n"
+"""That much, however small the filesystem of the bench is."""
 RUNS, STARTS = 3, 5
 WARM_UP_S, LOOKS = 14.0, 5
 """Link gives back what its start needed after ten seconds; the backlog drains meanwhile."""
@@ -90,7 +92,7 @@ def memory(site: Site, many: Path, note: str) -> Figure:
             state = site.state(f"{name}-{run}")
             if name == "many":
                 filled.borrow(many, state)
-            with site.start(state) as link:
+            with site.start(state, CAP) as link:
                 time.sleep(WARM_UP_S)
                 looks = []
                 for _ in range(LOOKS):
@@ -112,7 +114,7 @@ def starts(site: Site, full: Path) -> Iterator[Figure]:
             state = site.state(f"start-{name}-{run}")
             if name == "full":
                 filled.borrow(full, state)
-            with site.start(state) as link:
+            with site.start(state, CAP) as link:
                 if run:
                     spent.append(link.ready_s)
             shutil.rmtree(state)
@@ -132,7 +134,7 @@ def first_alarm(site: Site, full: Path) -> Figure:
         filled.borrow(full, state)
         with (
             Subscriber(site.broker.port, fleet, ["ew/1/#"]) as heard,
-            site.start(state) as link,
+            site.start(state, CAP) as link,
         ):
             await_("alarm", lambda h=heard: _alarm_at(h) is not None, 30)  # type: ignore[misc]
             place = _alarm_at(heard)

@@ -11,6 +11,7 @@ import pytest
 
 from edgewarden.cli import doctor, status
 from edgewarden.cli.main import main
+from edgewarden.probe.disk import filesystem_bytes
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.reader import iterate
 from edgewarden.record.segment import SUFFIX
@@ -64,6 +65,30 @@ def test_stat_tells_what_survives(state: Path, capsys: pytest.CaptureFixture[str
     assert (alarm["next"], alarm["durable"], alarm["acked"], alarm["evicted"]) == (7, 6, 4, 0)
     main(["spool", "stat", "--state", str(state)])
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["alarm", "7", "6", "4"]
+
+
+def test_stat_and_doctor_say_how_much_may_be_held_and_by_which_setting(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "edgewarden.toml"
+    paths = f'[paths]\nstate = "{state}"\nrun = "{tmp_path}/run"\n'
+    size = filesystem_bytes(str(state))
+    assert size is not None
+    share = max(size // 100, 4 << 20)
+    for more, said_bytes, said in (
+        ("cap_bytes = 4194304\ncap_percent = 95\n", 4194304, "cap_bytes"),
+        ("cap_bytes = 68719476736\ncap_percent = 1\n", share, "cap_percent"),
+    ):
+        settings.write_text(f"{paths}[spool]\n{more}")
+        code, body, _ = run(["spool", "stat", "--settings", str(settings)], capsys)
+        assert (code, body["cap_bytes"]) == (0, said_bytes)
+        main(["spool", "stat", "--settings", str(settings)])
+        assert capsys.readouterr().out.splitlines()[-1].endswith(f"[spool] {said}")
+        _, body, _ = run(["doctor", "disk", "--settings", str(settings)], capsys)
+        (rung,) = [r for r in body["rungs"] if r["name"] == "spool"]  # type: ignore[attr-defined]
+        assert f"cap {said_bytes >> 20} MiB" in rung["text"]
+    _, body, _ = run(["spool", "stat", "--state", str(state)], capsys)
+    assert "cap_bytes" not in body, "of a copied folder nobody knows"
 
 
 def test_verify_checks_signatures_against_the_root(

@@ -11,6 +11,7 @@ from edgewarden.daemon.overload import TELL_AGAIN_S, Overload
 from edgewarden.errors import HardwareFault
 from edgewarden.judge.overload import LIMITS
 from edgewarden.ports import ClassState
+from edgewarden.record.quota import Cap
 from edgewarden.settings.schema import Settings
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity
 from edgewarden.wire.record import RecordClass
@@ -18,6 +19,8 @@ from tests.fakes.clock import FakeClock
 
 ALARM, AUDIT, BULK = RecordClass
 STEP_S = 2.0
+CAP_BYTES = 100_000_000
+"""Less than the settings' cap_bytes: what the filesystem allows."""
 CALM_S = Settings().overload.calm_s
 ROUTINE = Event(OCSF.PROCESS_ACTIVITY, 1, Severity.LOW, 0)
 FINDING = Event(OCSF.DETECTION_FINDING, 1, Severity.HIGH, 0)
@@ -66,7 +69,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.storage, self.clock = Storing(), FakeClock()
         self.pressure = folder / "memory"
-        self.overload = Overload(Settings(), self.storage, self.clock, STEP_S, self.pressure)
+        rest = self.storage, self.clock, STEP_S, self.pressure
+        self.overload = Overload(Settings(), Cap(CAP_BYTES, "cap_percent"), *rest)
 
     def looks(self, count: int = 1, step_s: float = STEP_S) -> None:
         for _ in range(count):
@@ -222,7 +226,7 @@ def test_a_look_that_comes_late_is_measured(world: World) -> None:
 
 
 def test_each_class_is_measured_by_its_own_quota(world: World) -> None:
-    cap = Settings().spool.cap_bytes
+    cap = CAP_BYTES
     world.storage.used = {ALARM: cap // 10, AUDIT: cap // 10, BULK: cap * 35 // 100}
     found = measured(world)
     shares = [round(found[f"spool_{c.label}"], 3) for c in RecordClass]

@@ -143,11 +143,15 @@ def test_space_spool_memory_and_heat() -> None:
     is_told(doctor.judge_space(reserve, 0, 0), State.OK, "")
     is_told(doctor.judge_space(doctor.FULL_BYTES - 1, 50, 100), State.FAILING, "EW-SPL-006")
     is_told(doctor.judge_space(doctor.FULL_BYTES, 50, 100), State.DEGRADED, "EW-HOST-003")
-    is_told(doctor.judge_spool(0, 10, 10), State.OK, "")
-    is_told(doctor.judge_spool(0, 11, 10), State.DEGRADED, "EW-SPL-004")
-    is_told(doctor.judge_spool(1, 11, 10), State.DEGRADED, "EW-SPL-003")
-    is_told(doctor.judge_spool(1, 10, 10), State.OK, "")
-    assert "1 were evicted unsent" in doctor.judge_spool(1, 0, 10).text
+    cap = 100 << 20, "cap_percent"
+    is_told(doctor.judge_spool(0, 10, 10, *cap), State.OK, "")
+    is_told(doctor.judge_spool(0, 11, 10, *cap), State.DEGRADED, "EW-SPL-004")
+    full = doctor.judge_spool(1, 11, 10, *cap)
+    is_told(full, State.DEGRADED, "EW-SPL-003")
+    assert "cap 100 MiB" in full.text
+    assert "[spool] cap_percent" in full.next_step, "the other one would change nothing"
+    is_told(doctor.judge_spool(1, 10, 10, *cap), State.OK, "")
+    assert "1 were evicted unsent" in doctor.judge_spool(1, 0, 10, *cap).text
     is_told(doctor.judge_storage("disk", "", 0, 0), State.OK, "")
     is_told(doctor.judge_storage("memory", "read-only", 3, 1), State.FAILING, "EW-SPL-010")
     is_told(doctor.judge_memory(doctor.MEMORY_RESERVE_BYTES), State.OK, "")

@@ -84,6 +84,12 @@ def test_failing_comes_first() -> None:
     assert [r.code for r in reasons] == ["EW-SPL-001", "EW-AGT-003", "EW-SPL-004"]
 
 
+def test_what_was_evicted_names_the_setting_that_would_help() -> None:
+    full = dataclasses.replace(WELL, evicted=7, connected=False, cap_setting="cap_percent")
+    steps = [r.next_step for r in judge(full)[1] if r.code == "EW-SPL-003"]
+    assert steps == ["restore the uplink or raise spool.cap_percent"]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -9,7 +9,7 @@ import pytest
 
 from edgewarden.errors import HardwareFault
 from edgewarden.probe import host
-from edgewarden.probe.disk import Disk, room
+from edgewarden.probe.disk import Disk, filesystem_bytes, room
 from edgewarden.settings.faults import SettingsFaults
 from edgewarden.settings.files import read_loaded, read_policy, read_settings, settings_files
 
@@ -80,6 +80,16 @@ def test_rooms(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     assert room(str(tmp_path)).writable_by_others
     assert not room("/dev/null").exists
+
+
+def test_how_large_a_filesystem_is(tmp_path: Path) -> None:
+    """Of a folder that is not there yet, that of the one it will lie in."""
+    said = os.statvfs(tmp_path)
+    size = said.f_blocks * said.f_frsize
+    assert size > 0
+    assert filesystem_bytes(str(tmp_path)) == filesystem_bytes(str(tmp_path / "spool")) == size
+    assert filesystem_bytes(str(tmp_path / "no" / "spool")) is None
+    assert filesystem_bytes("/proc/self") is None, "nobody says"
 
 
 def test_memory_is_the_kernels_word(tmp_path: Path) -> None:

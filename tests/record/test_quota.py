@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewarden.record.quota import Quotas
+from edgewarden.record.quota import MIN_CAP_BYTES, Cap, Quotas, cap_of
 from edgewarden.wire.record import RecordClass
 
+MB, GB = 10**6, 10**9
 ALARM, AUDIT, BULK = (int(c) for c in RecordClass)
 CAP = 1000
 
@@ -61,3 +62,53 @@ def test_a_filesystem_nearly_full_is_left_alone() -> None:
     assert Quotas().tight(49, 1000)
     assert not Quotas().tight(50, 1000)
     assert not Quotas(free_percent=0).tight(0, 1000)
+
+
+@pytest.mark.parametrize(
+    ("cap_bytes", "cap_percent", "filesystem_bytes", "size_bytes", "setting"),
+    [
+        (256 * MB, 10, 16 * GB, 256 * MB, "cap_bytes"),
+        (256 * MB, 10, 1 * GB, 100 * MB, "cap_percent"),
+        (256 * MB, 95, 1 * GB, 256 * MB, "cap_bytes"),
+        (900 * MB, 10, 1 * GB, 100 * MB, "cap_percent"),
+        (256 * MB, 10, 2560 * MB, 256 * MB, "cap_bytes"),
+        (256 * MB, 10, 2559 * MB, 255_900_000, "cap_percent"),
+        (256 * MB, 10, 24 * MB, MIN_CAP_BYTES, "cap_percent"),
+        (MIN_CAP_BYTES, 1, 24 * MB, MIN_CAP_BYTES, "cap_bytes"),
+        (256 * MB, 10, None, 256 * MB, "cap_bytes"),
+    ],
+)
+def test_the_cap_is_the_smaller_of_both(
+    cap_bytes: int, cap_percent: int, filesystem_bytes: int | None, size_bytes: int, setting: str
+) -> None:
+    assert cap_of(cap_bytes, cap_percent, filesystem_bytes) == Cap(size_bytes, setting)
+
+
+@pytest.mark.parametrize(
+    ("used", "record_class", "size", "short"),
+    [
+        (held(bulk=700), BULK, 0, 0),
+        (held(bulk=700), BULK, 1, 1),
+        (held(bulk=2000), BULK, 10, 1310),
+        (held(bulk=2000), ALARM, 10, 1210),
+        (held(bulk=2000), AUDIT, 10, 1110),
+        (held(audit=2000, bulk=500), AUDIT, 1, 1601),  # that much is not bulk's: refused in the end
+        (held(audit=2000, bulk=500), ALARM, 100, 0),  # nothing that may go would help
+        (held(audit=2000, bulk=500), ALARM, 101, 1601),
+        (held(audit=850, bulk=500), ALARM, 100, 450),  # without bulk it fits: bulk goes
+    ],
+)
+def test_what_has_to_go_for_more(
+    used: dict[int, int], record_class: int, size: int, short: int
+) -> None:
+    assert Quotas().short_bytes(CAP, used, record_class, size) == short
+
+
+@given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 45), st.integers(1, 45))
+def test_under_a_cap_that_became_smaller_alarm_and_audit_find_their_quota_when_bulk_has_gone(
+    alarm_held: int, audit_held: int, alarm: int, audit: int
+) -> None:
+    quotas, used = Quotas(alarm, audit), held(alarm_held, audit_held)
+    for c in (ALARM, AUDIT):
+        left = quotas.quota_bytes(CAP, c) - used[c]
+        assert left <= 0 or quotas.fits(CAP, used, c, left)

@@ -410,8 +410,8 @@ def ordeal(folder: Path, seed: int) -> Iterator[Day]:
         fleet.start_server()
         fleet.enrol(DEVICE)
         card = Card(disk.root / DEVICE)
-        with card.settings.open("a") as settings:
-            settings.write(SETTINGS.format(board=boards))
+        text = card.settings.read_text().replace("[spool]\n", "[spool]\ncap_percent = 95\n")
+        card.settings.write_text(text + SETTINGS.format(board=boards))
         stack.enter_context(board.steady)
         stack.enter_context(board.loose)
         stack.callback(card.end, signal.SIGKILL)

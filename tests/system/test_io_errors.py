@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.daemon.clock import SystemClock
-from edgewarden.daemon.storage import build_storage
+from edgewarden.daemon.storage import build_storage, cap_for
 from edgewarden.errors import EdgewardenError
 from edgewarden.ports import Stored
 from edgewarden.record.fresh import FRESH_BYTES
@@ -79,9 +79,10 @@ def storing(state: Path) -> Iterator[StorageThread]:
     settings = replace(
         settings,
         paths=replace(settings.paths, state=str(state)),
-        spool=replace(settings.spool, cap_bytes=16 << 20, bulk_commit_s=3600),
+        spool=replace(settings.spool, cap_bytes=16 << 20, cap_percent=95, bulk_commit_s=3600),
     )
-    storage = build_storage(settings, "gw-eio", WHO, FileSigner.generate(), SystemClock())
+    cap, key = cap_for(settings), FileSigner.generate()
+    storage = build_storage(settings, cap, "gw-eio", WHO, key, SystemClock())
     storage.start()
     try:
         yield storage

@@ -111,7 +111,8 @@ def flooded() -> Iterator[tuple[Site, Flood]]:
         def add(settings: Path) -> None:
             text = settings.read_text() + SETTINGS
             text = text.replace(
-                "[spool]\n", f"[spool]\nfree_percent = 0\ncap_bytes = {CAP_BYTES}\n"
+                "[spool]\n",
+                f"[spool]\nfree_percent = 0\ncap_bytes = {CAP_BYTES}\ncap_percent = 95\n",
             )
             settings.write_text(
                 text + "".join(SERIAL.format(name=p.link.name, port=p.link) for p in ports)

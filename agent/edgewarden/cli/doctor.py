@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewarden.cli.console import WIDTH, Console, Exit, clip
-from edgewarden.cli.services import own_keys, settings_option, system_clock
+from edgewarden.cli.services import own_keys, settings_option, spool_cap, system_clock
 from edgewarden.errors import EdgewardenError, PeerUnavailable
 from edgewarden.judge import doctor as judge
 from edgewarden.judge import doctor_net as judge_net
@@ -190,10 +190,11 @@ def _folders(settings: Settings, ladder: Ladder) -> None:
         if name == "state" and seen.exists:
             free = judge.judge_space(seen.free_bytes, seen.free_inodes, seen.total_inodes)
             ladder.step(free)
-            ladder.step(_spool(path))
+            ladder.step(_spool(settings))
 
 
-def _spool(state_dir: str) -> Rung:
+def _spool(settings: Settings) -> Rung:
+    state_dir = settings.paths.state
     if not Path(state_dir, "spool").is_dir():
         return judge.unchecked("spool", "disk", "link has not written anything yet")
     from edgewarden.record import reader
@@ -203,7 +204,8 @@ def _spool(state_dir: str) -> Rung:
     except EdgewardenError as fault:
         return judge.broken("spool", "disk", fault.text, fault.code, fault.next_step)
     unsent = sum(c.next - 1 - c.acked for c in classes)
-    return judge.judge_spool(sum(c.evicted for c in classes), unsent, BACKLOG_RECORDS)
+    cap, evicted = spool_cap(settings), sum(c.evicted for c in classes)
+    return judge.judge_spool(evicted, unsent, BACKLOG_RECORDS, cap.size_bytes, cap.setting)
 
 
 def _identity(settings: Settings, now: Instant, ladder: Ladder) -> Identity | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from edgewarden.cli.become import DEFAULT_SETTINGS, become, become_link
 from edgewarden.cli.console import Console
-from edgewarden.probe.disk import Disk
+from edgewarden.probe.disk import Disk, filesystem_bytes
 from edgewarden.settings.faults import CREATE, NOT_THERE, SettingsFaults
 from edgewarden.settings.lenient import LAST_GOOD, Lenient, read_leniently
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from edgewarden.daemon.baseline import Taken as Taken
     from edgewarden.daemon.policy import Compiled
     from edgewarden.ports import Clock, Randomness
+    from edgewarden.record.quota import Cap
+    from edgewarden.settings.schema import Settings
     from edgewarden.trust.ladder import Keys
     from edgewarden.wire.peripherals import DeviceRule
 
@@ -60,6 +62,16 @@ def lenient_settings(args: argparse.Namespace, console: Console) -> Lenient:
             step = CREATE["config"]
         console.note(f"  next: {step}; going on without")
     return found
+
+
+def spool_cap(settings: Settings) -> Cap:
+    """What the spool of a start with these settings may hold: as daemon/storage.py has it, without
+    loading what stores."""
+    from edgewarden.record.quota import cap_of
+    from edgewarden.record.spool import FOLDER
+
+    kept, folder = settings.spool, Path(settings.paths.state, FOLDER)
+    return cap_of(kept.cap_bytes, kept.cap_percent, filesystem_bytes(str(folder)))
 
 
 def configure(noun: str, parser: argparse.ArgumentParser) -> None:

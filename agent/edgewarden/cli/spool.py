@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgewarden.cli.console import Console, Exit, amount, clip
-from edgewarden.cli.services import lenient_settings, settings_option
+from edgewarden.cli.services import lenient_settings, settings_option, spool_cap
 from edgewarden.errors import EdgewardenError, OperatorFault, TrustFault
 
 if TYPE_CHECKING:
+    from edgewarden.record.quota import Cap
     from edgewarden.record.reader import ClassReport
     from edgewarden.wire.cose import Verify
 
@@ -40,25 +41,33 @@ def configure(noun: str, parser: argparse.ArgumentParser) -> None:
     verify.add_argument("--ca", metavar="FILE", help="root certificate (default: the identity's)")
 
 
-def _state(args: argparse.Namespace, console: Console) -> Path:
-    """The state folder; with --state no settings are read: a copied folder needs none."""
-    return Path(args.state or lenient_settings(args, console).settings.paths.state)
+def _where(args: argparse.Namespace, console: Console) -> tuple[Path, Cap | None]:
+    """The state folder, and what its spool may hold; with --state no settings are read: a copied
+    folder needs none, and nobody says how much it may hold."""
+    if args.state:
+        return Path(args.state), None
+    settings = lenient_settings(args, console).settings
+    return Path(settings.paths.state), spool_cap(settings)
 
 
 def _stat(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.record import reader
 
+    state, cap = _where(args, console)
     classes = {
         record_class.label: {field: int(getattr(counters, field)) for field in _FIELDS}
-        for record_class, counters in reader.stat(_state(args, console)).items()
+        for record_class, counters in reader.stat(state).items()
     }
     if args.json:
-        console.json("edgewarden.spool/1", {"classes": classes})
+        more = {} if cap is None else {"cap_bytes": cap.size_bytes}
+        console.json("edgewarden.spool/1", {"classes": classes, **more})
         return Exit.OK
     console.line(f"{'class':<8}" + "".join(f"{field:>12}" for field in _FIELDS))
     for name, c in classes.items():
         numbers = "".join(f"{c[field]:>12}" for field in ("next", "durable", "acked"))
         console.line(f"{name:<8}{numbers}{amount(c['bytes']):>12}{c['evicted']:>12}")
+    if cap is not None:
+        console.line(f"{'cap':<44}{amount(cap.size_bytes):>12}  [spool] {cap.setting}")
     return Exit.OK
 
 
@@ -67,7 +76,7 @@ def _verify(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.record import reader
     from edgewarden.trust.keys import verifier_for
 
-    state = _state(args, console)
+    state, _ = _where(args, console)
     root = Path(args.ca) if args.ca else state / "identity" / "current" / "ca.pem"
     chains = chain_verifier(root) if args.ca or root.exists() else None
     report = reader.verify(state, verifier_for if chains else None, chains)
@@ -107,7 +116,7 @@ def _export(args: argparse.Namespace, console: Console) -> int:
     from edgewarden.record import reader
     from edgewarden.wire.record import RecordClass
 
-    state, problems = _state(args, console), list[str]()
+    (state, _), problems = _where(args, console), list[str]()
     reader.stat_or_nothing(state)  # a wrong --state is said before a file is made
     counts = dict.fromkeys((c.label for c in RecordClass), 0)
     try:

@@ -157,7 +157,7 @@ def screen(body: dict[str, Any]) -> list[str]:
     """The rows of the screen, at most HEIGHT, for a status as link or the disk gives it."""
     verdict = body["verdict"].upper()
     rows = [f"{body['device'] or '(not enrolled)'}   edgewarden {body['version']}   {verdict}", ""]
-    rows += [*_uplink(body), *_enforcement(body["enforcement"]), *_spool(body["spool"])]
+    rows += [*_uplink(body), *_enforcement(body["enforcement"]), *_spool(body)]
     rows += [*_overload(body.get("overload")), *_processes(body.get("processes"))]
     if body["enforcement"] is None:  # from the disk
         rows.append("sensors      not known: only link reads them")
@@ -225,10 +225,13 @@ def _processes(seen: dict[str, Any] | None) -> list[str]:
     return [f"processes    {seen['known']} seen, {seen['findings']} finding(s){missing}"]
 
 
-def _spool(classes: dict[str, Any]) -> list[str]:
+def _spool(body: dict[str, Any]) -> list[str]:
+    classes, cap = body["spool"], body.get("storage", {}).get("cap_bytes")
     if not classes:
         return ["spool        none"]
-    rows = [f"spool        {'next':>10} {'durable':>10} {'acked':>10} {'held':>10} {'evicted':>8}"]
+    most = "" if cap is None else f"  cap {amount(cap)}"
+    head = f"{'next':>10} {'durable':>10} {'acked':>10} {'held':>10} {'evicted':>8}"
+    rows = [f"spool        {head}{most}"]
     for name, c in classes.items():
         numbers = f"{c['next']:>10} {c['durable']:>10} {c['acked']:>10}"
         rows.append(f"  {name:<10} {numbers} {amount(c['bytes']):>10} {c['evicted']:>8}")

@@ -42,7 +42,7 @@ from edgewarden.daemon.overload import Overload
 from edgewarden.daemon.sensors import build_sensors
 from edgewarden.daemon.status import Parts, status
 from edgewarden.daemon.steps import STEP_S, SteppedLoop, in_step
-from edgewarden.daemon.storage import build_storage
+from edgewarden.daemon.storage import build_storage, cap_for
 from edgewarden.daemon.tidy import Tidy
 from edgewarden.daemon.timekeeper import keep_time
 from edgewarden.daemon.uplink import build_uplink, session_status
@@ -98,8 +98,10 @@ class Link:
         self.signer, report_key = identity.signer(), FileSigner.generate()
         self.x5chain = identity.x5chain()
         who = Introduction(self.signer, self.x5chain, __version__)
-        self.storage = build_storage(settings, identity.device, who, report_key, self.clock)
-        self.overload = Overload(settings, self.storage, self.clock, STEP_S)
+        self.cap = cap_for(settings)
+        kept_by = identity.device, who, report_key, self.clock
+        self.storage = build_storage(settings, self.cap, *kept_by)
+        self.overload = Overload(settings, self.cap, self.storage, self.clock, STEP_S)
         self.mirrors = mirrors_of(settings, identity.device, self)
         sinks = self.mirrors.take, self.clock, self.random, self.mirrors.take_many
         self.sensors = build_sensors(settings.serial, *sinks)
@@ -238,7 +240,7 @@ class Link:
         parts = Parts(
             self.identity, self.clock, self.attester, self.gate, self.storage,
             self.sensors, self.processes, self.watcher, self.written,
-            self.behind, self.mirrors, self.overload,
+            self.behind, self.mirrors, self.overload, self.cap,
         )  # fmt: skip
         return status(parts, self.running, self.faults, self.uplink.snapshot())
 

@@ -13,7 +13,7 @@ is what they are measured by, each regular look, without a wake-up of its own:
 A fact that is passed on goes where it went before; what was shed is counted in the next batch
 (``shed_NAME``), in each step's event and in status.
 
-    overload = Overload(settings, storage, clock)
+    overload = Overload(settings, cap, storage, clock, step_s)
     overload.reading(r)
     overload.look()          # each STEP_S
 """
@@ -29,7 +29,7 @@ from edgewarden.judge.overload import LIMITS, SHEDS, Ladder, Mode, Step, told
 from edgewarden.judge.shedding import Shedder
 from edgewarden.judge.triage import classify
 from edgewarden.ports import ClassState, Clock
-from edgewarden.record.quota import Quotas
+from edgewarden.record.quota import Cap, Quotas
 from edgewarden.sense.proc_stat import stalled, text_of
 from edgewarden.settings.schema import Settings
 from edgewarden.wire.facts import Event, Reading
@@ -73,6 +73,7 @@ class Overload:
     """Every method on the loop's thread; nothing blocks.
 
     Args:
+        cap: of the spool (daemon/storage.py).
         step_s: between two looks, as asked for.
         pressure: where the kernel tells of memory.
     """
@@ -80,6 +81,7 @@ class Overload:
     def __init__(
         self,
         settings: Settings,
+        cap: Cap,
         storage: Storage,
         clock: Clock,
         step_s: float,
@@ -88,7 +90,7 @@ class Overload:
         kept = settings.spool
         quotas = Quotas(kept.alarm_percent, kept.audit_percent, kept.free_percent)
         self._quotas = {  # what is in memory alone has none
-            int(c): (f"spool_{c.label}", quotas.quota_bytes(kept.cap_bytes, c)) for c in RecordClass
+            int(c): (f"spool_{c.label}", quotas.quota_bytes(cap.size_bytes, c)) for c in RecordClass
         }
         self._storage = storage
         self._clock = clock

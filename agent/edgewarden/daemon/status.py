@@ -38,6 +38,7 @@ from edgewarden.judge.health import Picture, judge
 from edgewarden.link.uplink import UplinkSnapshot
 from edgewarden.plain import dataclass
 from edgewarden.ports import ClassState, Clock, Instant
+from edgewarden.record.quota import Cap
 from edgewarden.record.refuge import Picture as MemoryPicture
 from edgewarden.serial.portlife import SensorState
 from edgewarden.trust.identity import Identity
@@ -81,6 +82,7 @@ class Parts:
     behind: Behind
     mirrors: Mirrors
     overload: Overload
+    cap: Cap
 
 
 def status(
@@ -161,6 +163,7 @@ def _picture(
         tight=parts.storage.tight(),
         unsent=sum(c.durable - c.acked for c in classes),
         evicted=sum(c.evicted for c in classes),
+        cap_setting=parts.cap.setting,
         gate=stats is not None,
         gate_starting=stats is None and parts.gate.heard.starting(),
         guard=stats is not None and stats.guard,
@@ -199,6 +202,7 @@ def _storage(parts: Parts, picture: Picture) -> dict[str, object]:
         "signed_in_memory": seen.signed,
         "waiting_in_memory": seen.waiting,
         "lost": parts.storage.lost(),
+        "cap_bytes": parts.cap.size_bytes,
     }
 
 

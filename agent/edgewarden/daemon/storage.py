@@ -7,11 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgewarden.ports import Clock, Signer
+from edgewarden.probe.disk import filesystem_bytes
 from edgewarden.record.aside import FOLDER as ASIDE
 from edgewarden.record.fresh import Fresh
 from edgewarden.record.journal import Introduction, Journal
 from edgewarden.record.memory import MemoryChain
-from edgewarden.record.quota import Quotas
+from edgewarden.record.quota import Cap, Quotas, cap_of
 from edgewarden.record.refuge import Known, Refuge
 from edgewarden.record.spool import FOLDER, DiskSpool
 from edgewarden.record.storage import StorageThread
@@ -19,8 +20,15 @@ from edgewarden.record.wear import Wear
 from edgewarden.settings.schema import Settings
 
 
+def cap_for(settings: Settings) -> Cap:
+    """What the spool of this start may hold. The disk is asked here, once: a number that moved
+    while link runs would be another one for each who goes by it."""
+    kept, folder = settings.spool, Path(settings.paths.state, FOLDER)
+    return cap_of(kept.cap_bytes, kept.cap_percent, filesystem_bytes(str(folder)))
+
+
 def build_storage(
-    settings: Settings, device: str, who: Introduction, report_key: Signer, clock: Clock
+    settings: Settings, cap: Cap, device: str, who: Introduction, report_key: Signer, clock: Clock
 ) -> StorageThread:
     """The storage of one start; nothing is opened before its ``start``."""
     state, kept = Path(settings.paths.state), settings.spool
@@ -28,7 +36,7 @@ def build_storage(
     quotas = Quotas(kept.alarm_percent, kept.audit_percent, kept.free_percent)
 
     def open_journal(known: Known = MappingProxyType({})) -> Journal:
-        spool = DiskSpool(state / FOLDER, kept.cap_bytes, quotas, known)
+        spool = DiskSpool(state / FOLDER, cap.size_bytes, quotas, known)
         return Journal(spool, device, clock, report_key, wear, fresh)
 
     chain = MemoryChain(device, clock, report_key, who)

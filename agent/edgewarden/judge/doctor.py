@@ -287,7 +287,7 @@ def judge_user(name: str, orphaned: bool) -> Rung:
 def judge_space(free_bytes: int, free_inodes: int, total_inodes: int) -> Rung:
     """Room for the spool to go on."""
     text = f"{free_bytes // (1024 * 1024)} MiB free"
-    step = "free space, or lower [spool] cap_bytes"
+    step = "free space, or lower [spool] cap_bytes or cap_percent"
     if free_bytes < FULL_BYTES:
         text = f"the disk is full: {free_bytes // 1024} KiB free"
         return broken("space", "disk", text, "EW-SPL-006", step)
@@ -328,17 +328,22 @@ def judge_wear(seen: Mapping[str, Any]) -> Rung:
     return ok("wear", "disk", text)
 
 
-def judge_spool(evicted: int, unsent: int, many: int) -> Rung:
-    """Records that wait, and those lost to a full spool: a matter to mend while many wait."""
+def judge_spool(evicted: int, unsent: int, many: int, cap_bytes: int, cap_setting: str) -> Rung:
+    """Records that wait, and those lost to a full spool: a matter to mend while many wait.
+
+    Args:
+        cap_bytes, cap_setting: what the spool may hold, and the key of [spool] that says so.
+    """
+    cap = f"cap {cap_bytes // (1024 * 1024)} MiB"
     if evicted and unsent > many:
-        text = f"{evicted} record(s) evicted unsent, {unsent} wait"
-        step = "restore the uplink; raise [spool] cap_bytes if the disk allows"
+        text = f"{evicted} record(s) evicted unsent, {unsent} wait; {cap}"
+        step = f"restore the uplink; raise [spool] {cap_setting} if the disk allows"
         return weak("spool", "disk", text, "EW-SPL-003", step)
     if unsent > many:
         step = "run `edgewarden doctor network`"
-        return weak("spool", "disk", f"{unsent} record(s) wait", "EW-SPL-004", step)
+        return weak("spool", "disk", f"{unsent} record(s) wait; {cap}", "EW-SPL-004", step)
     lost = f"; {evicted} were evicted unsent, signed gap records name them" if evicted else ""
-    return ok("spool", "disk", f"{unsent} record(s) wait{lost}")
+    return ok("spool", "disk", f"{unsent} record(s) wait; {cap}{lost}")
 
 
 def judge_memory(available_bytes: int | None) -> Rung:

@@ -48,6 +48,7 @@ class Picture:
         unsent: records waiting over all classes.
         evicted: records lost to a full spool or disk, ever. A reason only while it can go on: when
             the backlog has gone nobody can mend it, and the spool's rows and findings still say it.
+        cap_setting: the key of [spool] to raise for more room there.
         gate, guard: the processes are there.
         gate_starting: gate was not heard since link's start, which is seconds ago.
         mode, armed: what was asked of exec control, and whether it holds.
@@ -87,6 +88,7 @@ class Picture:
     memory_s: float | None = None
     tight: bool = False
     gate_starting: bool = False
+    cap_setting: str = "cap_bytes"
 
 
 def judge(p: Picture) -> tuple[str, list[Reason]]:
@@ -117,7 +119,7 @@ def _reasons(p: Picture) -> Iterator[Reason]:
     yield from _attestation(p)
     if p.evicted and (not p.connected or p.unsent > BACKLOG_RECORDS):
         text = f"{p.evicted} records were evicted unsent; signed gap records name them"
-        yield Reason("EW-SPL-003", text, "restore the uplink or raise spool.cap_bytes")
+        yield Reason("EW-SPL-003", text, f"restore the uplink or raise spool.{p.cap_setting}")
     if p.unsent > BACKLOG_RECORDS:
         yield Reason("EW-SPL-004", f"{p.unsent} records wait", "run `edgewarden doctor network`")
     for name, (state, why) in sorted(p.sensors.items()):

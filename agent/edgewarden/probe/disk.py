@@ -6,6 +6,7 @@ root. Reading is bounded, and only regular files are read: a FIFO in conf.d must
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -69,6 +70,17 @@ class Room:
     free_inodes: int = 0
     total_inodes: int = 0
     read_only: bool = False
+
+
+def filesystem_bytes(folder: str) -> int | None:
+    """How large the filesystem of a folder is, or the one it would be made on; None where the
+    kernel does not say. Blocks; any thread.
+    """
+    for path in (folder, os.path.dirname(folder)):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(path)
+            return found.f_blocks * found.f_frsize or None
+    return None
 
 
 def room(folder: str) -> Room:

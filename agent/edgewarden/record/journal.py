@@ -254,7 +254,7 @@ class Journal:
                 break
         raise SpoolFull(
             f"no room for a record of class {record_class.label}",
-            next_step="restore the uplink or free space; see [spool] cap_bytes",
+            next_step="restore the uplink or free space; see [spool] cap_bytes and cap_percent",
         )
 
     def _evict(self, reason: str) -> bool:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 from edgewarden.errors import HardwareFault
@@ -343,11 +344,12 @@ class Lane:
         ends = [*((f.first, f.before) for f in self._files[1:]), (self.head + 1, self.digest)]
         return [(f, first, before) for f, (first, before) in zip(self._files, ends, strict=False)]
 
-    def oldest(self, acked: int, reason: str) -> Loss | None:
-        """What deleting the oldest file would lose; None when the newest is the only one."""
+    def oldest(self, acked: int, reason: str, short_bytes: int = 0) -> Loss | None:
+        """What deleting the oldest file, or those of short_bytes, would lose; None: it is alone."""
         if len(self._files) < 2:
             return None
-        file, last = self._files[0], self._files[1].first - 1
+        sizes = accumulate(f.size_bytes for f in self._files[:-2])
+        file, after = self._files[0], self._files[1 + sum(size < short_bytes for size in sizes)]
         first, before = file.first, file.before
         if acked >= first:
             try:
@@ -356,11 +358,11 @@ class Lane:
                 rows = []
             if rows:
                 first, before = acked + 1, record_hash(rows[0].data)
-        return Loss(self.record_class, first, last, before, self._files[1].before, reason)
+        return Loss(self.record_class, first, after.first - 1, before, after.before, reason)
 
-    def drop_upto(self, seq: int) -> int:
-        """Delete every file but the newest whose records all are <= seq; return how many."""
-        dropped = 0
+    def drop_upto(self, seq: int) -> None:
+        """Delete every file but the newest whose records all are <= seq."""
+        before = len(self._files)
         while len(self._files) > 1 and self._files[1].first - 1 <= seq:
             file = self._files[0]
             if self._reading is not None and self._reading[0] is file:
@@ -368,11 +370,9 @@ class Lane:
             with renamed_errors(file.path):
                 remove_files(file.path)
             self._files.pop(0)
-            dropped += 1
-        if dropped:
+        if len(self._files) < before:
             with renamed_errors(self.folder):
                 sync_folder(self.folder)
-        return dropped
 
     @property
     def second_first(self) -> int | None:

@@ -1,18 +1,24 @@
 """Who may take how much of the spool: pure arithmetic over bytes.
 
-Decides whether so many more bytes of a class stay within the bounds. Leaves to spool.py how many
-there are, and to the journal what is given up for room.
+Decides how much the spool may hold, and whether so many more bytes of a class stay within the
+bounds. Leaves to spool.py how many there are, to probe/disk.py how large the filesystem is, and to
+the journal what is given up for room.
 
+* The cap is the smaller one of [spool] cap_bytes and cap_percent of the filesystem: 256 MB are
+  nothing to a card of 16 GB and a quarter of a partition of 1 GB.
 * Every class has a quota, and finds room up to it whatever the others did: nobody may take what
   alarm or audit have not used of theirs. A flood of audit records leaves the alarms their room,
   and the other way round.
 * Beyond its quota, alarm or audit may go on in what bulk holds, whose oldest goes for it: a
   reading is worth less than an alarm. Bulk may not, so bulk ends at its quota.
-* All together end at the cap, whatever the quotas.
+* All together end at the cap, whatever the quotas. Only a spool that held more when its cap became
+  smaller can be above it: bulk goes for that; what alarm and audit hold stays, and the other one of
+  them finds its quota all the same.
 * A filesystem with less than free_percent left takes no more bulk: others need the rest, and so
   do the alarms.
 
-    Quotas(alarm_percent=10, audit_percent=20).fits(256 << 20, used, RecordClass.BULK, 65_536)
+    cap = cap_of(256 << 20, 10, 1 << 30).size_bytes
+    Quotas(alarm_percent=10, audit_percent=20).fits(cap, used, RecordClass.BULK, 65_536)
 """
 
 from __future__ import annotations
@@ -21,6 +27,30 @@ from collections.abc import Mapping
 
 from edgewarden.plain import dataclass
 from edgewarden.wire.record import RecordClass
+
+MIN_CAP_BYTES = 4 << 20
+"""As the least cap_bytes (settings/schema.py): eight segments a class and what lies around them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """The most that the spool may hold.
+
+    Attributes:
+        setting: the key of [spool] that says so, which a person raises for more.
+    """
+
+    size_bytes: int
+    setting: str
+
+
+def cap_of(cap_bytes: int, cap_percent: int, filesystem_bytes: int | None) -> Cap:
+    """The cap on a filesystem of this size; None: nobody says how large it is."""
+    if filesystem_bytes is not None:
+        share = max(MIN_CAP_BYTES, filesystem_bytes * cap_percent // 100)
+        if share < cap_bytes:
+            return Cap(share, "cap_percent")
+    return Cap(cap_bytes, "cap_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +75,23 @@ class Quotas:
         self, cap_bytes: int, used: Mapping[int, int], record_class: int, size_bytes: int
     ) -> bool:
         """Whether size_bytes more of a class keep to the cap and to what the others may keep."""
+        return self.short_bytes(cap_bytes, used, record_class, size_bytes) <= 0
+
+    def short_bytes(
+        self, cap_bytes: int, used: Mapping[int, int], record_class: int, size_bytes: int
+    ) -> int:
+        """What has to go before size_bytes more of a class fit; they do where it is not above 0."""
         wanted = {**used, record_class: used[record_class] + size_bytes}
         kept = {c for c in (RecordClass.ALARM, RecordClass.AUDIT) if c != record_class}
         total = sum(
             max(held, self.quota_bytes(cap_bytes, c)) if c in kept else held
             for c, held in wanted.items()
         )
-        return total <= cap_bytes
+        above = total - wanted[RecordClass.BULK] > cap_bytes  # without any bulk
+        own = record_class != RecordClass.BULK and (
+            wanted[record_class] <= self.quota_bytes(cap_bytes, record_class)
+        )
+        return 0 if above and own else total - cap_bytes
 
     def tight(self, free_blocks: int, all_blocks: int) -> bool:
         """Whether a filesystem with so many blocks left takes no more bulk."""

@@ -14,7 +14,8 @@ The rules, in order:
 3. The acknowledgement cursor rides in the next commit; only then are accepted segments deleted.
    Late, it costs a duplicate; early, it would cost a record.
 4. Bounds: all classes together stay under cap_bytes, and each finds room up to its own quota
-   (quota.py). What goes first is the oldest bulk segment, whole, after its gap record is durable.
+   (quota.py). What goes first is the oldest bulk segment, whole, after its gap record is durable;
+   the oldest several, with one gap record, where the cap became smaller than what lies here.
    Alarm and audit are never evicted: when only they are left, room_for() says no.
 5. A disk that others filled: the ballast gives back 2 MB for the log, then rule 4 goes on.
 
@@ -104,6 +105,7 @@ class DiskSpool:
         with renamed_errors(self._folder):
             sync_folder(self._folder)
         self._victim: Loss | None = None
+        self._short_bytes = 0  # what the last question for room was short of
         self._acked: dict[int, int] = {}
         self._gone: dict[int, int] = {}
         self._evicted: dict[int, int] = {}
@@ -211,14 +213,15 @@ class DiskSpool:
 
     def room_for(self, record_class: int, size_bytes: int) -> bool:
         """See ports.Spool (rule 4); deletes accepted segments first when it is tight."""
-        if self._fits(record_class, size_bytes):
-            return True
-        self._drop_acked()
-        return self._fits(record_class, size_bytes)
+        self._short_bytes = self._short(record_class, size_bytes)
+        if self._short_bytes > 0:
+            self._drop_acked()
+            self._short_bytes = self._short(record_class, size_bytes)
+        return self._short_bytes <= 0
 
-    def _fits(self, record_class: int, size_bytes: int) -> bool:
+    def _short(self, record_class: int, size_bytes: int) -> int:
         used = {c: lane.size_bytes() for c, lane in self._lanes.items()}
-        return self._quotas.fits(self._cap_bytes, used, record_class, size_bytes)
+        return self._quotas.short_bytes(self._cap_bytes, used, record_class, size_bytes)
 
     def tight(self) -> bool:
         """See ports.Spool."""
@@ -238,7 +241,7 @@ class DiskSpool:
         lane = self._lanes[RecordClass.BULK]
         if lane.second_first is None:
             lane.rotate()
-        self._victim = lane.oldest(self._acked[RecordClass.BULK], reason)
+        self._victim = lane.oldest(self._acked[RecordClass.BULK], reason, self._short_bytes)
         return self._victim
 
     def put_gap(self, record: Stored, loss: Loss) -> int:

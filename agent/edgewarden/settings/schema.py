@@ -105,6 +105,13 @@ class Spool:
         high=68719476736,
         help="Disk the spool may use; beyond it the oldest bulk segment is evicted.",
     )
+    cap_percent: int = whole(
+        10,
+        low=1,
+        high=95,
+        help="The most of its filesystem that the spool may use, as large as link finds it when it "
+        "starts: the smaller one of this and cap_bytes holds, but 4 MiB in any case.",
+    )
     alarm_percent: int = whole(
         10, low=1, high=80, help="Of the cap: what the other classes leave to alarms."
     )
