@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from edgewarden.daemon import control as server
+from edgewarden.daemon.attester import MIN_INTERVAL_S
+from edgewarden.daemon.heard import START_S
 from edgewarden.errors import HardwareFault, OurFault, PeerUnavailable, WireRefusal
+from edgewarden.probe import control as client
 from edgewarden.probe.control import LINK_SOCKET, ask_link
 from edgewarden.wire.control import Command, Refused, Request, encode_request
 from tests.fakes.agent import running_link
@@ -60,6 +63,22 @@ def test_what_is_no_question_is_refused_by_name(tmp_path: Path, data: bytes, nam
 def test_a_question_cut_short_is_refused(tmp_path: Path) -> None:
     with running_link(tmp_path, answer) as path:
         assert b'"name":"not_one_line"' in raw(path, ASK[:-1], end=True)
+
+
+def test_evidence_may_take_what_a_start_of_gate_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ended certificate is renewed also while link waits for gate: nobody else is so patient."""
+    assert client.EVIDENCE_S > START_S + MIN_INTERVAL_S + client.ANSWER_S
+    monkeypatch.setattr(client, "ANSWER_S", 0.0)  # whoever keeps to it hears nothing
+
+    def proof(request: Request) -> dict[str, object]:
+        return {"schema": request.command.schema, "device": "g", "evidence": "AA=="}
+
+    with running_link(tmp_path, proof):
+        assert ask_link(str(tmp_path), Command.EVIDENCE, b"?")["evidence"] == "AA=="
+        with pytest.raises(PeerUnavailable):
+            ask_link(str(tmp_path), Command.SENSORS)
 
 
 def test_our_own_fault_arrives_with_code_and_next_step(tmp_path: Path) -> None:
@@ -161,8 +180,6 @@ def test_an_answer_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_a_link_that_never_answers_is_told_apart_from_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgewarden.probe import control as client
-
     monkeypatch.setattr(client, "ANSWER_S", 0.05)
     path = tmp_path / LINK_SOCKET
     path.parent.mkdir(parents=True)

@@ -1,7 +1,7 @@
 """Asking the running agent: link through its JSON socket, gate through its seqpacket socket.
 
-Both block for at most ``ANSWER_S`` and change nothing but what the question says. Only root may ask
-gate; root and the group edgewarden may ask link.
+Both block for at most ``ANSWER_S``, for evidence ``EVIDENCE_S``, and change nothing but what the
+question says. Only root may ask gate; root and the group edgewarden may ask link.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from edgewarden.wire import control, local
 
 ANSWER_S = 5.0
 """link answers in milliseconds unless the board swaps."""
+EVIDENCE_S = 20.0
+"""At a start link waits 8 s for gate's tier (daemon/heard.py), then 2 s if it has just answered the
+broker's challenge (daemon/attester.py), and a TPM takes its time."""
 
 LINK_SOCKET = "link/link.sock"
 GATE_SOCKET = "gate.sock"
@@ -40,6 +43,8 @@ def ask_link(
     if not isinstance(question, control.Request):
         question = control.Request(question, challenge)
     with _connection(socket.SOCK_STREAM, f"{run_dir}/{LINK_SOCKET}", "link", "EW-AGT-002") as peer:
+        if question.command is control.Command.EVIDENCE:
+            peer.settimeout(EVIDENCE_S)
         peer.sendall(control.encode_request(question))
         line = b""
         while len(line) <= control.MAX_ANSWER_BYTES:
