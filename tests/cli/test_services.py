@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewarden.cli.main import main
+from edgewarden.daemon import supervise
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -84,3 +86,14 @@ def test_guard_without_a_socket_says_so_in_one_line(tmp_path: Path, there: bool)
     (line,) = done.stderr.splitlines()
     assert "descriptor 3" in line
     assert "edgewarden-guard.socket" in line
+
+
+def test_run_names_its_settings_so_that_parts_started_in_the_root_find_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "e.toml").write_text(f'[paths]\nstate = "{tmp_path}/s"\nrun = "{tmp_path}/r"\n')
+    monkeypatch.chdir(tmp_path)
+    plans = list[supervise.Plan]()
+    monkeypatch.setattr(supervise, "supervise", lambda plan: plans.append(plan) or 0)
+    assert main(["run", "--settings", "e.toml"]) == 0
+    assert [plan.settings for plan in plans] == [str(tmp_path / "e.toml")]

@@ -88,7 +88,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     ran_before = [Path(paths.state, name) for name in (GATE_CONFIG, LAST_GOOD)]
     if found.faults and not any(path.exists() for path in ran_before):
         raise SettingsFaults(found.faults)  # nothing to go on with: a new installation's typing
-    return supervise(Plan(args.settings, paths.state, paths.run, user))
+    settings = os.path.abspath(args.settings)  # the parts are started in /
+    return supervise(Plan(settings, paths.state, paths.run, user))
 
 
 def _gate(args: argparse.Namespace, console: Console) -> int:
