@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from edgewarden.daemon.heard import SILENT_S, START_S, Heard
+from edgewarden.judge.describe import subject_of
 from edgewarden.judge.triage import classify
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity
 from edgewarden.wire.local import GateStats
@@ -55,6 +56,17 @@ def test_a_gate_that_stays_silent_is_one_alarm_and_its_return_one_event() -> Non
     assert event.detail["title"] == "gate was not heard for 30 s: programs start unchecked"
     rig.heard.came(STATS)
     assert rig.words() == ["not heard", "heard"]
+
+
+def test_two_silences_are_the_same_matter_whenever_they_were_looked_at() -> None:
+    rig = Rig()
+    for late_s in (0.0, 1.9):
+        rig.heard.went()
+        rig.clock.advance(SILENT_S + late_s)
+        rig.heard.look()
+        rig.heard.came(STATS)
+    one, two = (event for event in rig.told if event.code)
+    assert subject_of(one) == subject_of(two)
 
 
 def test_a_gate_that_is_back_in_a_moment_is_no_event() -> None:

@@ -20,6 +20,7 @@ WELL = Picture(
     unsent=0,
     evicted=0,
     gate=True,
+    gate_starting=False,
     guard=True,
     mode="enforce",
     armed=True,

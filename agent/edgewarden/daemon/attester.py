@@ -73,10 +73,6 @@ Measure = Callable[[], tuple[dict[str, bytes], str]]
 """(measurements by name, bytecode verdict), of trust/measure.py."""
 
 
-async def _settled() -> None:
-    """Nobody has to be waited for."""
-
-
 class _Made(NamedTuple):
     """Evidence that may leave, the token that was spent in it, and all that the TPM said."""
 
@@ -107,9 +103,9 @@ class Attester:
         heads: class -> (sequence, hash) of everything durable; HardwareFault while nothing is.
         keep: makes the attestation record durable.
         publish: hands the evidence message to the uplink.
+        settled: returns when what ``control`` says is no longer only that of a start.
         programs: what was started.
         quoter: the TPM; None below grade G2.
-        settled: returns when what ``control`` says is no longer only that of a start.
     """
 
     def __init__(
@@ -124,11 +120,11 @@ class Attester:
         control: Control,
         keep: Keep,
         publish: Callable[[bytes], object],
+        settled: Callable[[], Awaitable[None]],
         programs: Programs = bytes,
         quoter: Quoter | None = None,
         boot: BootFacts | None = None,
         submodules: Submodules = lambda: None,
-        settled: Callable[[], Awaitable[None]] = _settled,
     ) -> None:
         self._who = who
         self._signer = signer

@@ -75,7 +75,7 @@ class Heard:
         if silent_s is None or silent_s < SILENT_S or self._alarmed:
             return
         self._owed = self._alarmed = True
-        title = f"gate was not heard for {silent_s:.0f} s: programs start unchecked"
+        title = f"gate was not heard for {SILENT_S:.0f} s: programs start unchecked"
         now_ns = self._clock.now().boot_ns
         detail: dict[str, Plain] = {"title": title, "gate": "not heard"}
         self._sink(Event(OCSF.DETECTION_FINDING, _CREATE, Severity.HIGH, now_ns, detail, CODE))

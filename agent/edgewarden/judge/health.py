@@ -73,6 +73,7 @@ class Picture:
     unsent: int
     evicted: int
     gate: bool
+    gate_starting: bool
     guard: bool
     mode: str
     armed: bool
@@ -87,7 +88,6 @@ class Picture:
     rungs: tuple[Rung, ...] = ()
     memory_s: float | None = None
     tight: bool = False
-    gate_starting: bool = False
     cap_setting: str = "cap_bytes"
 
 
