@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from edgewarden.daemon.heard import SILENT_S, START_S, Heard
+from edgewarden.daemon.link import Link
 from edgewarden.judge.describe import subject_of
 from edgewarden.judge.triage import classify
 from edgewarden.wire.facts import OCSF, Event, Reading, Severity
@@ -29,6 +31,17 @@ class Rig:
 
     def words(self) -> list[object]:
         return [event.detail["gate"] for event in self.told]
+
+
+def test_links_first_word_is_that_gate_is_not_heard_yet() -> None:
+    told: list[Event] = []
+    link = SimpleNamespace(
+        clock=FakeClock(), running=SimpleNamespace(digest="d"), take=told.append, faults=(),
+        indicator=SimpleNamespace(unavailable=""),
+    )  # fmt: skip
+    Link._tell_start(link, "")  # type: ignore[arg-type]
+    [event] = told
+    assert event.detail["gate"] == "not heard yet"
 
 
 def test_a_start_is_no_alarm_and_the_first_word_is_told_once() -> None:

@@ -179,6 +179,25 @@ def test_the_supervisor_ends_it_and_goes_on(
     assert waits.process.poll() == -signal.SIGTERM
 
 
+def test_link_ends_before_gate_and_gate_before_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who loses the other tells of it: that must not be part of each stop."""
+    for folder in ("state", "run"):
+        (tmp_path / folder).mkdir()
+    ended = list[str]()
+    with monkeypatch.context() as m:
+        m.setattr(signal, "pthread_sigmask", lambda *_: set())
+        m.setattr(supervise, "_start", lambda _: None)
+        m.setattr(supervise, "_stop", lambda part: ended.append(part.name))
+        term = type("Info", (), {"si_signo": signal.SIGTERM})
+        m.setattr(signal, "sigtimedwait", lambda *_: term)
+        supervise.supervise(Plan("e.toml", str(tmp_path / "state"), str(tmp_path / "run"), ""))
+    assert [name for name in ended if name in ("link", "gate", "guard")] == [
+        "link", "gate", "guard",
+    ]  # fmt: skip
+
+
 def test_hup_compiles_again_also_what_is_being_compiled(parts: dict[str, Part]) -> None:
     policy, every = parts["policy"], list(parts.values())
     run_to_its_end(parts, "policy", ["/bin/true"])
