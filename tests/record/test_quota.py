@@ -104,11 +104,17 @@ def test_what_has_to_go_for_more(
     assert Quotas().short_bytes(CAP, used, record_class, size) == short
 
 
-@given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 45), st.integers(1, 45))
+@given(
+    st.integers(0, 5000),
+    st.integers(0, 5000),
+    st.integers(1, 45),
+    st.integers(1, 45),
+    st.integers(0, 2000),
+)
 def test_under_a_cap_that_became_smaller_alarm_and_audit_find_their_quota_when_bulk_has_gone(
-    alarm_held: int, audit_held: int, alarm: int, audit: int
+    alarm_held: int, audit_held: int, alarm: int, audit: int, stays: int
 ) -> None:
-    quotas, used = Quotas(alarm, audit), held(alarm_held, audit_held)
+    quotas, used = Quotas(alarm, audit), held(alarm_held, audit_held, bulk=stays)
     for c in (ALARM, AUDIT):
         left = quotas.quota_bytes(CAP, c) - used[c]
-        assert left <= 0 or quotas.fits(CAP, used, c, left)
+        assert left <= 0 or quotas.short_bytes(CAP, used, c, left, stays) <= 0

@@ -151,6 +151,30 @@ def test_alarms_go_on_where_audit_alone_is_more_than_the_cap(tmp_path: Path) -> 
     assert verify(tmp_path, verifier_for).ok
 
 
+@pytest.mark.parametrize(("audit_bytes", "damaged_bytes"), [(3_900_000, 0), (1_000_000, 3_000_000)])
+def test_alarms_find_their_quota_beside_what_of_bulk_cannot_go(
+    tmp_path: Path, audit_bytes: int, damaged_bytes: int
+) -> None:
+    """The file that bulk goes on in stays, however little audit left; so does a damaged one."""
+    n = 0
+    with opened(tmp_path, BEFORE_BYTES) as journal:
+        while journal.spool.state()[AUDIT].bytes < audit_bytes:
+            journal.event(AUDIT, event(n, 10_000))
+            n += 1
+        journal.batch([], [], {"seen": 1})
+    if damaged_bytes:
+        (bulk,) = (tmp_path / FOLDER / "bulk").glob("*" + SUFFIX)
+        with bulk.with_suffix(".bad").open("wb") as file:
+            file.truncate(damaged_bytes)
+    quota = Quotas().quota_bytes(MIN_CAP_BYTES, ALARM)
+    with opened(tmp_path, MIN_CAP_BYTES) as journal:
+        n = 0
+        while journal.spool.state()[ALARM].bytes < quota - 2000:
+            journal.event(ALARM, event(n))
+            n += 1
+    assert numbers(tmp_path, ALARM) == list(range(n))
+
+
 def test_the_storage_starts_on_it_and_tells_once(full: Path, tmp_path: Path) -> None:
     shutil.copytree(full / FOLDER, tmp_path / FOLDER)
     clock = FakeClock()

@@ -133,8 +133,7 @@ class Lane:
         with contextlib.closing(Segment.open_sealed(file.path)) as segment:
             segment.check()
             self.marks = segment.marks(self.record_class)
-            mark = self.marks.get(self.record_class)
-            if mark is None:
+            if (mark := self.marks.get(self.record_class)) is None:
                 raise SegmentDamaged(f"{file.path.name} has no mark of its own class")
         self._goes_on = segment.is_current
         self._report_bad(self._bad)
@@ -196,8 +195,7 @@ class Lane:
         """Records behind ``upto`` without a file: evicted when a full disk took no gap record."""
         if self._files and self._files[0].first - 1 > upto and not self._bad:
             last, after = self._files[0].first - 1, self._files[0].before
-            loss = Loss(self.record_class, upto + 1, last, UNKNOWN, after, UNRECORDED)
-            self.damage.append(loss)
+            self.damage.append(Loss(self.record_class, upto + 1, last, UNKNOWN, after, UNRECORDED))
 
     def append(self, records: Sequence[Stored], marks: Mapping[int, Mark]) -> int:
         """Commit records behind the head, which moves when the disk has them; as Segment.commit."""
@@ -225,11 +223,8 @@ class Lane:
         """The segment that the next record goes to: the newest, or a new one."""
         if self._active is None:
             self._stop_reading()
-            if self._goes_on:
-                self._active = Segment.open(self._files[-1].path)
-            else:
-                self._active = self._begin()
-                self._goes_on = True
+            self._active = Segment.open(self._files[-1].path) if self._goes_on else self._begin()
+            self._goes_on = True
         return self._active
 
     def _begin(self) -> Segment:
@@ -382,6 +377,11 @@ class Lane:
     def size_bytes(self) -> int:
         """Bytes on disk, logs and damaged files included."""
         return sum(f.size_bytes for f in (*self._files, *self._bad))
+
+    def stays_bytes(self) -> int:
+        """Of these, what no eviction gives back: damaged files, and a newest without a record."""
+        empty = [f for f in self._files[-1:] if f.first > self.head]
+        return sum(f.size_bytes for f in (*empty, *self._bad))
 
     @property
     def log(self) -> Path | None:

@@ -13,7 +13,7 @@ the journal what is given up for room.
   reading is worth less than an alarm. Bulk may not, so bulk ends at its quota.
 * All together end at the cap, whatever the quotas. Only a spool that held more when its cap became
   smaller can be above it: bulk goes for that; what alarm and audit hold stays, and the other one of
-  them finds its quota all the same.
+  them finds its quota all the same, whatever of bulk cannot go (an empty file, damaged ones).
 * A filesystem with less than free_percent left takes no more bulk: others need the rest, and so
   do the alarms.
 
@@ -78,16 +78,25 @@ class Quotas:
         return self.short_bytes(cap_bytes, used, record_class, size_bytes) <= 0
 
     def short_bytes(
-        self, cap_bytes: int, used: Mapping[int, int], record_class: int, size_bytes: int
+        self,
+        cap_bytes: int,
+        used: Mapping[int, int],
+        record_class: int,
+        size_bytes: int,
+        stays_bytes: int = 0,
     ) -> int:
-        """What has to go before size_bytes more of a class fit; they do where it is not above 0."""
+        """What has to go before size_bytes more of a class fit; they do where it is not above 0.
+
+        Args:
+            stays_bytes: of what bulk holds, what giving it up would leave.
+        """
         wanted = {**used, record_class: used[record_class] + size_bytes}
         kept = {c for c in (RecordClass.ALARM, RecordClass.AUDIT) if c != record_class}
         total = sum(
             max(held, self.quota_bytes(cap_bytes, c)) if c in kept else held
             for c, held in wanted.items()
         )
-        above = total - wanted[RecordClass.BULK] > cap_bytes  # without any bulk
+        above = total - wanted[RecordClass.BULK] + stays_bytes > cap_bytes  # all bulk given up
         own = record_class != RecordClass.BULK and (
             wanted[record_class] <= self.quota_bytes(cap_bytes, record_class)
         )
