@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.inventory.births import LIST_EACH, Births
+from edgewarden.inventory.births import Births
+
+LIST_EACH = 5
+"""Looks in ten seconds."""
 
 
 class Kernel:
@@ -57,6 +60,14 @@ def test_who_chooses_his_number_is_seen_by_the_next_list_in_turn(kernel: Kernel)
     kernel.begin(7)
     found = [kernel.births.present() for _ in range(LIST_EACH)]
     assert found == [None] * (LIST_EACH - 1) + [{1, 7}]
+
+
+def test_looks_that_are_seldom_each_make_a_list(kernel: Kernel) -> None:
+    seldom = Births(str(kernel.root), 10.0)
+    assert seldom.present() == {1}
+    kernel.begin(7)
+    assert seldom.present() == {1, 7}
+    seldom.close()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.inventory import processes
-from edgewarden.inventory.births import LIST_EACH
 from edgewarden.inventory.patient import Patient
 from edgewarden.inventory.processes import (
     HINTS_PER_SWEEP,
@@ -32,7 +31,7 @@ from edgewarden.inventory.processes import (
 )
 from edgewarden.inventory.procfiles import loose_folder, parse_stat, parse_status, parse_unit, text
 from edgewarden.wire.cbor import decode, encode
-from edgewarden.wire.facts import OCSF, Event, event_to_map
+from edgewarden.wire.facts import OCSF, Event, Reading, event_to_map
 from edgewarden.wire.look import Looked
 from edgewarden.wire.processes import Delta, Process
 from tests.fakes.clock import FakeClock
@@ -86,7 +85,7 @@ class Sweep:
     """A sweep and its facts."""
 
     def __init__(self, proc: str) -> None:
-        self.facts: list[Event] = []
+        self.facts: list[Event | Reading] = []
         self.deltas: list[Delta] = []
         self.sweep = ProcessSweep(
             ProcessSettings(proc=proc),
@@ -484,6 +483,31 @@ def test_while_the_kernel_tells_a_minute_is_enough_and_never_more(proc: FakeProc
     assert max(b - a for a, b in pairwise(told)) == 2
 
 
+def test_who_began_while_a_round_goes_on_waits_for_no_second_one(proc: FakeProc) -> None:
+    for pid in range(100, 134):
+        proc.start(pid, "idle")
+    under_test = Sweep(str(proc.root))
+    under_test.sweep._told = lambda: True
+    under_test.sweep.look()
+    proc.start(500, "late", ticks=1)
+    under_test.sweep.look()
+    proc.start(500, "late", ticks=2)
+    for _ in range(round(processes.RECHECK_WITHIN_S / 2.0)):
+        under_test.sweep.look()
+    assert under_test.told(LAUNCH) == [(500, "late")] * 2
+
+
+def test_a_long_sweep_lists_each_time(proc: FakeProc) -> None:
+    (proc.root / "loadavg").write_text("0.00 0.00 0.00 1/2 7\n")
+    settings = ProcessSettings(sweep_s=300.0, proc=str(proc.root))
+    facts: list[Event | Reading] = []
+    OPEN.append(ProcessSweep(settings, facts.append, FakeClock()))
+    OPEN[-1].look()
+    proc.start(9, "chosen")
+    OPEN[-1].look()
+    assert OPEN[-1].snapshot().known == 2
+
+
 def test_where_no_number_moved_a_beginning_waits_for_the_list_in_turn(proc: FakeProc) -> None:
     (proc.root / "loadavg").write_text("0.00 0.00 0.00 1/2 7\n")
     under_test = Sweep(str(proc.root))
@@ -494,7 +518,7 @@ def test_where_no_number_moved_a_beginning_waits_for_the_list_in_turn(proc: Fake
     under_test.sweep.look()
     assert under_test.told(LAUNCH) == [(8, "quiet")]
     proc.start(9, "chosen")
-    for _ in range(LIST_EACH):
+    for _ in range(5):
         under_test.sweep.look()
     assert under_test.told(LAUNCH) == [(8, "quiet"), (9, "chosen")]
     proc.end(8)

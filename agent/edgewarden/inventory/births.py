@@ -9,8 +9,8 @@ Rules, in order:
 
 1. Without numbers that are the kernel's own (a sandbox's file says 0; a container's is another
    filesystem's) they may always have moved.
-2. Each LIST_EACH-th look they count as moved, whatever they say: a process with the right to choose
-   its number (clone3, set_tid), which no counter shows, begins in the place of one that ends.
+2. Each LIST_WITHIN_S they count as moved, whatever they say: a process with the right to choose its
+   number (clone3, set_tid), which no counter shows, begins in the place of one that ends.
 
     births = Births("/proc")
     births.present()      # {1, 2, 4711}
@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import os
 
-LIST_EACH = 5
-"""Ten seconds, with the default sweep."""
+LIST_WITHIN_S = 10.0
+"""Each fifth look with the default sweep; each look with one as long as that."""
 _BYTES = 128
 
 
@@ -31,10 +31,12 @@ class Births:
 
     Args:
         proc: where procfs hangs.
+        sweep_s: seconds between two questions.
     """
 
-    def __init__(self, proc: str) -> None:
+    def __init__(self, proc: str, sweep_s: float = 2.0) -> None:
         self._proc = proc
+        self._each = max(1, int(LIST_WITHIN_S / sweep_s))
         self._fd: int | None = None
         self._last: tuple[bytes, bytes] | None = None
         self._skipped = 0
@@ -54,7 +56,7 @@ class Births:
         before, self._last = self._last, self._numbers()
         self._skipped += 1
         same = self._last is not None and self._last == before
-        if same and not whatever and self._skipped < LIST_EACH:
+        if same and not whatever and self._skipped < self._each:
             return None
         self._skipped = 0
         # listdir: names alone, where scandir makes an object of each. A thread, or a short life,

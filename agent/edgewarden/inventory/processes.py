@@ -140,7 +140,7 @@ class ProcessSweep:
     ) -> None:
         self._sleep = sleep
         self._told = told
-        self._births = Births(settings.proc)
+        self._births = Births(settings.proc, settings.sweep_s)
         self._settings = settings
         self._sink = sink
         self._clock = clock
@@ -231,7 +231,7 @@ class ProcessSweep:
     def _due_again(self) -> Iterable[int]:
         if self._full:
             return list(self._known)
-        self._round = self._round or list(self._known)
+        self._round = self._round or list(reversed(self._known))  # who began since waits for this
         share = math.ceil(len(self._known) * self._settings.sweep_s / RECHECK_WITHIN_S)
         share = share if self._told() else max(RECHECK_PER_SWEEP, share)
         due, self._round = self._round[:share], self._round[share:]
