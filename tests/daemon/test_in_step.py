@@ -135,11 +135,11 @@ def test_who_sleeps_to_one_moment_shares_its_timer() -> None:
 
     async def all_of_them() -> None:
         tasks = [asyncio.create_task(task(n, 2.0)) for n in ("a", "b", "c")]
-        tasks += [asyncio.create_task(task(n, 10.0)) for n in ("long", "given up")]
+        tasks += [asyncio.create_task(task(n, 10.0)) for n in ("given up", "long")]
         await asyncio.sleep(0)
         assert len(loop._scheduled) == 2  # type: ignore[attr-defined]
-        tasks.pop().cancel()
-        await asyncio.wait(tasks)
+        tasks.pop(3).cancel()
+        await asyncio.wait(tasks, timeout=60)
 
     try:
         loop.run_until_complete(all_of_them())

@@ -120,6 +120,7 @@ def test_unplugging_and_plugging_in_again(tmp_path: Path) -> None:
                 port.unplug()
                 await until(lambda: gateway.state == "reopen")
                 assert descriptors() == open_fds
+                assert gateway.sensor._silence._timer is None
                 assert gateway.sensor.snapshot().reopens == i
         assert gateway.told == ["reopen", *["open", "live", "reopen"] * 3, "closed"]
         lost = gateway.event("reopen")

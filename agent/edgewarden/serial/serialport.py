@@ -188,12 +188,10 @@ class SerialSensor:
 
     async def _serve(self, fd: int) -> None:
         """Read until the port is lost or has to be reopened."""
-        loop = asyncio.get_running_loop()
         self._opens += 1
         self._lost = ""
         self._woken.clear()
         self._live_since_s = None
-        self._silence.good_s = loop.time()
         self._compare_adapter(self._adapter_of(fd))
         self._happen(Happening.OPENED, "waiting for the first good frame")
         readable = Readable(fd, self._on_readable, self._pace)
