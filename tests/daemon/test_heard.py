@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgewarden.daemon.heard import SILENT_S, START_S, Heard
+from edgewarden.daemon.heard import OFTEN, OFTEN_S, SILENT_S, START_S, Heard
 from edgewarden.daemon.link import Link
 from edgewarden.judge.describe import subject_of
 from edgewarden.judge.triage import classify
@@ -90,6 +90,7 @@ def test_a_gate_that_is_back_in_a_moment_is_no_event() -> None:
         rig.clock.advance(SILENT_S - 1)
         rig.heard.look()
         rig.heard.came(STATS)
+        rig.clock.advance(OFTEN_S / (OFTEN - 1))
     assert rig.words() == ["heard"]
     rig.heard.went()
     rig.clock.advance(SILENT_S - 1)
@@ -97,6 +98,39 @@ def test_a_gate_that_is_back_in_a_moment_is_no_event() -> None:
     rig.clock.advance(1)
     rig.heard.look()
     assert rig.words() == ["heard", "not heard"]
+
+
+def test_a_gate_that_is_lost_again_and_again_is_an_alarm_and_no_flood() -> None:
+    """Heard for a moment each time, it was never silent for long."""
+    rig = Rig()
+    rig.heard.came(STATS)
+    for _ in range(OFTEN):
+        assert rig.words() == ["heard"]
+        rig.heard.went()
+        rig.clock.advance(1)
+        rig.heard.came(STATS)
+    event = rig.told[-1]
+    assert (event.code, event.severity_id) == ("EW-AGT-003", Severity.HIGH)
+    assert event.detail["title"] == "gate was lost 3 times in 10 min: programs start unchecked"
+    for _ in range(int(OFTEN_S) - 1):
+        rig.heard.went()
+        rig.clock.advance(1)
+        rig.heard.came(STATS)
+    assert rig.words() == ["heard", "lost again and again"]
+    rig.heard.went()
+    rig.clock.advance(1)
+    rig.heard.came(STATS)
+    assert rig.words() == ["heard", *["lost again and again"] * 2]
+
+
+def test_what_ends_with_link_is_no_loss_of_gate() -> None:
+    rig = Rig()
+    rig.heard.came(STATS)
+    for _ in range(OFTEN - 1):
+        rig.heard.went()
+        rig.heard.came(STATS)
+    rig.heard.went()
+    assert rig.words() == ["heard"]
 
 
 @pytest.mark.parametrize("come", [True, False])

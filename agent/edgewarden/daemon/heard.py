@@ -5,10 +5,12 @@ Rules in order:
 1. A start says that gate is not heard yet (link.py); the first that gate tells of itself is an
    event, so that the two together say when this gateway's programs were watched again.
 2. Not heard for SILENT_S, at a start or later: one alarm. Heard after that: one event.
-3. Evidence waits until START_S after the start for the tier and mode that it is to name, and no
+3. Lost and heard again OFTEN times within OFTEN_S: one alarm, and one in that time at most. A gate
+   that ends by itself as soon as it works is never silent for long, and enforces nothing.
+4. Evidence waits until START_S after the start for the tier and mode that it is to name, and no
    longer: what answers a challenge would else say for a whole period what was true for a moment.
 
-A gate that is restarted, by guard or by a person, is back in a second and no event.
+A gate that is restarted once, by guard or by a person, is back in a second and no event.
 
     heard = Heard(sink, clock)
     heard.came(stats); heard.went(); heard.look(); await heard.settled()
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 
 from edgewarden.ports import Clock, FactSink
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
@@ -28,6 +31,8 @@ START_S = 8.0
 (nonce_ttl_s of the fleet's settings, 60), and than link keeps what only its start needs."""
 SILENT_S = 30.0
 """Far above a start, half of what the policy one-shot may take before it is ended."""
+OFTEN, OFTEN_S = 3, 600.0
+"""As guard's kills (daemon/gate.py): an upgrade or a person's restart is one or two."""
 CODE = "EW-AGT-003"
 _STATUS, _CREATE = 3, 1
 
@@ -48,9 +53,13 @@ class Heard:
         self._owed = True
         self._alarmed = False
         self._come = asyncio.Event()
+        self._back_ns = deque[int](maxlen=OFTEN)
+        self._often_ns: int | None = None
 
     def came(self, stats: GateStats) -> None:
         """Gate told how it is."""
+        if self._since_ns is not None and self._come.is_set():
+            self._came_back()
         self._since_ns = None
         self._come.set()
         if self._owed:
@@ -76,8 +85,22 @@ class Heard:
             return
         self._owed = self._alarmed = True
         title = f"gate was not heard for {SILENT_S:.0f} s: programs start unchecked"
+        self._alarm(title, "not heard")
+
+    def _came_back(self) -> None:
         now_ns = self._clock.now().boot_ns
-        detail: dict[str, Plain] = {"title": title, "gate": "not heard"}
+        self._back_ns.append(now_ns)
+        often_ns = int(OFTEN_S * 1e9)
+        lately = self._often_ns is not None and now_ns - self._often_ns < often_ns
+        if len(self._back_ns) < OFTEN or now_ns - self._back_ns[0] >= often_ns or lately:
+            return
+        self._often_ns = now_ns
+        title = f"gate was lost {OFTEN} times in {OFTEN_S / 60:.0f} min: programs start unchecked"
+        self._alarm(title, "lost again and again")
+
+    def _alarm(self, title: str, gate: str) -> None:
+        now_ns = self._clock.now().boot_ns
+        detail: dict[str, Plain] = {"title": title, "gate": gate}
         self._sink(Event(OCSF.DETECTION_FINDING, _CREATE, Severity.HIGH, now_ns, detail, CODE))
 
     def silent_s(self) -> float | None:
