@@ -57,11 +57,13 @@ def test_a_gate_that_starts_is_waited_for(
 
 
 def test_where_no_gate_runs_there_is_nothing_to_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """But that is told: of a gate that comes later the boot counts as not healthy."""
     waits: list[int] = []
     monkeypatch.setattr(
         healthy, "poll", lambda: type("P", (), {"poll": staticmethod(waits.append)})
     )
     assert healthy.main(str(tmp_path)) == 0
     assert len(waits) == healthy.TRIES - 1
+    assert "no gate listens" in capsys.readouterr().err

@@ -36,6 +36,7 @@ def main(run_dir: str) -> int:
         made.send(encode(Request("healthy", "learn")))
         answer = parse(made.recv(MAX_MESSAGE_BYTES), Answer)
     except (FileNotFoundError, ConnectionRefusedError):
+        sys.stderr.write("edgewarden healthy: no gate listens, nobody was told (EW-AGT-003)\n")
         return 0
     except (OSError, WireRefusal) as fault:
         sys.stderr.write(f"edgewarden healthy: gate does not answer: {fault} (EW-AGT-006)\n")
