@@ -148,10 +148,54 @@ def test_a_policy_that_hangs_is_ended_and_everything_goes_on(
     assert policy.process is not None
     assert policy.process.poll() is None
     _end_overdue(every, policy.started_mono + ONE_SHOT_S)
+    policy.process.wait(20)
     _reap(every)
     assert policy.process is None
     assert "canary" in due(parts)
     assert "policy takes longer than 60 s" in capfd.readouterr().err
+    _start(policy)
+    _end_overdue(every, policy.started_mono + ONE_SHOT_S)
+    assert policy.process is not None
+    assert policy.process.wait(20) == -signal.SIGKILL, "the next one has its own limit"
+
+
+class Unkillable:
+    """A process that waits for a disk that does not answer."""
+
+    def __init__(self) -> None:
+        self.kills = 0
+
+    def poll(self) -> None:
+        return None
+
+    def terminate(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.kills += 1
+
+    def wait(self, timeout: float | None = None) -> int:
+        assert timeout is not None, "it would be waited for, for ever"
+        raise subprocess.TimeoutExpired("policy", timeout)
+
+
+def test_a_policy_that_cannot_even_be_killed_stops_neither_gate_nor_the_supervisors_end(
+    parts: dict[str, Part],
+) -> None:
+    policy, every, hangs = parts["policy"], list(parts.values()), Unkillable()
+    _start(policy)
+    real, policy.process = policy.process, hangs  # type: ignore[assignment]
+    late_mono = policy.started_mono + ONE_SHOT_S
+    try:
+        for _ in range(2):
+            _end_overdue(every, late_mono)
+            _reap(every)
+        assert hangs.kills == 1
+        assert {"canary", "policy"} & set(due(parts)) == {"canary"}
+        assert _next_due([policy], late_mono) == LOOK_S, "nothing is due because of it"
+        supervise._stop(policy)
+    finally:
+        policy.process = real
 
 
 def test_the_supervisor_ends_it_and_goes_on(
@@ -174,7 +218,8 @@ def test_the_supervisor_ends_it_and_goes_on(
         m.setattr(supervise, "_parts", lambda *_: [hangs, waits])
         plan = Plan("e.toml", str(tmp_path / "state"), str(tmp_path / "run"), "")
         assert supervise.supervise(plan) == 0
-    assert alive == [["policy"], ["canary"]]
+    assert alive[0] == ["policy"]
+    assert "canary" in alive[1]
     assert waits.process is not None
     assert waits.process.poll() == -signal.SIGTERM
 

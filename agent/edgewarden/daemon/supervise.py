@@ -102,6 +102,7 @@ class Part:
     due_mono: float = 0.0
     restarts: int = field(default=-1)
     ended: bool = False
+    overdue: bool = False
 
 
 def supervise(plan: Plan) -> int:
@@ -265,6 +266,7 @@ def _start(part: Part) -> None:
     )
     part.started_mono = time.monotonic()
     part.restarts += 1
+    part.overdue = False
     if part.once:
         part.due_mono = math.inf
 
@@ -287,12 +289,15 @@ def _child(listen_fd: int | None) -> Callable[[], None]:
 
 
 def _end_overdue(parts: list[Part], now: float) -> None:
-    """Kill what takes longer than it may; its end is told and stops nothing."""
+    """Kill what takes longer than it may. Nobody waits for that to succeed: whoever hangs in a
+    disk that does not answer is not killed either, and as little as its end may it stop gate."""
     for part in parts:
-        if part.process is not None and now - part.started_mono >= part.limit_s:
+        if part.process is None or part.overdue:
+            continue
+        if now - part.started_mono >= part.limit_s:
             _say(f"{part.name} takes longer than {part.limit_s:g} s and is killed")
             part.process.kill()
-            part.process.wait()
+            part.overdue = part.ended = True
 
 
 def _reap(parts: list[Part]) -> None:
@@ -324,7 +329,8 @@ def _next_due(parts: list[Part], now: float) -> float:
     """Seconds until something is due; whoever waits for another's end is not: SIGCHLD tells."""
     ended = {"", *(part.name for part in parts if part.ended)}
     waits = [p.due_mono - now for p in parts if p.process is None and p.after in ended]
-    waits += [p.started_mono + p.limit_s - now for p in parts if p.process is not None]
+    running = [p for p in parts if p.process is not None and not p.overdue]
+    waits += [p.started_mono + p.limit_s - now for p in running]
     return max(0.0, min([*waits, LOOK_S]))  # a clock that is set wakes nobody here
 
 
@@ -345,7 +351,8 @@ def _stop(part: Part) -> None:
         part.process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         part.process.kill()
-        part.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in a disk: PID 1's
+            part.process.wait(STOP_S)
 
 
 def _one_shot(command: list[str]) -> None:
