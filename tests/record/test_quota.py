@@ -117,4 +117,4 @@ def test_under_a_cap_that_became_smaller_alarm_and_audit_find_their_quota_when_b
     quotas, used = Quotas(alarm, audit), held(alarm_held, audit_held, bulk=stays)
     for c in (ALARM, AUDIT):
         left = quotas.quota_bytes(CAP, c) - used[c]
-        assert left <= 0 or quotas.short_bytes(CAP, used, c, left, stays) <= 0
+        assert left <= 0 or quotas.short_bytes(CAP, used, c, left, {BULK: stays}) <= 0

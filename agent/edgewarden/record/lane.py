@@ -379,7 +379,7 @@ class Lane:
         return sum(f.size_bytes for f in (*self._files, *self._bad))
 
     def stays_bytes(self) -> int:
-        """Of these, what no eviction gives back: damaged files, and a newest without a record."""
+        """Of these, what is no record's to give back: damaged files, a newest without a record."""
         empty = [f for f in self._files[-1:] if f.first > self.head]
         return sum(f.size_bytes for f in (*empty, *self._bad))
 

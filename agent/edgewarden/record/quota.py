@@ -13,7 +13,7 @@ the journal what is given up for room.
   reading is worth less than an alarm. Bulk may not, so bulk ends at its quota.
 * All together end at the cap, whatever the quotas. Only a spool that held more when its cap became
   smaller can be above it: bulk goes for that; what alarm and audit hold stays, and the other one of
-  them finds its quota all the same, whatever of bulk cannot go (an empty file, damaged ones).
+  them finds its quota all the same, whatever cannot go (an empty file of bulk's, damaged ones).
 * A filesystem with less than free_percent left takes no more bulk: others need the rest, and so
   do the alarms.
 
@@ -24,6 +24,7 @@ the journal what is given up for room.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from edgewarden.plain import dataclass
 from edgewarden.wire.record import RecordClass
@@ -83,12 +84,12 @@ class Quotas:
         used: Mapping[int, int],
         record_class: int,
         size_bytes: int,
-        stays_bytes: int = 0,
+        stays: Mapping[int, int] = MappingProxyType({}),
     ) -> int:
         """What has to go before size_bytes more of a class fit; they do where it is not above 0.
 
         Args:
-            stays_bytes: of what bulk holds, what giving it up would leave.
+            stays: of what a class holds, what no eviction and no acknowledgement gives back.
         """
         wanted = {**used, record_class: used[record_class] + size_bytes}
         kept = {c for c in (RecordClass.ALARM, RecordClass.AUDIT) if c != record_class}
@@ -96,10 +97,10 @@ class Quotas:
             max(held, self.quota_bytes(cap_bytes, c)) if c in kept else held
             for c, held in wanted.items()
         )
-        above = total - wanted[RecordClass.BULK] + stays_bytes > cap_bytes  # all bulk given up
-        own = record_class != RecordClass.BULK and (
-            wanted[record_class] <= self.quota_bytes(cap_bytes, record_class)
-        )
+        bulk = RecordClass.BULK
+        above = total - wanted[bulk] + stays.get(bulk, 0) > cap_bytes  # all bulk given up
+        records_bytes = wanted[record_class] - stays.get(record_class, 0)
+        own = record_class != bulk and records_bytes <= self.quota_bytes(cap_bytes, record_class)
         return 0 if above and own else total - cap_bytes
 
     def tight(self, free_blocks: int, all_blocks: int) -> bool:

@@ -221,7 +221,7 @@ class DiskSpool:
 
     def _short(self, record_class: int, size_bytes: int) -> int:
         used = {c: lane.size_bytes() for c, lane in self._lanes.items()}
-        stays = self._lanes[RecordClass.BULK].stays_bytes()
+        stays = {c: lane.stays_bytes() for c, lane in self._lanes.items()}
         return self._quotas.short_bytes(self._cap_bytes, used, record_class, size_bytes, stays)
 
     def tight(self) -> bool:
