@@ -182,6 +182,10 @@ class Spool(Protocol):
         Only for a disk without room for the gap record itself.
         """
 
+    def finish(self, record_class: int, upto_seq: int) -> None:
+        """Delete what a gap record gave up, where a power cut came between it and the deletion;
+        counted it is already."""
+
     def losses(self) -> list[Loss]:
         """Damage found so far that no gap record speaks of yet."""
 

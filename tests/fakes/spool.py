@@ -130,6 +130,10 @@ class MemorySpool:
         self._disk.records[loss.record_class] = kept
         self._disk.evicted[loss.record_class] += loss.last - loss.first + 1
 
+    def finish(self, record_class: int, upto_seq: int) -> None:
+        kept = [r for r in self._disk.records[record_class] if r.seq > upto_seq]
+        self._disk.records[record_class] = kept
+
     def losses(self) -> list[Loss]:
         return list(self._disk.unexplained)
 

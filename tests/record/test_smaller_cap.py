@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from edgewarden.ports import ClassState
+from edgewarden.record import lane as lane_module
 from edgewarden.record import spool as spool_module
 from edgewarden.record.journal import MAX_EVICTIONS, Introduction, Journal, SpoolFull
 from edgewarden.record.quota import MIN_CAP_BYTES, Quotas
 from edgewarden.record.reader import iterate, verify
-from edgewarden.record.segment import SUFFIX
+from edgewarden.record.segment import SUFFIX, remove_files
 from edgewarden.record.spool import FOLDER, MIN_SEGMENT_BYTES, DiskSpool
 from edgewarden.record.storage import StorageThread
 from edgewarden.settings.faults import SettingsFaults
@@ -130,6 +131,37 @@ def test_bulk_goes_at_the_first_record_and_every_alarm_stays(
     report = verify(tmp_path, verifier_for)
     assert report.ok, report
     assert report.classes[BULK].first == evicted + 1
+
+
+@pytest.mark.parametrize("deleted", [0, 3, 20])
+def test_a_power_cut_before_the_last_deletion_tells_and_counts_nothing_twice(
+    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: int
+) -> None:
+    class PowerCut(BaseException):
+        pass
+
+    left = [deleted]
+
+    def until_the_cut(path: Path) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise PowerCut
+        remove_files(path)
+
+    shutil.copytree(full / FOLDER, tmp_path / FOLDER)
+    with opened(tmp_path, MIN_CAP_BYTES) as journal, monkeypatch.context() as patched:
+        patched.setattr(lane_module, "remove_files", until_the_cut)
+        with pytest.raises(PowerCut):
+            journal.event(ALARM, event(99))
+    with opened(tmp_path, MIN_CAP_BYTES) as journal:
+        assert total(journal.spool.state()) < 2 * MIN_CAP_BYTES
+        journal.event(ALARM, event(98))
+        evicted = journal.spool.state()[BULK].evicted
+        assert [s.seq for s in journal.spool.peek(BULK, 0, 1, 1)] == [evicted + 1]
+    told = gaps(tmp_path)
+    assert [first for first, *_ in told] == [1, *[last + 1 for _, last, _ in told[:-1]]]
+    assert told[-1][1] == evicted
+    assert verify(tmp_path, verifier_for).ok
 
 
 def test_alarms_go_on_where_audit_alone_is_more_than_the_cap(tmp_path: Path) -> None:

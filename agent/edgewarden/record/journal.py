@@ -21,6 +21,7 @@ what is durable, to storage.py when a commit is due.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -130,6 +131,7 @@ class Journal:
 
         Nothing is evicted for it: a gap record needs the introduction in front of it.
         """
+        self._finish_eviction()
         for record_class in (RecordClass.AUDIT, RecordClass.ALARM, RecordClass.BULK):
             acked = self.spool.state()[record_class].acked
             body = introduction_of(self._signer, who, acked)
@@ -273,6 +275,19 @@ class Journal:
             self._put_gap(loss)
         self._evictions.append(loss)
         return True
+
+    def _finish_eviction(self) -> None:
+        """A power cut between a gap record and the deletion leaves that record as the newest of
+        audit; what it gave up would be sent, and given up and counted once more."""
+        head = self.spool.state()[RecordClass.AUDIT].durable
+        with contextlib.suppress(EdgewardenError):  # damaged, say: told as ever
+            for newest in self.spool.peek(RecordClass.AUDIT, head - 1, 1, MAX_RECORD_BYTES):
+                opened = cose.open_envelope(newest.data, ContentType.RECORD)
+                record = decode_record(opened.payload)
+                last = record.body.get("last")
+                evicts = record.body.get("reason") in (SPOOL_FULL, DISK_FULL)
+                if record.kind == Kind.GAP and evicts and isinstance(last, int):
+                    self.spool.finish(RecordClass.BULK, last)
 
     def _put_gap(self, loss: Loss) -> None:
         body: dict[str, object] = {

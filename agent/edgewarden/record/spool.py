@@ -277,6 +277,10 @@ class DiskSpool:
         self._victim = None
         lane.drop_upto(loss.last)
 
+    def finish(self, record_class: int, upto_seq: int) -> None:
+        """See ports.Spool."""
+        self._lanes[record_class].drop_upto(upto_seq)
+
     def losses(self) -> list[Loss]:
         """See ports.Spool."""
         return [loss for lane in self._lanes.values() for loss in lane.damage]
