@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from edgewarden.enrol.by_token import enroll, renew
 from edgewarden.enrol.folder import PENDING, locked
-from edgewarden.enrol.service import device_urn
+from edgewarden.enrol.service import device_urn, names_device
 from edgewarden.errors import (
     EdgewardenError,
     OperatorFault,
@@ -541,3 +541,23 @@ def test_one_enrolment_at_a_time(
     assert fault.code == "EW-ID-041"
     assert service.requests == []
     assert enroll(state, service.url, fleet.token()).device == DEVICE
+
+
+def uri(device: str) -> x509.GeneralName:
+    return x509.UniformResourceIdentifier(device_urn("main", device))
+
+
+@pytest.mark.parametrize(
+    ("names", "tenant", "device", "is_its"),
+    [
+        ([uri("gw-1")], "main", "gw-1", True),
+        ([uri("gw-2")], "main", "gw-1", False),
+        ([uri("")], "main", "", False),
+        ([uri("gw-1")] * 2, "main", "gw-1", False),
+        ([], "main", "gw-1", False),
+    ],
+)
+def test_a_certificate_names_this_gateway_alone(
+    names: list[x509.GeneralName], tenant: str, device: str, is_its: bool
+) -> None:
+    assert names_device(x509.SubjectAlternativeName(names), tenant, device) is is_its

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.enrol.care import TRIES, Care, Did
-from edgewarden.enrol.folder import locked, wanted
+from edgewarden.enrol.folder import PREVIOUS, go_back, locked, prove, wanted
 from edgewarden.trust.identity import load
 from tests.trust.test_identity import put
 
@@ -33,6 +33,15 @@ def test_a_session_proves_the_new_one(renewed: Path) -> None:
     assert [p.name for p in (renewed / "identity").glob("identity-*")] == ["identity-2"]
     assert look(care, refused=99) is Did.NOTHING, "what has worked is not given up"
     assert load(renewed).serial == "2"
+
+
+def test_what_is_no_link_to_an_identity_is_not_forgotten(renewed: Path) -> None:
+    previous = renewed / "identity" / PREVIOUS
+    previous.unlink()
+    previous.write_bytes(b"somebody's")
+    assert not prove(renewed, "identity-2")
+    assert previous.read_bytes() == b"somebody's"
+    assert len(list((renewed / "identity").glob("identity-*"))) == 2
 
 
 def test_a_broker_that_refuses_it_brings_the_last_one_back(renewed: Path) -> None:
@@ -68,6 +77,7 @@ def test_what_was_renewed_meanwhile_is_not_proven_by_the_old_session(renewed: Pa
 
 def test_nothing_is_cleared_away_while_a_renewal_is_under_way(renewed: Path) -> None:
     with locked(renewed):
+        assert (prove(renewed, "identity-2"), go_back(renewed)) == (False, False)
         assert look(Care(renewed, "identity-2"), connected=True) is Did.NOTHING
         assert look(Care(renewed, "identity-2"), refused=TRIES) is Did.NOTHING
     assert load(renewed).serial == "2"

@@ -109,8 +109,11 @@ def test_a_copied_card_is_caught_at_its_first_report(desk: Desk, ready: Board, c
     assert "quarantine" in caught.reasons["identity"]
     assert kinds(desk) == ["clone"]
     assert shown(desk)["verdict"] == "critical"
+    head = kept.head(desk.db, DEVICE)
     for side in (card, copy, card):  # neither is believed from now on, and it is told once
-        assert side.report(desk, ready).overall is Tier.CONTRAINDICATED
+        told = side.report(desk, ready)
+        assert (told.overall, told.token) == (Tier.CONTRAINDICATED, None)
+        assert kept.head(desk.db, DEVICE) == head, "a state that is not believed is not the next"
     assert kinds(desk) == ["clone"]
 
 
@@ -237,6 +240,22 @@ def test_after_a_lift_the_true_chain_goes_on_and_the_other_is_set_aside(
     aside = desk.db.execute("SELECT seq FROM aside WHERE device = ? ORDER BY seq", (DEVICE,))
     assert [row[0] for row in aside] == [2, 3, 4]
     assert desk.record(ready.event(ALARM)).outcome in ("fork", "stale_key")  # the other one's next
+
+
+def test_what_introduces_nobody_decides_nothing_about_an_open_chain(
+    desk: Desk, ready: Board, card: Card
+) -> None:
+    card.report(desk, ready)
+    backup = replace_board(ready)
+    for _ in range(3):
+        desk.record(ready.event(ALARM))
+    assert desk.record(backup.introduce(ALARM)).outcome == "fork"
+    with transaction(desk.db):
+        kept.lift_quarantine(desk.db, DEVICE, "test", desk.now)
+    desk.record(ready.event(ALARM))  # the other one speaks first, and goes on
+    again = replace_board(backup)
+    again.heads = {**ready.heads, ALARM: (1, ready_hash(desk, 1))}
+    assert desk.record(again.introduce(ALARM)).accepted
 
 
 def test_what_the_true_one_signed_while_it_was_not_believed_is_a_gap(

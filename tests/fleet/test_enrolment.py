@@ -494,6 +494,27 @@ def test_a_device_keeps_its_tpm(service: Service, maker: Maker) -> None:
     assert known.tls_public == tpm.keys.tls_public
 
 
+def test_a_conflict_is_refused_before_a_credential_is_made(service: Service, maker: Maker) -> None:
+    assert service.enrol(maker.certify(PaperTpm())) == "ok"
+    with pytest.raises(WireRefusal, match="lineage_conflict"):
+        service.desk.begin(service.request(maker.certify(PaperTpm())), NOW)
+
+
+def test_of_two_that_began_at_once_one_is_enrolled(service: Service, maker: Maker) -> None:
+    one = maker.certify(PaperTpm())
+    for other, device in ((maker.certify(PaperTpm()), DEVICE), (replace(one, tls=new_key()), "b")):
+        begun = []
+        for tpm, name in ((one, DEVICE), (other, device)):
+            said = service.desk.begin(service.request(tpm, name), NOW)
+            assert isinstance(said, CredentialChallenge)
+            begun.append(tpm.answer(said))
+        service.desk.finish(begun[0], NOW)
+        with pytest.raises(WireRefusal, match="lineage_conflict"):
+            service.desk.finish(begun[1], NOW)
+        lineage.forget(service.db, DEVICE)
+        service.db.execute("DELETE FROM device")
+
+
 def test_a_tpm_is_one_device(service: Service, maker: Maker) -> None:
     tpm = maker.certify(PaperTpm())
     assert service.enrol(tpm) == "ok"

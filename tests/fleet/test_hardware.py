@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from edgewarden.wire.evidence import Result, Tier, decode_challenge, encode_evid
 from edgewarden.wire.quoted import Quoted, encode_payload, qualifying, whole
 from edgewarden_fleet.store import migrations, quotes
 from edgewarden_fleet.store.schema import DDL, open_store, transaction
+from edgewarden_fleet.verify import appraising
 from edgewarden_fleet.verify.attest import HURRY_S
 from tests.fakes.tpm import PCRS, SoftTpm
 from tests.fleet.makers import CODE, Board, Desk
@@ -247,3 +250,16 @@ def test_a_store_of_the_version_before_is_brought_up(tmp_path: Path) -> None:
 def tables(db: sqlite3.Connection) -> set[str]:
     rows = db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
     return {" ".join(row[0].split()) for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("quoted", "enrolled", "grade"),
+    [(None, object(), "G2"), (object(), None, "G2"), (object(), object(), "G1")],
+    ids=["nothing quoted", "no TPM enrolled", "a grade without one"],
+)
+def test_a_quote_counts_for_a_gateway_enrolled_with_its_tpm_alone(
+    quoted: object, enrolled: object, grade: str
+) -> None:
+    given: Any = SimpleNamespace(tpm=quoted)
+    facts: Any = SimpleNamespace(enrolled=enrolled, grade=grade)
+    assert appraising._hardware(given, facts) is None

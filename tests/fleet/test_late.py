@@ -9,9 +9,10 @@ import pytest
 
 from edgewarden.wire.evidence import Tier
 from edgewarden.wire.quoted import unasked_nonce
-from edgewarden.wire.record import Kind, RecordClass
+from edgewarden.wire.record import Kind, RecordClass, RecordTime
 from edgewarden_fleet.store import late
 from edgewarden_fleet.store.late import Late
+from edgewarden_fleet.verify.late import age_s
 from tests.fleet.makers import CODE, NOW, Board, Desk, Made
 from tests.fleet.test_attest import ALARM, AUDIT, appraised, nonce, shown
 
@@ -162,3 +163,14 @@ def test_a_lie_about_the_past_is_a_finding(
     (text,) = findings(desk)
     assert f": {name}" in text
     assert len(judged(desk)) == before
+
+
+@pytest.mark.parametrize(
+    ("uncertainty_ms", "state", "age"),
+    [(5, "synced", 10.0), (None, "synced", None), (5, "unsynced", None)],
+)
+def test_a_clock_that_nothing_vouches_for_tells_no_age(
+    uncertainty_ms: int | None, state: str, age: float | None
+) -> None:
+    made = RecordTime(1, int((NOW - 10) * 1e9), uncertainty_ms, state)
+    assert age_s(made, NOW) == (age if age is None else pytest.approx(age))

@@ -16,6 +16,7 @@ from edgewarden.wire.facts import OCSF, Event, Severity
 from edgewarden.wire.record import MEMORY, Kind, RecordClass, record_hash
 from edgewarden.wire.topics import record_topic
 from edgewarden_fleet.store import continuity, memory, registry, views
+from edgewarden_fleet.verify.memory import MAX_CARRIED
 from edgewarden_fleet.verify.pipeline import Incoming, Verdict, Verifier
 from edgewarden_fleet.verify.word import Word
 from tests.fakes.clock import FakeClock
@@ -258,6 +259,25 @@ def test_a_restart_after_its_end_is_none(stage: Stage) -> None:
 def test_an_end_of_somebody_elses_chain_says_nothing(stage: Stage) -> None:
     stage.send(*stage.alarms(1))
     stage.end([], key=FileSigner.generate().kid)
+    assert stage.findings()[-1] == "unreadable_facts"
+    assert stage.is_open()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("key", "kid"), ("last", "1"), ("last", True), ("last", 0), ("last", 1 << 60),
+        ("hash", "x"), ("records", {}), ("records", [b""] * (MAX_CARRIED + 1)),
+    ],
+)  # fmt: skip
+def test_an_end_that_cannot_be_read_ends_nothing(stage: Stage, field: str, value: object) -> None:
+    stage.send(*stage.alarms(1))
+    body: dict[str, object] = {
+        "key": stage.chain.kid, "last": stage.chain.head, "hash": stage.chain.digest,
+        "records": [], "more": False, field: value,
+    }  # fmt: skip
+    made = stage.board.sign(stage.board.build(AUDIT, Kind.MEMORY, body))
+    assert stage.desk.record(made).accepted
     assert stage.findings()[-1] == "unreadable_facts"
     assert stage.is_open()
 

@@ -99,6 +99,16 @@ AT_LEAST = {
 """Mutants of each group: fewer, and the machine does not see them any more."""
 HELD_BEFORE: dict[str, str] = {
     "LateEvidence._facts:registered is None": "identity_of has found it, or refused",
+    "MemoryChains.end:or not isinstance(kid, bytes)": "it is not the signer's, then",
+    "Private.open:or made.pkcs8() != der": "the pairwise check has said so",
+    "unseal:or not isinstance(body, dict)": "a list's second place names no tenant",
+    "_issued:child.issuer != parent.subject": "verify_directly_issued_by compares the names, too",
+    "_list:or len(value) != length": "whoever unpacks them counts them, too",
+    "_list:or not isinstance(value, list)": "nothing else holds byte strings",
+    "_list:not isinstance(value, list) or len(value) != length": "both",
+    "_read_enrolled:not isinstance(pcrs, dict)": "what has no items is refused by the same name",
+    "FileSigner.from_pem:len(der) == p256.PKCS8_BYTES": "which of two, not what",
+    "board_of:known is not None": "the count of those replaced says the same of one that stands",
     "library:_PACKAGE not in sys.modules and p256.library() is not None": "which of two, not what",
 }
 """What can be taken out and changes nothing, with what decided the same before it."""

@@ -60,6 +60,12 @@ def test_the_offset_is_that_of_the_message_at_fault(desk: Desk, board: Board, re
     assert (lines[-1].accepted, lines[-1].offset) == (False, len(whole))
 
 
+def test_an_introduction_that_nobody_signed_introduces_nothing(desk: Desk, board: Board) -> None:
+    first, *rest = (m.data for m in story(board))
+    forged = first[:-1] + bytes([first[-1] ^ 1])
+    assert outcomes(desk, forged, *rest) == ["bad_signature", *["unknown_key"] * 4]
+
+
 def test_another_ca_believes_nothing(desk: Desk, board: Board) -> None:
     data = b"".join(m.data for m in story(board))
     stranger, _ = authority()
@@ -141,6 +147,13 @@ def test_both_certificates_hold_at_the_time_the_caller_names(
     (line,) = check_file(data, [desk.root.certificate], at)
     assert line.outcome == name
     assert ("its issuer ended" in line.why) is (days > certificates.ISSUING_DAYS)
+
+
+def test_a_report_key_introduces_no_other(desk: Desk, board: Board) -> None:
+    made, stranger = story(board), FileSigner.generate()
+    body: dict[str, object] = {"key": stranger.public_key(), "agent": "x"}
+    another = board.sign(board.build(AUDIT, Kind.REPORT_KEY, body), board.report, [])
+    assert outcomes(desk, *(m.data for m in (*made, another)))[-1] == "wrong_signer"
 
 
 @pytest.mark.parametrize("lie", ["kid", "device", "kind", "no key", "a text as key"])

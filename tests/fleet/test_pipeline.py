@@ -149,6 +149,7 @@ STATEMENT = {
     ("field", "value"),
     [
         ("class", 4), ("class", 0), ("class", True), ("class", "3"), ("first", "3"), ("last", True),
+        ("last", "4"), ("last", 4.5),
         ("first", 0), ("first", 5), ("last", 1 << 53), ("before", "x"), ("after", None),
         ("reason", b"full"),
     ],

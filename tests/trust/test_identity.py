@@ -355,6 +355,23 @@ def test_root_gives_nothing_away_that_is_not_roots(tmp_path: Path) -> None:
     assert (swapped / "key.pem").stat().st_uid == 0
 
 
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("who", ["not root", "root's parent"])
+def test_nothing_is_given_where_there_is_nobody_to_give_it_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    parent, uid = tmp_path / "identity", 0 if who == "root's parent" else 12345
+    mine = parent / ".building-1"
+    mine.mkdir(parents=True)
+    (mine / "key.pem").touch()
+    os.chown(parent, uid, 12345)
+    if who == "not root":
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    _own_as(mine, parent)
+    for one in (mine, mine / "key.pem"):
+        assert (one.stat().st_uid, one.stat().st_gid) == (0, 0)
+
+
 def test_going_back_leaves_nothing_of_what_was_refused(tmp_path: Path) -> None:
     """A key and a certificate that nobody uses are a copy more that can be taken."""
     put(tmp_path, "1")

@@ -195,6 +195,26 @@ def test_each_library_reads_and_checks_what_the_other_made(library: ModuleType) 
         assert library.Public(again.point()).verify(message, again.sign(message))
 
 
+def test_a_longer_signature_with_the_same_numbers_does_not_hold(library: ModuleType) -> None:
+    key = library.Private.generate()
+    made, public = keys.low_s(key.sign(MESSAGE)), library.Public(key.point())
+    longer = made[:32] + b"\0" + made[32:]
+    assert keys._verifier(public)(MESSAGE, made)
+    assert not keys._verifier(public)(MESSAGE, longer)
+    if library is p256:
+        assert not public.verify(MESSAGE, longer)
+
+
+def test_a_file_under_another_name_is_no_key(signer: FileSigner) -> None:
+    for pem in (
+        signer.to_pem().replace(b"BEGIN PRIVATE", b"BEGIN STRANGE"),
+        signer.to_pem().replace(b"END PRIVATE", b"END STRANGE"),
+    ):
+        with pytest.raises(TrustFault) as caught:
+            FileSigner.from_pem(pem)
+        assert caught.value.code == "EW-ID-003"
+
+
 def test_a_key_file_is_what_cryptography_writes(signer: FileSigner) -> None:
     whole = signer.private_key().private_bytes(
         serialization.Encoding.PEM,

@@ -61,6 +61,8 @@ def test_the_longest_is_within_its_bound() -> None:
         [KID, [[2, 1, H]]],
         [KID, [[1, 1, bytes(31)]]],
         [KID, [[True, 1, H]]],
+        [KID, [["1", 1, H]]],
+        [KID, 1],
         [KID, [[1, 2**53, H]]],
         [KID, [[1, 2, H], [3, 4, H]]],
         [KID, [[5, 6, H], [1, 2, H]]],

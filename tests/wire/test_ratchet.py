@@ -82,8 +82,16 @@ def test_a_slot_that_is_none(body: object) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\0", bytes(4096), slot(BODY)[:-1], slot(BODY)[:-1] + b"\0", b"\0\0" + bytes(16)],
-    ids=["empty", "a byte", "zeros", "cut", "altered", "of nothing"],
+    [
+        b"",
+        b"\0",
+        bytes(4096),
+        slot(BODY)[:-1],
+        slot(BODY)[:-1] + b"\0",
+        b"\0\0" + bytes(16),
+        b"\0\0" + hashlib.sha256(b"").digest(),
+    ],
+    ids=["empty", "a byte", "zeros", "cut", "altered", "of nothing", "nothing, rightly"],
 )
 def test_a_slot_whose_checksum_does_not_fit(data: bytes) -> None:
     with pytest.raises(WireRefusal, match="bad_token: its checksum"):
