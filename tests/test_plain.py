@@ -7,8 +7,9 @@ import copy
 import dataclasses
 import inspect
 import re
+import sys
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, field, replace
+from dataclasses import FrozenInstanceError, InitVar, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -338,3 +339,50 @@ def test_nothing_is_compiled_before_the_first_value(monkeypatch: pytest.MonkeyPa
     assert written == []
     assert kind(1) == kind(1)
     assert written == ["Pair"]
+
+
+def test_what_a_class_has_of_its_own_stays() -> None:
+    for make in (plain.dataclass, dataclasses.dataclass):
+
+        @make(frozen=True, slots=True)
+        class Kept:
+            """Is copied its own way."""
+
+            a: int
+
+            def __getstate__(self) -> str:
+                return "ten"
+
+            def __setstate__(self, state: str) -> None:
+                object.__setattr__(self, "a", 10 if state == "ten" else 0)
+
+        kind: Any = Kept
+        if make is plain.dataclass or sys.version_info >= (3, 12):  # 3.11 puts its own over it
+            assert copy.copy(kind(1)).a == 10
+
+        with pytest.raises(TypeError):
+
+            @make(frozen=True)
+            class Loose:
+                """Deletes what it likes."""
+
+                a: int
+
+                def __delattr__(self, name: str) -> None: ...
+
+
+def test_what_is_only_for_the_start_is_asked_for_and_not_kept() -> None:
+    for make in (plain.dataclass, dataclasses.dataclass):
+
+        @make(slots=True)
+        class Twice:
+            """Keeps the double."""
+
+            given: InitVar[int]
+            kept: int = 0
+
+            def __post_init__(self, given: int) -> None:
+                self.kept = 2 * given
+
+        kind: Any = Twice
+        assert kind(4).kept == 8

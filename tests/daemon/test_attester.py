@@ -148,6 +148,22 @@ def test_a_start_answers_with_what_gate_says_and_the_last_challenge_alone(rig: R
     assert rig.attester.refused == {"stale_nonce": 1}
 
 
+def test_a_challenge_that_ends_while_gate_is_waited_for_spends_no_token(rig: Rig) -> None:
+    rig.gate_told.clear()
+
+    async def play() -> None:
+        asked = replace(rig.fresh(), expires_utc_s=rig.clock.now().wall_ns // 10**9 + 5)
+        waiting = asyncio.create_task(rig.attester.on_nonce(rig.sealed(asked)))
+        await asyncio.sleep(0)
+        rig.clock.advance(8)
+        rig.gate_told.set()
+        await waiting
+
+    asyncio.run(play())
+    assert (rig.published, rig.kept) == ([], [])
+    assert rig.attester.refused == {"stale_nonce": 1}
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [

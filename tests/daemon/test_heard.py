@@ -155,3 +155,11 @@ def test_evidence_waits_for_what_gate_says_first_and_not_for_ever(come: bool) ->
         await rig.heard.settled()  # waits no more
 
     asyncio.run(play())
+
+
+def test_a_gate_that_is_heard_is_no_silence_however_often_one_looks() -> None:
+    rig = Rig()
+    rig.heard.came(STATS)
+    rig.clock.advance(10 * SILENT_S)
+    rig.heard.look()
+    assert rig.words() == ["heard"]

@@ -219,10 +219,8 @@ def test_a_lifted_quarantine_takes_the_next_state_and_no_other(
     assert kinds(desk) == ["clone", "state_adopted", "clone"]
 
 
-def test_after_a_lift_the_true_chain_goes_on_and_the_other_is_set_aside(
-    desk: Desk, ready: Board, card: Card
-) -> None:
-    """A restored backup is the true one: its numbers were used by what it was taken from."""
+def restored(desk: Desk, ready: Board, card: Card) -> Board:
+    """A backup of a gateway that has made three records since: it forked, and was let in again."""
     card.report(desk, ready)
     backup = replace_board(ready)
     for _ in range(3):
@@ -230,6 +228,14 @@ def test_after_a_lift_the_true_chain_goes_on_and_the_other_is_set_aside(
     assert desk.record(backup.introduce(ALARM)).outcome == "fork"
     with transaction(desk.db):
         kept.lift_quarantine(desk.db, DEVICE, "the old card broke, this is its backup", desk.now)
+    return backup
+
+
+def test_after_a_lift_the_true_chain_goes_on_and_the_other_is_set_aside(
+    desk: Desk, ready: Board, card: Card
+) -> None:
+    """A restored backup is the true one: its numbers were used by what it was taken from."""
+    backup = restored(desk, ready, card)
     again = replace_board(backup)
     again.heads = {**ready.heads, ALARM: (1, ready_hash(desk, 1))}
     for c in (AUDIT, ALARM, RecordClass.BULK):
@@ -245,13 +251,7 @@ def test_after_a_lift_the_true_chain_goes_on_and_the_other_is_set_aside(
 def test_what_introduces_nobody_decides_nothing_about_an_open_chain(
     desk: Desk, ready: Board, card: Card
 ) -> None:
-    card.report(desk, ready)
-    backup = replace_board(ready)
-    for _ in range(3):
-        desk.record(ready.event(ALARM))
-    assert desk.record(backup.introduce(ALARM)).outcome == "fork"
-    with transaction(desk.db):
-        kept.lift_quarantine(desk.db, DEVICE, "test", desk.now)
+    backup = restored(desk, ready, card)
     desk.record(ready.event(ALARM))  # the other one speaks first, and goes on
     again = replace_board(backup)
     again.heads = {**ready.heads, ALARM: (1, ready_hash(desk, 1))}

@@ -67,3 +67,22 @@ def test_where_no_gate_runs_there_is_nothing_to_say(
     assert healthy.main(str(tmp_path)) == 0
     assert len(waits) == healthy.TRIES - 1
     assert "no gate listens" in capsys.readouterr().err
+
+
+def test_a_gate_that_goes_without_a_word_has_not_taken_it(
+    tmp_path: Path, listener: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener.bind(str(tmp_path / "gate.sock"))
+    listener.listen(1)
+
+    def gate() -> None:
+        client, _ = listener.accept()
+        client.close()
+
+    thread = threading.Thread(target=gate)
+    thread.start()
+    try:
+        assert healthy.main(str(tmp_path)) == 2
+    finally:
+        thread.join(40)
+    assert "EW-AGT-006" in capsys.readouterr().err

@@ -166,6 +166,7 @@ class Attester:
         await self._settled()
         if challenge.nonce != self._answered:
             raise WireRefusal("stale_nonce", "another challenge came while gate was waited for")
+        self._check_time(challenge)  # again: no token is spent on what the verifier would refuse
         sealed, heads = await self.make(challenge.nonce, whole=challenge.whole)
         await self._keep(sealed, heads)
         return sealed
@@ -317,13 +318,18 @@ class Attester:
             raise WireRefusal("stale_nonce", "this nonce was answered")
         if self._answered and now.boot_ns - self._answered_ns < MIN_INTERVAL_S * 1e9:
             raise WireRefusal("rate_limited", f"the last answer is under {MIN_INTERVAL_S:g} s old")
-        # An unsynchronised clock cannot call a nonce expired; the verifier holds it to its time.
+        self._check_time(challenge)
+        self._answered, self._answered_ns = challenge.nonce, now.boot_ns
+        return challenge
+
+    def _check_time(self, challenge: Challenge) -> None:
+        """A clock that nothing vouches for calls no nonce expired; the verifier holds it to its
+        time."""
+        now = self._clock.now()
         if now.uncertainty_ms is not None:
             latest_s = challenge.expires_utc_s + now.uncertainty_ms / 1000
             if now.wall_ns / 1e9 > latest_s:
                 raise WireRefusal("stale_nonce", "this nonce is expired")
-        self._answered, self._answered_ns = challenge.nonce, now.boot_ns
-        return challenge
 
     def _check_verifier(self, envelope: cose.Envelope) -> None:
         if envelope.kid != self._verifier_kid:

@@ -23,7 +23,7 @@ fanotify and no permission events), so:
    believed: a busy machine must not look like a lesser one.
 
 Who spawns: never the responder, and never gate. This runs in a one-shot of its own before gate
-starts (the supervisor, or gate's ExecStartPre), which forks a worker; the worker forks the
+starts (the supervisor's, or a unit's), which forks a worker; the worker forks the
 responder and, later, each program. Every process has a bounded life (alarm, and the death of its
 parent), so a defect here costs LIFE_S and no more.
 
