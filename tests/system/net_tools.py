@@ -9,11 +9,13 @@ they print JSON and end by themselves.
     python net_tools.py publish 10.77.0.1 1883 60 10.77.0.9 plain  what a device does, 60 times
     python net_tools.py syn 10.77.0.1 1883 5 SOURCE|random|every   raw SYNs for 5 s
     python net_tools.py udp 10.77.0.1 9 5 SOURCE|random|every      raw UDP for 5 s
+    python net_tools.py end 10.77.0.1 1883 10.77.0.8 HOW           one session and its end, or a lie
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import random
@@ -28,6 +30,8 @@ CONNECT_S = 3.0
 EVERY = 100_000
 PUBLISH_S = 2.0
 """A device that waits longer for its broker has lost the reading."""
+PAUSE_S = 0.03
+"""60 publishes must stay well below what one address may: 40 at once, 20 a second."""
 
 
 def family(address: str) -> int:
@@ -185,7 +189,7 @@ def publish(arguments: list[str]) -> None:
         except OSError as fault:
             name = type(fault).__name__
             failed[name] = failed.get(name, 0) + 1
-        time.sleep(0.02)
+        time.sleep(PAUSE_S)
     took.sort()
     p95 = took[int(len(took) * 0.95) - 1] if took else None
     print(json.dumps({"ok": len(took), "of": int(times), "p95_ms": p95, "failed": failed}))
@@ -224,13 +228,28 @@ def _checksum(data: bytes) -> int:
 def _packet(source: bytes, target: bytes, port: int, protocol: int) -> bytes:
     sport = random.randint(1024, 65535)
     if protocol == socket.IPPROTO_TCP:
-        body = struct.pack(
-            ">HHIIBBHHH", sport, port, random.getrandbits(32), 0, 0x50, 2, 64240, 0, 0
-        )
-        pseudo = source + target + struct.pack(">BBH", 0, protocol, len(body))
-        body = body[:16] + struct.pack(">H", _checksum(pseudo + body)) + body[18:]
-    else:
-        body = struct.pack(">HHHH", sport, port, 16, 0) + b"floodfld"
+        return _segment((source, sport), (target, port), random.getrandbits(32), 0, SYN)
+    body = struct.pack(">HHHH", sport, port, 16, 0) + b"floodfld"
+    return _ip(source, target, protocol, body)
+
+
+def _segment(
+    sender: tuple[bytes, int],
+    target: tuple[bytes, int],
+    seq: int,
+    ack: int,
+    flags: int,
+    data: bytes = b"",
+) -> bytes:
+    ports = sender[1], target[1]
+    body = struct.pack(">HHIIBBHHH", *ports, seq % 2**32, ack, 0x50, flags, 64240, 0, 0) + data
+    pseudo = sender[0] + target[0] + struct.pack(">BBH", 0, socket.IPPROTO_TCP, len(body))
+    padding = b"\0" * (len(body) % 2)
+    body = body[:16] + struct.pack(">H", _checksum(pseudo + body + padding)) + body[18:]
+    return _ip(sender[0], target[0], socket.IPPROTO_TCP, body)
+
+
+def _ip(source: bytes, target: bytes, protocol: int, body: bytes) -> bytes:
     header = struct.pack(
         ">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0, source, target
     )
@@ -264,6 +283,72 @@ def raw(arguments: list[str], protocol: int) -> None:
     print(json.dumps({"sent": sent}))
 
 
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+# linux/tcp.h: the only way to learn a connection's numbers; off without a window probe.
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
+SO_ATTACH_FILTER = 26
+OFF, RECV_QUEUE, SEND_QUEUE = -1, 1, 2
+LIES = {"fin-hole": (FIN | ACK, 1), "rst-ahead": (RST | ACK, 7), "rst-behind": (RST | ACK, -1)}
+"""Flags, and how far from what is expected: what conntrack or we might take for an end, and the
+service's TCP does not."""
+
+
+def end(arguments: list[str]) -> None:
+    """One MQTT session and how it ends: ``fin``, ``reset``, ``garbage`` (the broker ends it, and
+    nothing more is said here), or one of LIES. Says "done", and keeps what is left until the end
+    of stdin."""
+    address, port, source, how = arguments
+    s = socket.create_connection((address, int(port)), PUBLISH_S, (source, 0))
+    s.settimeout(PUBLISH_S)
+    s.sendall(mqtt_connect("ends"))
+    s.recv(4)
+    s.sendall(b"\x32\x07\0\x01t\0\x0121")
+    s.recv(4)
+    if how == "fin":
+        s.sendall(b"\xe0\0")
+        s.close()
+    elif how == "reset":
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        s.close()
+    elif how == "garbage":
+        s.sendall(b"\0\0\0\0")
+    else:
+        time.sleep(0.5)  # our own delayed ACK must not come after the lie
+        _lie(s, *LIES[how])
+    print("done", flush=True)
+    sys.stdin.read()
+
+
+def _lie(s: socket.socket, flags: int, off: int) -> None:
+    numbers = []
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    for queue in (SEND_QUEUE, RECV_QUEUE):
+        s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, queue)
+        numbers.append(s.getsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ) % 2**32)
+    s.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, OFF)
+    _deafen(s)
+    ends = [(socket.inet_aton(a), p) for a, p in (s.getsockname(), s.getpeername())]
+    seq, ack = numbers
+    packets = [_segment(ends[0], ends[1], seq + max(off, 0), ack, flags)]
+    if off < 0:
+        # Half a PINGREQ, for which the broker's TCP owes us a delayed ACK: until it comes, the
+        # number before it is the last one that anybody on the way has seen acknowledged.
+        packets.insert(0, _segment(ends[0], ends[1], seq, ack, ACK, b"\xc0"))
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as out:
+        for packet in packets:
+            out.sendto(packet, (s.getpeername()[0], 0))
+
+
+def _deafen(s: socket.socket) -> None:
+    """Let our own TCP hear no answer, which it would answer."""
+    refuse_all = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))  # BPF: return 0
+    s.setsockopt(
+        socket.SOL_SOCKET,
+        SO_ATTACH_FILTER,
+        struct.pack("HxxxxxxP", 1, ctypes.addressof(refuse_all)),
+    )
+
+
 if __name__ == "__main__":
     {
         "serve": serve,
@@ -274,4 +359,5 @@ if __name__ == "__main__":
         "publish": publish,
         "syn": lambda a: raw(a, socket.IPPROTO_TCP),
         "udp": lambda a: raw(a, socket.IPPROTO_UDP),
+        "end": end,
     }[sys.argv[1]](sys.argv[2:])

@@ -55,12 +55,15 @@ EVERY_KIND = (
     "meta l4proto 58 icmpv6 type { 130-137, 143 } accept\nudp dport { 68, 546 } accept\n"
     "meta l4proto { 6, 17 } th dport 1-5 accept\ntcp dport @ssh accept\n"
     "tcp flags & (fin | syn | rst | ack) == syn drop\n"
-    "tcp flags & (fin | rst) != 0 delete @slots { ct id } return\nupdate @slots { ct id } return\n"
+    "ct id != @slots return\nupdate @slots { ct id timeout 5s }\n"
+    "tcp flags & (fin | rst) == 0 update @slots { ct id } return\ndelete @slots { ct id }\n"
     "add @syn4 { ip saddr limit rate over 20/second burst 40 packets } goto refuse\n"
     "add @conn4 { ip saddr ct count over 20 } goto refuse\nadd @syn4 { ip saddr } drop\n}\n"
     "chain input { type filter hook input priority -10; policy accept;\n"
     'iifname "lo" accept\nct state established ct direction original meta l4proto 6 jump listed\n'
     "ct state established,related accept\n}\n"
+    "chain slots_out { type filter hook output priority -10; policy accept;\n"
+    "ct state established ct direction reply meta l4proto 6 ct id @slots jump listed\n}\n"
     "chain output { type filter hook output priority -10; policy accept;\n"
     'oifname "lo" accept\nsocket cgroupv2 level 2 vmap @units\nmeta skuid 7-8 goto refuse\n}\n}\n'
 )

@@ -11,9 +11,18 @@ never comes here):
    nothing here has answered counts.
 
 and about TCP connections that stand: strangers share ``unknown_slots`` of them. A slot is taken by
-the packet that completes the handshake, so that forged addresses cannot take any, and given back by
-FIN, RST, or IDLE_S of silence; who finds none is reset. What the services take beyond that is
-reserved for enrolled devices: an attack from ten thousand addresses cannot take their places.
+the packet that completes the handshake, so that forged addresses cannot take any; who finds none is
+reset. What the services take beyond that is reserved for enrolled devices: an attack from ten
+thousand addresses cannot take their places.
+
+A slot stands for the descriptor of our service, so it is the service that gives it back, by its own
+FIN or RST. A stranger's FIN proves nothing: behind a hole in the sequence it never arrives. Nor
+does its RST: one that counted is answered by silence, one that did not by an ACK, and there are
+RESET_S to say so. ``gone`` remembers connections without a slot, so that their last ACK takes none
+(it once did, for IDLE_S: 500 honest connections in ten minutes locked all strangers out). The
+kernel collects what was given back each second. What neither side tells, a peer that vanished, ends
+after IDLE_S without a packet. Not covered: a connection that is silent for longer and that the
+service still holds (docs/policy.md).
 
 A SYN flood from forged addresses is the kernel's business (SYN cookies; measured in the research
 note: no harm with or without rules), so there is deliberately no limit on all strangers' SYNs
@@ -41,6 +50,11 @@ HOLD_RATE, HOLD_BURST = 10, 50
 """Refusals a second that put an address on hold: a person's retries are far below, floods above."""
 IDLE_S = 600
 """A connection that is silent so long gives its slot back: twice an MQTT keep-alive of 300 s."""
+RESET_S = 5
+"""How long our service has to say that a reset did not count: a delayed ACK takes 0.2 s."""
+GONE_S = 65
+"""How long a connection without a slot may say its last words: a closed socket waits 60 s for them
+(FIN_WAIT2, TIME_WAIT) and answers by RST then."""
 SYN = "tcp flags & (fin | syn | rst | ack) == syn"
 PREFIX = "ffff:ffff:ffff:ffff::"
 """One /64 is one customer, RFC 6177."""
@@ -90,7 +104,11 @@ def limit_body(network: Network, counting: Counting) -> Limited:
         _chain("limits_tcp", _tcp_lines(network, syn, count)),
         _chain("limits_udp", _udp_lines(network, udp, strangers)),
         *(_chain(f"again_{name}", _again_lines(name)) for name in (syn, count)),
-        _chain("slots", _slot_lines(network, known, full)),
+        _chain("slots", _slot_lines(known, full)),
+        _chain("slot_reset", _RESET_LINES),
+        _chain("slot_answer", _ANSWER_LINES),
+        "chain slots_out {\ntype filter hook output priority -10; policy accept;\n"
+        "ct state established ct direction reply meta l4proto 6 ct id @slots jump slot_answer\n}\n",
     ]
     limited.before.append("ct state established ct direction original meta l4proto 6 jump slots\n")
     limited.after.append("jump limits\n")
@@ -128,17 +146,31 @@ def _udp_lines(network: Network, one: str, together: str) -> list[str]:
     return [*lines, f"{limit} goto {together}"]
 
 
-def _slot_lines(network: Network, known: Sequence[str], full: str) -> list[str]:
+def _slot_lines(known: Sequence[str], full: str) -> list[str]:
     return [
         "tcp dport @ssh return",
         *known,
         # A repeated SYN belongs to an established entry as soon as we have answered the first, so a
         # forged pair of them would take a slot (measured: a flood of them took all).
         "tcp flags & syn != 0 return",
-        "tcp flags & (fin | rst) != 0 delete @slots { ct id } return",
+        "tcp flags & rst != 0 goto slot_reset",
+        "ct id @gone return",
         "update @slots { ct id } return",
         f"goto {full}",
     ]
+
+
+_RESET_LINES = (
+    "ct id != @slots return",
+    f"update @slots {{ ct id timeout {RESET_S}s }}",
+)
+"""Of a stranger's reset."""
+_ANSWER_LINES = (
+    "tcp flags & (fin | rst) == 0 update @slots { ct id } return",
+    "delete @slots { ct id }",
+    "add @gone { ct id }",
+)
+"""Of what our service sends to a stranger that has a slot."""
 
 
 def _sets(hold_s: int, slots: int) -> list[str]:
@@ -154,7 +186,8 @@ def _sets(hold_s: int, slots: int) -> list[str]:
             for name in ("syn", "udp", "again")
         ]
     slot = f"{{ typeof ct id; size {slots}; flags dynamic, timeout; timeout {IDLE_S}s; }}"
-    return [*sets, f"set slots {slot}\n"]
+    gone = f"{{ typeof ct id; size {SOURCES}; flags dynamic, timeout; timeout {GONE_S}s; }}"
+    return [*sets, f"set slots {slot}\n", f"set gone {gone}\n"]
 
 
 def _keys() -> tuple[tuple[int, str], ...]:
