@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewarden.record.quota import MIN_CAP_BYTES, Cap, Quotas, cap_of
+from edgewarden.record.quota import AROUND_EVICTION_BYTES, MIN_CAP_BYTES, Cap, Quotas, cap_of
 from edgewarden.wire.record import RecordClass
 
 MB, GB = 10**6, 10**9
@@ -118,3 +118,30 @@ def test_under_a_cap_that_became_smaller_alarm_and_audit_find_their_quota_when_b
     for c in (ALARM, AUDIT):
         left = quotas.quota_bytes(CAP, c) - used[c]
         assert left <= 0 or quotas.short_bytes(CAP, used, c, left, {BULK: stays}) <= 0
+
+
+@given(
+    st.integers(0, 3 << 20),
+    st.integers(0, 3 << 20),
+    st.integers(0, 3 << 20),
+    st.integers(0, 200_000),
+    st.sampled_from([ALARM, AUDIT, BULK]),
+    st.integers(1, 70_000),
+)
+def test_bulk_goes_where_that_makes_room_or_it_is_beyond_its_quota(
+    alarm: int, audit: int, bulk: int, stays: int, record_class: int, size: int
+) -> None:
+    quotas, used, cap = Quotas(), held(alarm, audit, bulk + stays), 4 << 20
+    short = quotas.short_bytes(cap, used, record_class, size, {BULK: stays})
+    goes = quotas.goes_bytes(cap, used, record_class, size, {BULK: stays})
+    without = held(alarm, audit, min(bulk + stays, stays + AROUND_EVICTION_BYTES))
+    without_short = quotas.short_bytes(cap, without, record_class, size, {BULK: stays})
+    gone = quotas.short_bytes(cap, held(alarm, audit, stays), record_class, size, {BULK: stays})
+    beyond = bulk - quotas.quota_bytes(cap, BULK)
+    if short <= 0:
+        assert goes == 0
+    elif goes == short:
+        assert gone <= 0, "it helps"
+    else:
+        assert without_short > 0, "not even all of it would do"
+        assert goes == (beyond if beyond > 0 else None)

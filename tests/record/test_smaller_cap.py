@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -173,13 +173,48 @@ def test_alarms_go_on_where_audit_alone_is_more_than_the_cap(tmp_path: Path) -> 
         assert journal.spool.state()[BULK].evicted == 0, "it would not help"
         with pytest.raises(SpoolFull):
             journal.event(AUDIT, event(999))
+        with pytest.raises(SpoolFull):
+            journal.batch([], [], {"seen": 1})
         journal.event(ALARM, event(6))
-        after = journal.spool.state()
-        assert after[BULK].evicted > 0
+        assert journal.spool.state()[BULK].evicted == 0, "nor would it have helped those"
         journal.spool.ack(AUDIT, audit.durable)
         journal.event(AUDIT, event(160))
         journal.batch([], [], {"seen": 1})
     assert numbers(tmp_path, ALARM) == list(range(7))
+    assert verify(tmp_path, verifier_for).ok
+
+
+def test_what_is_refused_all_the_same_costs_bulk_what_is_beyond_its_quota_alone(
+    full: Path, tmp_path: Path
+) -> None:
+    """The smaller cap allows bulk its quota; what lies above it goes, whoever asks."""
+    shutil.copytree(full / FOLDER, tmp_path / FOLDER)
+    with opened(tmp_path, BEFORE_BYTES) as journal:
+        for n in range(2, 160):
+            journal.event(AUDIT, event(n, 30_000))
+    quota = Quotas().quota_bytes(MIN_CAP_BYTES, BULK)
+    with opened(tmp_path, MIN_CAP_BYTES) as journal:
+        for _ in range(3):
+            with pytest.raises(SpoolFull):
+                journal.event(AUDIT, event(999))
+            assert 0 <= quota - journal.spool.state()[BULK].bytes < 4 * MIN_SEGMENT_BYTES
+    assert verify(tmp_path, verifier_for).ok
+
+
+def test_no_refusal_costs_bulk_however_little_is_missing(tmp_path: Path) -> None:
+    """Audit up to where the alarms' quota begins, then whatever is left, to the last byte."""
+    held(tmp_path, alarms=1, audits=100, batches=4)
+    refused = 0
+    with opened(tmp_path, MIN_CAP_BYTES) as journal:
+        for size_bytes in (30_000, 20_000, 10_000, 7000, 5000, 4000, 3000, 2000, 1000, 1):
+            with suppress(SpoolFull):
+                while True:
+                    before = journal.spool.state()[BULK].evicted
+                    journal.event(AUDIT, event(999, size_bytes))
+            assert journal.spool.state()[BULK].evicted == before, size_bytes
+            refused += 1
+        assert journal.spool.state()[BULK].evicted > 0, "what helps goes"
+    assert refused == 10
     assert verify(tmp_path, verifier_for).ok
 
 

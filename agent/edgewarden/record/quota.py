@@ -14,6 +14,7 @@ the journal what is given up for room.
 * All together end at the cap, whatever the quotas. Only a spool that held more when its cap became
   smaller can be above it: bulk goes for that; what alarm and audit hold stays, and the other one of
   them finds its quota all the same, whatever cannot go (an empty file of bulk's, damaged ones).
+* Where all of bulk would not make enough room, a record is refused and bulk keeps its quota.
 * A filesystem with less than free_percent left takes no more bulk: others need the rest, and so
   do the alarms.
 
@@ -27,8 +28,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from edgewarden.plain import dataclass
+from edgewarden.record.log import LOG_STEP_BYTES
 from edgewarden.wire.record import RecordClass
 
+AROUND_EVICTION_BYTES = LOG_STEP_BYTES + (4 << 10)
+"""What giving up all of bulk takes itself: its gap record, and the file that bulk goes on in."""
 MIN_CAP_BYTES = 4 << 20
 """As the least cap_bytes (settings/schema.py): eight segments a class and what lies around them."""
 
@@ -91,17 +95,59 @@ class Quotas:
         Args:
             stays: of what a class holds, what no eviction and no acknowledgement gives back.
         """
+        total = self._total_bytes(cap_bytes, used, record_class, size_bytes)
+        bulk = RecordClass.BULK
+        rest = total - used[bulk] - (size_bytes if record_class == bulk else 0)
+        above = rest + stays.get(bulk, 0) > cap_bytes  # all bulk given up
+        own = self._is_own(cap_bytes, used, record_class, size_bytes, stays)
+        return 0 if above and own else total - cap_bytes
+
+    def goes_bytes(
+        self,
+        cap_bytes: int,
+        used: Mapping[int, int],
+        record_class: int,
+        size_bytes: int,
+        stays: Mapping[int, int],
+    ) -> int | None:
+        """How much of bulk's oldest is given up for size_bytes more of a class, as short_bytes;
+        None: nothing.
+
+        Where not even all of it would do, the record is refused; what bulk holds beyond its quota
+        goes all the same, which is what the cap says of it.
+        """
+        bulk = RecordClass.BULK
+        short = self.short_bytes(cap_bytes, used, record_class, size_bytes, stays)
+        held = used[bulk] - stays.get(bulk, 0)
+        own = self._is_own(cap_bytes, used, record_class, size_bytes, stays)
+        if short <= max(0, held - AROUND_EVICTION_BYTES) or own:
+            return max(0, short)
+        beyond = held - self.quota_bytes(cap_bytes, bulk)
+        return beyond if beyond > 0 else None
+
+    def _is_own(
+        self,
+        cap_bytes: int,
+        used: Mapping[int, int],
+        record_class: int,
+        size_bytes: int,
+        stays: Mapping[int, int],
+    ) -> bool:
+        """Whether it is alarm or audit, within its quota: bulk's going always ends with room."""
+        records_bytes = used[record_class] + size_bytes - stays.get(record_class, 0)
+        quota_bytes = self.quota_bytes(cap_bytes, record_class)
+        return record_class != RecordClass.BULK and records_bytes <= quota_bytes
+
+    def _total_bytes(
+        self, cap_bytes: int, used: Mapping[int, int], record_class: int, size_bytes: int
+    ) -> int:
+        """Of all classes with so many bytes more of one, and the quotas of the others kept free."""
         wanted = {**used, record_class: used[record_class] + size_bytes}
         kept = {c for c in (RecordClass.ALARM, RecordClass.AUDIT) if c != record_class}
-        total = sum(
+        return sum(
             max(held, self.quota_bytes(cap_bytes, c)) if c in kept else held
             for c, held in wanted.items()
         )
-        bulk = RecordClass.BULK
-        above = total - wanted[bulk] + stays.get(bulk, 0) > cap_bytes  # all bulk given up
-        records_bytes = wanted[record_class] - stays.get(record_class, 0)
-        own = record_class != bulk and records_bytes <= self.quota_bytes(cap_bytes, record_class)
-        return 0 if above and own else total - cap_bytes
 
     def tight(self, free_blocks: int, all_blocks: int) -> bool:
         """Whether a filesystem with so many blocks left takes no more bulk."""

@@ -16,7 +16,8 @@ The rules, in order:
 4. Bounds: all classes together stay under cap_bytes, and each finds room up to its own quota
    (quota.py). What goes first is the oldest bulk segment, whole, after its gap record is durable;
    the oldest several, with one gap record, where the cap became smaller than what lies here.
-   Alarm and audit are never evicted: when only they are left, room_for() says no.
+   Nothing goes that would not help. Alarm and audit are never evicted: when only they are left,
+   room_for() says no.
 5. A disk that others filled: the ballast gives back 2 MB for the log, then rule 4 goes on.
 
     spool = DiskSpool(Path("/var/lib/edgewarden/spool"), cap_bytes=256 << 20)
@@ -105,7 +106,7 @@ class DiskSpool:
         with renamed_errors(self._folder):
             sync_folder(self._folder)
         self._victim: Loss | None = None
-        self._short_bytes = 0  # what the last question for room was short of
+        self._goes_bytes: int | None = 0  # of bulk, by the last question for room
         self._acked: dict[int, int] = {}
         self._gone: dict[int, int] = {}
         self._evicted: dict[int, int] = {}
@@ -213,16 +214,17 @@ class DiskSpool:
 
     def room_for(self, record_class: int, size_bytes: int) -> bool:
         """See ports.Spool (rule 4); deletes accepted segments first when it is tight."""
-        self._short_bytes = self._short(record_class, size_bytes)
-        if self._short_bytes > 0:
-            self._drop_acked()
-            self._short_bytes = self._short(record_class, size_bytes)
-        return self._short_bytes <= 0
+        if self._has_room(record_class, size_bytes):
+            return True
+        self._drop_acked()
+        return self._has_room(record_class, size_bytes)
 
-    def _short(self, record_class: int, size_bytes: int) -> int:
+    def _has_room(self, record_class: int, size_bytes: int) -> bool:
         used = {c: lane.size_bytes() for c, lane in self._lanes.items()}
         stays = {c: lane.stays_bytes() for c, lane in self._lanes.items()}
-        return self._quotas.short_bytes(self._cap_bytes, used, record_class, size_bytes, stays)
+        asked = self._cap_bytes, used, record_class, size_bytes, stays
+        self._goes_bytes = self._quotas.goes_bytes(*asked)
+        return self._quotas.short_bytes(*asked) <= 0
 
     def tight(self) -> bool:
         """See ports.Spool."""
@@ -240,9 +242,11 @@ class DiskSpool:
     def victim(self, reason: str) -> Loss | None:
         """See ports.Spool; ends the newest bulk segment when it is the only one."""
         lane = self._lanes[RecordClass.BULK]
+        if self._goes_bytes is None:
+            return None
         if lane.second_first is None:
             lane.rotate()
-        self._victim = lane.oldest(self._acked[RecordClass.BULK], reason, self._short_bytes)
+        self._victim = lane.oldest(self._acked[RecordClass.BULK], reason, self._goes_bytes)
         return self._victim
 
     def put_gap(self, record: Stored, loss: Loss) -> int:
