@@ -43,7 +43,10 @@ _SUM = struct.Struct(">I")
 _WRITTEN = 0x80
 """Added to a class: first sequence and predecessor of the segment that is being written."""
 ENTRIES_AT_MOST = 8
-"""There are three classes, twice; a file longer than this is not ours."""
+"""There are three classes, twice; a file longer than this is not ours. It is always as long: within
+one sector and never cut, it is after any end what it was before a write or behind it."""
+_NOBODY = 0
+"""Fills it up: no class has this number."""
 
 Said = dict[int, tuple[int, bytes]]
 """Class -> sequence and hash."""
@@ -138,9 +141,7 @@ class Heads:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self._file, flags, 0o600)
             try:
-                data = _spelt(entries)
-                os.pwrite(fd, data, 0)
-                os.ftruncate(fd, len(data))
+                os.pwrite(fd, _spelt(entries, ENTRIES_AT_MOST), 0)
                 if durable:
                     os.fdatasync(fd)
             finally:
@@ -151,8 +152,9 @@ def _later(one: Said, other: Said) -> Said:
     return one | {c: head for c, head in other.items() if head[0] > one.get(c, (-1, b""))[0]}
 
 
-def _spelt(heads: Mapping[int, tuple[int, bytes]]) -> bytes:
+def _spelt(heads: Mapping[int, tuple[int, bytes]], entries: int = 1) -> bytes:
     body = b"".join(_ONE.pack(c, head, digest) for c, (head, digest) in heads.items())
+    body += _ONE.pack(_NOBODY, 0, b"") * (entries - len(heads))
     return body + _SUM.pack(zlib.crc32(body))
 
 
@@ -162,4 +164,5 @@ def _heads_in(data: bytes) -> Said:
         return {}
     if len(kept) != _SUM.size or _SUM.unpack(kept)[0] != zlib.crc32(body):
         return {}
-    return {number: (head, digest) for number, head, digest in _ONE.iter_unpack(body)}
+    entries = _ONE.iter_unpack(body)
+    return {number: (head, digest) for number, head, digest in entries if number != _NOBODY}
