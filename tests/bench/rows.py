@@ -120,6 +120,26 @@ def table(body: Sequence[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def markdown(body: Sequence[dict[str, object]]) -> str:
+    """The rows for docs/performance.md, which holds one whole run between its markers."""
+    lines = ["| row | what | value | target | | beside it |", "|---|---|---|---|---|---|"]
+    for one in body:
+        side = "at most" if one["better"] == LOWER else "at least"
+        what, _, missing = str(one["what"]).partition("not measured: ")
+        if one["value"] is None:
+            value, met = "-", f"not measured: {missing}"
+        else:
+            value = f"**{one['value']:.4g}** {one['unit']}"
+            met = "met" if one["met"] else "**not met**"
+        cells = [one["id"], what.rstrip("; "), value, f"{side} {one['target']:g}", met]
+        lines.append("| " + " | ".join(_cell(c) for c in (*cells, one["against"])) + " |")
+    return "\n".join(lines)
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|")
+
+
 def middle(values: Iterable[float]) -> float:
     """The median."""
     return float(median(values))

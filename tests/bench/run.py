@@ -1,6 +1,6 @@
 """The bench: run every area, print the table, write the JSON.
 
-    bash tests/bench/run.sh [--json FILE] [--only ID-PREFIX]
+    bash tests/bench/run.sh [--json FILE] [--markdown FILE] [--only ID-PREFIX]
 
 Areas run one after another, never at once. An area that fails keeps the figures it had; its other
 rows are there with the reason. Ends with 0 when it came to its end: whether a figure is good enough
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.bench import proc
 from tests.bench.place import Place
-from tests.bench.rows import SCHEMA, Figure, Spec, rows, table
+from tests.bench.rows import SCHEMA, Figure, Spec, markdown, rows, table
 
 AREAS = (
     "footprint",
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench; returns the exit code."""
     parser = argparse.ArgumentParser(prog="run.sh", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
+    parser.add_argument("--markdown", metavar="FILE", help="and for docs/performance.md there")
     parser.add_argument("--only", metavar="ID-PREFIX", default="", help="e.g. gate. or data.commit")
     args = parser.parse_args(arguments)
     machine = proc.machine() | {"date_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ")}
@@ -84,8 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"run.sh: no row begins with {args.only!r}", file=sys.stderr)
         return 64
     machine["load_1min_after"] = round(os.getloadavg()[0], 2)
-    print(", ".join(f"{k} {v}" for k, v in machine.items()))
+    where = ", ".join(f"{k} {v}" for k, v in machine.items())
+    print(where)
     print(table(body))
+    if args.markdown:
+        Path(args.markdown).write_text(f"{where}\n\n{markdown(body)}\n")
     if args.json:
         result = {"schema": SCHEMA, "machine": machine, "rows": body}
         Path(args.json).write_text(json.dumps(result, indent=1) + "\n")

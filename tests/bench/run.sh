@@ -3,6 +3,7 @@
 #
 #   bash tests/bench/run.sh                        all rows, about fifteen minutes on two cores
 #   bash tests/bench/run.sh --json FILE            the same, and the rows as JSON (edgewarden.bench/1)
+#   bash tests/bench/run.sh --markdown FILE        and as the table of docs/performance.md
 #   bash tests/bench/run.sh --only ID-PREFIX       only rows whose id begins so: footprint., gate., data.commit ...
 #
 # Installs what is missing. As root it measures everything; without, rows that need a filesystem of their own say so.
@@ -15,13 +16,13 @@ umask 022
 unset PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONDONTWRITEBYTECODE LD_LIBRARY_PATH LD_PRELOAD VIRTUAL_ENV
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-# --json FILE is meant from where the caller stands.
+# FILE is meant from where the caller stands.
 arguments=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --json) [ $# -ge 2 ] || { echo "run.sh: --json needs a file" >&2; exit 64; }
+        --json | --markdown) [ $# -ge 2 ] || { echo "run.sh: $1 needs a file" >&2; exit 64; }
             case $2 in /*) file=$2 ;; *) file=$began/$2 ;; esac
-            arguments+=(--json "$file"); shift 2 ;;
+            arguments+=("$1" "$file"); shift 2 ;;
         *) arguments+=("$1"); shift ;;
     esac
 done

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import run
-from tests.bench.rows import LOWER, SCHEMA, Figure, Spec, faults, row, rows, table
+from tests.bench.rows import LOWER, SCHEMA, Figure, Spec, faults, markdown, row, rows, table
 
 SPECS = (Spec("area.one", "one thing", "us", 5.0), Spec("area.two", "another", "x", 2.0, "higher"))
 
@@ -107,3 +107,11 @@ def test_the_table_shows_every_row() -> None:
     text = table(made["rows"])  # type: ignore[arg-type]
     assert "area.one" in text
     assert "the board was away" in text
+
+
+def test_the_page_of_results_says_of_each_row_whether_it_is_met_or_why_it_is_not_there() -> None:
+    made = body([Figure("area.one", 5.1, "raw | bare", 3)])
+    head, ruler, one, two = markdown(made["rows"]).splitlines()  # type: ignore[arg-type]
+    assert len({line.replace("\\|", "").count("|") for line in (head, ruler, one, two)}) == 1
+    assert "| **5.1** us | at most 5 | **not met** | raw \\| bare |" in one
+    assert "| - | at least 2 | not measured: the board was away |" in two
