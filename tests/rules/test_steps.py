@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import time
 
-from tests.steps import calls, slack_s, wakes
+import pytest
+
+from tests.stalls import Stalls
+from tests.steps import Watching, calls, slack_s, wakes
+from tests.waiting import wait_until
 
 
 def test_calls_are_those_of_python_and_of_c() -> None:
@@ -40,3 +46,16 @@ def test_wakes_see_a_reader_that_spins() -> None:
 
 def test_slack_is_more_than_nothing() -> None:
     assert slack_s() > 0
+
+
+def test_a_stall_is_seen_and_granted_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stalls() as stalls:
+        time.sleep(0.05)  # its threads are at it
+        before_s = stalls.lately_s(60)
+        os.kill(stalls.pid, signal.SIGSTOP)
+        time.sleep(0.6)
+        os.kill(stalls.pid, signal.SIGCONT)
+        wait_until(lambda: stalls.lately_s(60) >= before_s + 0.4)
+        monkeypatch.setattr(Watching, "stalls", stalls)
+        assert slack_s() >= 0.4
+        assert stalls.lately_s(0) == 0, "what is long over excuses nothing"
