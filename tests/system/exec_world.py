@@ -30,8 +30,11 @@ from edgewarden.wire.local import Answer, GateStats, ProcBatch, Request
 from tests.system.came_in import ask_from_a_new_login
 from tests.waiting import wait_until
 
-LIFE_S = 60
+LIFE_S = 120
 QUIET_S = 0.4
+WAIT_S = 30.0
+TURN_S = 0.12
+"""Longer than gate keeps a routine fact (FLUSH_S of gate/facts.py)."""
 AGENT = Path(__file__).parents[2] / "agent"
 DAEMONS = AGENT / "edgewarden" / "daemon"
 MASKER = Path(__file__).with_name("masked.py")
@@ -206,7 +209,7 @@ class World:
     def connect(self, name: str) -> socket.socket:
         """A client of one of gate's sockets, as root."""
         made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        made.settimeout(30)
+        made.settimeout(WAIT_S)
         self._sockets.append(made)
 
         def connected() -> bool:
@@ -218,6 +221,21 @@ class World:
         wait_until(connected)
         return made
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Gate stands still, and guard with it: however long this takes, nobody ends gate for it.
+
+        Afterwards guard sees that it was late itself, and gives gate time to say something.
+        """
+        pids = [pid for pid in (self.guard_pid, self.gate_pid) if pid]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in reversed(pids):
+                os.kill(pid, signal.SIGCONT)
+
     def gate_is_gone(self) -> bool:
         return not Path(f"/proc/{self.gate_pid}").exists()
 
@@ -228,7 +246,7 @@ class World:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         for wrapper in self._wrappers:
-            wrapper.wait(10)
+            wrapper.wait(30)
         for client in self._sockets:
             client.close()
         if self._listener is not None:
@@ -267,7 +285,7 @@ class World:
         assert answer.ok, answer
         assert self.status().armed
 
-    def outcome(self, command: Sequence[str | Path], timeout_s: float = 10) -> str:
+    def outcome(self, command: Sequence[str | Path], timeout_s: float = 30) -> str:
         """Run a program that touches a marker: ``ran``, ``denied``, or what else came of it.
 
         Denied means both: execve failed with EPERM, and the payload left nothing behind.
@@ -291,23 +309,42 @@ class World:
         self, client: socket.socket, until: type[local.AnyMessage] | None = None
     ) -> list[local.AnyMessage]:
         """What gate says until it has nothing but process batches to say for QUIET_S, or a message
-        of type ``until``."""
+        of type ``until``. Silence counts when gate ran meanwhile, and not only the clock."""
         found: list[local.AnyMessage] = []
-        quiet_mono = time.monotonic() + QUIET_S
-        while (left_s := quiet_mono - time.monotonic()) > 0:
-            client.settimeout(left_s)
+        quiet_mono, turned = time.monotonic() + QUIET_S, False
+        while True:
+            left_s = quiet_mono - time.monotonic()
+            if left_s <= 0 and not turned:
+                self._turn()
+                turned = True
+            client.settimeout(0 if turned else left_s)
             try:
                 data = client.recv(4096)
-            except TimeoutError:
-                break
+            except (TimeoutError, BlockingIOError):
+                if turned:
+                    break
+                continue
             if not data:
                 break
             found.append(local.parse(data, *local.FACTS))
             if until is not None and isinstance(found[-1], until):
                 break
             if not isinstance(found[-1], ProcBatch):
-                quiet_mono = time.monotonic() + QUIET_S
+                quiet_mono, turned = time.monotonic() + QUIET_S, False
+        client.settimeout(WAIT_S)
         return found
+
+    def _turn(self) -> None:
+        """Have gate go round its loop, twice: what it had to say until now, it has said after it.
+
+        Where there is no gate to ask, nothing more can come.
+        """
+        if self.control is None or self.gate_is_gone():
+            return
+        for _ in range(2):
+            self.control.send(local.encode(Request("status", "learn")))
+            assert self.control.recv(4096), "gate hung up"
+            time.sleep(TURN_S)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import pytest
 
 from edgewarden.settings.schema import Network
 from tests.broker import Pki
+from tests.stalls import Stalls
 from tests.system.net_world import GATEWAY, NetWorld, net_world
 from tests.waiting import wait_until
 
@@ -37,13 +39,15 @@ many are full within seconds."""
 DEVICE, STRANGER = "10.77.0.9", "10.77.0.8"
 ATTACKER = "10.77.0.4"
 PUBLISHES = 60
-ATTACK_S = 20
+ATTACK_S = 90
+"""At most: it is ended when the device has published."""
 RAMP_S, FORGED_RAMP_S = 6, 1
 P95_TIMES, P95_FLOOR_MS = 5, 60.0
 """Below the floor, a sender of floods and a device that share two cores measure the scheduler."""
 SOURCES = 16384
 """Of one set: peers/limits.py."""
 GATE_GROWTH_BYTES = 10 << 20
+TRIES, STALL_S = 3, 0.5
 GONE_S = 60
 """Every limit ends by itself within it."""
 LIMITS = Network(limits="on", enrolled=(DEVICE,), unknown_slots=150)
@@ -97,7 +101,7 @@ def broker(world: NetWorld, folder: Path) -> Iterator[None]:
             process.wait(5)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(5)
+            process.wait(60)
 
 
 def publish(world: NetWorld, source: str, port: int, times: int) -> dict[str, Any]:
@@ -108,29 +112,57 @@ def publish(world: NetWorld, source: str, port: int, times: int) -> dict[str, An
     return found
 
 
-def under(world: NetWorld, attack: str, source: str, times: int = PUBLISHES) -> dict[str, Any]:
-    """What a device gets through while the attack is on."""
-    command = world.tool(world.peer, *ATTACKS[attack])
+@contextlib.contextmanager
+def attacked(world: NetWorld, *words: object) -> Iterator[subprocess.Popen[str]]:
+    """An attack meanwhile."""
+    command = world.tool(world.peer, *words)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacker:
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                attacker.wait(FORGED_RAMP_S if attack in FORGED else RAMP_S)
-            return publish(world, source, port_of(attack), times)
+            yield attacker
         finally:
             attacker.kill()
-            attacker.communicate(timeout=5)
+            attacker.communicate(timeout=60)
+
+
+def under(world: NetWorld, attack: str, source: str, times: int = PUBLISHES) -> dict[str, Any]:
+    """What a device gets through while the attack is on."""
+    with attacked(world, *ATTACKS[attack]) as attacker:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            attacker.wait(FORGED_RAMP_S if attack in FORGED else RAMP_S)
+        return publish(world, source, port_of(attack), times)
 
 
 def port_of(attack: str) -> int:
     return TLS if attack == "tls-stall" else PLAIN
 
 
-def assert_gets_through(world: NetWorld, attack: str, source: str) -> None:
+def settled(stalls: Stalls, attempt: Callable[[], bool]) -> bool:
+    """Whether the attempt comes off; one in which this machine stood still is made again.
+
+    A publish has two seconds, and of sixty none may fail: another tenant of the processor takes as
+    much. What a limit refuses, it refuses again.
+    """
+    for _ in range(TRIES):
+        began = time.monotonic()
+        if attempt():
+            return True
+        if stalls.lately_s(time.monotonic() - began) < STALL_S:
+            break
+    return False
+
+
+def assert_gets_through(world: NetWorld, stalls: Stalls, attack: str, source: str) -> None:
     """As many publishes as without the attack, and nearly as fast."""
-    quiet = publish(world, source, port_of(attack), 20)
-    got = under(world, attack, source)
-    assert got["ok"] / got["of"] >= 0.99, (got, refusals(world))
-    assert got["p95_ms"] <= max(P95_TIMES * quiet["p95_ms"], P95_FLOOR_MS), (quiet, got)
+    seen: list[object] = []
+
+    def attempt() -> bool:
+        quiet = publish(world, source, port_of(attack), 20)
+        got = under(world, attack, source)
+        seen.append((quiet, got, refusals(world)))
+        most_ms = max(P95_TIMES * quiet["p95_ms"], P95_FLOOR_MS)
+        return bool(got["ok"] / got["of"] >= 0.99 and got["p95_ms"] <= most_ms)
+
+    assert settled(stalls, attempt), seen
 
 
 def with_limits(world: NetWorld) -> None:
@@ -140,38 +172,52 @@ def with_limits(world: NetWorld) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_with_limits_an_enrolled_device_publishes(world: NetWorld, attack: str) -> None:
+def test_with_limits_an_enrolled_device_publishes(
+    world: NetWorld, stalls: Stalls, attack: str
+) -> None:
     with_limits(world)
-    assert_gets_through(world, attack, DEVICE)
+    assert_gets_through(world, stalls, attack, DEVICE)
 
 
 @pytest.mark.parametrize("attack", [a for a in ATTACKS if a != "slow-connect-many"])
-def test_with_limits_an_honest_stranger_publishes_too(world: NetWorld, attack: str) -> None:
+def test_with_limits_an_honest_stranger_publishes_too(
+    world: NetWorld, stalls: Stalls, attack: str
+) -> None:
     with_limits(world)
-    assert_gets_through(world, attack, STRANGER)
+    assert_gets_through(world, stalls, attack, STRANGER)
 
 
 def test_a_stranger_among_400_attackers_is_refused_at_once_and_back_afterwards(
-    world: NetWorld,
+    world: NetWorld, stalls: Stalls
 ) -> None:
     """Who holds the strangers' slots with 400 addresses has them: an address must be enrolled to
     get through. What is promised to the others is an answer at once and the end of it."""
     with_limits(world)
-    got = under(world, "slow-connect-many", STRANGER, 10)
-    assert got["ok"] + got["failed"].get("ConnectionResetError", 0) == 10, got
-    wait_until(lambda: publish(world, STRANGER, PLAIN, 1)["ok"] == 1, 10)
+    seen: list[dict[str, Any]] = []
+
+    def attempt() -> bool:
+        seen.append(got := under(world, "slow-connect-many", STRANGER, 10))
+        return bool(got["ok"] + got["failed"].get("ConnectionResetError", 0) == 10)
+
+    assert settled(stalls, attempt), seen
+    wait_until(lambda: publish(world, STRANGER, PLAIN, 1)["ok"] == 1, GONE_S)
     assert publish(world, STRANGER, PLAIN, 20)["ok"] == 20
 
 
 @pytest.mark.parametrize("attack", EVERY)
 def test_100000_sources_take_no_more_memory_than_there_is_for_them(
-    world: NetWorld, attack: str
+    world: NetWorld, stalls: Stalls, attack: str
 ) -> None:
-    world.life_s = 150
+    world.life_s = 300
     with_limits(world)
     before = pss_bytes(world)
-    got = under(world, attack, DEVICE)
-    assert got["ok"] == got["of"], got
+    seen: list[dict[str, Any]] = []
+
+    def attempt() -> bool:
+        seen.append(got := under(world, attack, DEVICE))
+        return bool(got["ok"] == got["of"])
+
+    assert settled(stalls, attempt), seen
     counts = {name: elements(world, f"{name}4") for name in ("syn", "conn", "udp", "again", "held")}
     assert max(counts.values()) <= SOURCES, counts
     assert counts["udp" if attack == "udp-every" else "syn"] > SOURCES // 2, "the flood was there"
@@ -198,8 +244,14 @@ def pss_bytes(world: NetWorld) -> int:
 
 @pytest.mark.parametrize("attack", HURTS)
 def test_without_limits_the_attack_really_hurts(world: NetWorld, attack: str) -> None:
-    got = under(world, attack, DEVICE, 5)
-    assert got["ok"] / got["of"] < 0.5, got
+    """However long it takes until the broker's descriptors are gone."""
+
+    def hurts() -> bool:
+        got = publish(world, DEVICE, port_of(attack), 5)
+        return bool(got["ok"] / got["of"] < 0.5)
+
+    with attacked(world, *ATTACKS[attack]):
+        wait_until(hurts, ATTACK_S / 2)
 
 
 def test_a_hold_is_told_and_ends_by_itself(world: NetWorld) -> None:
@@ -207,16 +259,14 @@ def test_a_hold_is_told_and_ends_by_itself(world: NetWorld) -> None:
     world.start_gate()
     link = world.connect("gate-facts.sock")
     assert world.mode("enforce").ok
-    subprocess.run(
-        world.tool(world.peer, "syn", GATEWAY, PLAIN, 1, ATTACKER), check=True, capture_output=True
-    )
-    assert ATTACKER in world.nft("list", "set", "inet", "edgewarden", "held4")
-    wait_until(lambda: "syn_per_source" in world.network_stats().limits.split(), 10)
+    with attacked(world, *ATTACKS["syn-one"]):
+        wait_until(lambda: ATTACKER in world.nft("list", "set", "inet", "edgewarden", "held4"))
+        wait_until(lambda: "syn_per_source" in world.network_stats().limits.split())
     assert ATTACKER in str(world.first_limit(link))
     wait_until(
-        lambda: "elements" not in world.nft("list", "set", "inet", "edgewarden", "held4"), 10
+        lambda: "elements" not in world.nft("list", "set", "inet", "edgewarden", "held4"), GONE_S
     )
-    wait_until(lambda: world.network_stats().limits == "", 15)
+    wait_until(lambda: world.network_stats().limits == "", GONE_S)
     assert publish(world, ATTACKER, PLAIN, 1)["ok"] == 1
 
 
@@ -224,9 +274,7 @@ def test_learn_counts_a_flood_and_limits_nothing(world: NetWorld) -> None:
     world.write("", LIMITS)
     world.start_gate()
     assert world.mode("learn").ok
-    subprocess.run(
-        world.tool(world.peer, "syn", GATEWAY, PLAIN, 1, ATTACKER), check=True, capture_output=True
-    )
+    with attacked(world, *ATTACKS["syn-one"]):
+        wait_until(lambda: "syn_per_source" in world.network_stats().limits.split())
     assert publish(world, ATTACKER, PLAIN, 1)["ok"] == 1
-    wait_until(lambda: "syn_per_source" in world.network_stats().limits.split(), 10)
     assert world.network_stats().denied == 0

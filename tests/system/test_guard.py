@@ -38,7 +38,7 @@ def test_a_stopped_gate_is_killed_and_execs_go_on(small: World) -> None:
     assert small.outcome([evil]) == "denied"
     stopped = time.monotonic()
     os.kill(small.gate_pid, signal.SIGSTOP)
-    assert small.outcome([evil], timeout_s=10) == "ran", "a dead gate lets everybody through"
+    assert small.outcome([evil]) == "ran", "a dead gate lets everybody through"
     took_s = time.monotonic() - stopped
     assert took_s < 3 + slack_s()
     assert took_s > 1.4, "a gate that is merely late is not killed"
@@ -49,7 +49,7 @@ def test_three_trips_put_gate_into_observe(small: World) -> None:
     small.enforcing()
     for trips in (1, 2, 3):
         os.kill(small.gate_pid, signal.SIGSTOP)
-        wait_until(small.gate_is_gone, timeout_s=5)
+        wait_until(small.gate_is_gone)
         small.start_gate()
         assert small.status().trips == trips
         assert small.status().mode == ("observe" if trips == 3 else "enforce")
@@ -95,7 +95,7 @@ def test_enforce_wants_a_guard_and_leaves_with_it(small: World) -> None:
     assert small.set_mode("enforce").ok
     os.kill(small.guard_pid, signal.SIGKILL)
     assert small.outcome([evil]) == "denied", "for a moment nobody is sent home"
-    wait_until(lambda: not small.status().armed, timeout_s=6)
+    wait_until(lambda: not small.status().armed)
     assert small.status().mode == "enforce"
     assert small.outcome([evil]) == "ran"
     small.start_guard()
@@ -116,13 +116,13 @@ def test_guard_dies_while_gate_stalls_is_the_worst_and_gate_ends_with_its_life(
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(0.5)
     os.kill(small.gate_pid, signal.SIGKILL)
-    assert child.wait(1) == 0
+    assert child.wait(30) == 0
 
 
 def test_systemd_hears_that_guard_is_there_and_that_it_looks(small: World) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(small.run / "notify"))
-        systemd.settimeout(2 * ALIVE_S)
+        systemd.settimeout(30)
         small.start_guard(notify=str(small.run / "notify"))
         assert systemd.recv(64) == b"READY=1"
         (small.run / "notify").unlink()
@@ -144,7 +144,7 @@ def test_the_unit_is_patient_for_three_words() -> None:
 
 def connect(path: Path) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    made.settimeout(5)
+    made.settimeout(30)
     made.connect(str(path))
     return made
 
@@ -154,7 +154,7 @@ def test_who_is_not_root_is_sent_away_and_not_killed(small: World) -> None:
     os.chmod(small.run / "guard.sock", 0o666)
     code = (
         "import os, socket, sys; os.setuid(int(sys.argv[2])); "
-        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5); "
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(60); "
         "s.connect(sys.argv[1]); print(len(s.recv(4096)), flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(small.run / "guard.sock"), str(NOBODY)]
@@ -169,7 +169,7 @@ def test_who_is_not_root_is_sent_away_and_not_killed(small: World) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             stranger.wait(2.8)
         stranger.stdin.close()
-        assert stranger.wait(5) == 0
+        assert stranger.wait(30) == 0
 
 
 def test_one_gate_at_a_time(small: World) -> None:
@@ -202,7 +202,7 @@ def test_silence_garbage_and_a_closed_line_all_end_the_same(
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as stand_in:
         assert stand_in.stdout is not None
         assert stand_in.stdout.readline() == b"said\n"
-        assert stand_in.wait(5) == -signal.SIGKILL
+        assert stand_in.wait(30) == -signal.SIGKILL
     with connect(small.run / "guard.sock") as next_one:
         told = local.parse(next_one.recv(4096), TripInfo)
         assert (told.trips, told.pid) == (1, small.guard_pid)
@@ -227,7 +227,7 @@ def test_r1_r2_fifty_waiting_execs_go_on_when_gate_ends_or_stops(small: World, e
         wait_until(lambda: sum(hangs(one.pid) for one in waiting) == 50, 20)
         began = time.monotonic()
         os.kill(small.gate_pid, signal.SIGKILL)
-    codes = [one.wait(10) for one in waiting]
+    codes = [one.wait(60) for one in waiting]
     took_s = time.monotonic() - began
     assert codes == [0] * 50
     assert took_s < (1.0 if end == "KILL" else 3.0 + STARTS_S) + slack_s(), took_s

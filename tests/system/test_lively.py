@@ -26,6 +26,8 @@ QUIET_S = 1.0
 SWITCHES = 80
 """Of all of gate's threads in QUIET_S without a start: heartbeats, and what other processes of this
 machine do. A thread that looks every 5 ms is at 200."""
+LOOKS = 5
+"""Of QUIET_S each, until one is quiet: what other processes do comes and goes, a poll does not."""
 
 
 @pytest.fixture
@@ -116,9 +118,12 @@ def test_the_second_thread_rests_when_nothing_starts(disk: World) -> None:
     with starts(disk.filesystem / "good"):
         wait_until(lambda: sleeps_in_the_read(disk))
     time.sleep(QUIET_S)  # reports, leases, the end of being lively
-    before = switches(disk)
-    time.sleep(QUIET_S)
-    assert switches(disk) - before <= SWITCHES
+    seen: list[int] = []
+    while len(seen) < LOOKS and min(seen, default=SWITCHES + 1) > SWITCHES:
+        before = switches(disk)
+        time.sleep(QUIET_S)
+        seen.append(switches(disk) - before)
+    assert min(seen) <= SWITCHES, seen
     assert len(threads(disk)) >= 2
 
 

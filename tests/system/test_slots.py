@@ -23,6 +23,9 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "nft", "net-namespaces", "mosquitto")]
 
 SLOTS = 12
+COLLECTED = 5
+"""Tries, two seconds apart: the kernel collects what has ended each second, on a machine that
+stands still later. A slot that is not given back stays for the ten minutes of IDLE_S."""
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def ended(world: NetWorld, how: str) -> Iterator[None]:
             yield
         finally:
             stranger.kill()
-            stranger.communicate(timeout=5)
+            stranger.communicate(timeout=60)
 
 
 def held(world: NetWorld) -> int:
@@ -63,17 +66,19 @@ def held(world: NetWorld) -> int:
 
 def test_three_times_as_many_sessions_as_slots_one_after_another(world: NetWorld) -> None:
     for _ in range(3):
-        got = publish(world, STRANGER, PLAIN, SLOTS)
-        assert got["ok"] == got["of"], got
-        time.sleep(2)  # the kernel collects what has ended each second
+        seen = []
+        while len(seen) < COLLECTED and (not seen or seen[-1]["ok"] < SLOTS):
+            seen.append(publish(world, STRANGER, PLAIN, SLOTS))
+            time.sleep(2)
+        assert seen[-1]["ok"] == SLOTS, seen
         assert elements(world, "slots") == 0
 
 
 @pytest.mark.parametrize("how", ["fin", "reset", "garbage"])
 def test_a_session_that_has_ended_has_no_slot(world: NetWorld, how: str) -> None:
     with ended(world, how):
-        wait_until(lambda: held(world) == 0, 5)
-        wait_until(lambda: elements(world, "slots") == 0, 2 * RESET_S)
+        wait_until(lambda: held(world) == 0, 60)
+        wait_until(lambda: elements(world, "slots") == 0, 60)
 
 
 @pytest.mark.parametrize("how", ["fin-hole", "rst-ahead", "rst-behind"])

@@ -53,7 +53,7 @@ class Stopped(World):
         """The command, run in the cgroup."""
         return ["sh", "-c", JOIN, self.cgroup, *command]
 
-    def outcome(self, command: Sequence[str | Path], timeout_s: float = 10) -> str:
+    def outcome(self, command: Sequence[str | Path], timeout_s: float = 30) -> str:
         """``ran``, ``killed`` (and nothing left behind), or what else came of it."""
         marker = self.markers / "marker"
         marker.unlink(missing_ok=True)
@@ -70,7 +70,7 @@ class Stopped(World):
 
     def close(self) -> None:
         super().close()
-        subprocess.run(RESUME, check=True, timeout=10)
+        subprocess.run(RESUME, check=True, timeout=60)
         for pid in (self.cgroup / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
@@ -327,7 +327,7 @@ def test_r1_at_t2_a_killed_gate_leaves_nobody_standing(stopped: Stopped, mercy: 
     if mercy == "next gate":
         stopped.start_gate()
     else:
-        subprocess.run(RESUME, check=True, timeout=10)
+        subprocess.run(RESUME, check=True, timeout=60)
     assert [p.wait(10) for p in waiting] == [0] * 50
     took_s = time.monotonic() - started
     print(f"{mercy}: 50 programs went on within {took_s:.3f} s of gate's death")
