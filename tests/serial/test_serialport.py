@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import select
 import termios
 import tracemalloc
 from pathlib import Path
@@ -172,6 +173,37 @@ def test_an_unplugged_port_does_not_spin(tmp_path: Path) -> None:
             with wakes() as woken:
                 await asyncio.sleep(0.4)
                 assert woken() < SPINS
+
+    asyncio.run(scenario())
+
+
+def test_bytes_that_are_gone_when_they_are_read_end_no_port(tmp_path: Path) -> None:
+    """The loop was woken for a byte that a question of Modbus flushed first: VMIN 0 reads b""."""
+
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "gps") as port:
+            async with running(gps(port.link)) as gateway:
+                await until(lambda: gateway.state == "open")
+                fd = os.open(port.link, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+                loop, flushed = asyncio.get_running_loop(), asyncio.Event()
+
+                def flush() -> None:
+                    termios.tcflush(fd, termios.TCIFLUSH)
+                    flushed.set()
+
+                try:
+                    port.send(b"x")
+                    assert select.select([fd], [], [], 10)[0]
+                    loop.call_soon(flush)  # stands in the queue before the reader does
+                    await flushed.wait()
+                finally:
+                    os.close(fd)
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                assert gateway.sensor.snapshot().counters["dropped_bytes"] == 0
+                port.send(LINE)
+                await until(lambda: gateway.state == "live")
+        assert gateway.told == ["open", "live", "closed"]
 
     asyncio.run(scenario())
 

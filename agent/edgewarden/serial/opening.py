@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import termios
 
 import serial
@@ -79,3 +80,10 @@ def close_port(port: serial.Serial) -> None:
         port.reset_output_buffer()
     with contextlib.suppress(OSError):
         port.close()
+
+
+def hung_up(fd: int) -> bool:
+    """Whether nothing will ever come from an open port: unplugged, or the other end was closed."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))

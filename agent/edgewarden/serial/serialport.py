@@ -11,8 +11,9 @@ Rules, in order:
 
 1. The port is opened exclusively (opening.py): a second reader would steal every other byte.
 2. At most ``READ_BYTES`` per wake-up: a flooded port cannot starve the loop. When: pace.py.
-3. EIO, any other read error and a wake-up for b"" mean unplugged: the reader is removed at once,
-   so a dead descriptor never spins.
+3. EIO, any other read error and a wake-up for b"" of a descriptor that hung up mean unplugged: the
+   reader is removed at once, so a dead descriptor never spins. b"" alone means nothing: a question
+   of Modbus flushes what the loop has just been woken for.
 4. Each opening asks which adapter it reached (sense/adapter.py, handed in). Another one than last
    time is a finding: a renumbered port, a swap, or somebody in between; the readings go on, and say
    nothing of it.
@@ -42,7 +43,7 @@ from edgewarden.serial.hotplug import Identity, identity, plugged_in
 from edgewarden.serial.jsonlines import JsonLinesDecoder
 from edgewarden.serial.modbus_bus import ModbusBus
 from edgewarden.serial.nmea import NmeaDecoder
-from edgewarden.serial.opening import close_port, open_port
+from edgewarden.serial.opening import close_port, hung_up, open_port
 from edgewarden.serial.pace import GONE, Pace, Readable
 from edgewarden.serial.portlife import (
     STABLE_S,
@@ -265,7 +266,7 @@ class SerialSensor:
             self._on_lost(os.strerror(fault.errno or 0))
             return GONE
         if not data:
-            if not woken:
+            if not woken or not hung_up(fd):
                 return 0
             self._on_lost("end of file")
             return GONE
