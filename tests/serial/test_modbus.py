@@ -157,6 +157,43 @@ def test_the_reply_is_found_behind_what_does_not_answer(bytes_before: bytes) -> 
     assert under_test.held_bytes == 0
 
 
+@pytest.mark.parametrize(
+    ("request_", "glitch"),
+    [
+        (read(UNIT, 1, 0x0305, 21), b""),  # an address whose high byte is the answer's byte count
+        (read(UNIT, 2, 0x03FF, 24), b""),
+        (read(UNIT, 3, 0x0406, 2), b"\0"),  # and a zero as the line turns around: no CRC sees it
+        (read(UNIT, 4, 0x0608, 3), b"\0\0\0"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_our_own_question_is_never_its_answer(request_: Request, glitch: bytes, step: int) -> None:
+    """An adapter that hears itself: some echoes have the head, the length and the CRC."""
+    answer = seal(bytes((UNIT,)) + request_.answer + bytes(range(1, request_.data_bytes + 1)))
+    stream = request_.adu() + glitch
+    counters = FrameCounters()
+    under_test = ReplyParser(request_, counters)
+    for at in range(0, len(stream), step):
+        assert under_test.feed(stream[at : at + step]) is None
+    assert under_test.feed(answer) == Reply(bytes(range(1, request_.data_bytes + 1)))
+    assert counters.frames == 1
+    assert counters.dropped_bytes == len(stream)
+
+
+@given(st.integers(1, 247), st.integers(1, 4), st.integers(0, 0xFF00), st.integers(1, 125))
+def test_no_question_is_lost_to_its_echo(unit: int, function: int, address: int, n: int) -> None:
+    """Byte by byte, the answer in one piece with it or not."""
+    asked = read(unit, function, address, n)
+    data = bytes(range(255, 255 - asked.data_bytes, -1))
+    stream = asked.adu() + seal(bytes((unit,)) + asked.answer + data)
+    whole, counters = ReplyParser(asked, FrameCounters()), FrameCounters()
+    assert whole.feed(stream) == Reply(data)
+    cut = ReplyParser(asked, counters)
+    *none, last = [cut.feed(stream[at : at + 1]) for at in range(len(stream))]
+    assert none == [None] * len(none)
+    assert last == Reply(data)
+
+
 @given(st.binary(max_size=400), st.lists(st.integers(0, 10_000), max_size=12))
 def test_garbage_never_loses_the_answer_behind_it(garbage: bytes, cuts: list[int]) -> None:
     """Cut anywhere; heads of the answer in the garbage, too: every second byte is made one's."""

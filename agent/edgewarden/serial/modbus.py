@@ -8,11 +8,14 @@ An answer is found by content and not by silence on the line: USB adapters hold 
 and more, so the 3.5 characters of the standard cannot be seen from here. Rules, in order:
 
 1. Unit, function and what the question fixes of its answer (byte count; of a write the address and
-   value) must be right, then the CRC must match; otherwise slide by one byte. An echo of our own
-   request (RS-485 adapters), noise and the answers of other units are slid over in this way.
-2. An exception answer (function | 0x80) with a right CRC answers the question; it is named, never
+   value) must be right, then the CRC must match; otherwise slide by one byte. Noise and the answers
+   of other units are slid over in this way.
+2. Our own request, byte for byte, is its echo (RS-485 adapters) and passed over whole: where the
+   high byte of its address is the byte count of the answer it may have all of rule 1, with a zero
+   or two behind it if need be, which no CRC-16 sees. Not of functions 5 and 6, whose answer it is.
+3. An exception answer (function | 0x80) with a right CRC answers the question; it is named, never
    guessed at.
-3. At most ``MAX_ADU_BYTES`` are held; bytes that can no longer begin the answer are dropped.
+4. At most ``MAX_ADU_BYTES`` are held; bytes that can no longer begin the answer are dropped.
 
 What content cannot tell: a late answer of the same unit with the same byte count to an earlier
 question. The bus keeps those apart in time.
@@ -171,6 +174,7 @@ class ReplyParser:
             (unit + request.answer, request.answer_bytes),
             (unit + bytes((request.pdu[0] | EXCEPTION_BIT,)), EXCEPTION_BYTES),
         )
+        self._echo = request.adu() if request.answer != request.pdu else b""
         self._head_bytes = 1 + len(request.answer)
         self._buffer = b""
         self._counters = counters
@@ -186,8 +190,12 @@ class ReplyParser:
         hold = len(buffer)
         start = buffer.find(self._unit)
         while start >= 0:
+            came = buffer[start : start + len(self._echo)]
+            if came and came == self._echo:
+                start = buffer.find(self._unit, start + len(came))
+                continue
             length = self._length_at(buffer, start)
-            if length and start + length > len(buffer):
+            if (came and self._echo.startswith(came)) or start + length > len(buffer):
                 # May still become the answer, but noise may look so too: look on behind it.
                 hold = min(hold, start)
             elif length and crc16(buffer[start : start + length]) == 0:  # with its own CRC: 0
