@@ -90,6 +90,31 @@ def test_a_replaced_set_does_not_exist() -> None:
     assert OLD not in select(sets, "gw", "1.0.0", 150).code
 
 
+WITHDRAWN = replace(
+    SET, issued_utc_s=40, not_after_utc_s=50, retired_utc_s=60, least_version="2.0.0",
+    values={"code": (OLD,), "pcrs": (NEW,)},
+)  # fmt: skip
+
+
+def test_a_set_that_was_ended_before_it_began_never_begins() -> None:
+    """A release that was announced and called off: no board is held to it, not on its day either.
+    Its least version would have contraindicated every board that stayed, and for ever."""
+    for at in (45, 70, 150, 10**9):
+        assert state_of(WITHDRAWN, at) is State.WITHDRAWN
+        kinds = chosen(WITHDRAWN, at=at)
+        assert (kinds.least_version, kinds.pcrs_ended, kinds.outdated) == ("", False, {})
+        assert OLD in kinds.retired  # who runs it runs what was called off
+        assert not kinds.code
+    assert OLD in chosen(WITHDRAWN, replace(SET, not_before_utc_s=0), at=190).code
+
+
+def test_a_set_that_has_begun_is_not_undone_by_an_end_before_its_beginning() -> None:
+    """A rollback is not made right by a date: what was in force once was in force."""
+    undone = replace(WITHDRAWN, issued_utc_s=140)
+    assert state_of(undone, 150) is State.RETIRED
+    assert chosen(undone, at=150).least_version == "2.0.0"
+
+
 def test_a_root_of_trust_counts_while_its_set_is_in_force() -> None:
     stated = replace(SET, root_of_trust="UEFI")
     assert [chosen(stated, at=at).root_of_trust for at in (99, 150, 250, 350)] == [

@@ -63,6 +63,17 @@ def test_a_set_is_ended_by_a_successor(capsys: pytest.CaptureFixture[str], fleet
     assert "0 sets" in err
 
 
+def test_what_was_announced_can_be_called_off(
+    capsys: pytest.CaptureFixture[str], fleet: Path
+) -> None:
+    """It was shown as announced, and on its day began as late, with its least version."""
+    name = added(capsys, fleet, "--not-before", "+2d", "--least-version", "9.0.0")
+    code, out, err = run(capsys, "reference", "end", name[:12], "--dir", fleet)
+    assert code == 0, err
+    assert out.endswith("  withdrawn\n")
+    assert [row["state"] for row in listed(capsys, fleet)] == ["replaced", "withdrawn"]
+
+
 def test_a_foreign_set_is_shown_as_one(capsys: pytest.CaptureFixture[str], fleet: Path) -> None:
     added(capsys, fleet)
     with open_store(fleet / "store" / "fleet.db") as db:

@@ -9,6 +9,9 @@ with it: an update that was announced is not an incident.
 
 in force → affirming · announced, late → warning · retired → contraindicated · no set → none
 
+A set that was ended before it began is withdrawn: an announced release that was called off. Its
+digests are as wrong as a retired set's, and nothing else that it says ever counts.
+
 Rules, in order: a set that another one replaces does not exist. A set counts for the device it
 names, or for every one; its code digests for the version it names alone. The least version is the
 highest that any begun set states: it stays when that set is late or retired, since a rollback is
@@ -38,11 +41,15 @@ class State(StrEnum):
     IN_FORCE = "in force"
     LATE = "late"
     RETIRED = "retired"
+    WITHDRAWN = "withdrawn"
     REPLACED = "replaced"
 
 
 def state_of(s: ReferenceSet, now_utc_s: float) -> State:
     """Where a set stands; whether it is replaced only its successors know."""
+    ends_utc_s = s.not_before_utc_s if s.not_after_utc_s is None else s.not_after_utc_s
+    if max(s.issued_utc_s, ends_utc_s) < s.not_before_utc_s:  # what was in force once, was
+        return State.WITHDRAWN
     if now_utc_s < s.not_before_utc_s:
         return State.ANNOUNCED
     if s.not_after_utc_s is None or now_utc_s <= s.not_after_utc_s:
@@ -77,7 +84,7 @@ def select_of(applied: Sets, version: str, now_utc_s: float) -> References:
     # Announced ones first: a digest that is late in another set is late.
     for s in sorted(applied.values(), key=lambda s: -s.not_before_utc_s):
         state = state_of(s, now_utc_s)
-        if state is not State.ANNOUNCED:
+        if state not in (State.ANNOUNCED, State.WITHDRAWN):
             least = max(least, s.least_version, key=version_key)
             pcrs_ended |= "pcrs" in s.values and state is not State.IN_FORCE
         root_of_trust |= bool(s.root_of_trust) and state is State.IN_FORCE
@@ -86,7 +93,7 @@ def select_of(applied: Sets, version: str, now_utc_s: float) -> References:
                 continue
             if state is State.IN_FORCE:
                 in_force.setdefault(kind, set()).update(digests)
-            elif state is State.RETIRED:
+            elif state in (State.RETIRED, State.WITHDRAWN):
                 retired.update(digests)
             else:
                 outdated.update(dict.fromkeys(digests, state.value))
