@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,29 @@ def test_an_honest_service_gives_an_identity(
     assert got.not_after_utc == leaf.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert got.ca_path.read_text().split() == fleet.ca_pem().split()
     assert not (tmp_path / "state" / identity.FOLDER / PENDING).exists()
+
+
+def test_a_ca_may_have_renewed_its_root_under_one_name(
+    fleet: Fleet, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    """Companies do: another key, the same name. The fleet takes either; so must its gateways."""
+    key, name = new_key(), fleet.root.certificate.subject
+    day = timedelta(days=1)
+    namesake = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(fleet.root.certificate.not_valid_before_utc - day)
+        .not_valid_after(fleet.root.certificate.not_valid_after_utc - day)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+
+    def answer(request: bytes) -> tuple[int, bytes]:
+        body = json.loads(fleet.honest(request)[1])
+        body["ca"] = certificates.pem(namesake) + body["ca"]
+        return 200, json.dumps(body).encode()
+
+    got = enroll(tmp_path / "state", serve(answer).url, fleet.token())
+    assert got.root_pem().count("BEGIN") == 2
 
 
 def test_the_key_never_leaves(fleet: Fleet, serve: Callable[..., Service], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from edgewarden.enrol.by_key import renew
 from edgewarden.errors import OperatorFault, TrustFault, WireRefusal
@@ -282,6 +283,27 @@ def test_another_verifier_key_reaches_gateways_by_renewal(
     with standing_service(folder) as service:
         fresh = renew(tmp_path / "a", load(tmp_path / "a"), nobody, service.url)
     assert fresh.verifier_key == key
+
+
+def test_no_roots_are_believed_that_gateways_would_refuse(
+    folder: FleetFolder, tmp_path: Path
+) -> None:
+    """A gateway takes four, and CAs alone: with others no enrolment and no renewal would come to
+    an end any more, and the desk would not notice."""
+    server, bundle = folder.path / "broker/server.pem", tmp_path / "bundle.pem"
+    made = [certificates.make_root(new_key(), "main", time.time()) for _ in range(4)]
+    bundle.write_text("".join(map(certificates.pem, made)))
+    for file, why in ((server, "is no CA"), (bundle, "5 roots")):
+        with pytest.raises(OperatorFault, match=why) as refused:
+            rollover(folder).trust(x509.load_pem_x509_certificates(file.read_bytes()))
+        assert refused.value.code == "EW-SET-034"
+        assert len(folder.roots()) == 1
+    rollover(folder).trust(made[:3])
+    with pytest.raises(OperatorFault, match="5 roots"):
+        rollover(folder).begin()
+    assert not (folder.path / "ca/next-root-key.pem").exists()
+    with standing_service(folder) as service:
+        assert service.enrol(tmp_path / "a", "gw-a").root_pem().count("BEGIN") == 4
 
 
 def test_steps_out_of_order_are_refused(folder: FleetFolder) -> None:

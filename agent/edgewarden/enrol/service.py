@@ -15,6 +15,7 @@ Blocks on the network; used by commands, never by the daemon (it needs the X.509
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import ssl
@@ -39,7 +40,7 @@ from edgewarden.wire.topics import device_of
 TIMEOUT_S = 15.0
 """A CA answers in milliseconds; a cellular link with a slow start needs a few seconds."""
 MAX_ROOTS = 4
-"""One, and while it is being replaced two."""
+"""One, and while it is being replaced two; as many again of another CA."""
 _UNREADABLE = (
     ValueError, KeyError, TypeError, InvalidSignature, UnsupportedAlgorithm, WireRefusal,
     x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension,
@@ -161,8 +162,9 @@ def check_answer(
         chain = x509.load_pem_x509_certificates(answer.certificate_pem.encode())
         roots = x509.load_pem_x509_certificates(answer.ca_pem.encode())
         above = [root for root in roots if root.subject == chain[-1].issuer]
-        for child, parent in itertools.pairwise([*chain, *above[:1]]):
+        for child, parent in itertools.pairwise(chain):
             child.verify_directly_issued_by(parent)
+        _check_under(chain[-1], above)
         key = chain[0].public_key()
         names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         common = [
@@ -185,6 +187,17 @@ def check_answer(
     if len(common) != 1 or device_of(common[0]) != device:
         raise _bad_answer("the broker would know it by another name")
     return Certified(device, common[0], answer, chain[0])
+
+
+def _check_under(top: x509.Certificate, above: list[x509.Certificate]) -> None:
+    """One of these signed it; raises what cryptography does. A CA that renews its root with another
+    key may keep its name: which of the two it is, the signature says."""
+    for root in above[:-1]:
+        with contextlib.suppress(*_UNREADABLE):
+            top.verify_directly_issued_by(root)
+            return
+    for root in above[-1:]:
+        top.verify_directly_issued_by(root)
 
 
 def life_of(identity: Identity) -> tuple[float, float]:

@@ -37,6 +37,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from edgewarden.enrol.service import MAX_ROOTS
 from edgewarden.errors import OperatorFault, TrustFault, WireRefusal
 from edgewarden.trust.keys import FileSigner
 from edgewarden.wire.references import set_id
@@ -110,6 +111,7 @@ class Rollover:
         """Make a root beside the present one; returns it."""
         if self.progress().step:
             raise _cannot("a change of roots is under way", "see `edgewarden-fleet ca show`")
+        _check_count(len(self._folder.roots()) + 1)
         key, issuing = new_key(), self._folder.issuing()
         root = Authority(certificates.make_root(key, self._settings.tenant, self._now), key)
         again = certificates.make_issuing(root, issuing.key, self._settings.tenant, self._now)
@@ -150,8 +152,16 @@ class Rollover:
 
     def trust(self, roots: list[x509.Certificate]) -> None:
         """Believe another CA's roots as well, from now on."""
+        for root in roots:
+            if not _is_ca(root):
+                raise _cannot(
+                    f"{root.subject.rfc4514_string()} is no CA, and no gateway would believe it",
+                    "give the certificate of the CA's root, not one that it signed",
+                )
         have = self._folder.roots()
-        self._believe([*have, *(root for root in roots if root not in have)])
+        every = [*have, *(root for root in roots if root not in have)]
+        _check_count(len(every))
+        self._believe(every)
 
     # --- the others ---------------------------------------------------------------------------
 
@@ -336,6 +346,22 @@ def _tag(certificate: x509.Certificate) -> str:
 def _made_utc_s(pem: str) -> float:
     begins = x509.load_pem_x509_certificate(pem.encode()).not_valid_before_utc
     return (begins + certificates.BACKDATE).timestamp()
+
+
+def _is_ca(root: x509.Certificate) -> bool:
+    try:
+        return root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return False
+
+
+def _check_count(roots: int) -> None:
+    """A gateway refuses an answer with more (enrol/service.py), for good."""
+    if roots > MAX_ROOTS:
+        raise _cannot(
+            f"{roots} roots would be believed, and gateways take at most {MAX_ROOTS}",
+            f"take those that are not needed any more out of {ALSO}",
+        )
 
 
 def _cannot(why: str, next_step: str) -> OperatorFault:
