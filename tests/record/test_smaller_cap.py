@@ -220,7 +220,7 @@ def test_no_refusal_costs_bulk_however_little_is_missing(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("audit_bytes", "damaged_bytes", "whose"),
-    [(3_900_000, 0, BULK), (1_000_000, 3_000_000, BULK), (100_000, 4_000_000, ALARM)],
+    [(3_900_000, 0, BULK), (2_400_000, 1_400_000, BULK), (3_700_000, 200_000, ALARM)],
 )
 def test_alarms_find_their_quota_beside_what_cannot_go(
     tmp_path: Path, audit_bytes: int, damaged_bytes: int, whose: RecordClass

@@ -14,7 +14,7 @@ import pytest
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Stored
 from edgewarden.record import segment as segment_module
-from edgewarden.record.lane import KEEP_BAD
+from edgewarden.record.bad import KEEP_BAD
 from edgewarden.record.rows import SPAN, Mark
 from edgewarden.record.salvage import restart_digest
 from edgewarden.record.segment import Segment, parse_name, segment_name
@@ -235,6 +235,10 @@ def test_old_evidence_of_damage_is_bounded(tmp_path: Path) -> None:
         spool.close()
         damage(segments(tmp_path, BULK)[-1])
     spool = DiskSpool(tmp_path, CAP)
+    assert len(segments(tmp_path, BULK, "*.bad")) == KEEP_BAD + 1, "the last is not told yet"
+    for loss in spool.losses():
+        spool.put_gap(made(spool, AUDIT), loss)
+    fill(spool, BULK, 1)
     assert len(segments(tmp_path, BULK, "*.bad")) == KEEP_BAD
     spool.close()
 

@@ -8,10 +8,10 @@ over all classes, and to the journal the gap records.
 * A new segment begins at SEGMENT bytes or SPAN sequences, whichever comes first. SPAN is what
   makes a lost head harmless: behind a damaged newest file the next record takes its first sequence
   + SPAN, which that file cannot have reached, so that no sequence is used twice.
-* A damaged file is renamed to ``.bad``, the last KEEP_BAD stay for a person to look at. Its good
-  rows go on in a file of its name (salvage.py), and what is missing between them is reported. A row
-  that is missing in a file that reads well was lost so before a start; it is reported unless
-  ``told`` says that it was.
+* A damaged file is renamed to ``.bad``, the last of which stay for a while (bad.py). Its good rows
+  go on in a file of its name (salvage.py), and what is missing between them is reported. A row that
+  is missing in a file that reads well was lost so before a start; it is reported unless ``told``
+  says that it was.
 * A file that the disk does not give, though it takes commits, is damaged in the end (patience.py).
 * Opening looks into the newest file only, however full the spool is.
 """
@@ -26,11 +26,11 @@ from pathlib import Path
 
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Loss, Stored
+from edgewarden.record.bad import BadFiles
 from edgewarden.record.patience import Patience
 from edgewarden.record.rows import SPAN, Mark, SegmentDamaged
 from edgewarden.record.salvage import DAMAGED, UNKNOWN, Sieve, predecessor_of, restart_digest
 from edgewarden.record.segment import (
-    BAD_SUFFIX,
     DiskFull,
     Segment,
     SegmentFile,
@@ -39,14 +39,11 @@ from edgewarden.record.segment import (
     renamed_errors,
     scan_folder,
     segment_name,
-    side_files,
     sync_folder,
 )
 from edgewarden.wire.record import NO_PREDECESSOR, record_hash
 
 UNRECORDED = "evicted from a full disk"
-KEEP_BAD = 2
-"""Damaged files kept per class: evidence for a person, bounded on disk."""
 
 
 class Lane:
@@ -55,7 +52,7 @@ class Lane:
     Raises DiskFull, HardwareFault. Damage is not raised but put into ``damage`` and stepped over.
     """
 
-    def __init__(self, folder: Path, record_class: int, segment_bytes: int) -> None:
+    def __init__(self, folder: Path, record_class: int, segment_bytes: int, bad_bytes: int) -> None:
         self.folder = folder
         self.record_class = record_class
         self.segment_bytes = segment_bytes
@@ -70,24 +67,25 @@ class Lane:
         self._reading: tuple[SegmentFile, Segment] | None = None
         with renamed_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._files, self._bad = scan_folder(folder)
+            self._files, bad = scan_folder(folder)
+        self._bad = BadFiles(bad, bad_bytes)
         self.head, self.digest = self._open_newest()
 
     def _open_newest(self) -> tuple[int, bytes]:
         """Open and check the newest file; return the head that it, or its damage, names."""
-        newest_bad = self._bad[-1] if self._bad else None
+        newest_bad = self._bad.files[-1] if self._bad.files else None
         if self._files and (newest_bad is None or newest_bad.first <= self._files[-1].first):
             try:
                 return self._adopt(self._files[-1])
             except (SegmentDamaged, Unreadable):
                 newest_bad = self._quarantine(self._files[-1])
                 self._recall_marks()
-                self._report_bad(self._bad[:-1])
+                self._report_bad(self._bad.files[:-1])
                 last = newest_bad.first + SPAN - 1
                 losses, digest = self._rescue(newest_bad, last, None)
                 self.damage.extend(losses)
                 return last, digest
-        self._report_bad(self._bad)
+        self._report_bad(self._bad.files)
         if newest_bad is None:
             return 0, NO_PREDECESSOR
         self._recall_marks()
@@ -136,7 +134,7 @@ class Lane:
             if (mark := self.marks.get(self.record_class)) is None:
                 raise SegmentDamaged(f"{file.path.name} has no mark of its own class")
         self._goes_on = segment.is_current
-        self._report_bad(self._bad)
+        self._report_bad(self._bad.files)
         return mark.head, mark.digest
 
     def _recall_marks(self) -> None:
@@ -149,9 +147,10 @@ class Lane:
                 self.marks = segment.marks(self.record_class)
 
     def _loss_of(self, file: SegmentFile, reason: str) -> Loss:
-        """The whole of a file as a loss: up to the next good file, or to the end of its span."""
-        after = next((f for f in self._files if f.first > file.first), None)
-        if after is not None:
+        """The whole of a file as a loss: up to the next one, which tells its own, or to the end of
+        its span."""
+        later = (f for f in (*self._files, *self._bad.files) if f.first > file.first)
+        if (after := min(later, key=lambda f: f.first, default=None)) is not None:
             return Loss(
                 self.record_class, file.first, after.first - 1, file.before, after.before, reason
             )
@@ -160,23 +159,22 @@ class Lane:
         return Loss(self.record_class, file.first, last, file.before, digest, reason)
 
     def _quarantine(self, file: SegmentFile) -> SegmentFile:
-        """Rename a damaged file out of the way; keep the last KEEP_BAD of them."""
+        """Rename a damaged file out of the way."""
         self._stop_reading()
         self._files.remove(file)
-        with renamed_errors(file.path):
-            bad = SegmentFile(file.path.with_suffix(BAD_SUFFIX), file.first, file.before)
-            for old, new in zip(side_files(file.path), side_files(bad.path), strict=True):
-                if old.exists():
-                    old.rename(new)
-            file.path.rename(bad.path)
-            self._bad = [*(f for f in self._bad if f.first != bad.first), bad]
-            self._bad.sort(key=lambda f: f.first)
-            for oldest in self._bad[:-KEEP_BAD]:
-                remove_files(oldest.path)
-            self._bad = self._bad[-KEEP_BAD:]
-            sync_folder(self.folder)
-        bad.measure()
-        return bad
+        return self._bad.take(file)
+
+    def trim_bad(self) -> None:
+        """Give up what is too much of damaged files."""
+        self._bad.trim(self._says_more)
+
+    def _says_more(self, bad: SegmentFile) -> bool:
+        """Whether a damaged file says what no durable record does: how far the numbers went, behind
+        the last good file; or a loss that waits for its gap record."""
+        if not self._files or bad.first > self._files[-1].first:
+            return True
+        last = self._loss_of(bad, DAMAGED).last
+        return any(loss.first <= last and bad.first <= loss.last for loss in self.damage)
 
     def continue_from(self, head: int, digest: bytes) -> None:
         """Another class's mark knows a later head than our file: go on behind it, in a new one."""
@@ -193,7 +191,7 @@ class Lane:
 
     def note_missing(self, upto: int) -> None:
         """Records behind ``upto`` without a file: evicted when a full disk took no gap record."""
-        if self._files and self._files[0].first - 1 > upto and not self._bad:
+        if self._files and self._files[0].first - 1 > upto and not self._bad.files:
             last, after = self._files[0].first - 1, self._files[0].before
             self.damage.append(Loss(self.record_class, upto + 1, last, UNKNOWN, after, UNRECORDED))
 
@@ -376,12 +374,12 @@ class Lane:
 
     def size_bytes(self) -> int:
         """Bytes on disk, logs and damaged files included."""
-        return sum(f.size_bytes for f in (*self._files, *self._bad))
+        return sum(f.size_bytes for f in self._files) + self._bad.size_bytes()
 
     def stays_bytes(self) -> int:
         """Of these, what is no record's to give back: damaged files, a newest without a record."""
         empty = [f for f in self._files[-1:] if f.first > self.head]
-        return sum(f.size_bytes for f in (*empty, *self._bad))
+        return sum(f.size_bytes for f in empty) + self._bad.size_bytes()
 
     @property
     def log(self) -> Path | None:

@@ -57,6 +57,8 @@ MAX_SEGMENT_BYTES = 8 << 20
 """Measured: larger segments save no writes, smaller ones cost fsyncs."""
 MIN_SEGMENT_BYTES = 64 << 10
 """Below, the file's own pages outweigh the records."""
+BAD_PART_OF_QUOTA = 2
+"""Damaged files leave records half of their class's quota, under whatever cap they were written."""
 SEGMENTS_PER_QUOTA = 8
 """An eviction costs at most an eighth of what a class may keep."""
 
@@ -122,8 +124,9 @@ class DiskSpool:
         lanes: dict[int, Lane] = {}
         try:
             for c in RecordClass:
-                size = _segment_bytes(self._quotas.quota_bytes(self._cap_bytes, c))
-                lanes[int(c)] = Lane(self._folder / c.label, int(c), size)
+                quota = self._quotas.quota_bytes(self._cap_bytes, c)
+                bad = quota // BAD_PART_OF_QUOTA
+                lanes[int(c)] = Lane(self._folder / c.label, int(c), _segment_bytes(quota), bad)
         except BaseException:
             for lane in lanes.values():
                 lane.close()
@@ -148,6 +151,7 @@ class DiskSpool:
             lane.note_missing(max(self._acked[c], self._gone[c]))
             told = max(self._gone[c], self._acked[c])
             lane.damage[:] = [loss for loss in lane.damage if loss.last > told]
+            lane.trim_bad()
 
     def heads(self) -> dict[int, tuple[int, bytes]]:
         """See ports.Spool."""
@@ -196,6 +200,7 @@ class DiskSpool:
         for c, other in self._lanes.items():
             other.commits += 1
             other.drop_upto(marks[c].acked)
+            other.trim_bad()
         return size_bytes
 
     def _mark(self, c: int) -> Mark:
@@ -265,6 +270,7 @@ class DiskSpool:
         lane = self._lanes[c]
         lane.told = self._gone[c]
         lane.damage[:] = [other for other in lane.damage if other != loss]
+        lane.trim_bad()
         if evicting:
             self._victim = None
             lane.drop_upto(loss.last)
