@@ -37,6 +37,19 @@ def test_a_gate_that_starts_is_not_called_dead(starting: bool) -> None:
     assert ("not running" in reason.text) is not starting
 
 
+def test_why_there_is_no_session_is_told_with_its_step() -> None:
+    """doctor stops at TLS while link runs: what the broker said nobody else could tell."""
+    why = ("EW-NET-008", "the broker refused the session: Banned (0x8a)", "ask the operator")
+    offline = dataclasses.replace(WELL, connected=False, offline_s=41, uplink_why=why)
+    _, [reason] = judge(offline)
+    assert (reason.code, reason.next_step) == ("EW-NET-008", "ask the operator")
+    assert reason.text == f"no session with the broker for 41 s: {why[1]}"
+    refused = ("EW-NET-007", "the broker refuses this gateway's certificate", "renew it")
+    distrusted = dataclasses.replace(offline, trust_fault=refused[1], uplink_why=refused)
+    verdict, [reason] = judge(distrusted)
+    assert (verdict, reason.code, reason.next_step) == ("failing", "EW-NET-007", "renew it")
+
+
 def test_well_is_ok() -> None:
     assert judge(WELL) == ("ok", [])
     sound = (Rung("clock", "clock", State.OK, "x"), Rung("mqtt", "network", State.UNCHECKED, "x"))
@@ -48,6 +61,8 @@ def test_well_is_ok() -> None:
     [
         ({"connected": False, "offline_s": 41.0}, "degraded", "EW-NET-009"),
         ({"connected": False, "trust_fault": "impostor"}, "failing", "EW-NET-006"),
+        ({"parked": ("audit",)}, "degraded", "EW-NET-010"),
+        ({"parked": ("audit",), "parked_by": "verifier"}, "degraded", "EW-NET-016"),
         ({"storage_fault": "disk refuses"}, "failing", "EW-SPL-001"),
         ({"storage_fault": "disk refuses", "memory_s": 9.0}, "failing", "EW-SPL-010"),
         ({"tight": True}, "failing", "EW-SPL-006"),

@@ -15,7 +15,8 @@ import pytest
 
 from edgewarden.errors import OurFault, PeerUnavailable, TrustFault
 from edgewarden.link import dial as dial_module
-from edgewarden.link.dial import alert_name, dial, probe
+from edgewarden.link.dial import DIRECT, Route, alert_name, dial, probe
+from edgewarden.link.tunnel import Proxy
 from tests.broker import HOST, Pki, free_port
 from tests.fakes.clock import FakeClock
 
@@ -105,6 +106,63 @@ def test_a_name_that_does_not_resolve(pki: Pki, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(PeerUnavailable) as caught:
         dial("broker.invalid", 1, pki.client_context("gw-demo"), FakeClock())
     assert caught.value.code == "EW-NET-003"
+
+
+@pytest.mark.parametrize("name", ["broker..example", "a" * 70 + ".example"])
+def test_a_name_that_is_none_is_no_defect(pki: Pki, name: str) -> None:
+    """The settings take it, the resolver's codec does not: that ended link, again and again."""
+    for way in (DIRECT, Route(Proxy("http", "127.0.0.1", free_port()))):
+        with pytest.raises(PeerUnavailable) as caught:
+            dial(name, 1, pki.client_context("gw-demo"), FakeClock(), way)
+        assert caught.value.code == "EW-NET-003"
+        assert "host" in caught.value.next_step
+
+
+Found = list[tuple[object, ...]]
+
+
+def addresses(*ports: int) -> Callable[..., Found]:
+    """A resolver with one address a port."""
+    kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    return lambda *_, **__: [(*kind, ("127.0.0.1", port)) for port in ports]
+
+
+def test_a_name_with_the_dot_at_its_end_is_the_same_broker(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(answering(tls_server(pki))) as port:
+        monkeypatch.setattr(dial_module.socket, "getaddrinfo", addresses(port))
+        dial(f"{HOST}.", port, pki.client_context("gw-demo"), FakeClock()).close()
+
+
+@pytest.mark.parametrize("first", [listening, lambda c: None, "nobody"])
+def test_the_next_address_is_tried_where_the_first_leads_to_no_tls(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch, first: Callable[[socket.socket], None] | str
+) -> None:
+    """An IPv6 that lets a connection through and no certificate after it hid the IPv4."""
+    monkeypatch.setattr(dial_module, "DEADLINE_S", 2.0)
+    with contextlib.ExitStack() as stack:
+        dead = free_port() if isinstance(first, str) else stack.enter_context(serving(first))
+        port = stack.enter_context(serving(answering(tls_server(pki))))
+        monkeypatch.setattr(dial_module.socket, "getaddrinfo", addresses(dead, port))
+        dial(HOST, port, pki.client_context("gw-demo"), FakeClock()).close()
+        monkeypatch.setattr(dial_module.socket, "getaddrinfo", addresses(dead, free_port()))
+        with pytest.raises(PeerUnavailable) as caught:
+            dial(HOST, port, pki.client_context("gw-demo"), FakeClock())
+        assert caught.value.code == ("EW-NET-004" if isinstance(first, str) else "EW-NET-005")
+
+
+def test_an_impostor_at_the_first_address_is_not_passed_over(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = Pki(tmp_path, "impostor")
+    with (
+        serving(answering(tls_server(theirs))) as impostor,
+        serving(answering(tls_server(pki))) as port,
+    ):
+        monkeypatch.setattr(dial_module.socket, "getaddrinfo", addresses(impostor, port))
+        with pytest.raises(TrustFault):
+            dial(HOST, port, pki.client_context("gw-demo"), FakeClock(state="ntp"))
 
 
 def test_something_else_on_the_port(pki: Pki) -> None:

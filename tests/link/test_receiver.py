@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edgewarden.errors import WireRefusal
+from edgewarden.link.client import MAX_DOWN_BYTES
 from edgewarden.link.receiver import Receiver
-from edgewarden.link.session import MAX_DOWN_BYTES
 
 NONCE, RESULT = "ew/1/main/gw-demo/e/nonce", "ew/1/main/gw-demo/e/result"
 

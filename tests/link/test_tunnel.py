@@ -142,6 +142,20 @@ def test_a_socks_proxy_resolves_the_name_for_us() -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "asked"),
+    [
+        ("192.0.2.7", b"\x01\xc0\x00\x02\x07"),
+        ("2001:db8::7", b"\x04\x20\x01\x0d\xb8" + bytes(11) + b"\x07"),
+    ],
+)
+def test_a_socks_proxy_is_told_an_address_as_one(host: str, asked: bytes) -> None:
+    """As a name it would be the proxy's DNS's to answer, which has no such name."""
+    with answering(b"\x05\x00", SOCKS_OK, then=b"tls") as (connection, heard):
+        through(socks(), connection, host, PORT, wait)
+    assert heard[1] == b"\x05\x01\x00" + asked + (8883).to_bytes(2, "big")
+
+
+@pytest.mark.parametrize(
     "bound", [b"\x01\x7f\x00\x00\x01\x00\x01", b"\x04" + bytes(18), b"\x03\x02ab\x00\x01"]
 )
 def test_the_bound_address_is_read_to_its_end(bound: bytes) -> None:

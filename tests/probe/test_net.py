@@ -92,6 +92,11 @@ def test_names() -> None:
     assert (outcome.name, address) == ("unknown", "")
 
 
+def test_a_name_that_is_none_is_told_and_not_thrown() -> None:
+    outcome, address = net.resolve("broker..example", 1)
+    assert (outcome.name, outcome.detail, address) == ("unknown", "it is no host name", "")
+
+
 def test_a_resolver_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(net, "NAME_S", 0.05)

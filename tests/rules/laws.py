@@ -106,6 +106,7 @@ SIZE_DOORS: dict[str, str] = {
     "agent/edgewarden/daemon": "each process and each one-shot is put together in a file",
     "agent/edgewarden/exec": "each step between an event and its report is a file; two canaries",
     "agent/edgewarden/judge": "each kind of decision is a file",
+    "agent/edgewarden/link": "each stretch of the way to the broker is a file",
     "agent/edgewarden/record": "each step from a fact to the disk, or to memory, is a file",
     "agent/edgewarden/serial": "each form of a line is a file, and each part of a port's life",
     "agent/edgewarden_fleet/verify": "each kind of message is a file beside what they share",

@@ -182,8 +182,8 @@ def test_r5_a_gate_that_is_never_shut_is_seen(tmp_path: Path) -> None:
 def test_a_crowded_room_is_seen(tmp_path: Path) -> None:
     tree = copy_tree(tmp_path)
     for number in range(laws.ROOM_FILES + 1):
-        plant(tree, f"agent/edgewarden/link/planted_{number}.py", "")
-    assert any(v.startswith("agent/edgewarden/link:") for v in laws.law_10_sizes(tree))
+        plant(tree, f"agent/edgewarden/gate/planted_{number}.py", "")
+    assert any(v.startswith("agent/edgewarden/gate:") for v in laws.law_10_sizes(tree))
 
 
 def test_a_stale_door_is_seen(tmp_path: Path) -> None:

@@ -362,6 +362,22 @@ def test_a_record_the_broker_finds_too_long_is_set_aside_and_the_others_go_on(
         assert (gap["first"], gap["last"], gap["after"]) == (long_one[0], long_one[0], long_one[1])
 
 
+@pytest.mark.parametrize("setting", ["retain_available false", "max_inflight_messages 1"])
+def test_a_broker_that_can_less_is_used_for_what_it_can(
+    tmp_path: Path, pki: Pki, setting: str
+) -> None:
+    """Without retained messages it refuses our will: 0x9a, each time, for ever."""
+    with (
+        Broker(tmp_path / "broker", pki, extra=[setting]) as broker,
+        listening(broker, pki) as heard,
+        gateway(tmp_path, broker.port, pki) as one,
+    ):
+        one.write(alarms=5, audits=5, bulk=2)
+        wait_until(one.drained, WAIT_S)
+        wait_until(lambda: gap_free(heard, durable(one)), WAIT_S)
+        assert (STATUS, b"online", False) in heard.messages
+
+
 # --- killed under load ---------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ from edgewarden.record.quota import Cap
 from edgewarden.record.refuge import Picture as MemoryPicture
 from edgewarden.serial.portlife import SensorState
 from edgewarden.trust.identity import Identity
-from edgewarden.wire.record import MEMORY, RecordClass
+from edgewarden.wire.record import MEMORY, RecordClass, label_of
 
 _ROLLUP = Path("/proc/self/smaps_rollup")
 
@@ -154,6 +154,11 @@ def _picture(
         connected=up.connected,
         offline_s=_offline_s(up, parts, now),
         trust_fault=str(up.fault) if isinstance(up.fault, TrustFault) else "",
+        uplink_why=("", "", "")
+        if up.fault is None
+        else (up.fault.code, up.fault.text, up.fault.next_step),
+        parked=tuple(label_of(c) for c in up.parked),
+        parked_by=running.settings.uplink.acknowledged_by,
         attestation="none" if result is None else result.overall.label,
         attestation_age_s=None
         if result is None

@@ -40,6 +40,10 @@ class Picture:
         connected: a broker session is up.
         offline_s: since when it is not, seconds.
         trust_fault: text of the last TrustFault of the uplink, or "".
+        uplink_why: code, text and next step of what keeps the uplink from a session, the empty
+            ones for what is not known.
+        parked: labels of the classes that wait because they are refused again and again.
+        parked_by: "broker" or "verifier", whose word it is that does not come.
         attestation: last verdict (``affirming`` ...) or "none".
         attestation_age_s: None before the first verdict.
         attestation_period_s: how often one is due.
@@ -89,6 +93,9 @@ class Picture:
     memory_s: float | None = None
     tight: bool = False
     cap_setting: str = "cap_bytes"
+    uplink_why: tuple[str, str, str] = ("", "", "")
+    parked: tuple[str, ...] = ()
+    parked_by: str = "broker"
 
 
 def judge(p: Picture) -> tuple[str, list[Reason]]:
@@ -108,11 +115,7 @@ def _reasons(p: Picture) -> Iterator[Reason]:
     elif p.tight:
         text = "the disk under the spool is nearly full: readings are counted and not stored"
         yield Reason("EW-SPL-006", text, "run `edgewarden doctor disk`", failing=True)
-    if p.trust_fault:
-        yield Reason("EW-NET-006", p.trust_fault, "run `edgewarden doctor network`", failing=True)
-    elif not p.connected:
-        text = f"no session with the broker for {p.offline_s:.0f} s"
-        yield Reason("EW-NET-009", text, "run `edgewarden doctor network`")
+    yield from _uplink(p)
     yield from reasons_of(p.rungs)
     yield from _control(p)
     yield from _areas(p)
@@ -137,6 +140,23 @@ def _reasons(p: Picture) -> Iterator[Reason]:
         yield Reason(
             "EW-SET-013", f"new settings are not used: {text}", "run `edgewarden config check`"
         )
+
+
+def _uplink(p: Picture) -> Iterator[Reason]:
+    """Why records do not leave, in the words of whoever met it: doctor may not try MQTT while link
+    does, so that only link knows what the broker said."""
+    code, why, step = p.uplink_why
+    step = step or "run `edgewarden doctor network`"
+    if p.trust_fault:
+        yield Reason(code or "EW-NET-006", p.trust_fault, step, failing=True)
+    elif not p.connected:
+        text = f"no session with the broker for {p.offline_s:.0f} s"
+        yield Reason(code or "EW-NET-009", f"{text}: {why}" if why else text, step)
+    if p.parked:
+        code = "EW-NET-016" if p.parked_by == "verifier" else "EW-NET-010"
+        verb = "acknowledge" if p.parked_by == "verifier" else "take"
+        text = f"the {p.parked_by} does not {verb} {', '.join(p.parked)}: these records wait"
+        yield Reason(code, text, f"run `edgewarden explain {code}`")
 
 
 def reasons_of(rungs: Iterable[Rung]) -> Iterator[Reason]:

@@ -2,8 +2,10 @@
 
 Decides whether a failure passes (PeerUnavailable) or is one of trust (TrustFault). Blocks; runs on
 an executor. The whole way has one deadline, however slowly the other side drips; only the resolver
-keeps its own time-out. Every address of a name has its share of the deadline: a site whose IPv6
-leads nowhere is reached by IPv4, and the other way round.
+keeps its own time-out. Every address of a name has its share of the deadline, for TCP and TLS: a
+site whose IPv6 leads nowhere is reached by IPv4, and the other way round, also where IPv6 lets a
+connection through and no long packet after it. An impostor at one of them ends it: no other is
+asked then.
 
 A Route may lead through a proxy (tunnel.py), name MQTT for whoever shares port 443 (ALPN), and put
 MQTT into a WebSocket (websocket.py). Whatever it is, TLS is with the broker and verifies the
@@ -30,6 +32,8 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Sequence
+from typing import Any
 
 from edgewarden.errors import OurFault, PeerUnavailable, TrustFault
 from edgewarden.link.tunnel import Proxy, Wait, through
@@ -38,6 +42,7 @@ from edgewarden.plain import dataclass
 from edgewarden.ports import Clock
 
 REFUSES_US = "EW-NET-007"
+NO_TCP = "EW-NET-004"
 DEADLINE_S = 15.0
 """TCP and TLS together: a satellite link needs 3 s, a slow board 1 s more for the signature."""
 PROBE_READ_S = 3.0
@@ -61,6 +66,10 @@ CERTIFICATE_ALERTS = frozenset(
     }
 )
 """RFC 8446 §6.2: what a server says about a client's certificate."""
+
+
+Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
+"""As getaddrinfo gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +142,35 @@ def _reach(
         raise OurFault("a TLS context that does not verify the broker")
     if context.minimum_version < ssl.TLSVersion.TLSv1_2:
         raise OurFault("a TLS context that speaks less than TLS 1.2")
+    if route.alpn:
+        context.set_alpn_protocols([route.alpn])
+    if route.proxy is not None:
+        _check_name(host)
+        return _secured(_way(host, port, route.proxy, wait), host, port, context, clock, wait)
+    told: PeerUnavailable | None = None
+    found = _addresses(host, port)
+    for place, address in enumerate(found):
+        share = _waiting(clock, wait() / (len(found) - place))
+        try:
+            plain = _tcp(address, share)
+        except OSError as fault:
+            told = told or _no_tcp(host, port, fault)
+            continue
+        try:
+            return _secured(plain, host, port, context, clock, share)
+        except PeerUnavailable as fault:
+            # What came furthest says most.
+            told = fault if told is None or told.code == NO_TCP else told
+    assert told is not None
+    raise told
+
+
+def _secured(
+    plain: socket.socket, host: str, port: int, context: ssl.SSLContext, clock: Clock, wait: Wait
+) -> ssl.SSLSocket:
+    """TLS on a TCP connection, which is closed when there is none."""
     with contextlib.ExitStack() as unless_done:
-        plain = _way(host, port, route.proxy, wait)
         unless_done.callback(plain.close)
-        if route.alpn:
-            context.set_alpn_protocols([route.alpn])
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = _handshake(plain, host, context, wait)
@@ -223,38 +256,51 @@ def _way(host: str, port: int, proxy: Proxy | None, wait: Wait) -> socket.socket
 
 def _connect(host: str, port: int, wait: Wait, what: str = "") -> socket.socket:
     """Try every address, each with its share of what is left of the deadline."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as fault:
-        raise PeerUnavailable(
-            f"the name {host} does not resolve: {fault.strerror or fault}",
-            code="EW-NET-003",
-            next_step=f"try `getent hosts {host}`",
-        ) from fault
+    found = _addresses(host, port)
     last: OSError | None = None
-    for place, (family, kind, protocol, _, address) in enumerate(found):
-        connection: socket.socket | None = None
+    for place, address in enumerate(found):
         try:
-            connection = socket.socket(family, kind, protocol)
-            connection.settimeout(wait() / (len(found) - place))
-            connection.connect(address)
-            return connection
+            return _tcp(address, wait, len(found) - place)
         except OSError as fault:
-            if connection is not None:
-                connection.close()
             last = fault
-    raise PeerUnavailable(
-        f"no TCP connection to {what}{host}:{port}: {last}",
-        code="EW-NET-004",
-        next_step="ask the operator whether the broker runs",
-    ) from last
+    assert last is not None
+    raise _no_tcp(f"{what}{host}", port, last) from last
+
+
+def _addresses(host: str, port: int) -> Sequence[Address]:
+    _check_name(host)
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as fault:
+        raise _no_name(host, fault.strerror or str(fault), f"try `getent hosts {host}`") from fault
+
+
+def _check_name(host: str) -> None:
+    """A name that no resolver and no TLS can take (``a..b``) is no defect of ours."""
+    try:
+        host.encode("idna")
+    except UnicodeError as fault:
+        raise _no_name(host, "it is no host name", "correct [uplink] host") from fault
+
+
+def _tcp(address: Address, wait: Wait, shares: int = 1) -> socket.socket:
+    family, kind, protocol, _, where = address
+    connection = socket.socket(family, kind, protocol)
+    try:
+        connection.settimeout(wait() / shares)
+        connection.connect(where)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _handshake(
     plain: socket.socket, host: str, context: ssl.SSLContext, wait: Wait
 ) -> ssl.SSLSocket:
     """TLS with one deadline over all its reads; takes plain over."""
-    tls = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+    name = host.removesuffix(".")  # RFC 6066 §3: SNI goes without it, and so do certificates
+    tls = context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
     try:
         tls.settimeout(wait())
         tls.do_handshake()
@@ -264,14 +310,15 @@ def _handshake(
     return tls
 
 
-def _waiting(clock: Clock) -> Wait:
-    """The seconds left of DEADLINE_S from now on; raises TimeoutError when there are none."""
-    until_ns = clock.now().boot_ns + round(DEADLINE_S * 1e9)
+def _waiting(clock: Clock, seconds: float = 0) -> Wait:
+    """The seconds left, of DEADLINE_S or so many; raises TimeoutError when there are none."""
+    seconds = seconds or DEADLINE_S
+    until_ns = clock.now().boot_ns + round(seconds * 1e9)
 
     def wait() -> float:
         left_s = (until_ns - clock.now().boot_ns) / 1e9
         if left_s <= 0:
-            raise TimeoutError(f"not done within {DEADLINE_S:g} s")
+            raise TimeoutError(f"not done within {seconds:.3g} s")
         return left_s
 
     return wait
@@ -279,6 +326,19 @@ def _waiting(clock: Clock) -> Wait:
 
 def _why(fault: OSError) -> str:
     return str(fault) or type(fault).__name__
+
+
+def _no_name(host: str, why: str, step: str) -> PeerUnavailable:
+    text = f"the name {host} does not resolve: {why}"
+    return PeerUnavailable(text, code="EW-NET-003", next_step=step)
+
+
+def _no_tcp(where: str, port: int, fault: OSError) -> PeerUnavailable:
+    return PeerUnavailable(
+        f"no TCP connection to {where}:{port}: {fault}",
+        code=NO_TCP,
+        next_step="ask the operator whether the broker runs",
+    )
 
 
 def _no_handshake(host: str, port: int, why: str) -> PeerUnavailable:

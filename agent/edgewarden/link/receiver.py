@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from edgewarden.errors import EdgewardenError
-from edgewarden.link.session import MAX_DOWN_BYTES
+from edgewarden.link.client import MAX_DOWN_BYTES
 from edgewarden.wire.topics import Topic
 
 

@@ -12,7 +12,9 @@ connection comes about.
   is read before paho reads it: Mosquitto answers 0x95 to what is too long, which no PUBACK may
   say, and paho drops the connection over it (measured), for ever, as the record comes again.
 * paho is handed a socket that is connected and verified; it never resolves, dials or reads proxy
-  settings.
+  settings (client.py).
+* The broker's keep-alive counts where it is the shorter one (Mosquitto's max_keepalive): pings in
+  its time, or it ends a session that rests.
 * What the broker may send is bounded twice: by the Maximum Packet Size of our CONNECT, and by
   refusing to read further when it does not keep to it.
 
@@ -39,16 +41,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgewarden.errors import OurFault, PeerFault, PeerUnavailable
+from edgewarden.link.client import MAX_PACKET_BYTES, Client
 from edgewarden.link.dial import acknowledge_at_once
 from edgewarden.link.websocket import WebSocket
 from edgewarden.plain import dataclass
 
-MAX_DOWN_BYTES = 16 * 1024
-"""Payload of one message to us: a nonce or a result is under 1 kB, twice 8 kB is evidence's
-limit.
-"""
-MAX_PACKET_BYTES = MAX_DOWN_BYTES + 1024
-"""The same with topic and properties: what CONNECT tells the broker."""
 RECEIVE_MAXIMUM = 8
 """Messages to us in flight: nonce and result, a few times over."""
 CONNACK_S = 15.0
@@ -64,15 +61,21 @@ MQTT_311, MQTT_5 = 4, 5
 # MQTT 5.0 §3.14.2.1 and §3.2.2.2
 DISCONNECT_WITH_WILL = 0x04
 SESSION_TAKEN_OVER = 0x8E
+RETAIN_NOT_SUPPORTED = 0x9A
 _DEFAULT_RECEIVE_MAXIMUM = 65535
-_UNSPECIFIED = 0x80
+_NEXT = {
+    0x84: "compare [uplink] broker with the MQTT version that this broker speaks",
+    0x85: "have the operator allow this gateway's id as client id",
+    0x87: "have the operator allow this gateway at the broker",
+    0x9C: "ask the operator for the name of the broker to use; set [uplink] host to it",
+    0x9D: "ask the operator for the name of the broker to use; set [uplink] host to it",
+}
+"""§3.2.2.2: what a person can do about a refusal."""
 _CALLBACKS = (
     "on_socket_open", "on_socket_close", "on_socket_register_write", "on_socket_unregister_write",
     "on_connect", "on_subscribe", "on_publish", "on_message", "on_disconnect", "on_log",
 )  # fmt: skip
 """Of paho's client, each a method of a session."""
-# Table 3-4: what paho knows of a PUBACK.
-_PUBACK_REASONS = frozenset({0, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,12 @@ class Terms:
     Attributes:
         receive_maximum: our QoS 1 messages in flight.
         max_packet_bytes: of one packet, None for no limit.
+        retains: whether it keeps messages for those who come later.
     """
 
     receive_maximum: int
     max_packet_bytes: int | None
+    retains: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,42 +101,6 @@ class Ending:
 
     reason: int | None
     text: str
-
-
-class _Client(mqtt.Client):
-    """paho's client on a socket that is connected already.
-
-    2.1 and 2.2 agree on these four methods; the tests run on both.
-    """
-
-    ready: ssl.SSLSocket | WebSocket | socket.socket | None = None
-    said: int | None = None
-    """Reason code of the broker's DISCONNECT; 2.1 overlooks one without properties."""
-    reason: int = _UNSPECIFIED
-    """Reason code of the PUBACK that is being handled, as the broker sent it."""
-
-    def _create_socket(self) -> Any:
-        if self.ready is None:
-            raise OurFault("a session connects once")
-        connection, self.ready = self.ready, None
-        return connection
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        if bufsize > MAX_PACKET_BYTES:
-            raise ConnectionError(f"a packet of {bufsize} bytes, limit {MAX_PACKET_BYTES}")
-        return super()._sock_recv(bufsize)
-
-    def _handle_pubackcomp(self, cmd: Any) -> Any:
-        body = self._in_packet["packet"]
-        self.reason = body[2] if len(body) > 2 else 0
-        if self.reason not in _PUBACK_REASONS:
-            self._in_packet["packet"] = body[:2] + bytes([_UNSPECIFIED]) + body[3:]
-        return super()._handle_pubackcomp(cmd)
-
-    def _handle_disconnect(self) -> None:
-        body = self._in_packet["packet"]
-        self.said = body[0] if body else 0
-        super()._handle_disconnect()
 
 
 class Session:
@@ -176,9 +145,10 @@ class Session:
         self._log = ""
         # 3.1.1's clean session, which 5 says in its CONNECT.
         clean = None if protocol == MQTT_5 else True
-        client = _Client(
-            CallbackAPIVersion.VERSION2, client_id, clean_session=clean, protocol=self._protocol
-        )
+        client = Client(
+            CallbackAPIVersion.VERSION2, client_id, clean_session=clean, protocol=self._protocol,
+            reconnect_on_failure=False,
+        )  # fmt: skip
         client.ready = connection
         client.max_inflight_messages = client.max_queued_messages = window
         client.will_set(will[0], will[1], qos=1, retain=will_retained)
@@ -313,6 +283,8 @@ class Session:
         """paho's keepalive: ping, and notice that pings stay unanswered."""
         if not self.ended.done():
             self._client.loop_misc()
+            if self._misc is not None:
+                self._misc.cancel()
             period_s = min(MISC_S, self._keepalive_s / 4)
             late_s = self._loop.time() % period_s  # in step with what else wakes this process
             self._misc = self._loop.call_later(period_s - late_s, self._tick)
@@ -323,18 +295,28 @@ class Session:
         if self._terms.done():
             return
         if reason.is_failure:
+            self._terms.set_exception(refused_session(reason, properties))
+            return
+        if getattr(properties, "MaximumQoS", 1) == 0:
             self._terms.set_exception(
                 PeerFault(
-                    f"the broker refused the session: {reason} ({reason.value:#x})",
+                    "the broker takes QoS 0 only, which nobody acknowledges",
                     code="EW-NET-008",
-                    next_step="give the reason code to the operator",
-                    reason=reason.value,
+                    next_step="ask the operator for QoS 1 at this broker",
                 )
             )
             return
-        receive_maximum = getattr(properties, "ReceiveMaximum", _DEFAULT_RECEIVE_MAXIMUM)
-        max_packet = getattr(properties, "MaximumPacketSize", None)
-        self._terms.set_result(Terms(receive_maximum, max_packet))
+        asked_s = getattr(properties, "ServerKeepAlive", self._keepalive_s)
+        self._keepalive_s = min(self._keepalive_s, asked_s or self._keepalive_s)
+        self._client.keep_alive(self._keepalive_s)
+        self._loop.call_soon(self._tick)
+        self._terms.set_result(
+            Terms(
+                getattr(properties, "ReceiveMaximum", _DEFAULT_RECEIVE_MAXIMUM),
+                getattr(properties, "MaximumPacketSize", None),
+                getattr(properties, "RetainAvailable", 1) == 1,
+            )
+        )
 
     def _was_subscribed(
         self, client: mqtt.Client, _: Any, mid: int, reasons: list[ReasonCode], properties: Any
@@ -344,7 +326,12 @@ class Session:
             return
         if refused:
             self._subscribed.set_exception(
-                PeerFault(f"the broker refused a subscription: {refused}", code="EW-NET-008")
+                PeerFault(
+                    f"the broker refused a subscription: {', '.join(refused)}",
+                    code="EW-NET-008",
+                    next_step="have the operator let this gateway read ew/1/.../e/ in the broker's "
+                    "access list",
+                )
             )
         else:
             self._subscribed.set_result(None)
@@ -368,11 +355,15 @@ class Session:
     def _disconnected(
         self, client: mqtt.Client, _: Any, flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
+        if self._client.too_new and not self._terms.done():
+            code = ReasonCode(PacketTypes.CONNACK, "Unsupported protocol version")
+            self._terms.set_exception(refused_session(code, None))
         said = self._client.said
         if said is None:
             self._end(Ending(None, self._log or str(reason)))
         else:
-            self._end(Ending(said, f"the broker ended it with reason {said:#04x}"))
+            words = f"{reason} ({said:#04x})" if reason == said else f"reason {said:#04x}"
+            self._end(Ending(said, f"the broker ended it: {words}{_besides(properties)}"))
 
     def _end(self, ending: Ending) -> None:
         if not self.ended.done():
@@ -384,6 +375,23 @@ class Session:
             if not waiting.done():
                 waiting.set_exception(lost)
                 waiting.exception()  # nobody may be waiting for it
+
+
+def refused_session(reason: ReasonCode, properties: Any) -> PeerFault:
+    """A CONNACK that is a refusal, and what a person can do about it."""
+    return PeerFault(
+        f"the broker refused the session: {reason} ({reason.value:#x}){_besides(properties)}",
+        code="EW-NET-008",
+        next_step=_NEXT.get(reason.value, "give the reason code to the operator"),
+        reason=reason.value,
+    )
+
+
+def _besides(properties: Any) -> str:
+    """What the broker says in its own words, cut and printable."""
+    said = [getattr(properties, name, None) for name in ("ReasonString", "ServerReference")]
+    told = ", ".join(str(text) for text in said if text)
+    return f", in its words: {''.join(c for c in told if c.isprintable())[:120]}" if told else ""
 
 
 def _nobody(*_: object) -> None:

@@ -143,10 +143,8 @@ def _socks5(proxy: Proxy, connection: socket.socket, host: str, port: int, wait:
             raise _no_way(proxy, "it refuses the credentials")
     elif method != _NO_AUTH:
         raise _no_way(proxy, "it wants credentials")
-    name = host.encode("idna")
-    connection.sendall(
-        bytes([_SOCKS, _CONNECT, 0, _DOMAIN, len(name)]) + name + port.to_bytes(2, "big")
-    )
+    asked = bytes([_SOCKS, _CONNECT, 0]) + _target(host) + port.to_bytes(2, "big")
+    connection.sendall(asked)
     version, reply, _, kind = _exactly(connection, 4, wait)
     if version != _SOCKS or reply != 0:
         raise _no_way(proxy, _SOCKS_SAYS.get(reply, f"reply {reply}"))
@@ -157,6 +155,17 @@ def _socks5(proxy: Proxy, connection: socket.socket, host: str, port: int, wait:
     else:
         raise _no_way(proxy, f"an address of type {kind}")
     _exactly(connection, length + 2, wait)
+
+
+def _target(host: str) -> bytes:
+    """RFC 1928 §5: an address is one, and no name for the proxy to ask its DNS about."""
+    for kind, family in ((_IPV4, socket.AF_INET), (_IPV6, socket.AF_INET6)):
+        try:
+            return bytes([kind]) + socket.inet_pton(family, host)
+        except OSError:
+            continue
+    name = host.encode("idna")
+    return bytes([_DOMAIN, len(name)]) + name
 
 
 def _exactly(connection: socket.socket, count: int, wait: Wait) -> bytes:

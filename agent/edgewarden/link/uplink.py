@@ -8,7 +8,7 @@ The life of one connection, in order:
 1. The status that will stand when this session ends is signed and becomes the will; then DNS, TCP,
    TLS.
 2. CONNECT, CONNACK, subscriptions (nonce, result).
-3. The status of this session, retained, in front of everything.
+3. The status of this session, retained where the broker does that, in front of everything.
 4. Records, until the connection ends.
 
     passing failure       wait by reconnect.failed(): full jitter, base to cap trust failure
@@ -44,7 +44,7 @@ from edgewarden.link.dial import (
 from edgewarden.link.drain import Drainer
 from edgewarden.link.receiver import Receiver
 from edgewarden.link.reconnect import STABLE_S, Reconnect
-from edgewarden.link.session import MQTT_5, Session
+from edgewarden.link.session import MQTT_5, RETAIN_NOT_SUPPORTED, Session
 from edgewarden.link.telling import EventSink, Telling
 from edgewarden.link.websocket import WebSocket
 from edgewarden.link.window import Lane
@@ -153,6 +153,7 @@ class Uplink:
         self._fault: EdgewardenError | None = None
         self._distrusted = False
         self._silent_losses = 0
+        self._retains = True
         self._stopping = asyncio.Event()
         # One thread: a resolver that hangs makes the next try wait, not the threads pile up.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="uplink")
@@ -264,6 +265,7 @@ class Uplink:
             window=settings.window,
             protocol=settings.protocol,
             will=(self._topic("s", "status"), will),
+            will_retained=self._retains,
             on_acked=self._drainer.acked,
             on_message=self._receiver.take,
         )
@@ -278,13 +280,16 @@ class Uplink:
             await session.subscribe(self._receiver.topics)
             status = await self._aside(lambda: self._status(self._began_ns, True))
             self._note_connected()
-            drainer.send(self._topic("s", "status"), status, retain=True)
+            kept = self._retains and terms.retains
+            drainer.send(self._topic("s", "status"), status, retain=kept)
             await drainer.run(session, terms)
         except EdgewardenError as fault:
             self._fault = fault.to_keep()
             self._counters["connect_failures"] += 1
             if isinstance(fault, PeerUnavailable):
                 self._silent_losses += 1
+            if fault.fields.get("reason") == RETAIN_NOT_SUPPORTED:
+                self._retains = False
         finally:
             stopper.cancel()
             session.abort("the uplink lets go")

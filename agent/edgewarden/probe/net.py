@@ -60,6 +60,8 @@ def resolve(host: str, port: int) -> tuple[Outcome, str]:
                     found.append(str(address[0]))
         except OSError as fault:
             failed.append(fault.strerror or str(fault))
+        except UnicodeError:
+            failed.append("it is no host name")
 
     thread = threading.Thread(target=ask, name="resolve", daemon=True)
     thread.start()
