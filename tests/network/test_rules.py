@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgewarden.errors import OperatorFault
 from edgewarden.network.tools import EVERY_KIND
+from edgewarden.peers.limits import ICMPV6_NEEDED
 from edgewarden.peers.modes import REMOVE, login_port, transaction
 from edgewarden.peers.numbers import merged, segments
 from edgewarden.peers.places import control_group, unit_path
@@ -269,7 +270,10 @@ def test_every_kind_of_statement_is_tried_before_execs_wait() -> None:
 
 def test_limits_leave_enrolled_devices_alone_first() -> None:
     made = table("", limits="on", enrolled=("10.0.0.0/8", "fd00::/64"))
-    assert chain(made.body, "limits")[:2] == ["ip saddr @known4 return", "ip6 saddr @known6 return"]
+    lines = chain(made.body, "limits")
+    assert lines[:2] == ["ip saddr @known4 return", "ip6 saddr @known6 return"]
+    needed = (f"{ICMPV6_NEEDED} return", "ip6 saddr fe80::/10 udp dport 546 return")
+    assert max(map(lines.index, needed)) < lines.index("ip saddr @held4 goto c0")
     slots = chain(made.body, "slots")
     assert slots.index("ip saddr @known4 return") < slots.index("update @slots { ct id } return")
     assert {c.label for c in made.counters} == {

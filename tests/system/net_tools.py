@@ -5,6 +5,7 @@ they print JSON and end by themselves.
     python net_tools.py connect tcp 10.77.0.2 9001 20              20 tries: [errno or "", ms]
     python net_tools.py spray 10.77.0.3 10.77.0.2 9 2.0            UDP to both for 2 s
     python net_tools.py hold 10.77.0.1 1883 1500 9 mqtt SOURCE...  opens and keeps
+    python net_tools.py knock fd77::1 1883 400 fd77::3             SYNs, and no answer waited for
     python net_tools.py storm 10.77.0.1 1883 9                     CONNECT, again and again
     python net_tools.py publish 10.77.0.1 1883 60 10.77.0.9 plain  what a device does, 60 times
     python net_tools.py syn 10.77.0.1 1883 5 SOURCE|random|every   raw SYNs for 5 s
@@ -158,6 +159,16 @@ def hold(arguments: list[str]) -> None:
                 continue
         alive += 1
     print(json.dumps({"tried": tried, "opened": len(kept), "kept": alive}))
+
+
+def knock(arguments: list[str]) -> None:
+    """Begin connections and give each up at once."""
+    address, port, times, source = arguments
+    for _ in range(int(times)):
+        with socket.socket(family(address), socket.SOCK_STREAM) as s:
+            s.setblocking(False)
+            s.bind((source, 0))
+            s.connect_ex((address, int(port)))
 
 
 def storm(arguments: list[str]) -> None:
@@ -355,6 +366,7 @@ if __name__ == "__main__":
         "connect": connect,
         "spray": spray,
         "hold": hold,
+        "knock": knock,
         "storm": storm,
         "publish": publish,
         "syn": lambda a: raw(a, socket.IPPROTO_TCP),

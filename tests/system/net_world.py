@@ -113,9 +113,11 @@ class NetWorld(World):
         words = [str(argument) for argument in arguments]
         return self.inside(name, "/usr/bin/python3", "-S", str(TOOLS), *words, uid=uid)
 
-    def serve(self, *addresses: str, ports: Sequence[int] = (ALLOWED, DENIED)) -> None:
-        """Accept on the peer's side until the end."""
-        command = self.tool(self.peer, "serve", *addresses, "--", *ports)
+    def serve(
+        self, *addresses: str, ports: Sequence[int] = (ALLOWED, DENIED), where: str = ""
+    ) -> None:
+        """Accept, on the peer's side if nothing else is said, until the end."""
+        command = self.tool(where or self.peer, "serve", *addresses, "--", *ports)
         made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._servers.append(made)
         assert made.stdout is not None

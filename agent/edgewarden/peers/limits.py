@@ -3,7 +3,10 @@
 What this decides, in order, about what comes from outside and belongs to no connection yet (ssh
 never comes here):
 
-1. Enrolled addresses are let through: no limit below concerns them.
+1. Enrolled addresses are let through, and from whomever it comes what IPv6 needs to work at all: no
+   limit below concerns them. A hold is of a whole /64, the router's and everybody's own who is at
+   the same wire, and by who has forged one address of it (measured: no neighbour was found any
+   more, ssh over IPv6 was gone with the rest).
 2. An address on hold is refused until the hold ends by itself (``hold_s``).
 3. One address may open so many TCP connections a second, and hold so many at a time; IPv6 counts by
    /64. Who goes on against a limit (more than HOLD_RATE times a second) is put on hold.
@@ -59,6 +62,10 @@ SYN = "tcp flags & (fin | syn | rst | ack) == syn"
 PREFIX = "ffff:ffff:ffff:ffff::"
 """One /64 is one customer, RFC 6177."""
 LOG_RATE = 1
+# RFC 4890 section 4.4: what a host needs of ICMPv6 beside errors (those are "related").
+ICMPV6_NEEDED = "meta l4proto 58 icmpv6 type { 130-137, 143 }"
+DHCPV6_NEEDED = "ip6 saddr fe80::/10 udp dport 546"
+"""What a server says to a client, RFC 8415; answers to a multicast are nobody's connection."""
 
 
 class Counting(Protocol):
@@ -95,7 +102,7 @@ def limit_body(network: Network, counting: Counting) -> Limited:
     syn, count = counter("syn_per_source", "over"), counter("connections_per_source", "over")
     udp, strangers = counter("udp_per_source", "over"), counter("udp_unknown", "over")
     full = counter("unknown_slots", "full")
-    lines = [*known]
+    lines = [*known, f"{ICMPV6_NEEDED} return", f"{DHCPV6_NEEDED} return"]
     for family, key in _keys():
         lines.append(f"{key} @held{family} goto {held}")
     lines += [f"{SYN} jump limits_tcp", "meta l4proto 17 goto limits_udp"]

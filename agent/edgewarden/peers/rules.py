@@ -34,7 +34,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 
 from edgewarden.errors import OperatorFault
-from edgewarden.peers.limits import Limited, limit_body
+from edgewarden.peers.limits import ICMPV6_NEEDED, Limited, limit_body
 from edgewarden.peers.numbers import Span, choice, merged, ports, segments, span
 from edgewarden.peers.places import unit_path
 from edgewarden.peers.users import Users
@@ -67,8 +67,6 @@ packets went through a map of ranges, and none without). An allow may miss for t
 may not."""
 NAME_SIZE = 16
 """Addresses of one name and family, at most (gate keeps to it)."""
-# RFC 4890 section 4.4: what a host needs of ICMPv6 beside errors (those are "related").
-ICMPV6_NEEDED = "{ 130-137, 143 }"
 DHCP_CLIENT_PORTS = "{ 68, 546 }"
 IGMP = 2
 V4, V6 = "ip", "ip6"
@@ -351,7 +349,7 @@ def _input(body: _Body, policy: Policy, network: Network) -> None:
             "tcp dport @ssh accept\ngoto listed\n}\n"
         )
         body.chains.append(
-            f"chain listed {{\nmeta l4proto 58 icmpv6 type {ICMPV6_NEEDED} accept\n"
+            f"chain listed {{\n{ICMPV6_NEEDED} accept\n"
             f"meta l4proto {IGMP} accept\nudp dport {DHCP_CLIENT_PORTS} accept\n"
             f"{''.join(listed)}}}\n"
         )
