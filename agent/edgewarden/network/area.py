@@ -12,8 +12,8 @@ What this decides, in order:
 4. It stays in the kernel when gate dies, and when gate is stopped while it enforces; in learn and
    observe a stop takes it away. Enforced on trial, the kernel lifts it by itself
    (modes.py).
-5. Somebody else deleted it: made again, with an alarm, each COUNT_S, and with what is left of a
-   trial.
+5. Somebody else deleted it, changed its rules or put another of its name in its place: made again,
+   with an alarm, each COUNT_S, and with what is left of a trial.
 6. A managed unit is its control group, which systemd makes anew at every start: gate sees it come
    into being (inotify) and names it to the kernel before its program has been loaded; a look each
    LOOK_S finds what was missed. A machine without cgroup2 cannot manage units: a named gap.
@@ -30,6 +30,7 @@ program to do it.
 from __future__ import annotations
 
 from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
+from edgewarden.network.counters import GONE, WHOLE
 from edgewarden.network.force import Force
 from edgewarden.network.groups import prefix_of_cgroups
 from edgewarden.network.tools import Tools
@@ -253,11 +254,10 @@ class Network:
         """The picture of this moment."""
         table = self._table
         armed = self._force.mode == "enforce" and bool(table.body) and not self._why_not
-        left_s = self._force.trial.left_s(self._mono_s())
         lost = 0 if self._tools.log is None else self._tools.log.lost
         return AreaStats(
-            "network", self._mode, armed, left_s, table.rules, table.generation,
-            0, self._denied, self._would_deny, lost,
+            "network", self._mode, armed, self._force.trial.left_s(self._mono_s()), table.rules,
+            table.generation, 0, self._denied, self._would_deny, lost,
             self._why_not or self._gap(), " ".join(self._limits),
         )  # fmt: skip
 
@@ -275,12 +275,17 @@ class Network:
 
     def _put_in_force(self, mode: str, trial_s: int) -> None:
         self._force.put(self._table, mode, trial_s, self._names.standing())
-        self._counts = {}
-        self._tell_ports()
+        self._is_new()
 
     def _put_again(self) -> None:
         self._force.again(self._table, self._mode, self._names.standing())
+        self._is_new()
+
+    def _is_new(self) -> None:
+        """The kernel has a table that we have just made."""
         self._counts = {}
+        if self._tools.counters is not None:
+            self._tools.counters.remember()
         self._tell_ports()
 
     def _tell_ports(self) -> None:
@@ -299,7 +304,7 @@ class Network:
     def _look_around(self) -> None:
         try:
             if self._force.look(self._table, self._names.standing()):
-                self._counts = {}
+                self._is_new()
             self._tell_ports()
         except HardwareFault as fault:
             self._alarm("EW-NET-031", 4, f"the network table lacks what is new: {fault.text}")
@@ -336,20 +341,18 @@ class Network:
             if counter is None:
                 continue
             outward = counter.direction == "egress"
+            total = self._totals.get((counter.kind, counter.label), 0) + 1
             self._put(
                 NetworkVerdict(
                     self._decision(), counter.direction, self._mode, counter.label,
                     counter.by_name, seen.protocol, seen.destination if outward else seen.source,
-                    seen.uid, seen.port, self._total(counter) + 1, self._boot_ns(),
+                    seen.uid, seen.port, total, self._boot_ns(),
                 )
             )  # fmt: skip
 
     def _decision(self) -> str:
         """Of a packet that met a refusal now; a trial that ended in the kernel refuses nothing."""
         return _DECISION[self._force.trial.again(self._force.mode or "learn", self._mono_s())[0]]
-
-    def _total(self, counter: Counter) -> int:
-        return self._totals.get((counter.kind, counter.label), 0)
 
     def tick(self, now_mono: float) -> None:
         """On gate's timer, which is its heartbeat."""
@@ -360,25 +363,27 @@ class Network:
             self._look_around()
         if now_mono >= self._next_count_mono:
             self._next_count_mono = now_mono + COUNT_S
-            if not self._count():
+            if state := self._count():
                 try:
                     self._put_again()
                 except EdgewardenError as fault:
                     self._not_in_force(fault)
                     return
                 self._why_not = ""
-                self._alarm("EW-NET-036", 5, "somebody removed our network table: made again")
+                self._alarm("EW-NET-036", 5, f"somebody {state} our network table: made again")
 
-    def _count(self) -> bool:
-        """Read the counters; False when our table is not there."""
-        if self._tools.counters is None or not self._force.mode:
-            return True
+    def _count(self) -> str:
+        """Read the counters; what became of our table (WHOLE, CHANGED, GONE)."""
+        counters = self._tools.counters
+        if counters is None or not self._force.mode:
+            return WHOLE
         try:
-            fresh = self._tools.counters.read()
+            state = counters.state()
+            fresh = None if state == GONE else counters.read()
         except HardwareFault:
-            return False
+            return GONE
         if fresh is None:
-            return not self._by_name
+            return GONE if self._by_name else state
         before, self._counts = self._counts, fresh
         ours = [n for n in fresh if n in self._by_name]
         moved = [(self._by_name[n], fresh[n] - before.get(n, 0)) for n in ours]
@@ -392,4 +397,4 @@ class Network:
         elif self._decision() == "would_deny":
             self._would_deny += refused
         self._limits = tuple(counter.label for counter, _ in moved if counter.direction == "limit")
-        return True
+        return state
