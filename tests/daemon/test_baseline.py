@@ -117,6 +117,45 @@ def test_l5_what_dpkg_does_not_vouch_for_is_held_and_flagged(machine: System) ->
     assert machine.allows(hashlib.sha256(elf(tail=b"own 1")).digest()) == "local"
 
 
+def test_l5_a_conffile_that_somebody_changed_waits_for_a_person(machine: System) -> None:
+    """People may change it; that dpkg ran for something else says nothing about who did."""
+    name = "/etc/cron.daily/dpkg"
+    machine.learn()
+    changed = b"#!/bin/sh\n# by whom?\n"
+    put(machine.root, f"{name}.tmp", changed).rename(machine.root / name[1:])
+    ls = machine.install("ls", b"ls 2")
+    for _ in range(2):  # the second one looks into folders that changed
+        taken = machine.upgrade()
+        assert taken is not None
+        assert [e.path for e in taken.held] == [name]
+        assert [(f.kind, f.path) for f in taken.findings] == [("conffile", name)]
+        assert machine.allows(hashlib.sha256(changed).digest()) == ""
+        assert machine.allows(ls) == "packages"
+    machine.learn()
+    assert machine.allows(hashlib.sha256(changed).digest()) == "packages"
+    taken = machine.upgrade()
+    assert taken is not None
+    assert taken.held == (), "a person has seen it"
+
+
+def test_l5_a_new_conffile_of_its_package_is_taken_over(machine: System) -> None:
+    name, status = "/etc/cron.daily/dpkg", machine.root / "var/lib/dpkg/status"
+    machine.learn()
+    fresh = b"#!/bin/sh\n# of the new version\n"
+    put(machine.root, name, fresh)
+    said = status.read_text()
+    line = next(one for one in said.split("\n") if one.startswith(f" {name} "))
+    status.write_text(said.replace(line, f" {name} newconffile"))  # unpacked, not yet configured
+    taken = machine.upgrade()
+    assert taken is not None
+    assert [e.path for e in taken.held] == [name]
+    status.write_text(said.replace(line, f" {name} {hashlib.md5(fresh).hexdigest()}"))
+    taken = machine.upgrade()
+    assert taken is not None
+    assert taken.held == ()
+    assert machine.allows(hashlib.sha256(fresh).digest()) == "packages"
+
+
 def test_an_upgrade_where_nobody_learned_changes_nothing(machine: System) -> None:
     assert machine.upgrade() is None
     assert not (machine.state / "exec.table").exists()

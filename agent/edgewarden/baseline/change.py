@@ -4,7 +4,8 @@ What this decides, for dpkg's hook (``vouched``):
 
 1. A package's file as the package brought it replaces what was there before: that is an upgrade.
 2. A file without a package, and one that differs from its package, keeps the content it had in the
-   baseline: a package manager that runs is no reason to believe what somebody put beside it.
+   baseline: a package manager that runs is no reason to believe what somebody put beside it. So
+   does a conffile that somebody changed: people may, and a person says so with `policy learn`.
 3. A file that is gone is taken out, whoever it belonged to.
 
 Pure. What it leaves to others: the survey, the policy.
@@ -13,6 +14,8 @@ Pure. What it leaves to others: the survey, the policy.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from edgewarden.plain import dataclass
 from edgewarden.wire.baseline import Baseline, Entry
@@ -43,13 +46,20 @@ def changes(before: Baseline, after: Baseline) -> Changes:
     )
 
 
-def vouched(before: Baseline, after: Baseline) -> tuple[Baseline, tuple[Entry, ...]]:
-    """The baseline after an upgrade, and what of the system it does not take over."""
+def vouched(
+    before: Baseline, after: Baseline, conffiles: Collection[str]
+) -> tuple[Baseline, tuple[Entry, ...]]:
+    """The baseline after an upgrade, and what of the system it does not take over.
+
+    Args:
+        conffiles: paths of those that are not what their packages brought.
+    """
     old = {entry.path: entry for entry in before.entries}
     entries, held = [], []
     for entry in after.entries:
         last = old.get(entry.path)
-        if last == entry or (entry.package and not entry.differs):
+        brought = entry.package and not entry.differs and entry.path not in conffiles
+        if last == entry or brought:
             entries.append(entry)
             continue
         held.append(entry)

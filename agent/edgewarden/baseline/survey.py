@@ -13,8 +13,9 @@ Rules in order:
    mtime, size) is that of the last survey keeps its digest, unless everything is to be read
    (``full``): a store through a mapping may leave them all as they were.
 4. A package's file is compared with the MD5 that dpkg has. Another content is a finding and counts
-   as nobody's (``differs``), unless it is a conffile, which people may change. MD5 says nothing
-   about an attacker who chose both; it shows what was changed since the package was installed.
+   as nobody's (``differs``), unless it is a conffile, which people may change. (One that was
+   unpacked and not yet configured has no MD5: it is not yet what the package brought.) MD5 says
+   nothing about an attacker who chose both; it shows what was changed since the installation.
 5. Bytecode that Python made of a package's module belongs to that package.
 6. What cannot be read, changes meanwhile or is too long for gate to hash is left out and named.
 7. With ``since``, a folder that is as it was (folders.py) is not looked into: of its files stands
@@ -174,7 +175,7 @@ def survey(
     result.baseline = Baseline(tuple(entries), aliases)
     result.findings.sort()
     for finding in result.findings:
-        if finding.kind in (UNREADABLE, MOVING):
+        if finding.kind in (UNREADABLE, MOVING, CONFFILE):
             result.folders.pop(finding.path.rpartition("/")[0], None)
     return result
 
@@ -326,8 +327,8 @@ def _entry(
     package = packages.owner_of.get(path, "")
     differs = False
     wanted = packages.md5_of.get(path)
-    if package and wanted is not None and wanted != content.md5:
-        conffile = path in packages.conffiles
+    conffile = path in packages.conffiles
+    if package and (conffile or wanted is not None) and wanted != content.md5:
         findings.append(Finding(CONFFILE if conffile else DIFFERS, path, package))
         differs = not conffile
     if not package:

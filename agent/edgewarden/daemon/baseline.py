@@ -39,7 +39,7 @@ from edgewarden.baseline.learn import (
     learn,
 )
 from edgewarden.baseline.running import Contents, Starts, processes, services
-from edgewarden.baseline.survey import NOTHING_BEFORE, Finding, Since
+from edgewarden.baseline.survey import CONFFILE, NOTHING_BEFORE, Finding, Since
 from edgewarden.daemon.clock import SystemClock
 from edgewarden.daemon.policy import (
     Compiled,
@@ -175,7 +175,8 @@ def rebaseline(settings_path: str, machine: Machine = THIS) -> Taken | None:
         known = kept_stamps(str(folder))
         since = _since(machine, folder, before, known)
         found = _look(machine, settings.exec.roots, known, progress=_quiet, since=since)
-        baseline, held = vouched(before, found.survey.baseline)
+        changed = {one.path for one in found.survey.findings if one.kind == CONFFILE}
+        baseline, held = vouched(before, found.survey.baseline, changed)
         same = not found.survey.hashed and baseline == before and not found.survey.units_changed
         compiled = compiled_from(folder) if same else None
         compiled = compiled or _keep(settings_path, folder, found, baseline)
