@@ -9,9 +9,9 @@ from pathlib import Path
 
 from edgewarden.baseline.paths import Paths
 from edgewarden.baseline.running import Contents, Starts, processes, services
-from edgewarden.judge.exec_rules import unit_of
 from edgewarden.wire.baseline import Baseline, Entry
 from edgewarden.wire.local_messages import UNKNOWN_UID
+from edgewarden.wire.units import unit_of
 from tests.baseline.tree import elf, put, system
 from tests.waiting import wait_until
 

@@ -402,7 +402,10 @@ def test_who_does_not_show_his_memory_is_told_without_it_and_holds_nobody(proc: 
     [
         (b"0::/system.slice/ssh.service\n", "ssh.service"),
         (b"0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
-        (b"0::/user.slice/user@1000.service/app.slice/x.service/sub\n", "x.service"),
+        (b"0::/user.slice/user@1000.service/app.slice/ssh.service\n", "user@1000.service"),
+        (b"0::/system.slice/x.service/ssh.service\n", "x.service"),
+        (b"0::/system.slice/_memory.service\n", "memory.service"),
+        (b"0::/system.slice/tools/x.service\n", ""),
         (b"5:devices:/a.service\n1:name=systemd:/system.slice/b.service\n0::/\n", "b.service"),
         (b"0::/\n", ""),
         (b"", ""),

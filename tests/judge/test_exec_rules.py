@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewarden.judge.exec_rules import Rule, unit_of
+from edgewarden.judge.exec_rules import Rule
+from edgewarden.wire.units import unit_of
 from tests.fakes.subject import Someone
 
 SHELL, CRON = b"s" * 32, b"c" * 32
@@ -64,6 +65,7 @@ def test_a_subject_that_cannot_be_told_never_gets_through(conditions: dict[str, 
         ("/init.scope", ("init.scope",)),
         (NGINX, ("system.slice", "nginx.service")),
         ("/system.slice/nginx.service/cron.service", ("system.slice", "nginx.service")),
+        ("/system.slice/_memory.service", ("system.slice", "memory.service")),
         (
             "/user.slice/user-1000.slice/user@1000.service/app.slice/nginx.service",
             ("user.slice", "user-1000.slice", "user@1000.service"),
@@ -73,6 +75,12 @@ def test_a_subject_that_cannot_be_told_never_gets_through(conditions: dict[str, 
 def test_a_unit_is_the_one_that_systemd_made(cgroup: str, names: tuple[str, ...]) -> None:
     """Below its own service a user makes cgroups of any name."""
     assert unit_of(cgroup) == names
+
+
+def test_a_unit_that_is_called_like_a_controller_is_known_by_its_name() -> None:
+    """systemd calls its group ``_memory.service``: a rule that denies would not hold."""
+    denied = rule(False, units=("memory.service",))
+    assert denied.matches(Someone(place="/system.slice/_memory.service"))
 
 
 def test_nothing_is_asked_that_no_rule_wants_to_know() -> None:

@@ -22,6 +22,7 @@ from edgewarden.baseline.survey import MAX_PROGRAM_BYTES
 from edgewarden.plain import dataclass
 from edgewarden.wire.baseline import Baseline
 from edgewarden.wire.local_messages import UNKNOWN_UID
+from edgewarden.wire.units import group_name
 
 UNIT_FOLDERS = (
     "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
@@ -161,7 +162,7 @@ def services(
                     contents.of_path(path),
                     UNKNOWN_UID if uid is None else uid,
                     manager,
-                    f"/system.slice/{name}",
+                    f"/system.slice/{group_name(name)}",
                     _device(paths.real(real)),
                 )
 

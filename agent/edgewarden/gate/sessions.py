@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import os
 
-from edgewarden.judge.exec_rules import unit_of
 from edgewarden.wire.lean import Frozen, field_names
+from edgewarden.wire.units import unit_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ import contextlib
 import os
 import stat
 
+from edgewarden.wire.units import unit_of
+
 STAT_BYTES = 1024
 """/proc/N/stat is at most about 350 bytes."""
 STATUS_BYTES = 2048
@@ -120,15 +122,15 @@ def _fields(data: bytes, name: bytes) -> list[int]:
 
 
 def parse_unit(data: bytes) -> str:
-    """The unit of /proc/N/cgroup: the last part of a path that ends as a unit's name does, of the
-    unified hierarchy or of systemd's own."""
+    """The unit of /proc/N/cgroup, of the unified hierarchy or of systemd's own: the one that
+    systemd made. What lies below it was named by whoever runs in it."""
     for line in data.split(b"\n"):
         number, _, rest = line.partition(b":")
         controllers, _, path = rest.partition(b":")
         if number == b"0" or controllers == b"name=systemd":
-            for part in reversed(text(path).split("/")):
-                if part.endswith(_UNIT_ENDS):
-                    return part[:MAX_COMMAND_BYTES]
+            unit = (unit_of(text(path)) or ("",))[-1]
+            if unit.endswith(_UNIT_ENDS):
+                return unit[:MAX_COMMAND_BYTES]
     return ""
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from edgewarden.wire.lean import Frozen
 from edgewarden.wire.local_messages import UNKNOWN_UID
+from edgewarden.wire.units import unit_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,22 +101,6 @@ class Rule(Frozen):
             return not self.allow
         names = unit_of(cgroup)
         return any(_like(name, pattern) for pattern in self.units for name in names)
-
-
-def unit_of(cgroup: str) -> tuple[str, ...]:
-    """The slices of a cgroup path and the first unit below them, outermost first.
-
-    ``/system.slice/nginx.service/evil.service`` is of ``system.slice`` and ``nginx.service``: what
-    comes below a unit was named by whoever runs in it.
-    """
-    names = []
-    for part in cgroup.split("/"):
-        if not part:
-            continue
-        names.append(part)
-        if not part.endswith(".slice"):
-            break
-    return tuple(names)
 
 
 def _like(name: str, pattern: str) -> bool:

@@ -19,14 +19,9 @@ from __future__ import annotations
 
 import string
 
+from edgewarden.wire.units import group_name
+
 _PLAIN = frozenset(string.ascii_letters + string.digits + ":_.")
-# cgroups(7), systemd's cgroup_controller_to_string(): a group is not called like their files.
-_CONTROLLERS = frozenset(
-    ("cgroup", "cpu", "cpuacct", "cpuset", "io", "blkio", "memory", "devices", "pids",
-     "bpf-firewall", "bpf-devices", "bpf-foreign", "bpf-socket-bind",
-     "bpf-restrict-network-interfaces", "bpf-bind-network-interface")
-)  # fmt: skip
-_FILES = frozenset(("notify_on_release", "release_agent", "tasks"))
 
 
 def unit_path(unit: str) -> str:
@@ -48,7 +43,7 @@ def control_group(unit: str, slice_: str) -> str:
     if not slice_:
         slice_ = f"system-{escaped(prefix)}.slice" if at else "system.slice"
     above = "" if slice_ == "-.slice" else f"{_slices(slice_.removesuffix('.slice'))}/"
-    return above + _kernel_name(unit)
+    return above + group_name(unit)
 
 
 def escaped(text: str) -> str:
@@ -59,10 +54,4 @@ def escaped(text: str) -> str:
 def _slices(name: str) -> str:
     parts = name.split("-")
     steps = ("-".join(parts[: i + 1]) + ".slice" for i in range(len(parts)))
-    return "/".join(_kernel_name(step) for step in steps)
-
-
-def _kernel_name(name: str) -> str:
-    first = name.partition(".")[0]
-    odd = name.startswith(("_", ".")) or name in _FILES or first in _CONTROLLERS
-    return f"_{name}" if odd else name
+    return "/".join(group_name(step) for step in steps)
