@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgewarden.gate.processes import Processes
     from edgewarden.gate.sockets import GuardLine
     from edgewarden.lockout.guards import Guards
+    from edgewarden.wire.gate_files import GateConfig
 
 
 class Requests:
@@ -113,7 +114,7 @@ class Requests:
             self._responder.new_policy()
             self._pass_on_alarms()
         self._lockout.on_reload(same_rules=same_rules)
-        if self._policy.config.filesystems != before.filesystems:
+        if _armed_by(self._policy.config) != _armed_by(before):
             self._arming.renew()
         return "; ".join(
             part for part in (text, *(reload(older) for reload in self._reloads)) if part
@@ -153,3 +154,9 @@ class Requests:
             guard_pss_bytes=self._doors.pss_bytes(str(self._guard.pid)),
             boot_ns=self._boot_ns(),
         )
+
+
+def _armed_by(config: GateConfig) -> tuple[object, ...]:
+    """What marks, and what is done about a start, depend on. Status tells of it by the settings: so
+    it must not wait for the next occasion. (BPF waits for its canary.)"""
+    return config.filesystems, config.strict, config.kill_after_start

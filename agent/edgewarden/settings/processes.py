@@ -42,7 +42,7 @@ class RequiredProcess:
         form=_UNIT_NAME_FORM,
         rule="a systemd unit's name with its ending",
         absent="not looked at",
-        help="The systemd unit it runs in; what a user's own manager starts is in user@UID.service.",
+        help="The systemd unit it runs in; that of a user's own services is user@UID.service.",
         example='"mosquitto.service"',
     )
     exe: str | None = text(
