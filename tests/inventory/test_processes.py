@@ -320,6 +320,21 @@ def test_whatever_a_process_calls_itself_can_be_encoded(command: bytes, comm: by
     assert decode(encode(process.as_map())) == process.as_map()
 
 
+def test_a_program_whose_file_is_replaced_is_a_change_and_no_launch(proc: FakeProc) -> None:
+    """An upgrade replaces the files of everything that runs: dpkg starts none of it."""
+    proc.start(7, "sshd", command=b"sshd\0")
+    link = proc.root / "7" / "exe"
+    link.symlink_to("/usr/sbin/sshd")
+    under_test = Sweep(str(proc.root))
+    link.unlink()
+    link.symlink_to("/usr/sbin/sshd (deleted)")
+    under_test.sweep.look()
+    under_test.sweep.look()
+    assert under_test.told(LAUNCH) == []
+    [(before, after)] = under_test.changes(7)
+    assert (before.exe, after.exe) == ("/usr/sbin/sshd", "/usr/sbin/sshd (deleted)")
+
+
 def test_another_user_or_tracer_is_a_change_and_no_launch(proc: FakeProc) -> None:
     proc.start(7, "su", uid=1000)
     under_test = Sweep(str(proc.root))

@@ -109,6 +109,13 @@ def test_flags_with_a_letter_in_common_are_not_inline_code() -> None:
     assert script_of("/bin/bash", ["bash", "-x", "x.sh"]) == "x.sh"
 
 
+def test_a_file_that_is_deleted_while_its_program_runs_is_told() -> None:
+    before = process("x", exe="/usr/bin/x")
+    after = replace(before, exe="/usr/bin/x (deleted)")
+    assert told(list(judge_change(before, after, RULES, 5, {}))) == [("EW-HOST-009", Severity.LOW)]
+    assert list(judge_change(after, after, RULES, 5, {})) == []
+
+
 # --- root ----------------------------------------------------------------------------------------
 
 ROOT = process("x", uid=1000, euid=0, exe="/usr/local/bin/x")

@@ -137,3 +137,15 @@ def test_starts_are_counted_to_the_last_one(steps: list[tuple[int, float]]) -> N
         told += sum(e.code == "EW-PROC-008" for e in events)
     assert next(iter(board.required.watched.values())).starts == expected
     assert told == 0
+
+
+def test_a_program_that_an_upgrade_replaced_while_it_runs_is_there() -> None:
+    by_path = Requirement(name="broker", exe="/usr/sbin/mosquitto", grace_s=30)
+    board = Board(by_path)
+    board.look(broker(5, exe="/usr/sbin/mosquitto"))
+    replaced = broker(5, exe="/usr/sbin/mosquitto (deleted)")
+    assert board.look(replaced) == []
+    assert board.look(replaced, after_s=60) == []
+    assert board.look(broker(9, exe="/usr/sbin/mosquitto")) == []
+    [missing] = [*board.look(), *board.look(after_s=31)]
+    assert missing.detail["starts"] == 1, "the restart, and not the upgrade"

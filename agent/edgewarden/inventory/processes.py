@@ -43,6 +43,7 @@ from edgewarden.inventory.births import Births
 from edgewarden.inventory.patient import PATIENCE_S, Patient
 from edgewarden.inventory.procfiles import (
     CGROUP_BYTES,
+    DELETED,
     MAX_COMMAND_BYTES,
     STAT_BYTES,
     STATUS_BYTES,
@@ -264,11 +265,10 @@ class ProcessSweep:
         name = str(now.pid)
         answer = self._slow.ask([name]).get(name)
         command = known.command if answer is None else text(answer[0])
-        # Programs rename themselves (prctl PR_SET_NAME); only another program is a launch. What
-        # program it is may be known from somebody with more rights (learn).
-        if command == known.command and now.exe in ("", known.exe):
+        # A new name (prctl) or a replaced file is no launch; the program may be known from learn().
+        if command == known.command and now.exe in ("", known.exe, known.exe + DELETED):
             tracer, uid, euid = now.tracer_pid, now.uid, now.euid
-            same = replace(known, comm=now.comm, ppid=now.ppid)
+            same = replace(known, comm=now.comm, ppid=now.ppid, exe=now.exe or known.exe)
             self._change(known, replace(same, tracer_pid=tracer, uid=uid, euid=euid))
             return
         self._known[now.pid] = now

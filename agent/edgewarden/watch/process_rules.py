@@ -83,7 +83,8 @@ def judge_change(
     before: Process, after: Process, rules: Rules, now_ns: int, present: Mapping[int, Process]
 ) -> Iterator[Event]:
     """What is to be said of a process that is the same and different."""
-    same_program = before.exe in ("", after.exe) and before.command in ("", after.command)
+    same_file = before.exe in ("", after.exe, after.exe.removesuffix(DELETED))
+    same_program = same_file and before.command in ("", after.command)
     if same_program and origin(after) != origin(before):  # more is known of it than before
         yield from _origin(after, now_ns, baseline=False)
     if after.preload and after.preload != before.preload:

@@ -3,7 +3,8 @@
 A requirement names a program (``exe``), a unit, or what the process calls itself (``comm``); all
 that are given must fit. What calls itself something vouches for nothing: name the unit where you
 can. Where the program is not visible yet (only root may see another user's, once a minute) its own
-word stands for ``exe``, from root and from users whose program was seen to be it.
+word stands for ``exe``, from root and from users whose program was seen to be it. A program whose
+file an upgrade has replaced since it started is there.
 
 Rules, in order:
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from edgewarden.plain import dataclass, field
+from edgewarden.watch.command_lines import DELETED
 from edgewarden.watch.findings import finding
 from edgewarden.wire.facts import Event, Severity
 from edgewarden.wire.processes import Delta, Process
@@ -49,7 +51,7 @@ class Requirement:
     def fits(self, process: Process) -> bool:
         """Whether ``process`` is one of these."""
         return (
-            self.exe in ("", process.exe or process.program)
+            self.exe in ("", process.program.removesuffix(DELETED))
             and self.unit in ("", process.unit)
             and self.comm in ("", process.comm)
         )
