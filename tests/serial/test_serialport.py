@@ -16,7 +16,7 @@ import serial
 
 from edgewarden.errors import HardwareFault
 from edgewarden.serial.opening import close_port, open_port
-from edgewarden.serial.portlife import Format, Line, SerialSettings
+from edgewarden.serial.portlife import BACKOFF_FIRST_S, Format, Line, SerialSettings
 from edgewarden.serial.serialport import SETTLE_S
 from edgewarden.wire.facts import OCSF, Severity
 from hw.rigs.board import recorded
@@ -232,7 +232,7 @@ def test_silence_is_told_once_however_often_the_port_is_reopened(tmp_path: Path)
 
 
 def test_a_silent_port_is_shown_silent_while_it_is_opened_again(tmp_path: Path) -> None:
-    """Half of its time it is open, and well to look at; nobody would see it."""
+    """It is opened again and again and looks well then; nobody would see that it is silent."""
 
     async def scenario() -> None:
         shown: set[str] = set()
@@ -254,6 +254,19 @@ def test_a_silent_port_is_shown_silent_while_it_is_opened_again(tmp_path: Path) 
                 port.unplug()
                 await until(lambda: gateway.state == "reopen")
                 assert "No such file" in gateway.sensor.snapshot().reason or gateway.sensor._lost
+
+    asyncio.run(scenario())
+
+
+def test_the_cure_of_a_silent_port_costs_no_backoff(tmp_path: Path) -> None:
+    """Closed it hears nobody: a sensor that begins to speak must not wait half a minute for us."""
+
+    async def scenario() -> None:
+        with PtyPort(tmp_path / "gps") as port:
+            async with running(gps(port.link, silent_s=0.1)) as gateway:
+                await until(lambda: gateway.sensor.snapshot().reopens >= 3)
+                # What the first refusal will cost (FakeRandomness takes the least).
+                assert gateway.sensor._backoff.delay_s() == BACKOFF_FIRST_S / 2
 
     asyncio.run(scenario())
 

@@ -26,8 +26,9 @@ Rules:
 
 1. ``quiet`` means: no good frame for ``silent_s``. Bytes that never become a frame do not make a
    port live.
-2. A port that stays silent is closed and opened again once per ``silent_s``: drivers and adapters
-   hang for days and only an open wakes them (Node-RED serialport #537, ThingsBoard #1451).
+2. A port that stays silent for another ``silent_s`` is closed and opened again at once, and so on:
+   drivers and adapters hang for days and only an open wakes them (Node-RED serialport #537,
+   ThingsBoard #1451). That is a cure and no failure: no backoff, it would make us deaf.
 3. A transition is told once. The reopening of a port already told silent is the cure and is not
    told again until a good frame arrives: a dead sensor costs one event, not one every
    ``silent_s``.

@@ -181,8 +181,9 @@ class SerialSensor:
             self._happen(Happening.STOP, "stopped")
 
     async def _wait(self, known: Identity | None) -> None:
-        """The backoff, cut short when the path leads to another port than ``known``."""
-        wait_s = self._backoff.delay_s()
+        """The backoff, cut short when the path leads to another port than ``known``; after a cure
+        none: while it is closed nobody is heard."""
+        wait_s = SETTLE_S if self._latest is Happening.QUIET else self._backoff.delay_s()
         settle_s = min(wait_s, SETTLE_S)
         await asyncio.sleep(settle_s)
         await plugged_in(self._settings.port, known, wait_s - settle_s)
