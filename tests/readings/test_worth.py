@@ -127,6 +127,47 @@ def test_a_strange_cadence_marks_and_never_substitutes() -> None:
     assert boiler.why() == (Rule.CADENCE,)
 
 
+def answers(of: dict[int, tuple[int, float]], rounds: range) -> list[FramesSeen]:
+    """A bus: unit -> bytes and time of its answer, each asked once a round."""
+    return [
+        FramesSeen("bus", at * SECOND + unit, size, 1, 0, round(took_s * SECOND), unit)
+        for at in rounds
+        for unit, (size, took_s) in of.items()
+    ]
+
+
+def test_a_unit_of_a_bus_that_falls_silent_makes_no_stranger_of_the_others() -> None:
+    bus, units = Worth("bus"), {1: (9, 0.002), 2: (9, 0.003), 3: (85, 0.2)}
+    said = [e for seen in answers(units, range(400)) for e in bus.frames(seen)]
+    for gone in (1, 2):
+        del units[gone]
+        said += [e for seen in answers(units, range(gone * 400, 800)) for e in bus.frames(seen)]
+    assert (said, bus.why()) == ([], ())
+
+
+def test_another_device_in_the_place_of_one_unit_is_named_and_over_when_it_is_back() -> None:
+    bus, honest = Worth("bus"), {1: (9, 0.002), 2: (9, 0.003), 3: (85, 0.2)}
+    events = [e for seen in answers(honest, range(400)) for e in bus.frames(seen)]
+    swapped = honest | {2: (9, 0.1)}
+    events += [e for seen in answers(swapped, range(400, 600)) for e in bus.frames(seen)]
+    assert [e.code for e in events] == ["EW-SER-014"]
+    evidence = events[0].detail["evidence"]
+    assert isinstance(evidence, dict)
+    assert (evidence["unit"], evidence["feature"]) == (2, "answer_s")
+    assert bus.why() == (Rule.CADENCE,)
+    events += [e for seen in answers(honest, range(600, 800)) for e in bus.frames(seen)]
+    assert [(e.code, e.activity_id) for e in events] == [("EW-SER-014", 1), ("EW-SER-014", 3)]
+    assert bus.why() == ()
+
+
+def test_a_unit_whose_answers_are_all_damaged_is_noise_and_no_stranger() -> None:
+    bus = Worth("bus")
+    said = [e for seen in answers({1: (9, 0.002)}, range(400)) for e in bus.frames(seen)]
+    for at in range(400, 700):
+        said += bus.frames(FramesSeen("bus", at * SECOND, 9, 0, 1, None, 1))
+    assert said == []
+
+
 def test_more_channels_than_any_decoder_lets_through_cost_nothing() -> None:
     boiler = Worth("boiler", {EVERY_OTHER: Limits()})
     for i in range(MAX_CHANNELS + 50):

@@ -334,6 +334,27 @@ def test_a_slave_that_comes_back_is_told(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_each_answer_is_seen_with_who_gave_it_and_a_damaged_one_without_a_time(
+    tmp_path: Path,
+) -> None:
+    other = replace(TEMPERATURE, name="other", unit=2)
+
+    def answer(request: bytes) -> bytes:
+        said = truth(request)
+        return said if request[0] == 1 else said[:-1] + bytes((said[-1] ^ 1,))
+
+    async def scenario() -> None:
+        async with slaves(tmp_path / "meter", answer):
+            settings = bus(tmp_path / "meter", TEMPERATURE, other, timeout_s=0.03)
+            async with running(settings) as gateway:
+                await until(lambda: {seen.voice for seen in gateway.seen} == {1, 2})
+        for seen in gateway.seen:
+            assert (seen.frames, seen.bad) == ((1, 0) if seen.voice == 1 else (0, 1))
+            assert (seen.took_ns is None) == (seen.voice == 2)
+
+    asyncio.run(scenario())
+
+
 def test_continuous_noise_does_not_extend_the_deadline(tmp_path: Path) -> None:
     async def scenario() -> None:
         with PtyPort(tmp_path / "meter") as port:

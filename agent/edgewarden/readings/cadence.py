@@ -5,6 +5,8 @@ what the sender makes and our own scheduling does not: frames a second and bytes
 windows, or, where the port answers questions (Modbus), how long the answer took. Jitter and the
 shape of bursts depend on when we were scheduled: they are evidence in the finding, never its cause.
 
+On a bus each unit is a voice of its own (worth.py): the mix of all of them changes when one dies.
+
 Rules, in order:
 
 1. FRAMES frames are one window. LEARN windows are learned: the least and the most of each feature.
@@ -44,7 +46,7 @@ ANSWER_FLOOR_S = 0.02
 
 
 class Cadence:
-    """Of one port; flat memory.
+    """Of one voice: a port, or one unit of a bus; flat memory.
 
     Attributes:
         usual: feature -> (least, most) as learned so far.
@@ -117,7 +119,7 @@ class Cadence:
         if self._answers:
             # The middle one: a single stall of ours must not make the device look slow.
             features["answer_s"] = sorted(self._answers)[len(self._answers) // 2]
-        else:
+        elif "answer_s" not in self.usual:  # of one that is asked: all of its answers were bad
             features["frames_per_s"] = self._frames / ((now_ns - self._began_ns) / 1e9)
         if self.learning:
             self._learned += 1
@@ -144,7 +146,7 @@ class Cadence:
 
     def _leaves(self, name: str, value: float) -> bool:
         if name not in self.usual:
-            return True  # answers where there were none, or none where there were
+            return True  # answers where there were none
         least, most = self.usual[name]
         if name == "answer_s":
             return value > most * ANSWER_FACTOR + ANSWER_FLOOR_S

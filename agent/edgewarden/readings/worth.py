@@ -93,7 +93,8 @@ class Worth:
         self._limits = dict(limits or {})
         self._channels: dict[str, Channel | None] = {}
         self._standing: dict[tuple[Rule, str], _Standing] = {}
-        self._cadence = Cadence() if fingerprint else None
+        self._fingerprint = fingerprint
+        self._cadences: dict[int, Cadence] = {}
         self._of_sensor: tuple[Rule, ...] = ()
         self._first_adapter = ""
         self.latest: dict[str, Judged] = {}
@@ -102,14 +103,22 @@ class Worth:
     # --- what comes in --------------------------------------------------------------------------
 
     def frames(self, seen: FramesSeen) -> list[Event]:
-        """Take what one read completed; returns findings."""
-        if self._cadence is None:
+        """Take what one read completed; returns findings. Each voice is compared with itself: the
+        others of a bus are no stranger for it when one falls silent."""
+        if not self._fingerprint:
             return []
-        evidence = self._cadence.see(seen)
-        self._stands(Rule.CADENCE, evidence is not None)
-        if evidence is None:
+        cadence = self._cadences.get(seen.voice)
+        if cadence is None:
+            cadence = self._cadences[seen.voice] = Cadence()
+        evidence = cadence.see(seen)
+        strange = evidence is not None or any(one.strange for one in self._cadences.values())
+        self._stands(Rule.CADENCE, strange)
+        if not strange:
             return self._over(Rule.CADENCE, "", seen.seen_mono_ns, 0.0)
-        return self._found(Rule.CADENCE, "", evidence, seen.seen_mono_ns)
+        if evidence is None:
+            return []
+        whose: dict[str, Plain] = {"unit": seen.voice} if seen.voice else {}
+        return self._found(Rule.CADENCE, "", whose | evidence, seen.seen_mono_ns)
 
     def happened(self, event: Event) -> None:
         """Take an event of the port itself: another adapter marks what comes over it."""
@@ -118,8 +127,9 @@ class Worth:
             now = device.get("adapter") if isinstance(device, dict) else None
             self._first_adapter = self._first_adapter or str(previous)
             self._stands(Rule.ADAPTER, now != self._first_adapter)
-        if event.class_uid is OCSF.PERIPHERAL_ACTIVITY and self._cadence is not None:
-            self._cadence.reopened()
+        if event.class_uid is OCSF.PERIPHERAL_ACTIVITY:
+            for cadence in self._cadences.values():
+                cadence.reopened()
 
     def reading(self, reading: Reading) -> tuple[Reading, list[Event]]:
         """Return the reading with its quality, and findings."""

@@ -45,7 +45,7 @@ class Master:
         counters: noise, wrong checksums, bytes that answer nothing.
 
     Attributes:
-        took_ns: from the latest answered question to its answer.
+        took_ns: from the latest question to its answer; None before it.
         asked: questions put on the line.
     """
 
@@ -96,7 +96,7 @@ class Master:
         self._flush(fd)
         self._parser = ReplyParser(request, self.counters)
         self._reply = asyncio.get_running_loop().create_future()
-        self._asked_ns = self._clock.now().boot_ns
+        self._asked_ns, self.took_ns = self._clock.now().boot_ns, None
         self.asked += 1
         try:
             self._write(fd, request.adu())

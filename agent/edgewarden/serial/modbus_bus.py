@@ -79,6 +79,9 @@ class ModbusBus:
 
     ``feed`` has the shape of every decoder; ``talk`` runs as a task as long as the port is open.
     All on the loop's thread.
+
+    Attributes:
+        voice: the unit that was asked last.
     """
 
     def __init__(self, settings: SerialSettings, sink: FactSink, clock: Clock) -> None:
@@ -91,6 +94,7 @@ class ModbusBus:
         self._sink = sink
         self._clock = clock
         self.counters = FrameCounters()
+        self.voice = 0
         self.master = Master(
             settings.line, settings.reply_timeout_s, settings.gap_s, clock, self.counters
         )
@@ -102,7 +106,7 @@ class ModbusBus:
 
     @property
     def took_ns(self) -> int | None:
-        """From the latest answered question to its answer."""
+        """From the latest question to its answer; None before it."""
         return self.master.took_ns
 
     def feed(self, data: bytes, seen_mono_ns: int) -> list[Reading]:
@@ -133,6 +137,7 @@ class ModbusBus:
                 await asyncio.sleep(wait_s)
             first = poll.block.first
             request = read(first.unit, first.function, first.address, poll.block.count)
+            self.voice = first.unit
             reply = await self.master.ask(fd, request)
             poll.due_s = max(poll.due_s + first.period_s, loop.time())
             if reply is None:

@@ -291,9 +291,9 @@ class SerialSensor:
         self, seen: Callable[[FramesSeen], None], size: int, frames: int, bad: int, now_ns: int
     ) -> None:
         decoder, counters = self._decoder, self._decoder.counters
-        took_ns = decoder.took_ns if isinstance(decoder, ModbusBus) else None
+        asked = (decoder.took_ns, decoder.voice) if isinstance(decoder, ModbusBus) else (None, 0)
         new, new_bad = counters.frames - frames, counters.bad - bad
-        seen(FramesSeen(self._settings.name, now_ns, size, new, new_bad, took_ns))
+        seen(FramesSeen(self._settings.name, now_ns, size, new, new_bad, *asked))
 
     def _on_lost(self, reason: str) -> None:
         self._lost = self._lost or reason or "lost"

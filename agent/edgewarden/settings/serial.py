@@ -214,8 +214,9 @@ class Serial:
         "on",
         of=("on", "off"),
         help="Learn at each start how often this sensor speaks, how long its frames are or how "
-        "soon it answers (256 frames), and tell when that changes. off for a sensor whose pace is "
-        "nobody's: one that speaks when a person presses a button.",
+        "soon it answers (256 frames; each device of a Modbus bus by itself), and tell when that "
+        "changes. off for a sensor whose pace is nobody's: one that speaks when a person presses "
+        "a button.",
     )
     channel: tuple[SerialChannel, ...] = tables(
         SerialChannel, most=64, help="What its values can be."

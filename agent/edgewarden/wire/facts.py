@@ -167,6 +167,7 @@ class FramesSeen:
         frames: good frames that it completed.
         bad: frames that it completed and that yield nothing (checksum, length, content).
         took_ns: for a port that answers questions (Modbus): from the question to this answer.
+        voice: and who was asked, its unit; 0 for a port on which one speaks.
     """
 
     source: str
@@ -175,6 +176,7 @@ class FramesSeen:
     frames: int
     bad: int
     took_ns: int | None = None
+    voice: int = 0
 
 
 def event_to_map(event: Event) -> dict[str, Plain]:
