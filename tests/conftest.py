@@ -17,6 +17,8 @@ import hypothesis
 import pytest
 
 from tests import features, settled
+from tests.stalls import Stalls
+from tests.steps import Watching
 
 pytest_plugins = ["tests.ledger"]
 
@@ -76,6 +78,15 @@ def session_leaves_nothing() -> Iterator[None]:
     before = settled.look()
     yield
     settled.check(before)
+
+
+@pytest.fixture(scope="session")
+def stalls(session_leaves_nothing: None) -> Iterator[Stalls]:
+    """Who looks for stalls of this machine; ``slack_s`` asks it."""
+    with Stalls() as looking:
+        Watching.stalls = looking
+        yield looking
+        Watching.stalls = None
 
 
 @pytest.fixture(autouse=True)

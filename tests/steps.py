@@ -61,7 +61,7 @@ def wakes() -> Iterator[Callable[[], int]]:
 
 
 class Watching:
-    """Whether somebody looks for stalls: tests/system/conftest.py has it done."""
+    """Whether somebody looks for stalls: the fixture ``stalls`` does."""
 
     stalls: Stalls | None = None
 

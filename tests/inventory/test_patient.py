@@ -13,7 +13,7 @@ import pytest
 
 from edgewarden.inventory.patient import MOST_STUCK, TICKS, WAITS, Patient
 
-PATIENCE_S = 0.1
+PATIENCE_S = 0.25
 
 
 class World:
@@ -55,7 +55,7 @@ def test_many_that_answer_are_not_silent_because_they_are_many(world: World) -> 
 def test_the_caller_waits_for_so_long_and_no_longer(world: World) -> None:
     began = time.monotonic()
     answers = world.patient.ask([f"slow{n}" for n in range(100)])
-    assert time.monotonic() - began < 3, "all of them take six seconds"
+    assert time.monotonic() - began < 5, "all of them take fifteen seconds"
     assert 2 < len(answers) < 20
     assert len(world.patient.stuck) <= 1, "the one that is being asked"
 

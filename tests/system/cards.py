@@ -24,7 +24,7 @@ from tests.fleet.standing import ENV, Standing
 from tests.waiting import wait_until
 
 DEVICE = "gw-clone"
-WAIT_S = 40.0
+WAIT_S = 90.0
 SETTINGS = """\
 [paths]
 state = "{state}"

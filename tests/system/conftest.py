@@ -12,17 +12,12 @@ import pytest
 from hw.rigs.tpm import Bus
 from tests.broker import Broker, Pki
 from tests.stalls import Stalls
-from tests.steps import Watching
 from tests.system.uplinks import DEVICE
 
 
 @pytest.fixture(scope="session", autouse=True)
-def stalls(session_leaves_nothing: None) -> Iterator[Stalls]:
-    """Who looks for stalls of this machine while the tier runs; ``slack_s`` asks it."""
-    with Stalls() as looking:
-        Watching.stalls = looking
-        yield looking
-        Watching.stalls = None
+def watched(stalls: Stalls) -> None:
+    """``slack_s`` knows of stalls while this tier runs."""
 
 
 @pytest.fixture(scope="session")

@@ -315,7 +315,7 @@ class World:
         while True:
             left_s = quiet_mono - time.monotonic()
             if left_s <= 0 and not turned:
-                self._turn()
+                self.turn()
                 turned = True
             client.settimeout(0 if turned else left_s)
             try:
@@ -334,7 +334,7 @@ class World:
         client.settimeout(WAIT_S)
         return found
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """Have gate go round its loop, twice: what it had to say until now, it has said after it.
 
         Where there is no gate to ask, nothing more can come.

@@ -3,7 +3,7 @@ they print JSON and end by themselves.
 
     python net_tools.py serve 10.77.0.2 fd77::2 -- 9001 9002       until the end of stdin
     python net_tools.py connect tcp 10.77.0.2 9001 20              20 tries: [errno or "", ms]
-    python net_tools.py spray 10.77.0.3 10.77.0.2 9 2.0            UDP to both for 2 s
+    python net_tools.py spray 10.77.0.3 10.77.0.2 9 2.0            UDP to both for 2 s at most
     python net_tools.py hold 10.77.0.1 1883 1500 9 mqtt SOURCE...  opens and keeps
     python net_tools.py knock fd77::1 1883 400 fd77::3             SYNs, and no answer waited for
     python net_tools.py storm 10.77.0.1 1883 9                     CONNECT, again and again
@@ -22,6 +22,7 @@ import json
 import random
 import resource
 import select
+import signal
 import socket
 import struct
 import sys
@@ -95,7 +96,9 @@ def spray(arguments: list[str]) -> None:
     counts: dict[str, dict[str, int]] = {target: {} for target in targets}
     sockets = {t: socket.socket(family(t), socket.SOCK_DGRAM) for t in targets}
     end = time.monotonic() + float(seconds)
-    while time.monotonic() < end:
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    while time.monotonic() < end and not told:
         for target, s in sockets.items():
             try:
                 s.sendto(b"x", (target, int(port)))

@@ -62,7 +62,7 @@ def answer(
         socket.create_connection(("127.0.0.1", standing.broker_port), 10) as plain,
         context.wrap_socket(plain) as secure,
     ):
-        secure.settimeout(10)
+        secure.settimeout(60)
         try:
             secure.sendall(bytes([0x10, len(body)]) + body)
             return secure.recv(64)

@@ -67,7 +67,7 @@ def test_two_links_on_one_card_are_quarantined(stage: Stage) -> None:
     assert f"quarantine  {found['kind']}" in text.stdout
     listed = fleet_command("quarantine", "list", "--dir", stage.fleet.folder)
     assert DEVICE in listed.stdout
-    with urllib.request.urlopen(str(stage.fleet.init["console"]), timeout=10) as page:
+    with urllib.request.urlopen(str(stage.fleet.init["console"]), timeout=60) as page:
         shown = page.read().decode()
     assert "quarantine" in shown
     assert found["why"].split(",")[0][:20] in shown

@@ -147,7 +147,7 @@ def post(standing: Standing, body: bytes) -> dict[str, object]:
     """One raw request to the enrolment service."""
     host, port = str(standing.init["enroll"]).removeprefix("https://").split(":")
     context = tls.pinned_context((standing.folder / "ca/root.pem").read_text())
-    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=15)
+    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=60)
     try:
         connection.request("POST", "/v1/enroll", body)
         answer = json.loads(connection.getresponse().read())
@@ -213,7 +213,7 @@ def test_a_gateway_reaches_its_own_topics_only(
         mine.subscribe(owner.topic("e", "nonce"))
         status = owner.status({})
         assert mine.publish(owner.topic("s", "status"), status, retain=True) == 0
-        assert mine.got.get(timeout=10).topic == owner.topic("e", "nonce")
+        assert mine.got.get(timeout=60).topic == owner.topic("e", "nonce")
         assert mine.publish(made.topic, made.data) == 0
         assert rogue.introduce(AUDIT)
         theirs.publish(rogue.topic("r", "audit"), b"own")  # behind whatever would have come
@@ -243,10 +243,10 @@ def test_nobody_connects_without_a_gateways_certificate(standing: Standing, tmp_
 def first_byte(port: int, context: ssl.SSLContext) -> bytes:
     """Connect and read: a TLS 1.3 client learns of a refused certificate only then."""
     with (
-        socket.create_connection(("127.0.0.1", port), 5) as plain,
+        socket.create_connection(("127.0.0.1", port), 30) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
     ):
-        secure.settimeout(5)
+        secure.settimeout(30)
         secure.sendall(b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x00")
         got = secure.recv(1)
     if not got:
@@ -351,7 +351,7 @@ def answer_challenge(
 ) -> tuple[Tier, dict[str, Tier], dict[str, str]]:
     """Wait for a nonce, answer it, wait for the result."""
     while True:
-        got = client.got.get(timeout=15)
+        got = client.got.get(timeout=60)
         if got.topic.endswith("/nonce"):
             break
     key = board.folder.verifier_key
@@ -360,7 +360,7 @@ def answer_challenge(
     nonce = decode_challenge(envelope.payload).nonce
     client.publish(board.topic("e", "evidence"), board.evidence(nonce, **changes))
     while True:
-        got = client.got.get(timeout=15)
+        got = client.got.get(timeout=60)
         if got.topic.endswith("/result"):
             break
     envelope = cose.open_envelope(got.payload, ContentType.RESULT)
@@ -422,7 +422,7 @@ def code_reference(standing: Standing, tmp_path: Path) -> bytes:
 
 def test_the_console_shows_it_and_nothing_else_gets_in(standing: Standing) -> None:
     address = str(standing.ready["console"]).removeprefix("http://").rstrip("/")
-    connection = http.client.HTTPConnection(address, timeout=10)
+    connection = http.client.HTTPConnection(address, timeout=60)
     try:
         connection.request("GET", "/")
         answer = connection.getresponse()

@@ -164,14 +164,14 @@ address = "10.77.0.0/24"
 def test_every_refused_packet_is_counted_once_and_over_a_new_table(world: NetWorld) -> None:
     enforced(world)
     world.connect_tries("udp", PEER, DENIED, tries=30)
-    wait_until(lambda: world.network_stats().denied == 30, 12)
+    wait_until(lambda: world.network_stats().denied == 30)
     world.connect_tries("udp", PEER, DENIED, tries=7)
     world.write(ONE_PEER + ONE_PEER.replace("plant", "other"))
     assert world.reload().ok
     assert world.network_stats().denied == 37, "counted before the old table went"
     assert world.mode("observe").ok
     world.connect_tries("udp", PEER, DENIED, tries=5)
-    wait_until(lambda: world.network_stats().would_deny == 5, 12)
+    wait_until(lambda: world.network_stats().would_deny == 5)
     assert world.network_stats().denied == 37
 
 
@@ -179,7 +179,7 @@ def verdicts(world: NetWorld, link: socket.socket, count: int) -> list[NetworkVe
     from edgewarden.wire.local import FACTS, parse
 
     found: list[NetworkVerdict] = []
-    link.settimeout(10)
+    link.settimeout(30)
     while len(found) < count:
         message = parse(link.recv(4096), *FACTS)
         if isinstance(message, NetworkVerdict):
@@ -288,7 +288,7 @@ class serving:
         assert self._process.stdout.readline() == "ready\n"
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
 
 
 # --- modes ---------------------------------------------------------------------------------------
@@ -354,17 +354,17 @@ def test_n2_rules_remain_when_gate_is_killed(world: NetWorld) -> None:
 def test_n2_an_unconfirmed_commit_is_lifted_also_when_gate_is_dead(world: NetWorld) -> None:
     world.write(ONE_PEER)
     world.start_gate()
-    assert world.mode("enforce", confirm_s=4).ok
+    assert world.mode("enforce", confirm_s=6).ok
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
     world.kill_gate()
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
-    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 8)
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 30)
 
 
 def test_n2_an_unconfirmed_commit_goes_back_by_itself(world: NetWorld) -> None:
     world.write(ONE_PEER)
     world.start_gate()
-    assert world.mode("enforce", confirm_s=2).ok
+    assert world.mode("enforce", confirm_s=5).ok
     assert world.network_stats().trial_s > 0
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
     wait_until(lambda: world.network_stats().mode == "learn")
@@ -378,10 +378,10 @@ def test_n2_a_trial_made_again_after_a_flush_still_ends_in_the_kernel(world: Net
     assert world.mode("enforce", confirm_s=12).ok
     began_mono = time.monotonic()
     world.nft("flush", "ruleset")
-    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", 8)
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH")
     world.kill_gate()
     assert "trial" in world.nft("list", "sets")
-    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 14)
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 40)
     took_s = time.monotonic() - began_mono
     assert took_s < 14 + slack_s()
 
@@ -434,6 +434,9 @@ def counted(world: NetWorld, name: str) -> int:
     return int(found[1])
 
 
+REPLACED = 15
+
+
 def test_n3_five_thousand_elements_are_replaced_without_a_window(world: NetWorld) -> None:
     enforced(world)
     before = pss_bytes(world)
@@ -442,17 +445,17 @@ def test_n3_five_thousand_elements_are_replaced_without_a_window(world: NetWorld
     subprocess.run(
         world.inside(world.gateway, "nft", "-f", "-"), input=WITNESS, text=True, check=True
     )
-    command = world.tool(world.gateway, "spray", OTHER, PEER, 9, 8.0, uid=UID)
+    command = world.tool(world.gateway, "spray", OTHER, PEER, 9, 100.0, uid=UID)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sprayer:
         wait_until(lambda: counted(world, "tried") > 100)
-        replaced = 0
-        while sprayer.poll() is None and replaced < 40:
-            world.write(many_peers(5000, 2 + replaced % 100))
+        for replaced in range(REPLACED):
+            world.write(many_peers(5000, 2 + replaced))
             assert world.reload().ok
-            replaced += 1
+        wait_until(lambda: counted(world, "tried") > 1000)
+        assert sprayer.poll() is None, "it was over before the last table came"
+        sprayer.terminate()
         said, _ = sprayer.communicate(timeout=30)
     counts = json.loads(said)
-    assert replaced >= 10
     assert counted(world, "tried") > 1000
     assert counted(world, "escaped") == 0, "no moment without rules"
     assert set(counts[PEER]) == {"sent"}, "and none in which an allowed peer is refused"
@@ -519,7 +522,7 @@ def test_our_table_removed_by_somebody_is_made_again_and_told(world: NetWorld) -
     link = world.connect("gate-facts.sock")
     world.nft("flush", "ruleset")
     assert world.connect_says("tcp", PEER, DENIED) == ""
-    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", 15)
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", 60)
     world.wait_for_alarm(link, "EW-NET-036")
 
 
@@ -597,8 +600,8 @@ def test_a_table_that_could_not_be_made_again_is_when_it_can(world: NetWorld) ->
         assert owner.stdout.readline() == "ready\n"
         world.wait_for_alarm(link, "EW-NET-031")
         assert world.network_stats().why_not
-        owner.communicate(timeout=10)
-    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", 15)
+        owner.communicate(timeout=60)
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", 60)
     stats = world.network_stats()
     assert (stats.armed, stats.why_not) == (True, "")
     assert world.mode("enforce").ok

@@ -281,6 +281,9 @@ def racer(program: Path, uid: int) -> list[str | Path]:
     return [sys.executable, "-c", code]
 
 
+TRIES = 5
+
+
 @NEEDS_T2
 def test_t2_a_resume_by_somebody_else_is_an_alarm(stopped: Stopped, runs: int) -> None:
     """What nothing prevents where users are not named (threat model): how often a helper of the
@@ -295,18 +298,24 @@ def test_t2_a_resume_by_somebody_else_is_an_alarm(stopped: Stopped, runs: int) -
         won += raced.exists()
     print(f"SIGCONT by the same user let {won} of {runs} unlisted programs leave a marker")
     link = stopped.connect("gate-facts.sock")
-    os.kill(stopped.gate_pid, signal.SIGSTOP)  # for a moment: the helper wins
     code = (
         f"import os; open('{stopped.cgroup}/cgroup.procs', 'w').write('0'); os.setuid({NOBODY})\n"
         f"os.execv('{evil}', ['touch', '{stopped.markers}/let-go'])"
     )
-    waiting = subprocess.Popen([sys.executable, "-c", code])
-    wait_until(lambda: state_of(waiting.pid) == "T")
-    drop = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"]
-    helper = subprocess.Popen([*drop, "sh", "-c", f"kill -CONT {waiting.pid}"])
-    assert helper.wait(10) == 0
-    assert waiting.wait(10) == 0
-    os.kill(stopped.gate_pid, signal.SIGCONT)
+    for _ in range(TRIES):
+        with stopped.paused():  # for a moment: the helper wins
+            waiting = subprocess.Popen([sys.executable, "-c", code])
+            wait_until(lambda one=waiting: state_of(one.pid) in ("T", "Z"))
+            if state_of(waiting.pid) == "T":
+                drop = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"]
+                helper = subprocess.Popen([*drop, "sh", "-c", f"kill -CONT {waiting.pid}"])
+                assert helper.wait(60) == 0
+                assert waiting.wait(60) == 0
+                break
+        waiting.wait(60)  # it came when gate had been silent for a second, and was not stopped
+        (stopped.markers / "let-go").unlink(missing_ok=True)
+    else:
+        pytest.fail("nobody was ever stopped")
     facts = stopped.facts(link)
     (alarm,) = [f for f in facts if isinstance(f, Alarm) and f"({helper.pid}, uid" in f.text]
     assert alarm.code == "EW-EXEC-061"
@@ -320,7 +329,9 @@ def test_r1_at_t2_a_killed_gate_leaves_nobody_standing(stopped: Stopped, mercy: 
     stopped.enforcing()
     os.kill(stopped.gate_pid, signal.SIGSTOP)
     waiting = [stopped.start(good) for _ in range(50)]
-    wait_until(lambda: sum(state_of(p.pid) == "T" for p in waiting) >= 50)
+    # A gate that is silent for a second stops nobody: on a machine at work the last ones may go on.
+    wait_until(lambda: all(state_of(p.pid) in ("T", "Z") for p in waiting))
+    assert sum(state_of(p.pid) == "T" for p in waiting) >= 10
     started = time.monotonic()
     os.kill(stopped.gate_pid, signal.SIGKILL)
     wait_until(stopped.gate_is_gone)
@@ -328,7 +339,7 @@ def test_r1_at_t2_a_killed_gate_leaves_nobody_standing(stopped: Stopped, mercy: 
         stopped.start_gate()
     else:
         subprocess.run(RESUME, check=True, timeout=60)
-    assert [p.wait(10) for p in waiting] == [0] * 50
+    assert [p.wait(60) for p in waiting] == [0] * 50
     took_s = time.monotonic() - started
     print(f"{mercy}: 50 programs went on within {took_s:.3f} s of gate's death")
     assert took_s < 1 + slack_s()
