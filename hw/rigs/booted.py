@@ -38,9 +38,9 @@ from pathlib import Path
 IMAGE_BYTES = 1536 * 1024 * 1024
 """A tree of 250 MB, two versions of the package, a spool; the file is sparse."""
 DISK_BYTES = 64 * 1024 * 1024
-BOOT_S = 40.0
+BOOT_S = 120.0
 """2 to 4 s on two cores; a machine under load takes its time."""
-HALT_S = 45.0
+HALT_S = 90.0
 """Each unit may take its TimeoutStopSec (20 s at most), nspawn its own moment."""
 COMMAND_S = 120.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -5,6 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.boot.site import Built, prepare
+from tests.stalls import Stalls
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watched(stalls: Stalls) -> None:
+    """``slack_s`` knows of stalls while this tier runs."""
 
 
 @pytest.fixture(scope="session")

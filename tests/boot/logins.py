@@ -27,7 +27,7 @@ from tests.waiting import wait_until
 
 TECHNICIAN = "tech"
 PASSWORD = "on the bench"  # of a guest that ends with the test
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 TIOCGPTN, TIOCSPTLCK = 0x80045430, 0x40045431  # <asm-generic/ioctls.h>
 
 DROPBEAR = """\

@@ -15,14 +15,16 @@ import pytest
 
 from tests.boot import traces
 from tests.boot.site import APPS, VERSIONS, Built, Json, Site, booted_site
+from tests.steps import slack_s
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "mosquitto", "loop-mount", "nspawn", "debian-tree")
 
 PARTS = {"link": 15, "gate": 30, "guard": 20}
 """Part -> its limit of exposure on the scale of --threshold: ten times the score."""
-FREED_S = 3.0
-"""guard's 2.5 s, and the kill; beside what a start takes anyway."""
+FREED_S = 4.0
+"""guard's 2.5 s, the second of grace where it was late itself, and the kill; beside what a start
+takes anyway."""
 WATCHDOG_S = 60 + 20 + 20
 """link's WatchdogSec, systemd's patience after it (TimeoutStopSec), and a start."""
 
@@ -140,8 +142,8 @@ def test_guard_frees_what_a_stopped_gate_holds(installed: Site) -> None:
     installed.gateway.run("kill", "-STOP", str(stalled))
     began = time.monotonic()
     assert installed.can_start(f"{APPS}/known")
-    assert time.monotonic() - began - usual_s <= FREED_S
-    wait_until(lambda: installed.main_pid("gate") not in (0, stalled), 10)
+    assert time.monotonic() - began - usual_s <= FREED_S + slack_s()
+    wait_until(lambda: installed.main_pid("gate") not in (0, stalled), 60)
     assert_enforcing(installed)
 
 

@@ -22,6 +22,7 @@ from hw.rigs.booted import PATH
 from tests.boot import traces
 from tests.boot.logins import TECHNICIAN, Logins
 from tests.boot.site import VERSIONS, Built, Json, Site, booted_site
+from tests.steps import slack_s
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "mosquitto", "loop-mount", "nspawn", "debian-tree", "ssh")
@@ -30,7 +31,8 @@ SETTINGS = '[exec]\nfilesystems = ["/"]\nobserve_h = 0\n'
 EVERY_PACKAGE = '[[program]]\nname = "packages"\npackage = "*"\n'
 NOTHING = '[[program]]\nname = "nothing"\naction = "deny"\npath = "/**"\n'
 STRANGER = "/opt/stranger"
-FREED_S, REARMED_S = 3.0, 10.0
+FREED_S, REARMED_S = 4.0, 60.0
+"""guard's 2.5 s, the second of grace where it was late itself, and the kill."""
 UNHEALTHY = 2
 TRIPS_LIMIT = 3
 """As daemon/gate.py has it; the one stop before counts too."""
@@ -274,7 +276,7 @@ def test_r1_r2_a_gate_that_ends_or_stops_holds_nobody(site: Site, end: str) -> N
 
     usual_s, was = took_s(programs), site.main_pid("gate")
     assert bare(site, f"kill -{end} {was}").returncode == 0
-    assert took_s(programs) - usual_s <= FREED_S
+    assert took_s(programs) - usual_s <= FREED_S + slack_s()
     wait_until(lambda: site.main_pid("gate") not in (0, was), REARMED_S)
     site.await_gate(holds)
 
@@ -291,7 +293,7 @@ def test_r2_a_gate_that_is_stopped_again_and_again_ends_in_observe(
     for _ in range(TRIPS_LIMIT):
         usual_s, was = took_s(login), site.main_pid("gate")
         assert bare(site, f"kill -STOP {was}").returncode == 0
-        assert took_s(login) - usual_s <= FREED_S, "longer than a login takes"
+        assert took_s(login) - usual_s <= FREED_S + slack_s(), "longer than a login takes"
         wait_until(lambda was=was: site.main_pid("gate") not in (0, was), REARMED_S)
         site.await_gate(lambda g: holds(g) or g["mode"] == "observe")
         if site.gate()["mode"] == "observe":
@@ -310,7 +312,7 @@ def test_r4_a_stopped_journal_holds_no_exec(site: Site) -> None:
         began = time.monotonic()
         assert bare(site, "for i in 1 2 3 4 5 6 7 8; do /usr/bin/true; done").returncode == 0
         assert denies(site)
-        assert time.monotonic() - began <= FREED_S
+        assert time.monotonic() - began <= FREED_S + slack_s()
     finally:
         bare(site, f"kill -CONT {journal}")
 

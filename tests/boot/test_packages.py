@@ -73,7 +73,7 @@ def test_the_fleets_package_serves_and_goes(built: Built) -> None:
         operator.run("edgewarden-fleet", "init", "/root/fleet", *flags)
         serve = ("edgewarden-fleet", "serve", "/root/fleet")
         operator.run("systemd-run", "--unit=fleet", *serve)
-        wait_until(lambda: page(console) != "", 20)
+        wait_until(lambda: page(console) != "", 60)
         assert "edgewarden" in page(console)
         operator.run("systemctl", "stop", "fleet")
         apt(operator, "purge", *NAMES)
@@ -83,7 +83,7 @@ def test_the_fleets_package_serves_and_goes(built: Built) -> None:
 def page(port: int) -> str:
     """The console's first page; "" while nobody serves it."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
             return str(answer.read().decode())
     except OSError:
         return ""
