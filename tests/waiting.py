@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 
 POLL_S = 0.01
+LONG_S = 60.0
+"""For what comes in a moment: who succeeds does not wait for it, and a machine stands still."""
 
 
-def wait_until(predicate: Callable[[], object], timeout_s: float = 20.0) -> None:
+def wait_until(predicate: Callable[[], object], timeout_s: float = LONG_S) -> None:
     """Return as soon as predicate() is true.
 
     Raises:
@@ -22,7 +24,7 @@ def wait_until(predicate: Callable[[], object], timeout_s: float = 20.0) -> None
         time.sleep(POLL_S)
 
 
-async def until(predicate: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def until(predicate: Callable[[], object], timeout_s: float = LONG_S) -> None:
     """``wait_until`` for tests inside an event loop: lets it run between two looks."""
     loop = asyncio.get_running_loop()
     deadline_mono = loop.time() + timeout_s

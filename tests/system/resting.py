@@ -20,6 +20,7 @@ is loaded late for one, has 4 kB of inodes written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -51,9 +52,10 @@ def counts(pid: int) -> dict[str, int]:
     wakes = 0
     faults = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[9])  # majflt
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches:"):
-                wakes += int(line.split()[1])
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended
+            for line in (task / "status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches:"):
+                    wakes += int(line.split()[1])
     io = {}
     for line in Path(f"/proc/{pid}/io").read_text().splitlines():
         name, number = line.split(":")

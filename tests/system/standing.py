@@ -96,11 +96,11 @@ class Site:
         line = (FLEET, "show", demo_gateway.DEVICE, "--dir", self.demo.fleet, "--json")
         return read_json(self.stage.run(*line))
 
-    def await_status(self, holds: Callable[[Json], object], limit_s: float = 30) -> None:
+    def await_status(self, holds: Callable[[Json], object], limit_s: float = 90) -> None:
         """Wait until the status is there and holds(status)."""
         wait_until(lambda: bool((s := self.status()) and holds(s)), limit_s)
 
-    def await_fleet(self, holds: Callable[[Json], object], limit_s: float = 30) -> None:
+    def await_fleet(self, holds: Callable[[Json], object], limit_s: float = 90) -> None:
         """Wait until holds(what the fleet shows)."""
         wait_until(lambda: bool(holds(self.shown())), limit_s)
 
@@ -121,7 +121,7 @@ class Site:
         """SIGKILL one part and wait until the supervisor has started it again."""
         old = self.pids()[name]
         os.kill(old, signal.SIGKILL)
-        wait_until(lambda: self.pids().get(name, old) != old, 20)
+        wait_until(lambda: self.pids().get(name, old) != old)
 
 
 def whole(status: Json) -> bool:

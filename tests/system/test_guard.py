@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.daemon.guard import ALIVE_S
+from edgewarden.daemon.guard import ALIVE_S, GRACE_S, LATE_S
 from edgewarden.wire import local
 from edgewarden.wire.local import Alarm, Heartbeat, TripInfo
 from tests.steps import slack_s
@@ -32,6 +32,12 @@ def small() -> Iterator[World]:
         yield made
 
 
+def guards_slack_s() -> float:
+    """What the machine adds; a guard that was late itself gives gate a moment more."""
+    slack = slack_s()
+    return slack + (GRACE_S if slack >= LATE_S else 0.0)
+
+
 def test_a_stopped_gate_is_killed_and_execs_go_on(small: World) -> None:
     evil = small.program("evil", allow=False)
     small.enforcing()
@@ -40,7 +46,7 @@ def test_a_stopped_gate_is_killed_and_execs_go_on(small: World) -> None:
     os.kill(small.gate_pid, signal.SIGSTOP)
     assert small.outcome([evil]) == "ran", "a dead gate lets everybody through"
     took_s = time.monotonic() - stopped
-    assert took_s < 3 + slack_s()
+    assert took_s < 3 + guards_slack_s()
     assert took_s > 1.4, "a gate that is merely late is not killed"
     wait_until(small.gate_is_gone)
 
@@ -230,7 +236,7 @@ def test_r1_r2_fifty_waiting_execs_go_on_when_gate_ends_or_stops(small: World, e
     codes = [one.wait(60) for one in waiting]
     took_s = time.monotonic() - began
     assert codes == [0] * 50
-    assert took_s < (1.0 if end == "KILL" else 3.0 + STARTS_S) + slack_s(), took_s
+    assert took_s < (1.0 if end == "KILL" else 3.0 + STARTS_S) + guards_slack_s(), took_s
     if end == "KILL":
         os.kill(small.guard_pid, signal.SIGCONT)
         wait_until(small.gate_is_gone)
@@ -290,5 +296,5 @@ def test_r3_where_no_signal_reaches_it_guard_ends_gate_and_lets_go_of_everybody(
         began = time.monotonic()
         assert here.outcome([hangs]) == "ran"
         took_s = time.monotonic() - began
-        assert took_s < 4 + slack_s()
+        assert took_s < 4 + guards_slack_s()
         wait_until(here.gate_is_gone)

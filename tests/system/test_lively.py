@@ -72,7 +72,10 @@ def sleeps_in_the_read(world: World) -> bool:
 
 
 def switches(world: World) -> int:
-    texts = [(thread / "status").read_text() for thread in threads(world)]
+    texts = []
+    for thread in threads(world):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            texts.append((thread / "status").read_text())
     return sum(int(text.partition("\nvoluntary_ctxt_switches:\t")[2].split()[0]) for text in texts)
 
 

@@ -334,7 +334,7 @@ LOOK = Path(__file__).parents[2] / "agent/edgewarden/inventory/look.py"
 def look(run: Path) -> float:
     """Run the one-shot as its unit does; returns how long it took."""
     began = time.monotonic()
-    subprocess.run([*PYTHON, str(LOOK), str(run)], check=True, timeout=20)
+    subprocess.run([*PYTHON, str(LOOK), str(run)], check=True, timeout=60)
     return time.monotonic() - began
 
 
@@ -373,9 +373,9 @@ def test_memory_that_nobody_fills_in_holds_neither_link_nor_the_look(own: Path) 
         began = time.monotonic()
         watch.sweep.hint(held.pid)
         watch.look()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10, "it would wait for ever"
         assert watch.sweep._known[held.pid].command == ""
-        assert look(own) < 5
+        assert look(own) < 10
         seen = [p.pid for p in load((own / "look").read_bytes()).processes]
         assert held.pid in seen
     finally:
@@ -458,5 +458,5 @@ def test_a_hundred_rises_are_one_alert_and_a_count(gate: World) -> None:
                     assert repeated_event(fact).code == "EW-PROC-001"
         return total >= 100
 
-    wait_until(hundred, 10)
+    wait_until(hundred, 60)
     assert total == 100
