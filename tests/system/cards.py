@@ -73,7 +73,7 @@ class Card:
     def end(self, number: int = signal.SIGTERM) -> None:
         if self.link is not None:
             self.link.send_signal(number)
-            self.link.wait(20)
+            self.link.wait(60)
             self.link = None
 
     def copy(self, name: str) -> Card:

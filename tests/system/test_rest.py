@@ -30,6 +30,7 @@ MOST_TOGETHER_S = 3.2
 FOR_A_UEVENT = 5
 """What gate may do about one: the loop, the thread that looks at sysfs, and back. They come to
 every network namespace, whoever on the machine plugs or mounts something."""
+TRIES = 2
 MOST_READS_S = {"gate": 20.0, "guard": 0.1, "link": 40.0}
 """link looks at some 16 processes each two seconds, two files each; five of the host's in ten."""
 
@@ -47,20 +48,34 @@ def resting(*arguments: object) -> dict[str, dict[str, int]]:
     return found
 
 
-def test_a_gateway_with_nothing_to_do_rests() -> None:
-    found = resting(SECONDS)
+def too_busy(found: dict[str, dict[str, int]]) -> dict[str, object]:
+    """What of it is above its limit, with all rates; {} when nothing is."""
     rates = {n: {k: round(found[n][k] / SECONDS, 2) for k in ("wakes", "reads")} for n in PARTS}
     print(rates, found)
-    assert found["gate"]["wakes"] > SECONDS / 2, "a heart that does not beat"
     others = {name: found[name]["faults"] for name in PARTS}
     others["gate"] += FOR_A_UEVENT * int(str(found["uevents"]))
     for name in PARTS:
         rates[name]["wakes"] = max(0.0, round(rates[name]["wakes"] - others[name] / SECONDS, 2))
-    assert sum(rates[name]["wakes"] for name in PARTS) <= MOST_TOGETHER_S, rates
-    assert all(rates[name]["wakes"] <= most for name, most in MOST_WAKES_S.items()), rates
-    assert all(rates[name]["reads"] <= most for name, most in MOST_READS_S.items()), rates
-    assert int(str(found["commits"])) > 0, "nothing became durable in four periods of ten seconds"
-    assert found["link"]["written"] > 0, "the kernel does not count what a commit writes"
+    above = [name for name, most in MOST_WAKES_S.items() if rates[name]["wakes"] > most]
+    above += [name for name, most in MOST_READS_S.items() if rates[name]["reads"] > most]
+    if sum(rates[name]["wakes"] for name in PARTS) > MOST_TOGETHER_S:
+        above.append("together")
+    return {"above": above, "rates": rates} if above else {}
+
+
+def test_a_gateway_with_nothing_to_do_rests() -> None:
+    """What is above its limit is counted again: a timer or a poll is there each time, what the
+    machine's other work adds is not."""
+    seen = []
+    for _ in range(TRIES):
+        found = resting(SECONDS)
+        assert found["gate"]["wakes"] > SECONDS / 2, "a heart that does not beat"
+        assert int(str(found["commits"])) > 0, "nothing became durable in four periods of 10 s"
+        assert found["link"]["written"] > 0, "the kernel does not count what a commit writes"
+        if not (busy := too_busy(found)):
+            return
+        seen.append(busy)
+    pytest.fail(f"busy each time: {seen}")
 
 
 def test_between_two_commits_nothing_is_written() -> None:
