@@ -6,10 +6,21 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from edgewarden.errors import HardwareFault
-from edgewarden.link.drain import FETCH_COUNT, Drainer
+from edgewarden.link.drain import FETCH_COUNT, UNANSWERED_S, Drainer
 from edgewarden.link.session import Terms
-from edgewarden.link.window import BULK_TURN, NO_MATCHING_SUBSCRIBERS, Lane
+from edgewarden.link.window import (
+    BULK_TURN,
+    NO_MATCHING_SUBSCRIBERS,
+    PACKET_TOO_LARGE,
+    PARK_AFTER,
+    PAYLOAD_FORMAT_INVALID,
+    UNANSWERED,
+    Flight,
+    Lane,
+)
 from edgewarden.ports import ClassState, Stored
 from edgewarden.wire.acknowledgement import Acknowledgement, InMemory, Run, Upto
 from edgewarden.wire.record import MEMORY, RecordClass, record_hash
@@ -63,6 +74,8 @@ class Taking:
 
     def __init__(self, answer: Callable[[int, int], None]) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.why = ""
+        self.deaf: set[int] = set()
         self.came: list[int] = []
         self.reason: Callable[[int], int] = lambda _: 0
         self._answer = answer
@@ -71,8 +84,14 @@ class Taking:
         record_class = NAMES[topic.rpartition("/")[2]]
         self.came.append(record_class)
         mid = len(self.came)
-        asyncio.get_running_loop().call_soon(self._answer, mid, self.reason(record_class))
+        if mid not in self.deaf:
+            asyncio.get_running_loop().call_soon(self._answer, mid, self.reason(record_class))
         return mid
+
+    def abort(self, why: str) -> None:
+        self.why = why
+        if not self.ended.done():
+            self.ended.set_result(None)
 
 
 async def drain(
@@ -165,3 +184,104 @@ async def _only_the_word() -> None:
     finally:
         session.ended.set_result(None)
         await task
+
+
+def test_an_acknowledgement_that_never_comes_ends_the_session_and_then_parks_the_class() -> None:
+    """The session stands, pings are answered, everything else is acknowledged: it waited on."""
+    asyncio.run(_one_never_comes())
+
+
+async def _one_never_comes() -> None:
+    kept, clock, told = Kept(alarm=3, audit=40), FakeClock(), []
+    lanes, counters = {c: Lane(c) for c in RecordClass}, Counter[str]()
+    for round_ in range(1, PARK_AFTER + 1):
+        drainer = Drainer(
+            kept, clock, lanes, ("main", "gw"), window=20, park_s=60, backlog_bytes_s=0,
+            on_refused=lambda lane, reason: told.append((lane.record_class, reason)),
+            on_aside=lambda *_: None, counters=counters,
+        )  # fmt: skip
+        session = Taking(drainer.acked)
+        session.deaf = {2 if round_ == 1 else 1}  # the second alarm, each time
+        task = asyncio.create_task(drainer.run(session, Terms(20, None)))  # type: ignore[arg-type]
+        await until(lambda session=session: kept.acked[AUDIT] == 40 and session.came)
+        clock.advance(UNANSWERED_S - 1)
+        drainer.changed()
+        await asyncio.sleep(0.05)
+        assert not session.ended.done()
+        clock.advance(2)
+        drainer.changed()
+        await task
+        assert "did not acknowledge" in session.why
+        assert kept.acked[ALARM] == 1
+    assert told == [(ALARM, UNANSWERED)]
+    assert lanes[ALARM].parked
+    assert counters["unanswered"] == PARK_AFTER
+
+
+@pytest.mark.parametrize(
+    ("reason", "which", "unanswered"),
+    [
+        (PACKET_TOO_LARGE, 3, [{2, 3, 4}, {2, 3}, {1}, {1}]),
+        (PAYLOAD_FORMAT_INVALID, 2, [{2, 3, 4}, {1}, {1}]),
+        (0x8B, None, [{2, 3, 4}, {1, 2, 3}, {1, 2, 3}]),  # the server shuts down
+    ],
+)
+def test_a_session_that_ends_over_a_record_is_its_refusal(
+    reason: int, which: int | None, unanswered: list[set[int]]
+) -> None:
+    """The longest of what flies was too large; of any other fault the oldest is meant."""
+    asyncio.run(_ends_over(reason, which, unanswered))
+
+
+async def _ends_over(reason: int, which: int | None, unanswered: list[set[int]]) -> None:
+    kept, counters = Aside(audit=4), Counter[str]()
+    lanes = {c: Lane(c) for c in RecordClass}
+    clock = FakeClock()
+    for deaf in unanswered:
+        drainer = Drainer(
+            kept, clock, lanes, ("main", "gw"), window=20, park_s=60, backlog_bytes_s=0,
+            on_refused=lambda *_: None, on_aside=lambda *_: None, counters=counters,
+        )  # fmt: skip
+        session = Taking(drainer.acked)
+        session.deaf = deaf
+        task = asyncio.create_task(drainer.run(session, Terms(20, None)))  # type: ignore[arg-type]
+        await until(lambda session=session, deaf=deaf: len(session.came) >= max(deaf))
+        await asyncio.sleep(0.02)
+        session.abort("over")
+        await task
+        await drainer.ended(reason)
+        clock.advance(60)
+    assert kept.aside == ([] if which is None else [(AUDIT, which, reason)])
+
+
+class Aside(Kept):
+    """Its third record is a long one; what is set aside is noted."""
+
+    def __init__(self, **counts: int) -> None:
+        super().__init__(**counts)
+        self.aside: list[tuple[int, int, int]] = []
+
+    async def peek(self, record_class: int, after_seq: int, *rest: int) -> list[Stored]:
+        found = await super().peek(record_class, after_seq, *rest)
+        return [Stored(r.record_class, r.seq, b"x" * (90 if r.seq == 3 else 20)) for r in found]
+
+    async def set_aside(self, record_class: int, seq: int, reason: int) -> bool:
+        self.aside.append((record_class, seq, reason))
+        return True
+
+
+def test_who_ends_a_session_over_status_or_evidence_means_no_record() -> None:
+    asyncio.run(_over_control())
+
+
+async def _over_control() -> None:
+    lanes = {c: Lane(c) for c in RecordClass}
+    drainer = Drainer(
+        Kept(), FakeClock(), lanes, ("main", "gw"), window=20, park_s=60, backlog_bytes_s=0,
+        on_refused=lambda *_: None, on_aside=lambda *_: None, counters=Counter(),
+    )  # fmt: skip
+    drainer.window.sent(1, Flight(None, 0, 9000))
+    drainer.window.sent(2, Flight(AUDIT, 1, 20))
+    for reason in (PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID, None):
+        await drainer.ended(reason)
+    assert lanes[AUDIT].refusals == 0

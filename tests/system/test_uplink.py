@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -360,6 +362,36 @@ def test_a_record_the_broker_finds_too_long_is_set_aside_and_the_others_go_on(
         ]
         (gap,) = [g for g in gaps if "first" in g]
         assert (gap["first"], gap["last"], gap["after"]) == (long_one[0], long_one[0], long_one[1])
+
+
+class Ender(MuteBroker):
+    """Acknowledges, but ends the session over a record longer than LONGEST."""
+
+    LONGEST = 2000
+
+    def _answer(self, connection: ssl.SSLSocket, number: int, kind: int, body: bytes) -> None:
+        super()._answer(connection, number, kind, body)
+        if kind == 3 and len(body) > self.LONGEST:
+            connection.sendall(b"\xe0\x02\x95\x00")  # DISCONNECT, packet too large
+            connection.shutdown(socket.SHUT_RDWR)
+        elif kind == 3:
+            after = 2 + int.from_bytes(body[:2], "big")
+            connection.sendall(b"\x40\x02" + body[after : after + 2])
+
+
+def test_a_record_over_which_the_broker_ends_each_session_is_set_aside(
+    tmp_path: Path, pki: Pki
+) -> None:
+    """EMQX and others end the session where Mosquitto answers: that came again, for ever."""
+    cert, key = pki.issue("ender", server=True)
+    with Ender(cert, key, pki.ca, 20) as ender, gateway(tmp_path, ender.port, pki) as one:
+        one.write(audits=3)
+        wait_until(one.drained, WAIT_S)
+        one.write(audits=1, size=4000)
+        one.write(audits=3, alarms=3)
+        wait_until(one.drained, WAIT_S)
+        assert one.alarms() == ["EW-NET-013"]
+        assert one.snapshot().counters["set_aside"] == 1
 
 
 @pytest.mark.parametrize("setting", ["retain_available false", "max_inflight_messages 1"])

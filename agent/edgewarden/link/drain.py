@@ -8,6 +8,7 @@ Decides the moments; the rules themselves are in window.py. Leaves connecting to
 * While an alarm waits in the spool, fetched or not, nothing of another class is sent.
 * With a verifier's key only that verifier's signed word lets the spool forget, and memory, too,
   while the disk takes nothing (acknowledged.py); a PUBACK frees a slot and means nothing else.
+* A PUBACK that does not come in UNANSWERED_S ends the session: its record and slot would wait on.
 * What was durable when the session began is backlog: beside live data it may send backlog_bytes_s
   and no more, alarms excepted.
 """
@@ -28,6 +29,7 @@ from edgewarden.link.window import (
     NO_MATCHING_SUBSCRIBERS,
     PACKET_TOO_LARGE,
     PARK_AFTER,
+    UNANSWERED,
     UNVERIFIED,
     URGENT,
     Flight,
@@ -52,6 +54,8 @@ MAX_REFUSED_WAIT_S = 10.0
 """Between tries after a refusal that may pass: a try costs one record, a late fleet costs this."""
 STORAGE_RETRY_S = 5.0
 """After the disk refused to be read."""
+UNANSWERED_S = 120.0
+"""A PUBACK so late does not come: pings are answered. 64 kB take so long at 4 kbit/s."""
 MAX_CONTROL = 8
 """Status and evidence waiting: a nonce a minute is the most a verifier asks."""
 
@@ -67,8 +71,7 @@ class Drainer:
         lanes: outlive sessions; their fetched and sent parts are forgotten here.
         park_s: how often a parked class is tried.
         backlog_bytes_s: see the module's docstring; 0 has no bound.
-        verified_within_s: the verifier's word counts, and takes no longer than that; None where the
-            broker's does.
+        verified_within_s: the verifier's word counts, and takes no longer; None: the broker's does.
         on_refused: called with the lane and the reason code when that parks it, and for each 0x10.
         on_aside: called with class, sequence and reason of a record that was set aside.
         counters: shared with the uplink.
@@ -144,7 +147,15 @@ class Drainer:
             refused_s = await self._fetch()
             self._fill(session, alarms_readable=refused_s is None)
             await self._look_for_late(session)
+            self._look_for_unanswered(session)
             await self._sleep(session, refused_s)
+
+    async def ended(self, reason: int | None) -> None:
+        """The broker said why it ended the session: perhaps because of what we sent."""
+        flight = self._window.blamed(reason)
+        if reason is not None and flight is not None and flight.record_class is not None:
+            self._refused(self._lanes[flight.record_class], flight, reason)
+            await self._set_aside()
 
     def acked(self, mid: int, reason: int) -> None:
         """A PUBACK came."""
@@ -222,6 +233,17 @@ class Drainer:
                 self._on_refused(self._lanes[c], UNVERIFIED)
         await self._set_aside()
         session.abort("the verifier did not acknowledge in time")
+
+    def _look_for_unanswered(self, session: Session) -> None:
+        flight, now_ns = self._window.oldest(), self._clock.mono_ns()
+        if flight is None or now_ns - flight.sent_ns < UNANSWERED_S * 1e9:
+            return
+        self._counters["unanswered"] += 1
+        if flight.record_class is not None:
+            lane = self._lanes[flight.record_class]
+            if lane.unverified(flight.seq, now_ns, self._park_s) is Refusal.PARKS:
+                self._on_refused(lane, UNANSWERED)
+        session.abort(f"the broker did not acknowledge a message for {UNANSWERED_S:g} s")
 
     def _refused(self, lane: Lane, flight: Flight, reason: int) -> None:
         self._counters[f"refused_{reason:#04x}"] += 1
@@ -358,9 +380,10 @@ class Drainer:
         waits = any(lane.may_send(now_ns) and lane.is_backlog() for lane in self._lanes.values())
         if waits and (refill_s := self._bucket.due_s(now_ns)) > 0:
             due_s.append(refill_s)
-        late_s = self._awaited.due_s(now_ns) if self._awaited is not None else None
-        if late_s is not None:
+        if self._awaited is not None and (late_s := self._awaited.due_s(now_ns)) is not None:
             due_s.append(late_s)
+        if (oldest := self._window.oldest()) is not None:
+            due_s.append(max(0.0, UNANSWERED_S - (now_ns - oldest.sent_ns) / 1e9))
         session.ended.add_done_callback(self._ended)
         try:
             if due_s:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from edgewarden.errors import TrustFault
 from edgewarden.link.session import SESSION_TAKEN_OVER, Ending
-from edgewarden.link.window import NO_MATCHING_SUBSCRIBERS, UNVERIFIED, Lane
+from edgewarden.link.window import NO_MATCHING_SUBSCRIBERS, UNANSWERED, UNVERIFIED, Lane
 from edgewarden.ports import Clock
 from edgewarden.wire.facts import OCSF, Event, Plain, Severity
 from edgewarden.wire.record import RecordClass, label_of
@@ -29,6 +29,8 @@ VOID_ALARM_S = 60.0
 
 # OCSF network_activity (4001), activity_id
 _OPEN, _CLOSE, _FAIL, _REFUSE = 1, 2, 4, 5
+
+_SILENT = {UNVERIFIED: ("verifier", "EW-NET-016"), UNANSWERED: ("broker", "EW-NET-010")}
 
 EventSink = Callable[[Event, RecordClass], None]
 
@@ -88,12 +90,13 @@ class Telling:
                     self._once("EW-NET-012", Severity.HIGH, RecordClass.ALARM, lasting)
             return
         self._counters["parked"] += 1
-        if reason == UNVERIFIED:
+        if reason in (UNVERIFIED, UNANSWERED):
+            who, code = _SILENT[reason]
             silent: dict[str, Plain] = {
-                "what": "the verifier does not acknowledge a class of records",
+                "what": f"the {who} does not acknowledge a class of records",
                 "class": label_of(record_class),
             }
-            self._once("EW-NET-016", Severity.HIGH, RecordClass.ALARM, silent)
+            self._once(code, Severity.HIGH, RecordClass.ALARM, silent)
             return
         detail = {
             "what": "the broker refuses a class of records",

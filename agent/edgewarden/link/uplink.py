@@ -283,6 +283,7 @@ class Uplink:
             kept = self._retains and terms.retains
             drainer.send(self._topic("s", "status"), status, retain=kept)
             await drainer.run(session, terms)
+            await drainer.ended(session.ended.result().reason)
         except EdgewardenError as fault:
             self._fault = fault.to_keep()
             self._counters["connect_failures"] += 1

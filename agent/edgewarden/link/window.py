@@ -17,7 +17,9 @@ The rules, in order:
 6. After a refusal the class goes back to its last accepted record, waits, and then sends one
    record at a time until one is accepted. Answers to what was sent before going back free their
    slots and mean nothing else.
-7. The third refusal in a row that no waiting cures: what speaks of the topic parks the class, what
+7. A session that the broker ends with such a reason is a refusal of the message it looked at; one
+   in which an acknowledgement does not come is ended, and the third such parks the class.
+8. The third refusal in a row that no waiting cures: what speaks of the topic parks the class, what
    speaks of the record (ABOUT_RECORD) sets that record aside, so that the others go on.
 """
 
@@ -46,6 +48,8 @@ QUOTA_EXCEEDED = 0x97
 PAYLOAD_FORMAT_INVALID = 0x99
 UNVERIFIED = 0x100
 """No code of MQTT's: the verifier did not acknowledge in time (acknowledged.py)."""
+UNANSWERED = 0x101
+"""None of MQTT's either: the broker did not acknowledge in time."""
 LASTING = frozenset({NOT_AUTHORIZED, TOPIC_NAME_INVALID, PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID})
 """Refusals that no waiting cures: somebody must change something."""
 ABOUT_RECORD = frozenset({PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID})
@@ -57,7 +61,7 @@ URGENT = (None, MEMORY, RecordClass.ALARM)
 
 
 class Refusal(Enum):
-    """What a refusal leads to (rules 6 and 7)."""
+    """What a refusal leads to (rules 6 to 8)."""
 
     AGAIN = "tried again"
     PARKS = "the class is parked, from now on"
@@ -124,6 +128,18 @@ class Window:
         self._flying[mid] = flight
         self.bytes_flying += flight.size_bytes
 
+    def oldest(self) -> Flight | None:
+        """What has waited longest for its acknowledgement."""
+        return next(iter(self._flying.values()), None)
+
+    def blamed(self, reason: int | None) -> Flight | None:
+        """What a broker meant that ended the session with this reason: brokers look at one message
+        after the other, so it is the oldest that has no answer; of what is too large the longest.
+        """
+        if reason == PACKET_TOO_LARGE:
+            return max(self._flying.values(), key=lambda f: f.size_bytes, default=None)
+        return self.oldest() if reason in LASTING else None
+
     def ended(self, mid: int) -> Flight | None:
         """Free a slot; None when nothing of ours has this identifier."""
         flight = self._flying.pop(mid, None)
@@ -154,7 +170,7 @@ class Turns:
 
 @dataclass(slots=True)
 class Lane:
-    """One class on its way to the broker (rules 4 to 6).
+    """One class on its way to the broker (rules 4 to 8).
 
     Attributes:
         accepted: everything up to here was accepted.
@@ -245,7 +261,7 @@ class Lane:
             self.ready.popleft()
 
     def unverified(self, seq: int, now_ns: int, wait_s: float) -> Refusal:
-        """The verifier's word on ``seq``, the oldest that waits, did not come in time.
+        """The word on ``seq``, the oldest that waits, did not come in time.
 
         Where it has stored what comes behind it, the record itself is what is not taken.
         """
