@@ -170,7 +170,7 @@ def enforcing(world: World, before: dict[str, object], built: Built) -> World:
     world.edgewarden("policy", "learn", "--roots", APPS)
     guest.run("systemctl", "start", "edgewarden-guard.socket", "edgewarden-guard")
     guest.run("systemctl", "start", "edgewarden-gate")
-    wait_until(lambda: guest.attempt("edgewarden", "policy", "show").returncode == 0, 20)
+    wait_until(lambda: guest.attempt("edgewarden", "policy", "show").returncode == 0, 60)
     for area in ((), ("peripherals",), ("network",)):
         world.edgewarden("policy", "enforce", *area)
     world.edgewarden("confine", "apply", "--restart")
@@ -180,10 +180,10 @@ def enforcing(world: World, before: dict[str, object], built: Built) -> World:
 
 def assert_enforced(world: World, before: dict[str, object]) -> None:
     """Each of the things that must not be left is really there."""
-    wait_until(lambda: not world.starts(UNKNOWN), 20)
+    wait_until(lambda: not world.starts(UNKNOWN), 60)
     assert world.starts(KNOWN)
-    wait_until(lambda: world.usb.authorized()[KEYBOARD] == "0", 20)
-    wait_until(lambda: "edgewarden" in world.nft(), 20)
+    wait_until(lambda: world.usb.authorized()[KEYBOARD] == "0", 60)
+    wait_until(lambda: "edgewarden" in world.nft(), 60)
     assert world.fanotify() != []
     assert world.units() != ""
     assert world.left_in_usb() != before["usb"]

@@ -110,12 +110,12 @@ def test_enforce_is_refused_before_a_boot_was_observed(site: Site) -> None:
 def test_l2_a_trial_goes_back_and_its_own_login_cannot_confirm_it(
     site: Site, logins: Logins
 ) -> None:
-    both = "edgewarden policy enforce --confirm 8s && edgewarden policy confirm"
+    both = "edgewarden policy enforce --confirm 15s && edgewarden policy confirm"
     done = logins.ssh(both)
     assert done.returncode != 0
     assert "same_login" in said(done)
     assert denies(site)
-    wait_until(lambda: not denies(site), 20)
+    wait_until(lambda: not denies(site), 60)
     site.await_gate(lambda g: g["mode"] == "observe")
 
 

@@ -122,7 +122,7 @@ def test_one_address_has_its_share(folder: FleetFolder) -> None:
         one = first[0]
         assert one is not None
         one.close()
-        wait_until(lambda: bool(those.silent(9)), 5)
+        wait_until(lambda: bool(those.silent(9)), 60)
 
 
 @pytest.mark.parametrize("kind", [Strangers.plain, Strangers.silent, Strangers.slow])
@@ -134,7 +134,7 @@ def test_who_does_not_come_to_the_point_is_cut(
         one = kind(those, 9)
         assert one is not None
         assert ended(one, 5.0)
-        wait_until(lambda: not door.guests, 5)
+        wait_until(lambda: not door.guests, 60)
 
 
 def test_one_connection_carries_one_request(folder: FleetFolder) -> None:

@@ -186,7 +186,7 @@ class Client:
     def publish(self, topic: str, data: bytes, *, retain: bool = False) -> int:
         """Publish at QoS 1; the broker's reason code."""
         mid = self.mqtt.publish(topic, data, qos=1, retain=retain).mid
-        wait_until(lambda: mid in self.acks, 10)
+        wait_until(lambda: mid in self.acks, 60)
         return self.acks[mid]
 
     def subscribe(self, *topics: str) -> None:

@@ -107,7 +107,7 @@ def test_the_worker_says_it_after_the_commit_and_again_for_a_duplicate(
     try:
         for times in (1, 2):
             worker.offer(Delivery(Incoming(one.topic, one.data, dup=times > 1), lambda: None))
-            wait_until(lambda n=times: len(_acks(sent)) == n, 10)  # type: ignore[misc]
+            wait_until(lambda n=times: len(_acks(sent)) == n, 60)  # type: ignore[misc]
     finally:
         worker.stop()
     assert [inside for _, inside in _acks(sent)] == [False, False]

@@ -52,7 +52,7 @@ def test_acknowledged_in_order_after_the_commit(rig: Rig, desk: Desk, board: Boa
     rig.worker.start()
     for one in made:
         rig.offer(one)
-    wait_until(lambda: len(rig.acknowledged) == len(made), 20)
+    wait_until(lambda: len(rig.acknowledged) == len(made), 60)
     assert rig.acknowledged == [(one.seq, True) for one in made]
     assert desk.stored("gw-demo", AUDIT) == [one.seq for one in made]
     assert [o.topic for o in rig.sent] == [board.topic("e", "nonce")], "a new key earns a challenge"
@@ -64,7 +64,7 @@ def test_refused_messages_are_acknowledged_too(rig: Rig, desk: Desk, board: Boar
     rig.worker.start()
     rig.offer(Made(made.topic, made.data + b"\0", 99))
     rig.offer(Made("nonsense", b"", 100))
-    wait_until(lambda: len(rig.acknowledged) == 2, 20)
+    wait_until(lambda: len(rig.acknowledged) == 2, 60)
     assert desk.refused() == {"trailing_bytes": 1}
     assert desk.refused("") == {"bad_topic": 1}
 
@@ -90,7 +90,7 @@ def test_a_store_that_refuses_acknowledges_nothing(
     assert tried.wait(10)
     assert rig.acknowledged == []
     full.clear()
-    wait_until(lambda: rig.acknowledged == [(1, True)], 20)
+    wait_until(lambda: rig.acknowledged == [(1, True)], 60)
     assert desk.stored("gw-demo", AUDIT) == [1], "rolled back, judged again, stored once"
     assert rig.worker.failed is None
 
@@ -112,7 +112,7 @@ def test_our_own_mistake_costs_one_message(
     rig.worker.start()
     for one in (board.introduce(AUDIT), board.event(AUDIT), board.event(AUDIT)):
         rig.offer(one)
-    wait_until(lambda: len(rig.acknowledged) == 3, 20)
+    wait_until(lambda: len(rig.acknowledged) == 3, 60)
     assert desk.stored("gw-demo", AUDIT) == [1, 3]
     assert desk.refused("") == {"internal_error": 1}
     assert desk.gaps("gw-demo", AUDIT) == [(2, 2)]
@@ -142,7 +142,7 @@ def test_values_the_store_refuses_stop_nobody_else(
         rig.offer(one)
     for one in (honest.introduce(AUDIT), honest.event(AUDIT, n=7)):
         rig.offer(one)
-    wait_until(lambda: len(rig.acknowledged) == 4, 20)
+    wait_until(lambda: len(rig.acknowledged) == 4, 60)
     assert desk.stored("gw-demo", AUDIT) == [1]
     assert desk.refused("") == {"internal_error": 1}
     assert rig.worker.failed is None
@@ -166,7 +166,7 @@ def test_a_captured_gateway_does_not_overflow_the_store(rig: Rig, desk: Desk, bo
 def test_stopping_keeps_what_was_not_judged_unacknowledged(rig: Rig, board: Board) -> None:
     rig.offer(board.introduce(AUDIT))
     rig.worker.start()
-    wait_until(lambda: rig.acknowledged, 20)
+    wait_until(lambda: rig.acknowledged, 60)
     rig.worker.stop()
     rig.offer(board.event(AUDIT))
     assert len(rig.acknowledged) == 1

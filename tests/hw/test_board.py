@@ -37,8 +37,8 @@ def test_all_three_sensors_are_read(tmp_path: Path) -> None:
                 "meter", paths["meter"], Format.MODBUS_RTU, Line(METER_BAUD), registers=METER
             )
             async with running(gps) as a, running(env) as b, running(meter) as c:
-                await until(lambda: {a.state, b.state, c.state} == {"live"}, timeout_s=10)
-                await until(lambda: len(a.readings) > 9 and len(c.readings) > 3, timeout_s=10)
+                await until(lambda: {a.state, b.state, c.state} == {"live"}, timeout_s=60)
+                await until(lambda: len(a.readings) > 9 and len(c.readings) > 3, timeout_s=60)
         assert {r.name for r in a.readings} >= {"lat", "lon", "alt", "speed", "satellites"}
         assert {r.name for r in b.readings} == {"temperature", "humidity", "door_open"}
         assert {r.name for r in c.readings} == {"temperature", "energy"}
@@ -104,11 +104,11 @@ def test_the_program_ends_with_its_parent(tmp_path: Path) -> None:
             pass_fds=[read_end],
             start_new_session=True,
         )
-        wait_until(lambda: ready.exists() and ready.read_text().endswith("\n"), timeout_s=10)
+        wait_until(lambda: ready.exists() and ready.read_text().endswith("\n"), timeout_s=60)
         assert (directory / "gps").is_symlink()
         shell.kill()
         shell.wait()
-        wait_until(lambda: not directory.exists(), timeout_s=5)
+        wait_until(lambda: not directory.exists(), timeout_s=60)
     finally:
         os.close(read_end)
         os.close(write_end)

@@ -128,7 +128,7 @@ def other_namespace(folder: Path) -> Iterator[list[str]]:
     holder = subprocess.Popen(["unshare", "--net", "sleep", "3600"])
     own = os.readlink("/proc/self/ns/net")
     try:
-        wait_until(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != own, 10)
+        wait_until(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != own, 60)
         inside = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
         subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True)
         for words in (

@@ -57,9 +57,9 @@ def test_serve_says_how_far_it_has_stored(standing: Standing) -> None:
         made = [board.introduce(AUDIT), *(board.event(AUDIT, n=n) for n in range(4))]
         for one in (*made[:2], *made[3:]):
             assert client.publish(one.topic, one.data) < 0x80
-        wait_until(lambda: heard() == 2 and words[-1].upto[AUDIT].head == 5, 20)
+        wait_until(lambda: heard() == 2 and words[-1].upto[AUDIT].head == 5, 60)
         assert client.publish(made[2].topic, made[2].data) < 0x80
-        wait_until(lambda: heard() == 5, 20)
+        wait_until(lambda: heard() == 5, 60)
         assert words[-1].upto[AUDIT].hash == record_hash(made[4].data)
     finally:
         client.close()

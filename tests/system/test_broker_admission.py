@@ -133,7 +133,7 @@ def test_the_brokers_name_for_a_gateway_is_its_certificates(standing: Standing) 
     client = client_of(standing, board, "something-else")
     try:
         log = Path(standing.log.name)
-        wait_until(lambda: f"u'{DEVICE}'" in log.read_text(), 10)
+        wait_until(lambda: f"u'{DEVICE}'" in log.read_text(), 60)
         assert client.publish(board.topic("r", "audit"), b"x") < 0x80
         assert client.publish(f"ew/1/{TENANT}/gw-other/r/audit", b"x") >= 0x80
     finally:

@@ -63,7 +63,7 @@ def free_port() -> int:
 def answering(command: list[str], port: int, log: Path) -> Iterator[None]:
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
         try:
-            wait_until(lambda: listens(port) or process.poll() is not None, 20)
+            wait_until(lambda: listens(port) or process.poll() is not None, 60)
             assert process.poll() is None, log.read_text()
             yield
         finally:

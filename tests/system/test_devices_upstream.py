@@ -120,7 +120,7 @@ def test_a_pin_outlives_a_killed_link_and_ends_by_a_persons_word(place: Place) -
     assert "EW-DEV-001" in {f["code"] for f in found}
     done = place.site.command("devices", "reset", "press-2", "--why", "board replaced")
     assert done.returncode == 0, done
-    wait_until(lambda: place.listed()["press-2"]["state"] == "reset", 20)
+    wait_until(lambda: place.listed()["press-2"]["state"] == "reset", 60)
     assert place.curl(new, "/nonce").returncode == 0
     assert place.listed()["press-2"]["lineage"] == 2
     wait_until(lambda: place.fleet("press-2").get("lineage") == 2, 30)

@@ -187,7 +187,7 @@ def test_a_stopped_agent_starts_where_it_was_and_a_killed_one_leaves_nothing() -
         assert site.supervisor is not None
         site.supervisor.kill()
         site.supervisor.wait(10)
-        wait_until(lambda: not any(_lives(pid) for pid in parts.values()), 15)
+        wait_until(lambda: not any(_lives(pid) for pid in parts.values()), 60)
 
 
 def test_a_broken_file_keeps_nothing_down_after_a_reboot() -> None:

@@ -230,7 +230,7 @@ def test_r1_r2_fifty_waiting_execs_go_on_when_gate_ends_or_stops(small: World, e
     ]
     began = time.monotonic()
     if end == "KILL":
-        wait_until(lambda: sum(hangs(one.pid) for one in waiting) == 50, 20)
+        wait_until(lambda: sum(hangs(one.pid) for one in waiting) == 50, 60)
         began = time.monotonic()
         os.kill(small.gate_pid, signal.SIGKILL)
     codes = [one.wait(60) for one in waiting]

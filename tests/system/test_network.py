@@ -539,7 +539,7 @@ def test_our_table_changed_by_somebody_is_made_again_and_told(world: NetWorld, h
     else:
         world.nft(f"flush ruleset\n{older}")
     assert world.connect_says("tcp", PEER, ALLOWED) == ""
-    wait_until(lambda: world.connect_says("tcp", PEER, ALLOWED) == "EHOSTUNREACH", 15)
+    wait_until(lambda: world.connect_says("tcp", PEER, ALLOWED) == "EHOSTUNREACH", 60)
     assert world.connect_says("tcp", PEER, DENIED) == ""
     world.wait_for_alarm(link, "EW-NET-036")
 

@@ -137,7 +137,7 @@ def test_a_replaced_boards_certificate_is_nobody_beside_its_successor(
         made.start_broker()
         made.start_server()
         if not plugin:
-            wait_until(lambda: "EW-NET-022" in Path(made.log.name).read_text(), 20)
+            wait_until(lambda: "EW-NET-022" in Path(made.log.name).read_text(), 60)
         old = RealBoard(made.enrol("gw-demo"))
         before = client_of(made, old)
         assert before.publish(TOPIC.format("gw-demo"), b"x") < 0x80
@@ -216,7 +216,7 @@ def test_without_the_plugin_the_access_list_is_read_again(tmp_path: Path, how: s
         made.start_server()
         board = RealBoard(made.enrol("gw-stolen"))
         client = client_of(made, board)
-        wait_until(lambda: "EW-NET-022" in Path(made.log.name).read_text(), 20)
+        wait_until(lambda: "EW-NET-022" in Path(made.log.name).read_text(), 60)
         try:
             assert client.publish(TOPIC.format("gw-stolen"), b"x") < 0x80
             since_mono = revoke(made, "gw-stolen")

@@ -30,7 +30,7 @@ def reports(fleet: Standing, state: Path) -> None:
     client = client_of(fleet, board)
     try:
         topic = f"ew/1/main/{DEVICE}/r/bulk"
-        wait_until(lambda: client.publish(topic, b"x") < 0x80, 10)
+        wait_until(lambda: client.publish(topic, b"x") < 0x80, 60)
     finally:
         client.close()
 
