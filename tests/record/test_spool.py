@@ -4,6 +4,8 @@ start.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ import pytest
 
 from edgewarden.errors import HardwareFault
 from edgewarden.ports import Stored
+from edgewarden.record import lane as lane_module
 from edgewarden.record import segment as segment_module
 from edgewarden.record.bad import KEEP_BAD
 from edgewarden.record.rows import SPAN, Mark
@@ -349,3 +352,55 @@ def test_the_bound_holds_on_disk(tmp_path: Path) -> None:
         assert used < CAP + (1 << 20), "cap plus one log"
     assert spool.state()[BULK].evicted > 100
     spool.close()
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_what_was_accepted_is_not_told_as_lost_by_an_eviction(
+    tmp_path: Path, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word of it waits for the next commit, and a full disk takes none."""
+    spool = DiskSpool(tmp_path, CAP)
+    records = fill(spool, BULK, 60, size=30_000)
+    ends = [int(path.name[:16]) - 1 for path in segments(tmp_path, BULK)[1:]]
+    assert len(ends) > files
+    sizes = [path.stat().st_size for path in segments(tmp_path, BULK)]
+    monkeypatch.setattr(spool, "_goes_bytes", sum(sizes[: files - 1]) + 1)
+    for acked in range(len(records)):
+        spool.ack(BULK, acked)
+        loss = spool.victim("disk full")
+        assert loss is not None
+        assert loss.last == ends[files - 1]
+        assert loss.first == min(acked, loss.last) + 1
+        before = record_hash(records[loss.first - 2].data) if acked else NO_PREDECESSOR
+        assert loss.before == before
+    spool.close()
+
+
+def test_a_deletion_that_fails_takes_no_commit_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is durable: who heard of a fault would store it once more, and tell a loss once
+    more."""
+    spool = DiskSpool(tmp_path, CAP)
+    records = fill(spool, BULK, 60, size=30_000)
+    spool.ack(BULK, 5)
+
+    def refused(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lane_module, "remove_files", refused)
+        fill(spool, ALARM, 1)
+        loss = spool.victim("spool full")
+        assert loss is not None
+        spool.put_gap(made(spool, AUDIT), loss)
+        assert spool.state()[BULK].evicted == loss.last - loss.first + 1
+        assert spool.peek(BULK, 0, 100, 1 << 30) == records[loss.last :]
+        with pytest.raises(HardwareFault):
+            spool.victim("spool full")
+    fill(spool, ALARM, 1)
+    assert parse_name(segments(tmp_path, BULK)[0].name) == (loss.last + 1, loss.after)
+    spool.close()
+    again = DiskSpool(tmp_path, CAP)
+    assert again.losses() == []
+    again.close()

@@ -154,9 +154,8 @@ class Lane:
             return Loss(
                 self.record_class, file.first, after.first - 1, file.before, after.before, reason
             )
-        last = file.first + SPAN - 1
-        digest = restart_digest(self.record_class, file.first, last)
-        return Loss(self.record_class, file.first, last, file.before, digest, reason)
+        last, c = file.first + SPAN - 1, self.record_class
+        return Loss(c, file.first, last, file.before, restart_digest(c, file.first, last), reason)
 
     def _quarantine(self, file: SegmentFile) -> SegmentFile:
         """Rename a damaged file out of the way."""
@@ -344,7 +343,10 @@ class Lane:
         sizes = accumulate(f.size_bytes for f in self._files[:-2])
         file, after = self._files[0], self._files[1 + sum(size < short_bytes for size in sizes)]
         first, before = file.first, file.before
-        if acked >= first:
+        if acked >= after.first - 1:  # no commit has said so yet
+            first, before = after.first, after.before
+        elif acked >= first:
+            file = [f for f in self._files if f.first <= acked][-1]
             try:
                 rows = list(self._segment(file).rows(self.record_class, acked - 1, acked + 1))
             except HardwareFault:  # damaged, or not to be read: all of the file is told as lost

@@ -13,6 +13,7 @@ The rules, in order:
    latest head that any file knows is believed.
 3. The acknowledgement cursor rides in the next commit; only then are accepted segments deleted.
    Late, it costs a duplicate; early, it would cost a record.
+   A deletion that fails is tried again, and takes no commit back.
 4. Bounds: all classes together stay under cap_bytes, and each finds room up to its own quota
    (quota.py). What goes first is the oldest bulk segment, whole, after its gap record is durable;
    the oldest several, with one gap record, where the cap became smaller than what lies here.
@@ -112,6 +113,7 @@ class DiskSpool:
         self._acked: dict[int, int] = {}
         self._gone: dict[int, int] = {}
         self._evicted: dict[int, int] = {}
+        self._given_up = dict.fromkeys(self._lanes, 0)  # told as evicted, deleted or not
         self._merge_marks({c: Mark(*head) for c, head in said.items()})
         for lane in self._lanes.values():
             lane.closing = self._log_goes
@@ -199,9 +201,15 @@ class DiskSpool:
         self._heads.write(self.heads(), logs)
         for c, other in self._lanes.items():
             other.commits += 1
-            other.drop_upto(marks[c].acked)
+            self._drop(other, marks[c].acked)
             other.trim_bad()
         return size_bytes
+
+    def _drop(self, lane: Lane, upto: int) -> None:
+        """Delete what was accepted or given up, behind a commit: that stands, whatever the disk
+        says of a deletion, which is tried again with the next."""
+        with contextlib.suppress(HardwareFault):
+            lane.drop_upto(max(upto, self._given_up[lane.record_class]))
 
     def _mark(self, c: int) -> Mark:
         lane = self._lanes[c]
@@ -209,7 +217,7 @@ class DiskSpool:
 
     def peek(self, record_class: int, after_seq: int, count: int, max_bytes: int) -> list[Stored]:
         """See ports.Spool."""
-        after = max(after_seq, self._acked[record_class])
+        after = max(after_seq, self._acked[record_class], self._given_up[record_class])
         return self._lanes[record_class].peek(after, count, max_bytes)
 
     def ack(self, record_class: int, upto_seq: int) -> None:
@@ -249,6 +257,7 @@ class DiskSpool:
         lane = self._lanes[RecordClass.BULK]
         if self._goes_bytes is None:
             return None
+        lane.drop_upto(self._given_up[RecordClass.BULK])
         if lane.second_first is None:
             lane.rotate()
         self._victim = lane.oldest(self._acked[RecordClass.BULK], reason, self._goes_bytes)
@@ -272,9 +281,13 @@ class DiskSpool:
         lane.damage[:] = [other for other in lane.damage if other != loss]
         lane.trim_bad()
         if evicting:
-            self._victim = None
-            lane.drop_upto(loss.last)
+            self._give_up(lane, loss.last)
         return size_bytes
+
+    def _give_up(self, lane: Lane, upto: int) -> None:
+        self._victim = None
+        self._given_up[lane.record_class] = upto
+        self._drop(lane, upto)
 
     def evict(self, loss: Loss) -> None:
         """See ports.Spool."""
@@ -284,12 +297,11 @@ class DiskSpool:
         if loss.first <= loss.last:
             lane.damage.append(loss)
         self._evicted[loss.record_class] += loss.last - loss.first + 1
-        self._victim = None
-        lane.drop_upto(loss.last)
+        self._give_up(lane, loss.last)
 
     def finish(self, record_class: int, upto_seq: int) -> None:
         """See ports.Spool."""
-        self._lanes[record_class].drop_upto(upto_seq)
+        self._give_up(self._lanes[record_class], upto_seq)
 
     def losses(self) -> list[Loss]:
         """See ports.Spool."""
