@@ -12,6 +12,7 @@ import pytest
 from edgewarden.errors import HardwareFault
 from edgewarden.network.force import STALE, TRIES, Force
 from edgewarden.network.groups import Groups
+from edgewarden.network.names import Change
 from edgewarden.wire.network_table import NetworkTable, Unit
 
 NUMBER = count()
@@ -151,3 +152,18 @@ def test_elements_of_groups_that_are_gone_do_not_pile_up(
         again(group)
         force.look(TABLE, {})
     assert len([text for text in kernel.texts if "chain out" in text]) == len(whole) + 1
+
+
+def test_a_names_addresses_go_to_the_kernel_together_or_each_for_itself(
+    force: Force, kernel: Recorder
+) -> None:
+    force.put(TABLE, "enforce", 0, {})
+    changes = [Change(0, 4, f"192.0.2.{i}", 60, True, "") for i in range(3)]
+    kernel.texts.clear()
+    assert force.allow(changes) == []
+    [text] = kernel.texts
+    assert all(change.address in text for change in changes)
+    kernel.refuses = lambda text: changes[1].address in text
+    [fault] = force.allow(changes)
+    assert fault.text == "no such group"
+    assert [text.count("add element") for text in kernel.texts[1:]] == [1, 1]

@@ -13,7 +13,7 @@ from edgewarden.network.names import (
     MIN_KEEP_S,
     Names,
 )
-from edgewarden.wire.local import NameAnswer
+from edgewarden.wire.local import NameAnswer, encode
 from edgewarden.wire.local_network import MAX_ADDRESSES
 from edgewarden.wire.network_table import NetworkTable
 
@@ -113,3 +113,16 @@ def test_what_is_known_of_a_name_goes_on_under_its_new_number(names: Names) -> N
     names.take(answer("10.0.0.2", host=1), TABLE)
     names.move_to(TABLE.hosts, ("b.example.org", "c.example.org"))
     assert names.standing() == {0: [(4, "10.0.0.2", 300)]}
+
+
+def test_one_answer_is_taken_a_time_so_that_nobody_holds_gate_up(names: Names) -> None:
+    names.client, link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with link:
+        said = ("192.0.2.1", "192.0.2.2")
+        for address in said:
+            link.send(encode(answer(address)))
+        assert [[c.address for c in names.hear(TABLE)] for _ in said] == [[a] for a in said]
+        assert names.hear(TABLE) == []
+        assert names.fileno() >= 0
+    assert names.hear(TABLE) == []
+    assert names.fileno() < 0

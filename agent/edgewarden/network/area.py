@@ -34,7 +34,7 @@ from edgewarden.network.counters import GONE, WHOLE
 from edgewarden.network.force import Force
 from edgewarden.network.groups import prefix_of_cgroups
 from edgewarden.network.tools import Tools
-from edgewarden.peers.modes import host_change, login_port
+from edgewarden.peers.modes import login_port
 from edgewarden.wire.local import AreaStats, NetworkVerdict
 from edgewarden.wire.network_table import EMPTY, MAX_TABLE_BYTES, NAMES_NAME, NetworkTable
 
@@ -322,14 +322,8 @@ class Network:
             self._forget(fd)
         if self._names.refused != refused:
             self._alarm("EW-NET-037", 3, f"an answer about a name is refused: {self._names.why}")
-        nft = self._force.nft
-        if nft is None or not self._force.mode:
-            return
-        for change in changes:
-            try:
-                nft.run(host_change(change))
-            except HardwareFault as fault:
-                self._alarm("EW-NET-031", 3, f"an address is not allowed: {fault.text}")
+        for fault in self._force.allow(changes):
+            self._alarm("EW-NET-031", 3, f"an address is not allowed: {fault.text}")
 
     # --- what was refused ---------------------------------------------------------------------
 

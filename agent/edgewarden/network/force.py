@@ -23,6 +23,7 @@ from edgewarden.network.trial import Trial
 from edgewarden.peers.modes import (
     ADD,
     REMOVE,
+    host_change,
     login_element,
     login_port,
     transaction,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from edgewarden.network.groups import Groups
     from edgewarden.network.logins import Logins
+    from edgewarden.network.names import Change
     from edgewarden.wire.network_table import NetworkTable
 
     Answers = Mapping[int, Sequence[tuple[int, str, int]]]
@@ -166,6 +168,20 @@ class Force:
             return False
         self.again(table, self.mode, answers)
         return True
+
+    def allow(self, changes: Sequence[Change]) -> list[HardwareFault]:
+        """Let addresses of names through: in one transaction, or each for itself where the kernel
+        refuses that; returns what it refused then."""
+        if self.nft is None or not self.mode or not changes:
+            return []
+        texts = [host_change(change) for change in changes]
+        try:
+            self.nft.run("".join(texts))
+        except HardwareFault as fault:
+            if len(texts) == 1:
+                return [fault]
+            return [refused for change in changes for refused in self.allow([change])]
+        return []
 
     def remove(self) -> None:
         """Take our table away.
