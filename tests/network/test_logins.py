@@ -125,6 +125,20 @@ def test_a_kernel_that_does_not_say_is_no_way_in_and_told(world: World, logins: 
     assert logins.why_not == ""
 
 
+def test_a_kernel_that_does_not_say_for_once_takes_no_way_in_away(
+    world: World, logins: Logins
+) -> None:
+    world.listens(2222, 7)
+    world.processes = {30: ("/usr/sbin/sshd", 0, [7])}
+    assert logins.now() == {2222}
+    world.broken = True
+    assert logins.now() == {2222}
+    assert logins.why_not == "EPERM"
+    world.broken = False
+    world.sockets.clear()
+    assert logins.now() == frozenset()
+
+
 def test_the_kernel_names_the_group_that_a_socket_was_made_in() -> None:
     diag = open_diag()
     try:

@@ -82,6 +82,7 @@ class Logins:
         self._known: dict[int, bool] = {}
         """Inode of a listening socket -> whether people come in by it."""
         self._again_mono = 0.0
+        self._last: frozenset[int] = frozenset()
 
     def now(self) -> frozenset[int]:
         """The ports; what was found last where the kernel does not say (``why_not``)."""
@@ -95,7 +96,7 @@ class Logins:
                         found[inode] = port, group
         except HardwareFault as fault:
             self.why_not = fault.text
-            return frozenset()
+            return self._last
         self.why_not = ""
         if self._mono_s() >= self._again_mono:
             self._again_mono = self._mono_s() + AGAIN_S
@@ -104,7 +105,8 @@ class Logins:
         self._known = {i: way_in for i, way_in in self._known.items() if i in found}
         if unknown:
             self._known.update(self._look(unknown))
-        return frozenset(port for inode, (port, _) in found.items() if self._known[inode])
+        self._last = frozenset(port for inode, (port, _) in found.items() if self._known[inode])
+        return self._last
 
     def _look(self, sockets: dict[int, int]) -> dict[int, bool]:
         """Whether people come in by these sockets (inode -> control group it was made in)."""
