@@ -3,6 +3,8 @@ they print JSON and end by themselves.
 
     python net_tools.py serve 10.77.0.2 fd77::2 -- 9001 9002       until the end of stdin
     python net_tools.py connect tcp 10.77.0.2 9001 20              20 tries: [errno or "", ms]
+    python net_tools.py says 10.77.0.2 9003                        takes one, and stdin to it
+    python net_tools.py hears 10.77.0.2 9003                       connects, and hears once
     python net_tools.py spray 10.77.0.3 10.77.0.2 9 2.0            UDP to both for 2 s at most
     python net_tools.py hold 10.77.0.1 1883 1500 9 mqtt SOURCE...  opens and keeps
     python net_tools.py knock fd77::1 1883 400 fd77::3             SYNs, and no answer waited for
@@ -29,6 +31,7 @@ import sys
 import time
 
 CONNECT_S = 3.0
+HEAR_S = 15.0
 EVERY = 100_000
 PUBLISH_S = 2.0
 """A device that waits longer for its broker has lost the reading."""
@@ -89,6 +92,26 @@ def _try(kind: str, address: str, port: int) -> tuple[str, float]:
         except OSError as fault:
             said = errno.errorcode.get(fault.errno or 0, str(fault))
         return said, (time.perf_counter() - began) * 1000
+
+
+def says(arguments: list[str]) -> None:
+    address, port = arguments
+    with socket.create_server((address, int(port)), family=family(address)) as listener:
+        print("ready", flush=True)
+        with listener.accept()[0] as s:
+            for line in sys.stdin:
+                s.sendall(line.encode())
+
+
+def hears(arguments: list[str]) -> None:
+    address, port = arguments
+    with socket.create_connection((address, int(port)), CONNECT_S) as s:
+        s.settimeout(HEAR_S)
+        print("ready", flush=True)
+        try:
+            print(s.recv(64).decode().strip(), flush=True)
+        except TimeoutError:
+            print("nothing", flush=True)
 
 
 def spray(arguments: list[str]) -> None:
@@ -367,6 +390,8 @@ if __name__ == "__main__":
     {
         "serve": serve,
         "connect": connect,
+        "says": says,
+        "hears": hears,
         "spray": spray,
         "hold": hold,
         "knock": knock,

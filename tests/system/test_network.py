@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -203,6 +204,36 @@ port = {ALLOWED}
         assert world.connect_says("tcp", GATEWAY, ALLOWED, uid=0, where=world.peer) == "TIMEOUT"
         from_other(world, "")
         assert world.connect_says("tcp", PEER, DENIED, uid=0) == "", "outward is nobody's business"
+
+
+NOBODY_IN = "[[ingress]]\nname = 'none'\naddress = '192.0.2.1'\n"
+
+
+@pytest.mark.parametrize("address", [PEER, PEER6])
+def test_who_was_connected_before_gate_started_is_heard(world: NetWorld, address: str) -> None:
+    """An uplink or tunnel of this gateway that is idle while the first table is put in force."""
+    with contextlib.ExitStack() as ends:
+
+        def start(where: str, name: str) -> subprocess.Popen[str]:
+            pipe = subprocess.PIPE
+            command = world.tool(where, name, address, 9003)
+            made = ends.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+            ends.callback(made.kill)
+            assert heard(made) == "ready"
+            return made
+
+        def heard(one: subprocess.Popen[str]) -> str:
+            assert one.stdout is not None
+            return one.stdout.readline().strip()
+
+        other = start(world.peer, "says")
+        ours = start(world.gateway, "hears")
+        enforced(world, NOBODY_IN)
+        assert world.connect_says("tcp", GATEWAY, 9004, uid=0, where=world.peer) == "TIMEOUT"
+        assert other.stdin is not None
+        other.stdin.write("news\n")
+        other.stdin.flush()
+        assert heard(ours) == "news"
 
 
 SSHD = """

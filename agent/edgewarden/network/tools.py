@@ -55,6 +55,7 @@ EVERY_KIND = (
     "meta l4proto 58 icmpv6 type { 130-137, 143 } accept\nudp dport { 68, 546 } accept\n"
     "meta l4proto { 6, 17 } th dport 1-5 accept\ntcp dport @ssh accept\n"
     "tcp flags & (fin | syn | rst | ack) == syn drop\n"
+    "tcp flags & syn == 0 socket wildcard 0 accept\n"
     "ct id != @slots return\nupdate @slots { ct id timeout 5s }\n"
     "tcp flags & (fin | rst) == 0 update @slots { ct id } return\ndelete @slots { ct id }\n"
     "add @syn4 { ip saddr limit rate over 20/second burst 40 packets } goto refuse\n"

@@ -69,6 +69,11 @@ NAME_SIZE = 16
 """Addresses of one name and family, at most (gate keeps to it)."""
 DHCP_CLIENT_PORTS = "{ 68, 546 }"
 IGMP = 2
+STANDING = "tcp flags & syn == 0 socket wildcard 0"
+"""What is said to a socket with an address of its own: a connection's. Connection tracking begins
+with our first table and sees a connection that stood before at its next packet; where that is the
+other side's, it would be a stranger's, and an idle uplink or tunnel of this gateway would be deaf
+until it speaks itself. A listener with an address of its own is met, too, and answers by RST."""
 V4, V6 = "ip", "ip6"
 
 
@@ -349,7 +354,7 @@ def _input(body: _Body, policy: Policy, network: Network) -> None:
             "tcp dport @ssh accept\ngoto listed\n}\n"
         )
         body.chains.append(
-            f"chain listed {{\n{ICMPV6_NEEDED} accept\n"
+            f"chain listed {{\n{STANDING} accept\n{ICMPV6_NEEDED} accept\n"
             f"meta l4proto {IGMP} accept\nudp dport {DHCP_CLIENT_PORTS} accept\n"
             f"{''.join(listed)}}}\n"
         )
