@@ -15,6 +15,7 @@ from edgewarden.probe.guess import (
     NO_ANSWER,
     NOTHING,
     PTY,
+    RETURN,
     WRONG_RATE,
     Sample,
     best,
@@ -86,6 +87,27 @@ def test_a_rate_that_was_not_tried_and_an_inverted_line_are_a_hint(inverted: boo
     guesses = [look(Sample(at, heard(NMEA, sent, at, inverted=inverted))) for at in RATES]
     assert best(guesses) is None
     assert hints(guesses) == [WRONG_RATE]
+
+
+@pytest.mark.parametrize(
+    ("row", "encoding", "name"),
+    [
+        ("Temp: 21.5 \u00b0C\r\n", "utf-8", "lines"),
+        ("Temp: 21.5 \u00b0C\r\n", "latin-1", "lines"),
+        ('{"t": 21.5, "unit": "\u00b0C"}\n', "utf-8", "jsonlines"),
+    ],
+)
+def test_a_letter_beyond_ascii_is_no_parity(row: str, encoding: str, name: str) -> None:
+    guess = look(Sample(9600, row.encode(encoding) * 9))
+    assert (guess.format, guess.seven, guess.bad) == (name, "", 0)
+    assert hints([guess]) == []
+
+
+def test_lines_that_end_with_a_return_alone_have_their_own_hint() -> None:
+    guess = look(Sample(9600, b"ST,GS,  12.50,kg\r" * 9))
+    assert (guess.format, hints([guess])) == ("", [RETURN])
+    mixed = [guess, look(Sample(9600, random.Random(1).randbytes(300)))]
+    assert hints(mixed) == [RETURN]
 
 
 def test_framing_errors_of_the_kernel_are_told() -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import serial
 
 from edgewarden.errors import HardwareFault
 from edgewarden.probe.guess import look
@@ -97,6 +98,22 @@ def test_a_line_that_the_driver_does_not_have_is_refused_by_name(tmp_path: Path)
         with pytest.raises(HardwareFault) as refused:  # parity is all that changes
             open_port(str(port.link), Line(parity="even"))
     assert refused.value.code == "EW-SER-001"
+
+
+def test_a_port_that_is_unplugged_meanwhile_is_not_called_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PtyPort(tmp_path / "p") as port:
+
+        def opened(path: str, line: Line) -> serial.Serial:
+            made = open_port(path, line)
+            port.unplug()
+            return made
+
+        monkeypatch.setattr("edgewarden.probe.listening.open_port", opened)
+        with pytest.raises(HardwareFault, match="was lost") as lost:
+            list(listen(str(port.link), (9600,), 10.0))
+    assert lost.value.code == "EW-SER-003"
 
 
 def test_a_port_that_is_held_cannot_be_listened_to(tmp_path: Path) -> None:

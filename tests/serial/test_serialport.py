@@ -319,7 +319,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     with PtyPort(tmp_path / "gps") as port:
         first = open_port(str(port.link), Line())
         try:
-            with pytest.raises(HardwareFault, match="cannot be opened") as refused:
+            with pytest.raises(HardwareFault, match="opened: another program holds it") as refused:
                 open_port(str(port.link), Line())
         finally:
             close_port(first)

@@ -9,7 +9,8 @@ Rules, in order:
 1. NMEA 0183, Modbus RTU (overheard: two frames whose CRC is right) and JSON lines are facts; lines
    of printable text are a format too, and stand behind them.
 2. Where nothing is found, the same bytes without their highest bit are tried: text then means seven
-   data bits with parity, and its bits say which.
+   data bits with parity where nearly every byte has the same one, and else text with letters beyond
+   ASCII (a degree sign).
 3. SLIP and COBS are found by their checksum alone, each of those that the settings know: two good
    frames of 16 or 32 bits, eight of 8 bits, and fewer bad ones. Without a checksum a delimiter
    proves nothing; frames with a length have too many layouts to be tried.
@@ -44,10 +45,16 @@ WRONG_RATE = (
     "at a TTL input, or A and B of RS-485 swapped), or a binary format"
 )
 ECHO = "what we send comes back: a loopback, or an RS-485 adapter that hears itself"
+RETURN = (
+    "text comes whose lines end with a carriage return alone: set the device to CR LF or LF, "
+    "a line ends with a line feed here"
+)
 PTY = "this is a pseudo-terminal: it has no rate, so the rate could not be found out"
 FEW = 16
 """Fewer bytes say nothing about a format."""
 TEXT_SHARE = 0.97
+PARITY_SHARE = 0.9
+"""Of text with eight bits about half has either."""
 ENOUGH = 2
 """Frames with a right checksum: chance makes one in 256 (NMEA) or 65,536 (CRC) of them."""
 ENOUGH_OF_A_BYTE = 8
@@ -114,8 +121,11 @@ def look(sample: Sample) -> Guess:
     narrow = _decoded(sample, bytes(byte & 0x7F for byte in sample.data))
     if not narrow.format:
         return _stuffed(sample, found.text)
-    odd = sum(byte.bit_count() & 1 for byte in sample.data)
-    seven = "odd" if odd > len(sample.data) // 2 else "even"
+    odd = sum(byte.bit_count() & 1 for byte in sample.data) / len(sample.data)
+    if 1 - PARITY_SHARE < odd < PARITY_SHARE:
+        wide = _decoded(sample, sample.data, narrow.text)
+        return wide if wide.format else _stuffed(sample, found.text)
+    seven = "odd" if odd >= PARITY_SHARE else "even"
     return Guess(
         sample, narrow.format, narrow.frames, narrow.bad, narrow.text, seven, narrow.readings
     )
@@ -147,6 +157,8 @@ def hints(
         pass
     elif not heard:
         out.append(NO_ANSWER if asked else NOTHING)
+    elif chosen is None and any(map(_returns, guesses)):
+        out.append(RETURN)
     elif chosen is None:
         out.append(WRONG_RATE)
         errors = sum(guess.sample.framing_errors or 0 for guess in guesses)
@@ -160,6 +172,12 @@ def hints(
     if pty:
         out.append(PTY)
     return out
+
+
+def _returns(guess: Guess) -> bool:
+    """Whether it is text without a line feed."""
+    data = guess.sample.data
+    return guess.text >= TEXT_SHARE and data.count(b"\r") >= ENOUGH and b"\n" not in data
 
 
 def overheard(data: bytes) -> int:
@@ -203,9 +221,10 @@ def _stuffed(sample: Sample, text: float) -> Guess:
     return found
 
 
-def _decoded(sample: Sample, data: bytes) -> Guess:
-    printable = sum(0x20 <= byte < 0x7F or byte in b"\r\n\t" for byte in data)
-    text = printable / len(data) if data else 0.0
+def _decoded(sample: Sample, data: bytes, text: float | None = None) -> Guess:
+    if text is None:
+        printable = sum(0x20 <= byte < 0x7F or byte in b"\r\n\t" for byte in data)
+        text = printable / len(data) if data else 0.0
     nmea = NmeaDecoder("probe")
     readings = nmea.feed(data, 0)
     if nmea.counters.frames:

@@ -20,7 +20,7 @@ from edgewarden.errors import HardwareFault
 from edgewarden.probe.guess import Sample
 from edgewarden.serial.framing import FrameCounters
 from edgewarden.serial.modbus import Reply, ReplyParser, Request, read
-from edgewarden.serial.opening import close_port, open_port
+from edgewarden.serial.opening import close_port, hung_up, open_port
 from edgewarden.serial.portlife import Line
 
 RATES = (9600, 115200, 19200, 38400, 4800, 57600, 230400, 2400, 1200)
@@ -49,7 +49,8 @@ def listen(path: str, rates: Sequence[int], limit_s: float) -> Iterator[Sample]:
     nothing either, and none of them is tried.
 
     Raises:
-        HardwareFault: EW-SER-001, the port cannot be opened or is held.
+        HardwareFault: EW-SER-001, the port cannot be opened or is held; EW-SER-003, it went away
+            meanwhile: that is no silence.
     """
     end_s = time.monotonic() + limit_s
     for rate in rates:
@@ -131,11 +132,18 @@ def _gather(fd: int, first_s: float, more_s: float) -> bytes:
             got = os.read(fd, MOST_BYTES - len(data))
         except BlockingIOError:
             continue
-        except OSError:
-            break
-        if not got:
-            break
-        if not data:
+        except OSError as fault:
+            raise _lost(os.strerror(fault.errno or 0)) from fault
+        if not got and hung_up(fd):
+            raise _lost("end of file")
+        if got and not data:
             end_s = time.monotonic() + more_s
         data += got
     return data
+
+
+def _lost(reason: str) -> HardwareFault:
+    return HardwareFault(
+        f"serial port was lost: {reason}", code="EW-SER-003", next_step="check the plug",
+        missing=True,
+    )  # fmt: skip

@@ -31,6 +31,9 @@ from edgewarden.serial.portlife import Line
 
 _PARITY = {"none": serial.PARITY_NONE, "even": serial.PARITY_EVEN, "odd": serial.PARITY_ODD}
 
+_HELD = frozenset({errno.EAGAIN, errno.EBUSY})
+"""Of a lock (flock), and of a port that somebody opened for himself alone (TIOCEXCL)."""
+
 
 def open_port(path: str, line: Line) -> serial.Serial:
     """Open ``path`` exclusively, non-blocking, with raw characters.
@@ -53,6 +56,8 @@ def open_port(path: str, line: Line) -> serial.Serial:
         return port
     except (OSError, ValueError, termios.error) as fault:  # SerialException is an OSError
         reason = os.strerror(fault.errno) if isinstance(fault, OSError) and fault.errno else fault
+        if isinstance(fault, OSError) and fault.errno in _HELD:
+            reason = "another program holds it"
         asked = fault.__context__ or fault  # pyserial wraps some of them
         if isinstance(asked, termios.error):  # a setting that this driver does not have, or none
             none = asked.args[0] == errno.ENOTTY
