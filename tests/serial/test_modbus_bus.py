@@ -317,6 +317,19 @@ def test_a_dead_slave_with_many_questions_costs_one_timeout_a_period(tmp_path: P
     asyncio.run(scenario())
 
 
+def test_a_poll_that_is_late_is_asked_once_and_due_a_period_later(tmp_path: Path) -> None:
+    """The first one of all is as late as can be; and one that was left alone for a time."""
+    rare = replace(TEMPERATURE, name="rare", unit=2, period_s=600.0)
+
+    async def scenario() -> None:
+        settings = bus(tmp_path / "meter", rare, TEMPERATURE, timeout_s=5)
+        async with slaves(tmp_path / "meter", truth) as (_, asked), running(settings) as gateway:
+            await until(lambda: len(values(gateway, "temperature")) >= 5)
+        assert [request[0] for request in asked].count(2) == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_slave_that_comes_back_is_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         dead = True
