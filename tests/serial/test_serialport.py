@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import random
@@ -346,6 +347,19 @@ def test_a_plug_that_flutters_is_opened_four_times_a_second_at_most(tmp_path: Pa
             return asyncio.get_running_loop().time() - began_s
 
     assert asyncio.run(scenario()) >= 3 * SETTLE_S
+
+
+def test_a_port_that_we_may_not_open_has_its_own_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:  # tests run as root, who may
+        raise serial.SerialException(errno.EACCES, "could not open port")
+
+    monkeypatch.setattr("edgewarden.serial.opening.serial.Serial", refuse)
+    with pytest.raises(HardwareFault, match="cannot be opened: Permission denied") as refused:
+        open_port(str(tmp_path / "gps"), Line())
+    assert "dialout" in refused.value.next_step
+    assert "plug" not in refused.value.next_step
 
 
 def test_what_is_no_port_is_refused(tmp_path: Path) -> None:

@@ -62,10 +62,13 @@ def open_port(path: str, line: Line) -> serial.Serial:
         if isinstance(asked, termios.error):  # a setting that this driver does not have, or none
             none = asked.args[0] == errno.ENOTTY
             reason = "it is no serial port" if none else asked.args[-1]
+        denied = isinstance(fault, OSError) and fault.errno == errno.EACCES
         raise HardwareFault(
             f"serial port {path} cannot be opened: {reason}",
             code="EW-SER-001",
-            next_step="check the plug, the path and that no other program holds the port",
+            next_step="become a member of the device file's group (`ls -lL`; usually dialout)"
+            if denied
+            else "check the plug, the path and that no other program holds the port",
             port=path,
             missing=isinstance(fault, OSError) and fault.errno == errno.ENOENT,
         ) from fault
