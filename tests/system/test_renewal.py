@@ -19,9 +19,12 @@ from pathlib import Path
 import pytest
 
 from edgewarden.enrol.by_key import renew
-from edgewarden.enrol.folder import prove
+from edgewarden.enrol.folder import prove, want
 from edgewarden.trust.identity import load
+from edgewarden.trust.time_file import keep
 from edgewarden.trust.tls import client_context
+from edgewarden.wire.timing import Kept
+from edgewarden_fleet.ca.rollover import Rollover
 from edgewarden_fleet.store import registry
 from tests.enrol.fleet_service import DAY_S, made_ago, standing_service
 from tests.fleet.standing import ENV
@@ -159,6 +162,51 @@ def test_whatever_the_clock_says_nothing_is_lost_and_what_is_due_is_renewed(
             assert "clock" in said
         body = json.loads((after.folder / "identity.json").read_text())
         assert body["device"] == DEVICE
+
+
+def commanded(settings: Path, when: str, *more: str) -> tuple[int, str]:
+    """`identity renew` under another clock."""
+    words = [sys.executable, "-m", "edgewarden", "identity", "renew", "--settings", str(settings)]
+    return ended(
+        subprocess.Popen(
+            [*words, *more], env={**ENV, **moved_clock(when)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["1970-01-02 00:00:00", "+3650d"])
+def test_a_token_renews_whatever_the_clock_says(tmp_path: Path, when: str) -> None:
+    """Off for longer than the grace, and no battery: the fleet's signed time counts here, too."""
+    folder = made_ago(tmp_path / "fleet", 300)
+    settings, state = settings_of(tmp_path), tmp_path / "state"
+    with standing_service(folder, with_time=True) as service:
+        before = service.enrol(state, DEVICE, days_ago=250)
+        code, said = commanded(settings, when)
+        assert (code, "renewal_too_late" in said) == (65, True), said
+        token = tmp_path / "token"
+        token.write_text(service.token(DEVICE))
+        code, said = commanded(settings, when, "--token-file", str(token))
+        assert code == 0, said
+        assert load(state).serial != before.serial
+
+
+def test_another_verifier_key_is_learnt_in_1970(tmp_path: Path) -> None:
+    """The key that would sign the time is the one that this renewal is to bring: the floor that
+    link kept has to do for the dates, as it does for link's own connection."""
+    folder = made_ago(tmp_path / "fleet", 300)
+    settings, state = settings_of(tmp_path), tmp_path / "state"
+    with standing_service(folder, with_time=True) as service:
+        before = service.enrol(state, DEVICE)
+        Rollover(folder, time.time()).verifier(service.db)
+    want(state, "the verifier signs with another key")
+    assert keep(state, Kept(bytes(16), time.time_ns(), 0, None))
+    with standing_service(folder, with_time=True) as service:
+        code, said = commanded(settings, "1970-01-02 00:00:00", "--if-due", "--ca", service.url)
+        assert code == 0, said
+        after = load(state)
+    assert after.serial != before.serial, said
+    assert after.verifier_key == folder.verifier().public_key() != before.verifier_key
 
 
 def moved_clock(when: str) -> dict[str, str]:

@@ -101,7 +101,7 @@ def _renew(args: argparse.Namespace, console: Console) -> int:
     state, keys = Path(settings.paths.state), own_keys(settings.identity.tcti)
     with folder.locked(state):
         identity = store.load(state, keys)
-        now_utc_s, signed = _what_time(identity, args.ca)
+        now_utc_s, at_utc_s = _what_time(state, identity, args.ca)
         if args.if_due and (early := _early(state, identity, now_utc_s)):
             console.line(f"{identity.device}: {early}")
             return Exit.OK
@@ -111,20 +111,23 @@ def _renew(args: argparse.Namespace, console: Console) -> int:
             return base64.b64decode(str(answer["evidence"]))
 
         if args.token_file is None:
-            at_utc_s = int(now_utc_s) if signed else None
             fresh = renew(state, identity, evidence, args.ca, at_utc_s)
         else:
             url = args.ca or identity.service
-            fresh = renew_by_token(state, url, _token(args.token_file), keys)
+            fresh = renew_by_token(state, url, _token(args.token_file), keys, at_utc_s)
     console.line(f"renewed {fresh.device}: certificate {fresh.serial}")
     console.line(f"valid until {fresh.not_after_utc}; a running link takes it at once")
     return Exit.OK
 
 
-def _what_time(identity: Identity, url: str) -> tuple[float, bool]:
-    """Seconds since 1970, and whether the fleet has signed them: it is asked where nothing vouches
-    for this machine's clock, and where it does not answer the clock has to do."""
+def _what_time(state: Path, identity: Identity, url: str) -> tuple[float, int | None]:
+    """Seconds since 1970, and the same where certificates are to be held to them.
+
+    Where nothing vouches for this machine's clock the fleet is asked. Where it does not answer, or
+    with a key that is not known here yet, the clock has to do, or the floor that link kept.
+    """
     from edgewarden.enrol.service import host_and_port
+    from edgewarden.trust import time_file
     from edgewarden.trust.signed_time import fetch
 
     clock = system_clock()
@@ -133,8 +136,12 @@ def _what_time(identity: Identity, url: str) -> tuple[float, bool]:
         host, port = host_and_port(url or identity.service)
         with contextlib.suppress(PeerUnavailable, WireRefusal):
             moment = fetch(identity, host, port, clock, system_randomness())
-            return (moment.utc_ns + clock.now().boot_ns - moment.boot_ns) / 1e9, True
-    return now.wall_ns / 1e9, False
+            utc_s = (moment.utc_ns + clock.now().boot_ns - moment.boot_ns) / 1e9
+            return utc_s, int(utc_s)
+    kept = time_file.read(state) if now.uncertainty_ms is None else None
+    if kept is not None and now.wall_ns < kept.floor_ns:
+        return kept.floor_ns / 1e9, kept.floor_ns // 10**9
+    return now.wall_ns / 1e9, None
 
 
 def _early(state: Path, identity: Identity, now_utc_s: float) -> str:

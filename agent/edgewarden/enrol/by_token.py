@@ -126,7 +126,13 @@ def _choose(state_dir: Path, wish: Wish) -> Choice:
     return choose(wish.keys, wish.grade, prove_kept, kept)
 
 
-def renew(state_dir: Path, url: str, token_text: str, keys: Keys | None = None) -> Identity:
+def renew(
+    state_dir: Path,
+    url: str,
+    token_text: str,
+    keys: Keys | None = None,
+    at_utc_s: int | None = None,
+) -> Identity:
     """Get the present key a new certificate, before the old one has ended or after.
 
     The root of the present identity is the only one believed, from the first byte on: a token of
@@ -137,6 +143,7 @@ def renew(state_dir: Path, url: str, token_text: str, keys: Keys | None = None) 
         url: as for ``enroll``.
         token_text: a new token for this very device.
         keys: the places where this machine keeps its key; None for the usual ones.
+        at_utc_s: what time it is, where the system's clock does not know.
 
     Raises:
         as ``enroll``, and TrustFault EW-ID-004 when there is no identity to renew. The present
@@ -159,7 +166,7 @@ def renew(state_dir: Path, url: str, token_text: str, keys: Keys | None = None) 
             next_step=f"ask for a token made with `--device {identity.device}`",
         )
     signer = identity.signer()
-    service = _Service(host, port, token, ca_pem, identity.keys, identity.tenant)
+    service = _Service(host, port, token, ca_pem, identity.keys, identity.tenant, at_utc_s)
     certified = service.certify(signer)
     return keep(state_dir, signer, url, certified, identity.keys)
 
@@ -170,6 +177,7 @@ class _Service:
 
     Attributes:
         tenant: the one its answer must be of; "": whichever.
+        at_utc_s: what time it is, where the system's clock does not know.
     """
 
     host: str
@@ -178,6 +186,7 @@ class _Service:
     ca_pem: str
     keys: Keys
     tenant: str = ""
+    at_utc_s: int | None = None
 
     def certify(self, key: OwnKey, recorded: str = "", *, accept_lower: bool = False) -> Certified:
         """Steps 3 and 4.
@@ -200,7 +209,8 @@ class _Service:
         return check_answer(enrol.parse_answer(said), key, token.device, self.tenant)
 
     def _post(self, path: str, body: bytes) -> bytes:
-        return ask(self.host, self.port, pinned_context(self.ca_pem), "POST", path, body)
+        context = pinned_context(self.ca_pem, self.at_utc_s)
+        return ask(self.host, self.port, context, "POST", path, body)
 
 
 def _fetch_root(host: str, port: int, fingerprint: bytes) -> str:
