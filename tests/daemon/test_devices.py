@@ -7,9 +7,12 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from edgewarden.daemon import devices as module
 from edgewarden.daemon.behind import Nobody, behind_of
@@ -267,6 +270,60 @@ def test_with_an_address_there_is_a_listener(tmp_path: Path) -> None:
     wanted = Downstream(listen="127.0.0.1")
     rest = tmp_path, lambda: None, lambda _: None, Times(), FakeRandomness()
     assert isinstance(behind_of(wanted, *rest), Behind)
+
+
+def crl_of(bench: Bench, ends: timedelta) -> bytes:
+    """A list without a name on it, of a week that ended so long after now."""
+    ca, end = bench.devices.ca, datetime.now(UTC) + ends
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
+    made = (
+        x509.CertificateRevocationListBuilder(ca.cert.subject)
+        .last_update(end - timedelta(days=7))
+        .next_update(end)
+        .add_extension(authority, critical=False)
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .sign(ca.key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+def test_a_list_of_revoked_ones_that_has_ended_is_named_until_there_is_another(
+    tmp_path: Path,
+) -> None:
+    """It keeps every device out. Nothing was told of it: the listener was there, and well."""
+    crl = tmp_path / "crl.pem"
+    bench = Bench(tmp_path, crl=str(crl))
+    crl.write_bytes(crl_of(bench, timedelta(days=-1)))
+    client = ssl.create_default_context(cafile=str(bench.devices.ca_path))
+    client.load_cert_chain(*bench.devices.device("press-1"))
+    client.check_hostname = False
+
+    async def comes() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.port, ssl=client)
+        try:
+            writer.write(b"GET /nonce HTTP/1.1\r\nHost: gw\r\n\r\n")
+            return await reader.readline()
+        except OSError:
+            return b""
+        finally:
+            writer.close()
+
+    async def scene() -> None:
+        async with running(bench):
+            await until(lambda: bench.listener()["state"] == "listening")
+            assert await comes() == b""
+            await until(lambda: bench.codes() == ["EW-DEV-013"])
+            assert await comes() == b""
+            await asyncio.sleep(0.3)  # some looks at the files
+            assert bench.codes() == ["EW-DEV-013"]
+            (rung,) = judge_devices(bench.behind.snapshot())
+            assert (rung.state, rung.code) == ("degraded", "EW-DEV-013")
+            assert str(crl) in rung.next_step
+            crl.write_bytes(crl_of(bench, timedelta(days=1)))
+            await until(lambda: bench.listener()["code"] == "")
+            assert (await comes()).startswith(b"HTTP/1.1 200")
+
+    play(scene)
 
 
 @pytest.mark.parametrize("kind", ["ours", "named"])

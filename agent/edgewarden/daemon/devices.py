@@ -4,7 +4,9 @@ The listener never ends link. What keeps it from listening (files, address, pins
 not sign here, a fault of ours: EW-DEV-012) is told once, shown by status and doctor, and tried
 again each RETRY_S. Its files are read again each REFRESH_S: a renewed certificate and a new list of
 revoked ones need no restart; files that do not fit then leave the ones in use. With
-another list of revoked ones every session ends, and whoever is not on it comes again.
+another list of revoked ones every session ends, and whoever is not on it comes again. A list that
+has ended lets nobody in (EW-DEV-013): a handshake finds it, and it stands until one is let through
+or there is another list.
 
 A key that OpenSSL cannot use beside a TPM key in this process (tpm2-openssl 1.1.1, ADR 35) is found
 by a handshake, not by a version: EW-DEV-006.
@@ -24,7 +26,7 @@ from edgewarden.downstream.desk import Desk
 from edgewarden.downstream.listener import Listener, ListenerSettings
 from edgewarden.downstream.registry import Registry
 from edgewarden.downstream.shown import DeskSettings, Known
-from edgewarden.errors import EdgewardenError, HardwareFault, OurFault
+from edgewarden.errors import EdgewardenError, HardwareFault, OurFault, TrustFault
 from edgewarden.ports import Clock, FactSink, Randomness
 from edgewarden.settings.downstream import Downstream
 from edgewarden.trust.keys import cose_key_of_pem, either_form_verified
@@ -111,6 +113,7 @@ class Behind:
         listener = Listener(
             ListenerSettings(host, self._wanted.port, self._wanted.uri, self._wanted.handshake_s),
             budget, desk, lambda: self._context or context, self._clock, self._overrun,
+            self._listed,
         )  # fmt: skip
         listener.open()  # before the pins are read: who begins says everything anew upstream
         try:
@@ -163,10 +166,11 @@ class Behind:
             try:
                 revoked = await loop.run_in_executor(None, self._list)
                 self._context = await loop.run_in_executor(None, self._new_context)
-                self._fault = None
                 if revoked != self._revoked:
-                    self._revoked = revoked
+                    self._revoked, self._fault = revoked, None
                     listener.end_all()
+                elif self._fault is None or self._fault.code != "EW-DEV-013":
+                    self._fault = None
             except EdgewardenError as fault:
                 self._refuse(fault)
 
@@ -174,6 +178,21 @@ class Behind:
         if self._fault is None or self._fault.text != fault.text:
             self._find(fault.code, f"devices: {fault.text}", Severity.HIGH)
         self._fault = fault.to_keep()
+
+    def _listed(self, why: str) -> None:
+        """A handshake found that the list has ended; "": one was let through."""
+        if not why:
+            if self._fault is not None and self._fault.code == "EW-DEV-013":
+                self._fault = None
+            return
+        self._refuse(
+            TrustFault(
+                f"no device is let in: the list of revoked certificates does not hold ({why})",
+                code="EW-DEV-013",
+                next_step=f"put the devices' CA's newest list at {self._wanted.crl}; if it is the"
+                " newest, check this gateway's clock (`edgewarden doctor`)",
+            )
+        )
 
     def _overrun(self, refusal: str) -> None:
         now_ns = self._clock.now().boot_ns

@@ -50,6 +50,10 @@ PIECES_PER_S = 200
 """Pieces of one connection that are looked at, five times as many at once; twice the requests that
 desk.py takes of a device."""
 
+_LIST_ENDED = frozenset({11, 12})
+"""X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED: no certificate is to blame. Of other
+faults of a list a stranger's made-up chain could be the cause."""
+
 NewContext = Callable[[], ssl.SSLContext]
 """The context for the next handshake; may raise TrustFault."""
 
@@ -75,6 +79,7 @@ class Listener:
         context: NewContext,
         clock: Clock,
         overrun: Callable[[str], None] = lambda refusal: None,
+        listed: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._settings = settings
         self._budget = budget
@@ -82,6 +87,7 @@ class Listener:
         self._context = context
         self._clock = clock
         self._overrun = overrun
+        self._listed = listed
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: dict[int, asyncio.Task[None]] = {}
         self._era = 0
@@ -163,13 +169,14 @@ class Listener:
             keep_alive(connection)
             streams = await self._shake(connection)
         except (OSError, EdgewardenError) as fault:  # ssl.SSLError is an OSError
-            self._fail(fault)
+            self._fail(fault, era)
         finally:
             self._budget.done(source)
             if streams is None:
                 connection.close()
         if streams is None:
             return
+        self._listed("")
         self._budget.sessions += 1
         try:
             async with asyncio.timeout(SESSION_S):
@@ -234,10 +241,12 @@ class Listener:
         name = name_of(told.get("subjectAltName", ()), self._settings.prefix)
         return Peer(name, key_digest(der), place), key_of_info(public_key_info(der))
 
-    def _fail(self, fault: Exception) -> None:
+    def _fail(self, fault: Exception, era: int) -> None:
         name = "closed"
         if isinstance(fault, ssl.SSLCertVerificationError):
             name = f"certificate: {fault.verify_message}"
+            if fault.verify_code in _LIST_ENDED and era == self._era:
+                self._listed(fault.verify_message)
         elif isinstance(fault, ssl.SSLError):
             name = (fault.reason or "tls").lower()
         elif isinstance(fault, EdgewardenError):
