@@ -147,6 +147,31 @@ def test_a_ceiling_holds_down_and_a_person_lifts_it() -> None:
     assert (bench.area.mode, bench.modes.ceiling("exec")) == ("enforce", "")
 
 
+def test_a_trial_lifts_a_ceiling_for_its_time() -> None:
+    bench = Bench(asked="enforce")
+    bench.modes.hold_down("exec", "2 boots")
+    bench.modes.start()
+    for _ in range(2):  # the second one makes the first longer
+        said = bench.modes.ask("exec", "enforce", 60, SSH)
+        assert said == "enforce; done; observe again in 60 s unless confirmed from a new login"
+        assert (bench.area.mode, bench.modes.ceiling("exec")) == ("enforce", "")
+    bench.now_mono += 60
+    bench.modes.look()
+    assert (bench.area.mode, bench.modes.mode("exec")) == ("observe", "observe")
+    assert (bench.modes.ceiling("exec"), bench.kept) == ("2 boots", {})
+
+
+def test_a_trial_that_is_confirmed_lifts_a_ceiling_for_good() -> None:
+    bench = Bench(asked="enforce")
+    bench.modes.hold_down("exec", "2 boots")
+    bench.modes.start()
+    bench.modes.ask("exec", "enforce", 60, SSH)
+    bench.modes.confirm("exec", NEW)
+    bench.now_mono += 60
+    bench.modes.look()
+    assert (bench.area.mode, bench.modes.ceiling("exec")) == ("enforce", "")
+
+
 def test_a_firm_ceiling_is_not_lifted_by_a_word() -> None:
     bench = Bench(asked="enforce")
     bench.modes.hold_down("exec", "kill switch", firm=True)

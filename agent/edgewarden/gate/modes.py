@@ -7,8 +7,8 @@ What this decides, in order:
    over a restart in state/policy, a file for each area.
 2. A ceiling holds an area at observe, whatever was said before: guard had to end gate too often,
    two boots in a row did not become healthy, the kill switch lies on the boot partition. A person
-   who asks for enforce now lifts it, unless it is firm (the kill switch: whoever holds the card has
-   the last word).
+   who asks for enforce now lifts it, with a trial for its time, unless it is firm (the kill switch:
+   whoever holds the card has the last word).
 3. A mode asked for with a time limit is a trial. It is not kept over a restart, and the mode before
    it comes back by itself, with an alarm. Who has locked himself out has only to wait.
 4. A trial is confirmed from a login that began after it (gate/sessions.py): that somebody still
@@ -79,14 +79,16 @@ class Trial(Frozen):
 
     Attributes:
         back: the mode that comes back.
+        ceiling: what held it down before, and does again; "" for nothing.
         due_mono: when.
         by: the login it was asked for from.
     """
 
-    __slots__ = ("back", "by", "due_mono")
+    __slots__ = ("back", "by", "ceiling", "due_mono")
     back: str
     due_mono: float
     by: Session
+    ceiling: str
 
 
 class Modes:
@@ -164,9 +166,11 @@ class Modes:
             if now_mono < trial.due_mono:
                 continue
             del self._trials[name]
-            text = f"{name}: {self._modes[name]} was not confirmed in time: {trial.back} again"
+            tried, self._modes[name] = self._modes[name], trial.back  # as the file says all along
+            if trial.ceiling:
+                self._ceilings[name] = (trial.ceiling, False)
+            text = f"{name}: {tried} was not confirmed in time: {self.mode(name)} again"
             self._alarm("EW-EXEC-025", 3, text)
-            self._modes[name] = trial.back  # what the file has said all along
             self._areas[name].settle(self.mode(name))
 
     def ask(self, area: str, mode: str, confirm_s: int, by: Session) -> str:
@@ -194,15 +198,17 @@ class Modes:
                 next_step="remove what holds it down, then restart edgewarden-gate",
                 name="held_down",
             )
-        before = self.mode(area)
+        before, in_force = self._modes[area], self.mode(area)
         words = part.apply(mode, confirm_s)
         self._ceilings.pop(area, None) if mode == "enforce" else None
         self._modes[area] = mode
         if confirm_s:
             earlier = self._trials.get(area)
-            back = earlier.back if earlier is not None else before
-            self._trials[area] = Trial(back, self._mono_s() + confirm_s, by)
-            kept = f"{back} again in {confirm_s} s unless confirmed from a new login"
+            if earlier is not None:
+                before, why = earlier.back, earlier.ceiling
+                in_force = "observe" if why and before == "enforce" else before
+            self._trials[area] = Trial(before, self._mono_s() + confirm_s, by, why)
+            kept = f"{in_force} again in {confirm_s} s unless confirmed from a new login"
         else:
             self._trials.pop(area, None)
             kept = self._files.keep(area, mode)

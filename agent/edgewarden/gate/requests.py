@@ -98,10 +98,11 @@ class Requests:
             return Answer(True, "", self._lockout.hear(verb, request.confirm_s, unit))
         by = session_of(self._doors.proc_text, pid, self._boot_ns())
         if verb == "confirm":
-            return Answer(True, "", self._modes.confirm(area, by))
-        said = self._modes.ask(area, request.mode, request.confirm_s, by)
-        if area == "exec" and request.mode == "enforce":
-            self._lockout.boots.lifted()
+            said = self._modes.confirm(area, by)
+        else:
+            said = self._modes.ask(area, request.mode, request.confirm_s, by)
+        if area == "exec" and self._modes.mode(area) == "enforce" and not self._modes.trial_s(area):
+            self._lockout.boots.lifted()  # not by a trial: whoever is locked out pulls the plug
         return Answer(True, "", said)
 
     def _reload(self, *, older: bool, same_rules: bool) -> str:
