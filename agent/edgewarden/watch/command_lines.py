@@ -25,10 +25,9 @@ SYSTEM = (
 )  # fmt: skip
 """Where Debian packages install what runs (Debian Policy 9.1, 10.4); /usr/local is not theirs."""
 
+_SHELLS = ("sh", "bash", "dash", "ash", "rbash", "ksh", "mksh", "zsh", "yash", "posh")
 _INLINE: Mapping[str, re.Pattern[str]] = {
-    "sh": re.compile(r"-[a-zA-Z]*c"),
-    "bash": re.compile(r"-[a-zA-Z]*c"),
-    "dash": re.compile(r"-[a-zA-Z]*c"),
+    **dict.fromkeys(_SHELLS, re.compile(r"-[a-zA-Z]*c")),
     "python": re.compile(r"-[bBdEhiIOPqsSuvVx]*[cm]"),
     "perl": re.compile(r"-[alnpswW0]*[eE]"),
     "ruby": re.compile(r"-[alnpswW0]*e"),
@@ -43,9 +42,8 @@ _WITH_VALUE: Mapping[str, tuple[str, ...]] = {
     "perl": ("-I", "-M", "-m"),
     "ruby": ("-I", "-r", "-C"),
     "node": ("-r", "--require", "--import"),
-    "sh": ("-o",),
-    "bash": ("-o", "-O", "--rcfile", "--init-file"),
-    "dash": ("-o",),
+    **dict.fromkeys(_SHELLS, ("-o", "-O", "+o", "+O", "--rcfile", "--init-file")),
+    "tclsh": (),
     "lua": ("-l",),
     "php": ("-d", "-c"),
     "ld": ("--library-path", "--inhibit-rpath", "--audit", "--preload", "--argv0",
@@ -79,6 +77,9 @@ def is_interpreter(program: str) -> bool:
 
 def script_of(program: str, arguments: list[str]) -> str:
     """The file that an interpreter or the loader was given, "" when it is none or got none."""
+    if _base(program) == "busybox":  # many programs in one, by the name it is called by
+        arguments = arguments[1:] if arguments and _base(arguments[0]) == "busybox" else arguments
+        program = arguments[0].lstrip("-") if arguments else ""
     kind = _kind(program)
     if kind not in _WITH_VALUE:
         return ""
@@ -86,6 +87,8 @@ def script_of(program: str, arguments: list[str]) -> str:
     for word in arguments[1:]:
         if skip:
             skip = False
+        elif kind in _SHELLS and word.startswith("+"):  # an option taken back (sh(1), set)
+            skip = word in _WITH_VALUE[kind]
         elif not word.startswith("-") or word == "-":
             return "" if word == "-" else word
         elif kind == "ld" and word in _LOADER_QUESTIONS:
@@ -100,8 +103,8 @@ def script_of(program: str, arguments: list[str]) -> str:
 def _kind(program: str) -> str:
     if is_loader(program):
         return "ld"
-    name = _base(program).rstrip("0123456789.")
-    return {"nodejs": "node", "busybox": "", "luajit": "lua"}.get(name, name)
+    name = _base(program).removesuffix("-static").rstrip("0123456789.")
+    return {"nodejs": "node", "luajit": "lua", "pypy": "python"}.get(name, name)
 
 
 def _base(program: str) -> str:
