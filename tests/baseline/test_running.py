@@ -106,6 +106,27 @@ def test_every_program_of_a_unit_is_told_once(tmp_path: Path) -> None:
     assert told[2].sha256 == sha(elf(tail=b"s"))
 
 
+def test_the_interpreters_of_a_units_script_are_asked_about_too(tmp_path: Path) -> None:
+    """The kernel starts them for it, and gate is asked about each."""
+    root = system(tmp_path)
+    put(root, "/usr/bin/dash", elf(tail=b"s"))
+    (root / "usr/bin/sh").symlink_to("dash")
+    put(root, "/opt/tool", b"#! \t/bin/sh -e\n")
+    put(root, "/opt/job", b"#!/opt/tool\nstart\n")
+    put(root, "/opt/loop", b"#!/opt/loop\n")
+    put(root, "/opt/odd", b"#!relative\n")
+    unit = b"[Service]\nUser=pi\nExecStart=/opt/job\nExecStop=/opt/loop\nExecReload=/opt/odd\n"
+    put(root, "/usr/lib/systemd/system/job.service", unit, 0o644)
+    told = list(services(contents(root), Paths(str(root)), USERS.get))
+    assert [one.path for one in told] == [
+        "/opt/job", "/opt/tool", "/bin/sh", "/opt/loop", "/opt/odd",
+    ]  # fmt: skip
+    assert {(one.name, one.uid, one.cgroup) for one in told} == {
+        ("job.service", 1000, "/system.slice/job.service")
+    }
+    assert told[2].sha256 == sha(elf(tail=b"s"))
+
+
 def test_a_deleted_image_is_read_through_its_process(tmp_path: Path) -> None:
     """By this machine's own /proc: the link leads to the file after its name is gone."""
     root = system(tmp_path)

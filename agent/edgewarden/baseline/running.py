@@ -3,7 +3,8 @@ table can be asked about each before anybody enforces it.
 
 What this decides: where to look. /proc for processes: real user, cgroup and the image of the parent
 stand in for those of the moment at which the program was started. Unit files for services: the
-first word of each ExecStart, ExecStartPre, ExecStartPost, ExecReload, ExecStop, by the unit's User.
+first word of each ExecStart, ExecStartPre, ExecStartPost, ExecReload, ExecStop, by the unit's User,
+and of a script the interpreters that its first line names, which the kernel asks gate about, too.
 Words that systemd fills in (``%i``, ``$X``) and scripts' own children are not seen: that is what
 observe mode is for.
 
@@ -33,6 +34,8 @@ MAX_UNITS = 5000
 MAX_UNIT_BYTES = 1 << 20
 MAX_PROCESSES = 32768
 MANAGER = "/usr/lib/systemd/systemd"
+MAX_INTERPRETERS, MAX_LINE_BYTES = 6, 256
+"""execve(2): a script's interpreter may be a script, four times; BINPRM_BUF_SIZE."""
 
 _COMMAND = re.compile(
     r"Exec(?:Start|StartPre|StartPost|Reload|Stop|StopPost)=[@:+!|-]*(/[^\s\"'%$]+)"
@@ -152,10 +155,8 @@ def services(
             user = found[1] if found else "0"
             uid = int(user) if user.isdecimal() else uid_of(user)
             commands = re.findall(rf"^{_COMMAND.pattern}", text, re.MULTILINE)
-            for path in dict.fromkeys(commands):
-                real = paths.resolve(path)
-                if real is None:
-                    continue  # systemd would not find it either
+            started = (one for path in commands for one in _with_interpreters(paths, path))
+            for path, real in dict(started).items():
                 yield Starts(
                     name,
                     path,
@@ -163,8 +164,24 @@ def services(
                     UNKNOWN_UID if uid is None else uid,
                     manager,
                     f"/system.slice/{group_name(name)}",
-                    _device(paths.real(real)),
+                    _device(real),
                 )
+
+
+def _with_interpreters(paths: Paths, path: str) -> Iterator[tuple[str, str]]:
+    """A program and the interpreters that the kernel starts for a script, each with its place on
+    this disk; nothing of what is not there: systemd would not find it either."""
+    for _ in range(MAX_INTERPRETERS):
+        found = paths.resolve(path)
+        if found is None:
+            return
+        real = paths.real(found)
+        yield path, real
+        line = _text(real, MAX_LINE_BYTES).partition("\n")[0]
+        words = line[2:].split(maxsplit=1) if line.startswith("#!") else []
+        if not words or not words[0].startswith("/"):
+            return
+        path = words[0]
 
 
 def _names(paths: Paths, folder: str) -> list[str]:
@@ -182,10 +199,10 @@ def _device(path: str) -> int:
         return 0
 
 
-def _text(path: str) -> str:
+def _text(path: str, most: int = MAX_UNIT_BYTES) -> str:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(fd, "rb") as file:
-            return file.read(MAX_UNIT_BYTES).decode("utf-8", "replace")
+            return file.read(most).decode("utf-8", "replace")
     except OSError:
         return ""
