@@ -418,6 +418,23 @@ def test_a_set_uid_program_by_the_kernels_event(gate: World) -> None:
 
 
 @pytest.mark.needs("root", "proc-connector", "fanotify-permission")
+def test_who_became_root_and_then_an_expected_program_is_not_told_as_that(gate: World) -> None:
+    """A back door that has its work done by a child and goes on as sudo is no sudo."""
+    rise = gate.program("rise", allow=False, image="/bin/bash")
+    expected = gate.program("expected", allow=False, image="/bin/sleep")
+    rise.chmod(0o4755)
+    link = gate.connect("gate-facts.sock")
+    command = [*AS_NOBODY, str(rise), "-p", "-c", f"exec {expected} 30"]
+    told: list[ProcessAlert] = []
+    with child(command, name="expected") as held:
+        wait_until(lambda: bool(told.extend(alerts(gate, link, held.pid)) or told))
+    [alert] = told
+    assert (alert.kind, alert.uid, alert.program) == ("root", NOBODY, b"")
+    event = alert_event(alert, may_elevate=frozenset({str(expected)}))
+    assert event.severity_id == Severity.HIGH
+
+
+@pytest.mark.needs("root", "proc-connector", "fanotify-permission")
 def test_a_tracer_by_the_kernels_event(gate: World) -> None:
     link = gate.connect("gate-facts.sock")
     with child(["/bin/sleep", "30"]) as held:

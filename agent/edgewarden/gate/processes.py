@@ -19,6 +19,7 @@ from edgewarden.kernel.netlink import (
     PROC_EVENT_EXEC,
     PROC_EVENT_PTRACE,
     PROC_EVENT_UID,
+    RESYNC,
     Gatherer,
     ProcConnector,
     open_proc_connector,
@@ -74,6 +75,7 @@ class Processes:
         self._tell = tell
         self._connector: ProcConnector | None = None
         self._sleeping = False
+        self._later: list[ProcEvent] = []
         self.gathered = Gatherer()
         self.due_mono: float | None = None
         try:
@@ -112,15 +114,18 @@ class Processes:
             return None
         self.due_mono = None
         try:
-            events = self._connector.read()
+            events = [*self._later, *self._connector.read()]
         except HardwareFault as fault:
             self._close(fault)
             return None
+        self._later = []
         if self._sleeping:
             self._sleeping = False
             self._watch(self._connector.fileno(), self._on_readable)
         self.gathered.take(events)
         self._tell_alerts(events)
+        if self._later:
+            self.due_mono = now_mono + GATHER_S
         if self._only_eyes():
             for event in events:
                 if event.kind == PROC_EVENT_EXEC:
@@ -131,23 +136,44 @@ class Processes:
     def _tell_alerts(self, events: list[ProcEvent]) -> None:
         """Who became root, and who was taken hold of; each told, however much else happens. Only
         links of /proc are read: they come from the kernel's own structures, never from the
-        process's memory, which can be made to wait for ever."""
+        process's memory, which can be made to wait for ever.
+
+        Who has become another program since he became root is told without one: the link says what
+        he is now, and an expected program makes the finding a low one."""
         shift_ns = self._boot_minus_mono_ns()
-        for e in events:
-            if e.kind not in (PROC_EVENT_UID, PROC_EVENT_PTRACE):
-                continue
+        alerts = [
+            (e, self._doors.proc_link(f"{e.pid}/exe"))
+            for e in events
+            if e.kind in (PROC_EVENT_UID, PROC_EVENT_PTRACE)
+        ]
+        if alerts and self._connector is not None:
+            try:
+                self._later = self._connector.read()  # up to the moment the links were read
+            except HardwareFault as fault:
+                self._close(fault)
+        for e, program in alerts:
             traced = e.kind == PROC_EVENT_PTRACE
             self._tell(
                 ProcessAlert(
                     "traced" if traced else "root",
                     e.pid,
                     self._doors.owner_of(e.pid) if traced else e.other,
-                    self._doors.proc_link(f"{e.pid}/exe"),
+                    program if traced or self._is_that(e, events) else b"",
                     e.other if traced else 0,
                     self._doors.proc_link(f"{e.other}/exe") if traced else b"",
                     max(0, e.mono_ns + shift_ns),
                 )
             )
+
+    def _is_that(self, rise: ProcEvent, events: list[ProcEvent]) -> bool:
+        """Whether nothing but the exec that made him root can have followed on it."""
+        since = 0
+        for e in (*events, *self._later):
+            if e.kind == RESYNC:
+                return False
+            own = e.kind == PROC_EVENT_EXEC and e.pid == rise.pid
+            since += own and e.mono_ns >= rise.mono_ns
+        return since <= 1
 
     def _close(self, fault: HardwareFault) -> None:
         if self._connector is not None:
