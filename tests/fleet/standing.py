@@ -89,7 +89,7 @@ class Standing:
         assert self.server is not None
         assert self.server.stdout is not None
         self.server.send_signal(number)
-        code = self.server.wait(20)
+        code = self.server.wait(60)
         self.server.stdout.close()
         self.server = None
         return code
@@ -97,7 +97,7 @@ class Standing:
     def stop_broker(self, number: int = signal.SIGTERM) -> None:
         assert self.broker is not None
         self.broker.send_signal(number)
-        self.broker.wait(20)
+        self.broker.wait(60)
         self.broker = None
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ class Client:
         self.mqtt.on_message = lambda _c, _u, m: self.got.put(Got(m.topic, bytes(m.payload)))
         self.mqtt.connect("127.0.0.1", port, clean_start=clean, properties=self._properties())
         self.mqtt.loop_start()
-        assert self.connected.wait(10), "no CONNACK"
+        assert self.connected.wait(60), "no CONNACK"
 
     def _properties(self) -> Properties:
         return Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -193,7 +193,7 @@ class Client:
         done = threading.Event()
         self.mqtt.on_subscribe = lambda *_: done.set()
         self.mqtt.subscribe([(topic, 1) for topic in topics])
-        assert done.wait(10)
+        assert done.wait(60)
 
     def close(self) -> None:
         self.mqtt.disconnect()

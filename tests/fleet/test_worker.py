@@ -87,7 +87,7 @@ def test_a_store_that_refuses_acknowledges_nothing(
     full.set()
     rig.worker.start()
     rig.offer(board.introduce(AUDIT))
-    assert tried.wait(10)
+    assert tried.wait(60)
     assert rig.acknowledged == []
     full.clear()
     wait_until(lambda: rig.acknowledged == [(1, True)], 60)

@@ -43,7 +43,7 @@ def answering(*parts: bytes, then: bytes = b"") -> Iterator[tuple[socket.socket,
         with ours:
             yield ours, heard
     finally:
-        thread.join(10)
+        thread.join(60)
 
 
 def http(who: tuple[str, str] | None = None) -> Proxy:

@@ -299,7 +299,7 @@ class Day:
     @contextmanager
     def _store(self) -> Iterator[sqlite3.Connection]:
         path = FleetFolder(self.fleet.folder).database
-        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=20)
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)
         try:
             yield db
         finally:
@@ -308,7 +308,7 @@ class Day:
     def forget_one_batch(self) -> None:
         """For the control: a fleet that lost what it had."""
         with contextlib.closing(
-            sqlite3.connect(FleetFolder(self.fleet.folder).database, timeout=20)
+            sqlite3.connect(FleetFolder(self.fleet.folder).database, timeout=60)
         ) as db:
             seqs = [
                 seq

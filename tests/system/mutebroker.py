@@ -45,10 +45,10 @@ class MuteBroker:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._threads[0].join(10)
+        self._threads[0].join(60)
         self.kick()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
     def kick(self) -> None:
         """End every connection."""

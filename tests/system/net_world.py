@@ -195,7 +195,7 @@ class NetWorld(World):
 
     def wait_for_alarm(self, link: socket.socket, code: str) -> Alarm:
         """The first alarm of a code that comes."""
-        link.settimeout(20)
+        link.settimeout(60)
         while True:
             message = parse(link.recv(4096), *FACTS)
             if isinstance(message, Alarm) and message.code == code:
@@ -203,7 +203,7 @@ class NetWorld(World):
 
     def first_limit(self, link: socket.socket) -> str:
         """The address that the first refusal by a limit names."""
-        link.settimeout(20)
+        link.settimeout(60)
         while True:
             message = parse(link.recv(4096), *FACTS)
             if isinstance(message, NetworkVerdict) and message.direction == "limit":

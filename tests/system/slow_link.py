@@ -148,7 +148,7 @@ def other_namespace(folder: Path) -> Iterator[list[str]]:
         yield inside
     finally:
         holder.kill()
-        holder.wait(10)
+        holder.wait(60)
 
 
 def of(heard: Timed, phase: str, alarms: int) -> dict[str, float]:

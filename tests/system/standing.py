@@ -79,7 +79,7 @@ class Site:
         """End the agent by its supervisor's pid."""
         if self.supervisor is not None:
             self.supervisor.terminate()
-            self.supervisor.wait(20)
+            self.supervisor.wait(60)
             self.supervisor = None
 
     def status(self) -> Json:

@@ -146,7 +146,7 @@ def test_a03_memory_stays_flat_while_the_broker_stands_still(tmp_path: Path, pki
         finally:
             broker.resume()
             process.kill()
-            process.wait(10)
-            reader.join(10)
+            process.wait(60)
+            reader.join(60)
             process.stdout.close()
     assert grown <= GROWTH_BYTES

@@ -67,7 +67,7 @@ class Fleet:
     def __enter__(self) -> Fleet:
         self.client.connect(HOST, self._port)
         self.client.loop_start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:

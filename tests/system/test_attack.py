@@ -125,7 +125,7 @@ def gets_through(
     with contextlib.suppress(OSError):
         subprocess.run(
             command, user=uid, group=uid, extra_groups=[], env=environment,
-            capture_output=True, timeout=20,
+            capture_output=True, timeout=60,
         )  # fmt: skip
     return marker.exists()
 
@@ -333,7 +333,7 @@ def test_a_socket_that_somebody_opens_stops_nothing(disk: World, uid: int, runs:
         for _ in range(runs):
             done = subprocess.run(
                 ["cat", folder / "socket"], user=uid, group=uid, extra_groups=[],
-                capture_output=True, timeout=10,
+                capture_output=True, timeout=60,
             )  # fmt: skip
             assert done.returncode != 0
             assert disk.outcome([evil]) == "denied"

@@ -92,7 +92,7 @@ class Gateway:
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(20)
+        self.process.wait(60)
         self.reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -110,7 +110,7 @@ def test_judged_a_flood_of_denials_loses_no_alarm(tmp_path: Path) -> None:
         wait_until(path.exists)
         grown_kb = asyncio.run(take(path, denier, triage, storage))
     finally:
-        denier.communicate(timeout=20)
+        denier.communicate(timeout=60)
         for event, record_class in triage.due(clock.now().boot_ns, all_now=True):
             storage.submit_event(event, record_class)
         storage.stop()

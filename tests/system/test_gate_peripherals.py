@@ -72,11 +72,11 @@ class Site:
     def end(self, number: int) -> None:
         if self.wrapper is not None and self.wrapper.poll() is None:
             os.kill(self.pid, number)
-            self.wrapper.wait(20)
+            self.wrapper.wait(60)
 
     def request(self, request: Request) -> Answer | AreaStats | GateStats:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as person:
-            person.settimeout(10)
+            person.settimeout(60)
             person.connect(str(self.run / "gate.sock"))
             person.send(local.encode(request))
             return local.parse(person.recv(4096), Answer, AreaStats, GateStats)
@@ -119,7 +119,7 @@ def test_u1_u2_u4_the_real_gate_keeps_out_and_puts_back(site: Site) -> None:
     site.tree.plug("keyboard", "1-1.4")
     facts = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     facts.connect(str(site.run / "gate-facts.sock"))
-    facts.settimeout(10)
+    facts.settimeout(60)
     site.kernel_speaks()
     wait_until(lambda: site.ask("area").allowed >= 1)
     answer = site.mode("enforce")

@@ -186,7 +186,7 @@ def test_a_stopped_agent_starts_where_it_was_and_a_killed_one_leaves_nothing() -
         assert set(parts) == set(PARTS)
         assert site.supervisor is not None
         site.supervisor.kill()
-        site.supervisor.wait(10)
+        site.supervisor.wait(60)
         wait_until(lambda: not any(_lives(pid) for pid in parts.values()), 60)
 
 

@@ -61,7 +61,7 @@ def hung() -> Iterator[Path]:
             server.kill()
             server.communicate()
             for one in stuck:
-                one.wait(10)
+                one.wait(60)
             subprocess.run(["umount", "-l", where], check=False, capture_output=True)
 
 

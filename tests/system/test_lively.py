@@ -57,7 +57,7 @@ def starts(program: Path) -> Iterator[list[int]]:
         yield found
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
 
 
 NO_OUTPUT = [(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)]

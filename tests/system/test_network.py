@@ -817,7 +817,7 @@ def test_gate_opens_nothing_for_the_network_once_it_runs(world: NetWorld) -> Non
         assert world.connect_says("tcp", PEER, DENIED) != ""
         assert world.mode("observe").ok
         tracer.terminate()
-        tracer.wait(10)
+        tracer.wait(60)
     opened = [line for line in trace.read_text().splitlines() if "(" in line]
     # The doors open below descriptors of /proc, /sys and the policy's folder; libraries by path.
     by_path = [line for line in opened if re.search(r'\("/|AT_FDCWD|execve', line)]

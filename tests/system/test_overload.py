@@ -94,7 +94,7 @@ class Flood(threading.Thread):
 
     def stop(self) -> None:
         self._ended.set()
-        self.join(10)
+        self.join(60)
 
 
 @contextmanager

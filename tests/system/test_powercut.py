@@ -109,8 +109,8 @@ class Writer:
     def kill(self) -> None:
         """SIGKILL, and read what it had said."""
         self.process.kill()
-        self.process.wait(10)
-        self._reader.join(10)
+        self.process.wait(60)
+        self._reader.join(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
 

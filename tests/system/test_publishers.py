@@ -86,7 +86,7 @@ class SiteBroker:
     def __exit__(self, *_: object) -> None:
         for process in reversed(self._running):
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
     def client(self, program: str, *words: str) -> subprocess.CompletedProcess[bytes]:
         line = [program, "-p", str(self.port), *words]

@@ -63,7 +63,7 @@ class Device(threading.Thread):
 
     def stop(self) -> None:
         self._ended.set()
-        self.join(10)
+        self.join(60)
 
 
 @contextmanager

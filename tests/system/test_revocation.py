@@ -163,7 +163,7 @@ def test_a_replaced_boards_certificate_is_nobody_beside_its_successor(
             new.subscribe("ew/1/main/gw-demo/e/nonce")
             thief.subscribe("ew/1/main/gw-demo/e/nonce")
             new.publish("ew/1/main/gw-demo/s/status", RealBoard(identity).status({}))
-            assert new.got.get(timeout=20).topic.endswith("/e/nonce"), "a challenge came"
+            assert new.got.get(timeout=60).topic.endswith("/e/nonce"), "a challenge came"
             assert thief.got.empty(), "and the old board did not hear it"
             assert not new.lost.is_set(), "nor was the new one's session taken over"
         finally:

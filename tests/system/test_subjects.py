@@ -100,7 +100,7 @@ def loop(disk: World, good: Path, before: str = "") -> Iterator[None]:
         assert shell.poll() is None, "it was denied to him, too"
     finally:
         shell.kill()
-        shell.wait(10)
+        shell.wait(60)
 
 
 OFTEN = 20
@@ -142,7 +142,7 @@ def test_who_may_not_is_denied_beside_one_who_may_by_parent(disk: World) -> None
             assert disk.outcome([good]) == "denied"
     finally:
         shell.kill()
-        shell.wait(10)
+        shell.wait(60)
 
 
 def test_a_policy_that_takes_the_user_away_counts_for_what_is_remembered(disk: World) -> None:
@@ -159,7 +159,7 @@ def test_a_policy_that_takes_the_user_away_counts_for_what_is_remembered(disk: W
         for _ in range(3):
             assert disk.outcome([good]) == "denied"
         assert disk.outcome([*AS_NOBODY, good]) == "ran"
-        assert shell.wait(10) == 9
+        assert shell.wait(60) == 9
 
 
 def test_a9_a_parent_that_gate_never_saw_start(disk: World) -> None:

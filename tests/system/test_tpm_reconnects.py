@@ -58,7 +58,7 @@ def reconnect(asked: dict[str, Any], soft: SoftTpm) -> list[dict[str, Any]]:
             told.append(json.loads(line))
             if len(told) == 5:
                 soft.restart_manager()
-        assert worker.wait(10) == 0, worker.stderr.read() if worker.stderr else ""
+        assert worker.wait(60) == 0, worker.stderr.read() if worker.stderr else ""
     finally:
         worker.kill()
         worker.communicate()

@@ -126,7 +126,7 @@ def test_the_status_is_retained_and_the_will_replaces_it(
             wait_until(lambda: (STATUS, b"offline", False) in late.messages, WAIT_S)
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_a_nonce_comes_down_and_evidence_goes_up(tmp_path: Path, broker: Broker, pki: Pki) -> None:
@@ -451,8 +451,8 @@ def _live_and_die(
         wait_until(lambda: len(lines) >= wanted, WAIT_S)
     finally:
         process.kill()
-        process.wait(10)
-        reader.join(10)
+        process.wait(60)
+        reader.join(60)
         process.stdout.close()
     with contextlib.suppress(ValueError):
         said.update(json.loads(lines[-2]))
