@@ -54,6 +54,27 @@ def test_with_link_dead_the_session_is_tried(
     assert "session" not in rungs
 
 
+@pytest.mark.parametrize("connected", [True, False])
+def test_behind_a_proxy_the_proxy_is_tried_and_link_is_believed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], connected: bool
+) -> None:
+    """The broker's name is the proxy's to resolve; doctor called a site with a session failing."""
+    World(tmp_path).gateway()
+    why = {"code": "EW-NET-014", "text": "it wants credentials (407)", "next": "write them"}
+    up = {"connected": connected, "since_utc": "2027-01-01T00:00:00Z", "reconnects": 0}
+    said = {**ANSWER, "uplink": up, "reasons": [] if connected else [why]}
+    with (
+        listening(lambda connection: None) as port,
+        running_link(tmp_path / "run", lambda _: {"schema": "edgewarden.status/1", **said}),
+    ):
+        path = settings(tmp_path, 1)
+        text = Path(path).read_text().replace("localhost", "broker.invalid")
+        Path(path).write_text(f'{text}proxy = "socks5://127.0.0.1:{port}"\n')
+        _, rungs = climb(path, capsys)
+    assert (rungs["proxy"], rungs["tls"]) == ("ok", "unchecked")
+    assert rungs["session"] == ("ok" if connected else "failing")
+
+
 def test_with_link_alive_no_second_session_is_opened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

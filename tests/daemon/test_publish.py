@@ -9,6 +9,7 @@ import pytest
 
 from edgewarden.daemon.mirrors import NoMirrors, mirrors_of
 from edgewarden.daemon.publish import GIVE_WAY_S, MOST, STUCK_S, Publisher, Publishers, kept
+from edgewarden.mirror.homeassistant import HomeAssistant
 from edgewarden.mirror.latest import Latest
 from edgewarden.mirror.sparkplug import EdgeNode
 from edgewarden.ports import Instant
@@ -158,3 +159,13 @@ def test_without_a_host_a_reading_goes_the_way_it_always_did() -> None:
     assert mirrors.take == owner.take
     assert mirrors.take_many == owner.take_many
     assert mirrors.snapshot() == {}
+
+
+def test_what_was_announced_is_known_after_many_sensors_were_renamed(tmp_path: Path) -> None:
+    """Thirty-two names, and twice others while the broker was away: the file was cut, and read as
+    nothing, so that no sensor of before was ever taken back."""
+    names = [f"{n:02}-{'x' * 60}" for n in range(96)]
+    speaker = HomeAssistant("gw-1", "1", "homeassistant", Latest(names[:32]), names[32:])
+    file = tmp_path / "homeassistant.json"
+    file.write_text(json.dumps(speaker.kept(), sort_keys=True))
+    assert kept(file) == {"sources": sorted(names)}

@@ -242,6 +242,14 @@ def test_a_session_is_judged_on_sound_ground_only() -> None:
     is_told(doctor_net.judge_session(up, False), State.OK, "")
     is_told(doctor_net.judge_session(down, True), State.FAILING, "EW-NET-009")
     is_told(doctor_net.judge_session(down, False), State.UNCHECKED, "")
+    told = [
+        {"code": "EW-SPL-004", "text": "x", "next": "y"},
+        {"code": "EW-NET-008", "text": "no session: Banned (0x8a)", "next": "ask the operator"},
+    ]
+    is_told(rung := doctor_net.judge_session(down, True, told), State.FAILING, "EW-NET-008")
+    assert (rung.text, rung.next_step) == ("no session: Banned (0x8a)", "ask the operator")
+    told[1]["next"] = "run `edgewarden doctor network`"
+    assert "journalctl" in doctor_net.judge_session(down, True, told).next_step
 
 
 def test_attestation() -> None:

@@ -87,14 +87,14 @@ def world(tmp_path: Path) -> World:
 
 def test_names() -> None:
     outcome, address = net.resolve("127.0.0.1", 1)
-    assert (outcome.name, address) == ("ok", "127.0.0.1")
+    assert (outcome.name, address) == ("ok", ("127.0.0.1",))
     outcome, address = net.resolve("no-such-name.invalid", 1)
-    assert (outcome.name, address) == ("unknown", "")
+    assert (outcome.name, address) == ("unknown", ())
 
 
 def test_a_name_that_is_none_is_told_and_not_thrown() -> None:
     outcome, address = net.resolve("broker..example", 1)
-    assert (outcome.name, outcome.detail, address) == ("unknown", "it is no host name", "")
+    assert (outcome.name, outcome.detail, address) == ("unknown", "it is no host name", ())
 
 
 def test_a_resolver_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +103,15 @@ def test_a_resolver_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: release.wait(5) and [])
     assert net.resolve("slow", 1)[0].name == "timeout"
     release.set()
+
+
+def test_the_address_that_answers_is_the_one_that_counts() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        port = server.getsockname()[1]
+        address, outcome = net.reach(("127.0.0.3", "127.0.0.2", "127.0.0.4"), port)
+        assert (address, outcome.name) == ("127.0.0.2", "ok")
+        address, outcome = net.reach(("127.0.0.3", "127.0.0.4"), port)
+        assert (address, outcome.name) == ("127.0.0.4", "refused_connection")
 
 
 def test_tcp() -> None:

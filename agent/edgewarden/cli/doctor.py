@@ -270,12 +270,22 @@ def _network(
         why = "needs an identity, or uplink.host and uplink.port"
         ladder.step(judge.unchecked("name", "network", why))
         return
-    outcome, address = net.resolve(name, port)
-    where = f"{address}:{port}"
-    holds = ladder.step(judge_net.judge_name(name, outcome)).state is State.OK
+    proxy = settings.uplink.proxy
+    if proxy is not None:
+        host, _, at = proxy.partition("://")[2].rpartition(":")
+        near, near_port, judged = host.strip("[]"), int(at), judge_net.judge_proxy
+    else:
+        near, near_port, judged = name, port, judge_net.judge_tcp
+    outcome, addresses = net.resolve(near, near_port)
+    holds = ladder.step(judge_net.judge_name(near, outcome)).state is State.OK
     if holds:
-        holds = ladder.step(judge_net.judge_tcp(where, net.tcp(address, port))).state is State.OK
-    if holds and identity is None:
+        address, met = net.reach(addresses, near_port)
+        where = f"{address}:{near_port}"
+        holds = ladder.step(judged(where, met)).state is State.OK
+    if holds and proxy is not None:
+        why = "the broker is behind the site's proxy: link's word counts"
+        ladder.step(judge.unchecked("tls", "network", why))
+    elif holds and identity is None:
         ladder.step(judge.unchecked("tls", "network", "needs an identity"))
     elif holds and identity is not None:
         try:
@@ -283,13 +293,16 @@ def _network(
         except EdgewardenError as fault:
             ladder.step(judge.broken("tls", "network", fault.text, fault.code, fault.next_step))
             return
+        if settings.uplink.alpn != "none":
+            context.set_alpn_protocols([settings.uplink.alpn])
         tls = judge_net.judge_tls(where, net.tls(address, port, name, context))
         holds = ladder.step(tls).state is State.OK
-        if holds and status is None:
+        if holds and status is None and settings.uplink.transport == "mqtt":
             answer = net.mqtt(address, port, name, context, identity.device)
             ladder.step(judge_net.judge_mqtt(answer))
     if status is not None:
-        ladder.step(judge_net.judge_session(status["uplink"], ladder.sound("network")))
+        sound = ladder.sound("network")
+        ladder.step(judge_net.judge_session(status["uplink"], sound, status["reasons"]))
         attested = status["attestation"]
         ladder.step(judge_net.judge_attestation(attested["result"], attested["age_s"]))
 

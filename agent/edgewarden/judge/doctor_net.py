@@ -7,7 +7,7 @@ causes look alike on the wire and must never be confused: a broker that cannot p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from edgewarden.judge.doctor import Rung, broken, ok, unchecked, weak
@@ -74,6 +74,14 @@ def judge_tcp(where: str, outcome: Outcome) -> Rung:
     return broken("tcp", AREA, f"{where}: {outcome.detail}", "EW-NET-004", step)
 
 
+def judge_proxy(where: str, outcome: Outcome) -> Rung:
+    """The site's proxy, as far as TCP; what it lets out link alone can say."""
+    if outcome.name == "ok":
+        return ok("proxy", AREA, f"connected to {where}")
+    step = "check [uplink] proxy; ask the site whether its proxy runs"
+    return broken("proxy", AREA, f"{where}: {outcome.detail}", "EW-NET-014", step)
+
+
 def judge_tls(where: str, outcome: Outcome) -> Rung:
     """ok, untrusted (the broker's certificate), refused (ours), anything else is no TLS."""
     if outcome.name == "ok":
@@ -108,12 +116,15 @@ def judge_mqtt(outcome: Outcome) -> Rung:
     return broken("mqtt", AREA, text, "EW-NET-008", step)
 
 
-def judge_session(uplink: Mapping[str, object], sound_below: bool) -> Rung:
+def judge_session(
+    uplink: Mapping[str, object], sound_below: bool, reasons: Iterable[Mapping[str, str]] = ()
+) -> Rung:
     """What the running link says of its session; replaces the MQTT probe, which would end it.
 
     Args:
         uplink: of edgewarden.status/1.
         sound_below: every network rung below held.
+        reasons: of the same status; the uplink's own says what the broker said.
     """
     if uplink["connected"]:
         text = f"link has a session since {uplink['since_utc']}"
@@ -122,6 +133,12 @@ def judge_session(uplink: Mapping[str, object], sound_below: bool) -> Rung:
     if not sound_below:
         return unchecked("session", AREA, "link has no session: mend the rung above first")
     step = "wait two minutes; then look at `journalctl -u edgewarden-link`"
+    for told in reasons:
+        if told["code"].startswith("EW-NET-"):
+            here = "edgewarden doctor" in told["next"]  # where the reader comes from
+            return broken(
+                "session", AREA, told["text"], told["code"], step if here else told["next"]
+            )
     return broken("session", AREA, text, "EW-NET-009", step)
 
 

@@ -45,8 +45,8 @@ class Outcome:
     number: int = 0
 
 
-def resolve(host: str, port: int) -> tuple[Outcome, str]:
-    """The addresses of a name, and the first of them.
+def resolve(host: str, port: int) -> tuple[Outcome, tuple[str, ...]]:
+    """The addresses of a name, in words and as they are.
 
     getaddrinfo has no time limit: it runs in a thread that is left behind when it is too slow.
     """
@@ -67,10 +67,22 @@ def resolve(host: str, port: int) -> tuple[Outcome, str]:
     thread.start()
     thread.join(NAME_S)
     if thread.is_alive():
-        return Outcome("timeout", f"the resolver gave no answer in {NAME_S:g} s"), ""
+        return Outcome("timeout", f"the resolver gave no answer in {NAME_S:g} s"), ()
     if failed or not found:
-        return Outcome("unknown", failed[0] if failed else "no address"), ""
-    return Outcome("ok", ", ".join(found)), found[0]
+        return Outcome("unknown", failed[0] if failed else "no address"), ()
+    return Outcome("ok", ", ".join(found)), tuple(found)
+
+
+def reach(addresses: tuple[str, ...], port: int) -> tuple[str, Outcome]:
+    """The first address that takes a connection, as link looks for it; else the last that did not.
+
+    An IPv6 that leads nowhere is no fault of a session that stands by IPv4.
+    """
+    for address in addresses:
+        outcome = tcp(address, port)
+        if outcome.name == "ok":
+            break
+    return address, outcome
 
 
 def tcp(address: str, port: int) -> Outcome:
