@@ -17,6 +17,7 @@ from edgewarden.errors import OurFault, PeerUnavailable, TrustFault
 from edgewarden.link import dial as dial_module
 from edgewarden.link.dial import DIRECT, Route, alert_name, dial, probe
 from edgewarden.link.tunnel import Proxy
+from edgewarden.ports import Instant
 from tests.broker import HOST, Pki, free_port
 from tests.fakes.clock import FakeClock
 
@@ -150,6 +151,22 @@ def test_the_next_address_is_tried_where_the_first_leads_to_no_tls(
         with pytest.raises(PeerUnavailable) as caught:
             dial(HOST, port, pki.client_context("gw-demo"), FakeClock())
         assert caught.value.code == ("EW-NET-004" if isinstance(first, str) else "EW-NET-005")
+
+
+def test_a_deadline_that_is_over_before_the_last_address_is_no_defect(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board whose TPM signs for seconds, or that slept: TimeoutError is nobody's to catch."""
+
+    class Hasty(FakeClock):
+        def now(self) -> Instant:
+            self.advance(6)
+            return super().now()
+
+    monkeypatch.setattr(dial_module.socket, "getaddrinfo", addresses(free_port(), free_port()))
+    with pytest.raises(PeerUnavailable) as caught:
+        dial(HOST, 1, pki.client_context("gw-demo"), Hasty())
+    assert caught.value.code == "EW-NET-004"
 
 
 def test_an_impostor_at_the_first_address_is_not_passed_over(

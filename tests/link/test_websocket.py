@@ -145,8 +145,24 @@ def test_a_ping_is_answered_masked_and_between_whole_frames() -> None:
 
 def test_a_close_is_answered_and_ends_it() -> None:
     tls = FakeTls(b"\x88\x02\x03\xe8")
-    assert made(tls).recv(9) == b""
+    with pytest.raises(ConnectionError, match="closed the WebSocket: 1000"):
+        made(tls).recv(9)
     assert unmasked(bytes(tls.sent)) == (0x88, b"\x03\xe8", b"")
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (b"\x03\xf1too big", "closed the WebSocket: 1009 too big$"),
+        (b"\x03\xf0\x1b[2Jno\xff", "closed the WebSocket: 1008 \\[2Jno"),
+        (b"", "closed the WebSocket$"),
+        (b"\x03", "closed the WebSocket$"),
+    ],
+)
+def test_why_it_was_closed_is_told(payload: bytes, words: str) -> None:
+    """status said that the session ended, and not that a load balancer found it too big."""
+    with pytest.raises(ConnectionError, match=words):
+        made(FakeTls(b"\x88" + bytes([len(payload)]) + payload)).recv(9)
 
 
 @pytest.mark.parametrize(

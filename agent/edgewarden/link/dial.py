@@ -150,8 +150,8 @@ def _reach(
     told: PeerUnavailable | None = None
     found = _addresses(host, port)
     for place, address in enumerate(found):
-        share = _waiting(clock, wait() / (len(found) - place))
         try:
+            share = _waiting(clock, wait() / (len(found) - place))
             plain = _tcp(address, share)
         except OSError as fault:
             told = told or _no_tcp(host, port, fault)

@@ -73,8 +73,8 @@ class WebSocket:
             opcode, length = self._next_frame()
             if opcode in (_BINARY, _CONTINUATION):
                 self._head, self._left = b"", length
-            elif not self._control(opcode, length):
-                return b""
+            else:
+                self._control(opcode, length)
         raise BlockingIOError
 
     def send(self, data: bytes | bytearray) -> int:
@@ -128,16 +128,18 @@ class WebSocket:
                 raise ConnectionAbortedError("the connection ended inside a frame")
             self._head += got
 
-    def _control(self, opcode: int, length: int) -> bool:
-        """Answer ping and close; False when it was a close."""
+    def _control(self, opcode: int, length: int) -> None:
+        """Answer ping and close; a close ends it, with the other side's words."""
         payload, self._head = self._head[2 : 2 + length], b""
         if opcode in (_PING, _CLOSE):
             answer = _PONG if opcode == _PING else _CLOSE
             self._push(_frame(answer, payload, self._token_bytes(4)))
-            # What is not taken now leaves with the next packet; a ping of ours is never far.
-            with suppress(BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            # What is not taken now leaves with the next packet; a ping of ours is never far. And
+            # whoever closed may be gone already, which the next read finds.
+            with suppress(OSError):
                 self._flush()
-        return opcode != _CLOSE
+        if opcode == _CLOSE:
+            raise ConnectionAbortedError(f"the other side closed the WebSocket{_told(payload)}")
 
     def _push(self, frame: bytes) -> None:
         if len(self._out) + len(frame) > MAX_WAITING_BYTES:
@@ -183,6 +185,14 @@ def upgrade(
     if fields.get("sec-websocket-protocol") != SUBPROTOCOL:
         raise ConnectionError("a WebSocket that does not speak mqtt")
     return WebSocket(tls, token_bytes)
+
+
+def _told(payload: bytes) -> str:
+    """§5.5.1: a code and words in a close frame, cut and printable."""
+    if len(payload) < 2:
+        return ""
+    words = payload[2:82].decode("utf-8", "replace")
+    return f": {int.from_bytes(payload[:2], 'big')} {''.join(filter(str.isprintable, words))}"
 
 
 def _fields(head: bytes) -> dict[str, str]:
