@@ -285,3 +285,24 @@ async def _over_control() -> None:
     for reason in (PACKET_TOO_LARGE, PAYLOAD_FORMAT_INVALID, None):
         await drainer.ended(reason)
     assert lanes[AUDIT].refusals == 0
+
+
+def test_status_and_evidence_too_long_for_the_broker_do_not_end_the_session() -> None:
+    """Mosquitto's max_packet_size: a session for each challenge, and its end over the answer."""
+    asyncio.run(_too_long())
+
+
+async def _too_long() -> None:
+    kept, counters = Kept(audit=3), Counter[str]()
+    drainer = Drainer(
+        kept, FakeClock(), {c: Lane(c) for c in RecordClass}, ("main", "gw"), window=20, park_s=60,
+        backlog_bytes_s=0, on_refused=lambda *_: None, on_aside=lambda *_: None, counters=counters,
+    )  # fmt: skip
+    session = Taking(drainer.acked)
+    drainer.send("audit", b"x" * 1000)
+    task = asyncio.create_task(drainer.run(session, Terms(20, 1200)))  # type: ignore[arg-type]
+    await until(lambda: kept.acked[AUDIT] == 3)
+    session.abort("over")
+    await task
+    assert session.came == [AUDIT] * 3
+    assert counters["control_too_large"] == 1

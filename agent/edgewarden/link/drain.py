@@ -49,18 +49,16 @@ FETCH_COUNT = 32
 FETCH_BYTES = 64 * 1024
 PACKET_OVERHEAD_BYTES = 512
 """PUBLISH's own fields: topic of at most 150 bytes, length, identifier, no properties."""
+MAX_PACKET_BYTES = 268_435_455  # MQTT 5.0 §1.5.5, where the broker names no limit
 FIRST_REFUSED_WAIT_S = 0.5
 MAX_REFUSED_WAIT_S = 10.0
 """Between tries after a refusal that may pass: a try costs one record, a late fleet costs this."""
-STORAGE_RETRY_S = 5.0
-"""After the disk refused to be read."""
+STORAGE_RETRY_S = 5.0  # after the disk refused to be read
 UNANSWERED_S = 120.0
 """A PUBACK so late does not come: pings are answered. 64 kB take so long at 4 kbit/s."""
-MAX_CONTROL = 8
-"""Status and evidence waiting: a nonce a minute is the most a verifier asks."""
+MAX_CONTROL = 8  # status and evidence waiting: a nonce a minute is the most a verifier asks
 
-Lanes = Mapping[int, Lane]
-"""Classes, and what is in memory only as MEMORY."""
+Lanes = Mapping[int, Lane]  # classes, and what is in memory only as MEMORY
 
 
 class Drainer:
@@ -111,7 +109,7 @@ class Drainer:
         self._unread_ns: dict[int, int] = {}  # class -> when the disk is asked for it again
         self._window = Window(window)
         self._window.limit_bytes = self._pace.limit_bytes
-        self._max_packet_bytes: int | None = None
+        self._max_packet_bytes = MAX_PACKET_BYTES
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self.accepted_any = False
@@ -133,7 +131,7 @@ class Drainer:
 
     async def run(self, session: Session, terms: Terms) -> None:
         """Send until the session ends."""
-        self._max_packet_bytes = terms.max_packet_bytes
+        self._max_packet_bytes = terms.max_packet_bytes or MAX_PACKET_BYTES
         self._window = Window(max(1, min(self._window_messages, terms.receive_maximum)))
         self._window.limit_bytes = self._pace.limit_bytes
         state = self._storage.state()
@@ -280,6 +278,9 @@ class Drainer:
     def _send_control(self, session: Session) -> None:
         while self._control and self._window.room_for(None, len(self._control[0][1])):
             topic, payload, retain = self._control.popleft()
+            if self._too_large(payload):  # MQTT 5.0 §3.2.2.3.6; the broker would end the session
+                self._counters["control_too_large"] += 1
+                continue
             mid = session.publish(topic, payload, retain=retain)
             if mid is None:
                 return
@@ -340,19 +341,19 @@ class Drainer:
             self._counters["published"] += 1
 
     def _may_send(self, lane: Lane, now_ns: int) -> bool:
-        if not lane.may_send(now_ns) or not self._may_await(lane):
+        if not lane.may_send(now_ns) or self._too_many_await(lane):
             return False
         return not lane.is_backlog() or self._bucket.may_take(now_ns)
 
-    def _may_await(self, lane: Lane) -> bool:
-        return self._awaited is None or self._awaited.room_for(lane.record_class)
+    def _too_many_await(self, lane: Lane) -> bool:
+        return self._awaited is not None and not self._awaited.room_for(lane.record_class)
 
     def _alarms_unfetched(self, now_ns: int) -> bool:
         """Whether the next alarm could be sent and still lies in the spool."""
         lane, state = self._lanes[RecordClass.ALARM], self._storage.state()
         if lane.ready or RecordClass.ALARM not in state or not lane.is_free(now_ns):
             return False
-        return state[RecordClass.ALARM].durable > lane.fetched and self._may_await(lane)
+        return state[RecordClass.ALARM].durable > lane.fetched and not self._too_many_await(lane)
 
     def _choose(self, waiting: list[int]) -> int | None:
         """Whose turn it is and who has room; behind one without room only an alarm may pass."""
@@ -364,8 +365,7 @@ class Drainer:
         return None
 
     def _too_large(self, data: bytes) -> bool:
-        limit = self._max_packet_bytes
-        return limit is not None and len(data) + PACKET_OVERHEAD_BYTES > limit
+        return len(data) + PACKET_OVERHEAD_BYTES > self._max_packet_bytes
 
     async def _sleep(self, session: Session, refused_s: float | None) -> None:
         """Until something changes, the session ends, or a held class may go on."""
