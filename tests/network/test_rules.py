@@ -198,7 +198,7 @@ def test_names_have_sets_of_their_own_and_are_labelled() -> None:
     assert made.hosts == ("a.example.org", "b.example.org")
     assert "ip6 daddr @h1v6 meta l4proto 6 th dport 443 accept" in chain(made.body, "s0")
     assert [c.by_name for c in made.counters if c.label == "not"] == [True]
-    assert "set h0v4 { type ipv4_addr; flags timeout; size 16; }" in made.body
+    assert "set h0v4 { type ipv4_addr; flags timeout; size 32; }" in made.body
 
 
 def test_a_deny_of_ranges_uses_no_set_of_ranges() -> None:

@@ -792,6 +792,21 @@ def test_a_captured_link_cannot_fill_a_name_without_end(world: NetWorld) -> None
     assert listed.count("expires") == 16
 
 
+def test_addresses_that_end_in_the_kernel_first_keep_no_new_one_out(world: NetWorld) -> None:
+    enforced(world, BY_NAME)
+    link = world.connect("gate-names.sock")
+    link.send(encode(answer(world, 0, *(f"10.0.0.{n}" for n in range(1, 17)))))
+    listing = ("list", "set", "inet", "edgewarden", "h0v4")
+    wait_until(lambda: "10.0.0.16 " in world.nft(*listing))
+    # One that gate still knows, and others that the kernel has not yet collected.
+    world.nft("delete element inet edgewarden h0v4 { 10.0.0.1 }")
+    for n in range(4):
+        world.nft(f"add element inet edgewarden h0v4 {{ 10.9.9.{n} timeout 300s }}")
+    link.send(encode(answer(world, 0, "10.1.0.1", "10.1.0.2")))
+    wait_until(lambda: "10.1.0.2 " in world.nft(*listing))
+    assert "10.1.0.1 " in world.nft(*listing)
+
+
 # --- gate's own bounds ---------------------------------------------------------------------------
 
 

@@ -148,8 +148,10 @@ def renew_host_element(host: int, version: int, address: str, keep_s: int) -> st
 
 
 def drop_host_element(host: int, version: int, address: str) -> str:
-    """The command that forgets an address; the kernel refuses it where the address is not there."""
-    return f"delete element {TABLE} h{host}v{version} {{ {address} }}\n"
+    """The commands that forget an address, also one that the kernel has just forgotten by itself:
+    "delete" alone is refused then, and with it what stands behind it."""
+    plain = f"element {TABLE} h{host}v{version} {{ {address} }}\n"
+    return f"add {plain}delete {plain}"
 
 
 def host_change(change: Change) -> str:
