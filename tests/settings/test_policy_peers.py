@@ -51,6 +51,8 @@ def test_rules_of_both_directions_are_read_in_order() -> None:
     [
         ('address = "10.0.0.300"', "address", "EW-SET-008"),
         ('address = "10.0.0.1/8"', "address", "EW-SET-008"),
+        ('address = "::ffff:10.0.0.1"', "address", "EW-SET-008"),
+        ('address = "::ffff:10.0.0.0/104"', "address", "EW-SET-008"),
         ('address = "fe80::1%eth0"', "address", "EW-SET-008"),
         ('host = "localhost"', "host", "EW-SET-008"),
         ('host = "Api.example.org"', "host", "EW-SET-008"),
@@ -79,6 +81,8 @@ def test_a_misspelt_key_and_a_host_in_a_network_are_given_a_guess() -> None:
         load_policy(SourceFile("p", rule('adress = "10.0.0.1"')))
     with pytest.raises(SettingsFaults, match=r"did you mean 10\.0\.0\.0/8\?"):
         load_policy(SourceFile("p", rule('address = "10.0.0.1/8"')))
+    with pytest.raises(SettingsFaults, match=r"by IPv4; write 10\.0\.0\.0/8"):
+        load_policy(SourceFile("p", rule('address = "::ffff:10.0.0.0/104"')))
 
 
 def test_ingress_knows_no_user() -> None:

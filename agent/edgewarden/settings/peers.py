@@ -11,6 +11,8 @@ import re
 
 ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:/[0-9]{1,3})?")
 ADDRESS_RULE = "an IPv4 or IPv6 address, or a network such as 10.0.0.0/8"
+MAPPED_BITS = 96
+"""::ffff:0:0/96, RFC 4291 section 2.5.5.2."""
 # systemd.unit(5); the name is part of a cgroup's path, too.
 UNIT = re.compile(
     r"(?=.{1,255}$)(?:/(?:[A-Za-z0-9:_.@\\-]+/){0,6})?[A-Za-z0-9:_@-][A-Za-z0-9:_.@\\-]*"
@@ -37,15 +39,24 @@ NEVER_MANAGED_USERS = (
 
 
 def address_fault(value: str) -> str:
-    """Why this is no address or network, or ""."""
+    """Why this is no address or network, or "".
+
+    An IPv4 address in IPv6's clothes is none: a program may write it, the packet is IPv4's, and no
+    rule would ever meet it.
+    """
     try:
-        ipaddress.ip_network(value)
+        network = ipaddress.ip_network(value)
     except ValueError:
         try:
             close = ipaddress.ip_network(value, strict=False)
         except ValueError:
             return f"{value} is not allowed: {ADDRESS_RULE}"
         return f"{value} names a host in a network; did you mean {close}?"
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            plain = f"{mapped}/{network.prefixlen - MAPPED_BITS}".removesuffix("/32")
+            return f"{value} is in no packet: such a peer is spoken to by IPv4; write {plain}"
     return ""
 
 
