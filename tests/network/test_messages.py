@@ -134,6 +134,15 @@ def test_a_logged_packet_is_read() -> None:
     assert parse_ip(V6) == (17, V6[8:24], V6[24:40], 53)
 
 
+@pytest.mark.parametrize(
+    "options", [b"\x11\0" + bytes(6), b"\x3c\0" + bytes(6) + b"\x11\0" + bytes(6)]
+)
+def test_options_in_front_hide_neither_protocol_nor_port(options: bytes) -> None:
+    packet = V6[:6] + b"\0" + V6[7:40] + options + V6[40:]
+    assert parse_ip(packet) == (17, V6[8:24], V6[24:40], 53)
+    assert parse_ip(packet[: 40 + len(options)]) == (17, V6[8:24], V6[24:40], 0)
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_of_a_packet_raise(data: bytes) -> None:
     parse_ip(data)

@@ -31,6 +31,9 @@ NLA_TYPE_MASK = 0x3FFF
 AF_UNSPEC = 0
 
 IPPROTO_TCP, IPPROTO_UDP = 6, 17
+IPV6_OPTIONS = frozenset((0, 43, 60))
+"""RFC 8200 section 4.1: hop by hop, routing, for the destination; whoever sends may put them in
+front, and a record that stops at them tells neither protocol nor port."""
 UNKNOWN_UID = 0xFFFFFFFF
 
 _NLMSGHDR = struct.Struct("=IHHII")
@@ -191,6 +194,8 @@ def parse_ip(packet: bytes) -> tuple[int, bytes, bytes, int] | None:
         at = (packet[0] & 0x0F) * 4
     elif len(packet) >= 40 and packet[0] >> 4 == 6:
         protocol, source, destination, at = packet[6], packet[8:24], packet[24:40], 40
+        while protocol in IPV6_OPTIONS and len(packet) >= at + 2:
+            protocol, at = packet[at], at + 8 + 8 * packet[at + 1]
     else:
         return None
     has_port = protocol in (IPPROTO_TCP, IPPROTO_UDP) and len(packet) >= at + 4
