@@ -400,6 +400,8 @@ def test_n2_an_unconfirmed_commit_goes_back_by_itself(world: NetWorld) -> None:
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
     wait_until(lambda: world.network_stats().mode == "learn")
     assert world.connect_says("tcp", PEER, DENIED) == ""
+    stats = world.network_stats()
+    assert (stats.denied, stats.would_deny) == (1, 0)
 
 
 def test_n2_a_trial_made_again_after_a_flush_still_ends_in_the_kernel(world: NetWorld) -> None:

@@ -113,6 +113,8 @@ class Network:
         self._counts: dict[str, int] = {}
         """What each counter of the table in force has."""
         self._denied = self._would_deny = 0
+        self._since = "learned"
+        """What became of packets after they were last counted."""
         self._limits: tuple[str, ...] = ()
         self._next_count_mono = self._next_look_mono = 0.0
         self._prepare()
@@ -284,6 +286,7 @@ class Network:
     def _is_new(self) -> None:
         """The kernel has a table that we have just made."""
         self._counts = {}
+        self._since = self._decision()
         if self._tools.counters is not None:
             self._tools.counters.remember()
         self._tell_ports()
@@ -386,9 +389,10 @@ class Network:
             key = counter.kind, counter.label
             self._totals[key] = self._totals.get(key, 0) + count
         refused = sum(count for _, count in moved)
-        if self._decision() == "deny":
+        if self._since == "deny":
             self._denied += refused
-        elif self._decision() == "would_deny":
+        elif self._since == "would_deny":
             self._would_deny += refused
+        self._since = self._decision()
         self._limits = tuple(counter.label for counter, _ in moved if counter.direction == "limit")
         return state
