@@ -10,11 +10,12 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 
 from edgewarden.downstream import listener as module
 from edgewarden.downstream.budget import Limits
@@ -262,6 +263,65 @@ def test_nothing_is_resumed(tmp_path: Path) -> None:
                         continue
             assert not other.session_reused
             session = one.session
+
+
+def test_a_revoked_ca_in_between_lets_none_of_its_devices_in(tmp_path: Path) -> None:
+    """The root has taken it back: what it signed is nobody's, whatever its own list says."""
+    devices, between = Devices(tmp_path), Authority("between")
+    root, day, now = devices.ca, timedelta(days=1), datetime.now(UTC)
+
+    def signed(ca: Authority, path_length: int) -> x509.Certificate:
+        subject, key = ca.cert.subject, ca.key.public_key()
+        made = x509.CertificateBuilder(root.cert.subject, subject, key, 1 + path_length)
+        made = made.not_valid_before(now - day).not_valid_after(now + day)
+        made = made.add_extension(x509.BasicConstraints(True, path_length), critical=True)
+        for kind in (x509.KeyUsage, x509.SubjectKeyIdentifier):
+            known = ca.cert.extensions.get_extension_for_class(kind)
+            made = made.add_extension(known.value, known.critical)
+        above = x509.AuthorityKeyIdentifier.from_issuer_public_key(root.key.public_key())
+        return made.add_extension(above, critical=False).sign(root.key, hashes.SHA256())
+
+    devices.ca_path.write_bytes(signed(root, 1).public_bytes(serialization.Encoding.PEM))
+    middle = signed(between, 0)
+    devices.ca = between
+    own = devices.device("press-1")
+    with Path(own[0]).open("ab") as chain:
+        chain.write(middle.public_bytes(serialization.Encoding.PEM))
+
+    def listed(ca: Authority, *gone: x509.Certificate) -> bytes:
+        key = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
+        made = x509.CertificateRevocationListBuilder(ca.cert.subject, now - day, now + day)
+        made = made.add_extension(key, critical=False).add_extension(x509.CRLNumber(1), False)
+        for one in gone:
+            revoked = x509.RevokedCertificateBuilder(one.serial_number, now - day).build()
+            made = made.add_revoked_certificate(revoked)
+        return made.sign(ca.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    devices.crl = tmp_path / "crl.pem"
+    for lists, why in (
+        (listed(root) + listed(between), ""),
+        (listed(root, middle) + listed(between), "certificate revoked"),
+        (listed(between), "unable to get certificate CRL"),
+    ):
+        devices.crl.write_bytes(lists)
+        assert refusal(devices, client(devices, own)) == why
+
+
+def refusal(devices: Devices, ours: ssl.SSLContext) -> str:
+    """Why the listener's context refuses a client; "" when it does not."""
+    to_us, to_them = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one = ours.wrap_bio(to_us, to_them, server_hostname="localhost")
+    other = device_context(devices.files()).wrap_bio(to_them, to_us, server_side=True)
+    for _ in range(4):
+        for end in (one, other):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as fault:
+                return fault.verify_message
+    assert other.getpeercert()
+    return ""
 
 
 @pytest.mark.parametrize("fault", ["missing", "foreign key", "garbled ca", "password"])

@@ -102,7 +102,8 @@ def device_context(files: DeviceFiles, at_utc_s: int | None = None) -> ssl.SSLCo
     """The listener's context: whoever has no certificate of this CA gets no further.
 
     No session is resumed: each one shows its certificate anew, and a list of revoked ones counts
-    for each. OpenSSL holds a certificate with an extended key usage to clientAuth.
+    for each, and for every CA up to the root. OpenSSL holds a certificate with an extended key
+    usage to clientAuth.
 
     Raises:
         TrustFault: EW-DEV-005 when a file is missing or does not fit the others.
@@ -120,7 +121,7 @@ def device_context(files: DeviceFiles, at_utc_s: int | None = None) -> ssl.SSLCo
         context.load_verify_locations(files.ca)
         if files.crl is not None:
             context.load_verify_locations(files.crl)
-            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     except (OSError, ValueError) as fault:  # ssl.SSLError is an OSError
         raise TrustFault(
             f"the listener for devices has no usable files: {fault}",
