@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgewarden.ports import Loss
@@ -203,6 +203,7 @@ class Life:
     st.lists(st.sampled_from(["write", "damage", "look", "tell", "cut"]), max_size=30),
     st.integers(0, 1 << 30),
 )
+@example(["write"] * 5 + ["damage"], 2444).via("two damaged neighbours, told thrice")
 def test_whatever_happens_each_loss_is_told_and_the_bound_holds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str], seed: int
 ) -> None:

@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BACKLOG, ALARMS, CONTROL_ALARMS = 1000, 30, 12
+BACKLOG, ALARMS = 1000, 30
 TRIES = 3
 
 pytestmark = [pytest.mark.alone, pytest.mark.needs("mosquitto", "root", "net-namespaces")]
 
 
-def measured(folder: Path, *words: str, alarms: int = ALARMS) -> dict[str, dict[str, float]]:
+def measured(folder: Path, *words: str) -> dict[str, dict[str, float]]:
     folder.mkdir()
     line = ["unshare", "--net", "--mount", sys.executable, "-m", "tests.system.slow_link"]
     done = subprocess.run(
-        [*line, str(folder), str(BACKLOG), str(alarms), "1", *words],
+        [*line, str(folder), str(BACKLOG), str(ALARMS), "1", *words],
         cwd=ROOT,
         env={"PYTHONPATH": f"{ROOT / 'agent'}:{ROOT}", "PATH": os.environ["PATH"]},
         capture_output=True,
@@ -52,6 +52,7 @@ def test_alarm_latency_with_a_backlog_is_a_second_above_idle_at_most(tmp_path: P
 
 
 def test_alarm_latency_shows_a_window_that_does_not_follow_the_link(tmp_path: Path) -> None:
-    """Negative control: the same wire, what flies fixed at 64 kB."""
-    told = measured(tmp_path / "fixed", "fixed", alarms=CONTROL_ALARMS)
-    assert told["full"]["p50_s"] > told["idle"]["p50_s"] + 1.0, told
+    """Negative control: the same wire, what flies fixed at 64 kB. The first alarms go before it is
+    full, so that it shows in the slowest."""
+    told = measured(tmp_path / "fixed", "fixed")
+    assert told["full"]["p99_s"] > told["idle"]["p50_s"] + 1.0, told

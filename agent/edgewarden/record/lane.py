@@ -29,7 +29,14 @@ from edgewarden.ports import Loss, Stored
 from edgewarden.record.bad import BadFiles
 from edgewarden.record.patience import Patience
 from edgewarden.record.rows import SPAN, Mark, SegmentDamaged
-from edgewarden.record.salvage import DAMAGED, UNKNOWN, Sieve, predecessor_of, restart_digest
+from edgewarden.record.salvage import (
+    DAMAGED,
+    UNKNOWN,
+    Sieve,
+    predecessor_of,
+    restart_digest,
+    untold,
+)
 from edgewarden.record.segment import (
     DiskFull,
     Segment,
@@ -290,10 +297,9 @@ class Lane:
         return found
 
     def _note_hole(self, first: int, last: int, after: bytes) -> None:
-        """Records are missing in a file that reads well: reported, unless that was done."""
-        waits = any(loss.first <= first and last <= loss.last for loss in self.damage)
-        if last > self.told and not waits:
-            self.damage.append(Loss(self.record_class, first, last, UNKNOWN, after, DAMAGED))
+        """Records are missing in a file that reads well: reported, where that was not done."""
+        first = max(first, self.told + 1)
+        self.damage += untold(self.record_class, first, last, after, list(self.damage))
 
     def _give_up(self, file: SegmentFile) -> None:
         """A file turns out damaged while it is read: report it, go on with what is there."""

@@ -112,6 +112,23 @@ def predecessor_of(row: Stored) -> bytes:
         return UNKNOWN
 
 
+def untold(
+    record_class: int, first: int, last: int, after: bytes, known: Iterable[Loss]
+) -> Iterator[Loss]:
+    """What is missing from ``first`` to ``last`` and part of no known loss.
+
+    Args:
+        after: the hash that the record behind ``last`` names.
+    """
+    for loss in sorted(known, key=lambda loss: loss.first):
+        if first <= loss.last and loss.first <= last:
+            if first < loss.first:
+                yield Loss(record_class, first, loss.first - 1, UNKNOWN, loss.before, DAMAGED)
+            first = loss.last + 1
+    if first <= last:
+        yield Loss(record_class, first, last, UNKNOWN, after, DAMAGED)
+
+
 def restart_digest(record_class: int, first: int, last: int) -> bytes:
     """The predecessor hash of the first record behind a damaged newest segment.
 
