@@ -124,11 +124,13 @@ def attacked(world: NetWorld, *words: object) -> Iterator[subprocess.Popen[str]]
             attacker.communicate(timeout=60)
 
 
-def under(world: NetWorld, attack: str, source: str, times: int = PUBLISHES) -> dict[str, Any]:
+def under(
+    world: NetWorld, attack: str, source: str, times: int = PUBLISHES, *, ramp_s: float = RAMP_S
+) -> dict[str, Any]:
     """What a device gets through while the attack is on."""
     with attacked(world, *ATTACKS[attack]) as attacker:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            attacker.wait(FORGED_RAMP_S if attack in FORGED else RAMP_S)
+            attacker.wait(FORGED_RAMP_S if attack in FORGED else ramp_s)
         return publish(world, source, port_of(attack), times)
 
 
@@ -244,14 +246,12 @@ def pss_bytes(world: NetWorld) -> int:
 
 @pytest.mark.parametrize("attack", HURTS)
 def test_without_limits_the_attack_really_hurts(world: NetWorld, attack: str) -> None:
-    """However long it takes until the broker's descriptors are gone."""
-
-    def hurts() -> bool:
-        got = publish(world, DEVICE, port_of(attack), 5)
-        return bool(got["ok"] / got["of"] < 0.5)
-
-    with attacked(world, *ATTACKS[attack]):
-        wait_until(hurts, ATTACK_S / 2)
+    """Where the broker's descriptors are gone before the device comes: one that it has already, it
+    takes again and again. How long the attacker needs for that hangs on the machine."""
+    seen: list[dict[str, Any]] = []
+    while len(seen) < TRIES and not any(got["ok"] / got["of"] < 0.5 for got in seen):
+        seen.append(under(world, attack, DEVICE, 5, ramp_s=RAMP_S * (1 + len(seen))))
+    assert seen[-1]["ok"] / seen[-1]["of"] < 0.5, seen
 
 
 def test_a_hold_is_told_and_ends_by_itself(world: NetWorld) -> None:
