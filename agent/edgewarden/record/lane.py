@@ -29,14 +29,7 @@ from edgewarden.ports import Loss, Stored
 from edgewarden.record.bad import BadFiles
 from edgewarden.record.patience import Patience
 from edgewarden.record.rows import SPAN, Mark, SegmentDamaged
-from edgewarden.record.salvage import (
-    DAMAGED,
-    UNKNOWN,
-    Sieve,
-    predecessor_of,
-    restart_digest,
-    untold,
-)
+from edgewarden.record.salvage import DAMAGED, UNKNOWN, Sieve, holes, predecessor_of, restart_digest
 from edgewarden.record.segment import (
     DiskFull,
     Segment,
@@ -158,9 +151,8 @@ class Lane:
         its span."""
         later = (f for f in (*self._files, *self._bad.files) if f.first > file.first)
         if (after := min(later, key=lambda f: f.first, default=None)) is not None:
-            return Loss(
-                self.record_class, file.first, after.first - 1, file.before, after.before, reason
-            )
+            last, digest = after.first - 1, after.before
+            return Loss(self.record_class, file.first, last, file.before, digest, reason)
         last, c = file.first + SPAN - 1, self.record_class
         return Loss(c, file.first, last, file.before, restart_digest(c, file.first, last), reason)
 
@@ -298,8 +290,8 @@ class Lane:
 
     def _note_hole(self, first: int, last: int, after: bytes) -> None:
         """Records are missing in a file that reads well: reported, where that was not done."""
-        first = max(first, self.told + 1)
-        self.damage += untold(self.record_class, first, last, after, list(self.damage))
+        fresh = max(first, self.told + 1)
+        self.damage += holes(self.record_class, fresh, last, after, self.damage)
 
     def _give_up(self, file: SegmentFile) -> None:
         """A file turns out damaged while it is read: report it, go on with what is there."""

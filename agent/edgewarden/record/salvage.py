@@ -112,7 +112,7 @@ def predecessor_of(row: Stored) -> bytes:
         return UNKNOWN
 
 
-def untold(
+def holes(
     record_class: int, first: int, last: int, after: bytes, known: Iterable[Loss]
 ) -> Iterator[Loss]:
     """What is missing from ``first`` to ``last`` and part of no known loss.

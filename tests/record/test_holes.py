@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewarden.ports import Loss
-from edgewarden.record.salvage import DAMAGED, UNKNOWN, untold
+from edgewarden.record.salvage import DAMAGED, UNKNOWN, holes
 
 BULK = 2
 AFTER, BEFORE = b"\1" * 32, b"\2" * 32
@@ -18,11 +18,11 @@ def known(first: int, last: int) -> Loss:
 
 
 def test_two_neighbours_that_are_known_leave_nothing_between_them() -> None:
-    assert list(untold(BULK, 15, 28, AFTER, [known(22, 28), known(15, 21)])) == []
+    assert list(holes(BULK, 15, 28, AFTER, [known(22, 28), known(15, 21)])) == []
 
 
 def test_each_part_names_the_hash_behind_it() -> None:
-    assert list(untold(BULK, 10, 30, AFTER, [known(15, 20)])) == [
+    assert list(holes(BULK, 10, 30, AFTER, [known(15, 20)])) == [
         Loss(BULK, 10, 14, UNKNOWN, BEFORE, DAMAGED),
         Loss(BULK, 21, 30, UNKNOWN, AFTER, DAMAGED),
     ]
@@ -32,7 +32,7 @@ def test_each_part_names_the_hash_behind_it() -> None:
 def test_every_number_is_told_once(hole: tuple[int, int], losses: list[tuple[int, int]]) -> None:
     first, last = hole[0], sum(hole)
     said = [known(start, start + length) for start, length in losses]
-    parts = list(untold(BULK, first, last, AFTER, said))
+    parts = list(holes(BULK, first, last, AFTER, said))
     numbers = [seq for part in parts for seq in range(part.first, part.last + 1)]
     before = {seq for loss in said for seq in range(loss.first, loss.last + 1)}
     assert numbers == sorted(set(range(first, last + 1)) - before)
