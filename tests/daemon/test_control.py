@@ -71,14 +71,18 @@ def test_evidence_may_take_what_a_start_of_gate_takes(
     """An ended certificate is renewed also while link waits for gate: nobody else is so patient."""
     assert client.EVIDENCE_S > START_S + MIN_INTERVAL_S + client.ANSWER_S
     monkeypatch.setattr(client, "ANSWER_S", 0.0)  # whoever keeps to it hears nothing
+    heard_nothing = threading.Event()
 
     def proof(request: Request) -> dict[str, object]:
+        if request.command is Command.SENSORS:
+            heard_nothing.wait(30)  # or the answer may be there before anybody looks
         return {"schema": request.command.schema, "device": "g", "evidence": "AA=="}
 
     with running_link(tmp_path, proof):
         assert ask_link(str(tmp_path), Command.EVIDENCE, b"?")["evidence"] == "AA=="
         with pytest.raises(PeerUnavailable):
             ask_link(str(tmp_path), Command.SENSORS)
+        heard_nothing.set()
 
 
 def test_our_own_fault_arrives_with_code_and_next_step(tmp_path: Path) -> None:
