@@ -70,7 +70,9 @@ class Ca:
             lengths = [h for h in head.lower().split(b"\r\n") if h.startswith(b"content-length:")]
             want = int(lengths[0].split(b":")[1]) if lengths else 0
             while len(body) < want:
-                body += connection.recv(4096)
+                if not (piece := connection.recv(4096)):
+                    raise ValueError("it hung up in the middle")
+                body += piece
             self.heard.append(head + b"\r\n\r\n" + body)
             self._answer(connection, head)
         with contextlib.suppress(OSError):

@@ -54,7 +54,8 @@ class MuteBroker:
         """End every connection."""
         for connection in list(self._connections):
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket's own: that takes TLS away from the thread that reads.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def shout(self, data: bytes) -> None:
         """Send raw bytes on the latest connection."""
@@ -76,7 +77,7 @@ class MuteBroker:
                     thread.start()
 
     def _serve(self, connection: ssl.SSLSocket, number: int) -> None:
-        with connection, contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError, EOFError):
             stream = connection.makefile("rb")
             with stream:
                 while head := stream.read(1):
@@ -101,7 +102,9 @@ def _length(read: object) -> int:
     """Variable byte integer, MQTT 5.0 §1.5.5."""
     value, shift = 0, 0
     while True:
-        byte = read(1)[0]  # type: ignore[operator]
+        if not (head := read(1)):  # type: ignore[operator]
+            raise EOFError("it hung up in the middle of a packet")
+        byte = head[0]
         value |= (byte & 127) << shift
         shift += 7
         if not byte & 128:

@@ -125,9 +125,9 @@ class Served:
         return runner
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(60)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
+        self.thread.join(60)
         self.loop.close()
 
 
@@ -145,9 +145,11 @@ def fetch(who: Identity, port: int) -> Moment:
 
 
 def test_a_certificate_that_has_ended_brings_the_time(tmp_path: Path, served: Served) -> None:
+    began_ns = time.monotonic_ns()
     moment = fetch(identity(tmp_path, served.root_pem), served.port)
+    took_ms = (time.monotonic_ns() - began_ns) / 10**6
     assert abs(moment.utc_ns - UTC_MS * 10**6) < 10**6
-    assert moment.uncertainty_ms < 5000
+    assert moment.uncertainty_ms <= took_ms / 2 + 2, "half of the way there and back"
 
 
 def test_another_root_brings_none(tmp_path: Path, served: Served) -> None:
@@ -167,7 +169,7 @@ def test_the_service_takes_a_nonce_and_nothing_else(
     tmp_path: Path, served: Served, length: int
 ) -> None:
     context = untimed_context(served.root_pem)
-    connection = http.client.HTTPSConnection("localhost", served.port, timeout=10, context=context)
+    connection = http.client.HTTPSConnection("localhost", served.port, timeout=60, context=context)
     connection.request("POST", "/v1/time", bytes(length))
     assert connection.getresponse().status == 400
     connection.close()
@@ -183,21 +185,24 @@ def answering(served: Served) -> Iterator[Answering]:
             over = threading.Event()
 
             def serve() -> None:
-                plain, _ = listening.accept()
-                with served.context.wrap_socket(plain, server_side=True) as connection:
-                    asked = b""
-                    while len(asked.partition(b"\r\n\r\n")[2]) < len(NONCE):
-                        asked += connection.recv(4096)
-                    assert asked.startswith(b"POST /v1/time HTTP/1.0\r\nHost: localhost:")
-                    with contextlib.suppress(OSError):  # whoever has heard too much hangs up
+                with contextlib.suppress(OSError):  # whoever waited or heard too much hangs up
+                    plain, _ = listening.accept()
+                    with served.context.wrap_socket(plain, server_side=True) as connection:
+                        asked = b""
+                        while len(asked.partition(b"\r\n\r\n")[2]) < len(NONCE):
+                            if not (piece := connection.recv(4096)):
+                                return
+                            asked += piece
+                        assert asked.startswith(b"POST /v1/time HTTP/1.0\r\nHost: localhost:")
                         connection.sendall(says(asked[-len(NONCE) :]))
-                    if not hangs_up:
-                        over.wait(10)
+                        if not hangs_up:
+                            over.wait(60)
 
             thread = threading.Thread(target=serve)
             thread.start()
-            stack.callback(thread.join, 15)
+            stack.callback(thread.join, 60)
             stack.callback(over.set)
+            stack.callback(listening.shutdown, socket.SHUT_RDWR)  # who came late finds nobody
             port: int = listening.getsockname()[1]
             return port
 
