@@ -49,7 +49,7 @@ pattern write ew/1/main/%u/s/status
 pattern read ew/1/main/%u/e/nonce
 pattern read ew/1/main/%u/e/result
 """
-START_S = 10.0
+START_S = 60.0
 
 
 class Pki:

@@ -95,7 +95,7 @@ def loaded_by(*words: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         env={"PYTHONPATH": str(ROOT / "agent"), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     return set(done.stderr.split("\n"))
 
@@ -156,7 +156,7 @@ def test_a_reader_that_went_away_is_no_fault() -> None:
     done = subprocess.run(
         ["bash", "-c", script],
         env={"PYTHONPATH": str(ROOT / "agent"), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert done.stdout == "0\n"
     assert done.stderr == ""
@@ -204,7 +204,7 @@ def test_link_as_it_is_started_costs_no_command_line(
     done = subprocess.run(
         [sys.executable, "-c", BECOMES, *words],
         env={"PYTHONPATH": str(ROOT / "agent"), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     line, parsed = done.stdout.splitlines()
     assert ast.literal_eval(line) == [

@@ -13,7 +13,7 @@ from edgewarden.ports import Instant
 from edgewarden.wire.control import Request
 from tests.fakes.agent import running_gate, running_link, stats
 from tests.fakes.pki import store_identity
-from tests.probe.test_net import World, listening
+from tests.probe.test_net import World, listening, until_the_alert
 
 ANSWER = json.loads((Path(__file__).parent / "answers" / "ok.json").read_text())
 
@@ -98,8 +98,9 @@ def test_with_link_alive_no_second_session_is_opened(
 
 
 def test_an_expired_certificate_is_the_first_broken_rung(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    until_the_alert(monkeypatch)
     world = World(tmp_path)
     leaf = world.authority.client(ended=True)
     store_identity(

@@ -12,7 +12,7 @@ from edgewarden.serial.opening import close_port, open_port
 from edgewarden.serial.portlife import Line
 from hw.rigs.ptys import PtyPort
 from tests.cli.json_page import printed
-from tests.probe.test_listening import answers, board, echoes
+from tests.probe.test_listening import answers, board, echoes, until_it_answers
 from tests.serial.test_nmea import GGA, sealed
 
 
@@ -50,17 +50,21 @@ def test_silence_has_its_hint_and_its_code(
 
 
 def test_a_modbus_device_answers_only_when_it_is_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with board(tmp_path / "p", answers) as port:
         assert probe(tmp_path, str(port.link), "--for", "0.3") == 2
+        until_it_answers(monkeypatch)
         assert probe(tmp_path, str(port.link), "--modbus", "7", "--baud", "19200", "--json") == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert 'format = "modbus-rtu"' in found["settings"]
     assert "unit = 7" in found["settings"]
 
 
-def test_an_echo_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_echo_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until_it_answers(monkeypatch)
     with board(tmp_path / "p", echoes) as port:
         assert probe(tmp_path, str(port.link), "--modbus", "7", "--baud", "9600") == 2
     assert "hint: what we send comes back" in capsys.readouterr().out

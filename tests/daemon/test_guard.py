@@ -52,7 +52,7 @@ def watched() -> Iterator[Watched]:
         made.gate.close()
         assert child.stdin is not None
         child.stdin.close()
-        child.wait(10)
+        child.wait(60)
 
 
 def test_silence_is_as_long_as_the_last_heartbeat_is_old(watched: Watched) -> None:

@@ -29,7 +29,7 @@ def run(script: str, *words: str) -> list[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")
@@ -66,7 +66,7 @@ def test_hearing_signals_loads_nothing_either() -> None:
             heard = asyncio.Event()
             hear_signals(asyncio.get_running_loop(), heard.set, print)
             signal.raise_signal(signal.SIGINT)
-            await asyncio.wait_for(heard.wait(), 10)
+            await asyncio.wait_for(heard.wait(), 60)
 
         with asyncio.Runner(loop_factory=SteppedLoop) as runner:
             runner.run(work())

@@ -48,7 +48,7 @@ async def dial(running: Running, context: ssl.SSLContext | None = None) -> Strea
 async def hung_up(streams: Streams) -> bytes:
     """What came until the other end closed."""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             return await streams[0].read()
     except OSError:
         return b""
@@ -57,7 +57,7 @@ async def hung_up(streams: Streams) -> bytes:
 
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scene(), 60))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(scene(), 120))  # type: ignore[arg-type]
 
 
 def test_a_stranger_holds_no_slot_longer_than_a_handshake_may_take(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_a_flood_of_connections_is_looked_at_so_often_a_second(
 
 
 def test_a_session_ends_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SESSION_S", 0.3)
+    monkeypatch.setattr(module, "SESSION_S", 3.0)  # its CONNECT must come before
     devices = Devices(tmp_path)
 
     async def scene() -> None:
@@ -473,11 +473,14 @@ def test_a_resumed_session_names_nobody(tmp_path: Path) -> None:
 
     def visit(port: int, session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bytes]:
         with (
-            socket.create_connection(("127.0.0.1", port), 10) as plain,
+            socket.create_connection(("127.0.0.1", port), 60) as plain,
             context.wrap_socket(plain, server_hostname="localhost", session=session) as tls,
         ):
-            tls.sendall(b"GET /nonce HTTP/1.1\r\nConnection: close\r\n\r\n")
-            return tls.session, tls.recv(1000)
+            try:
+                tls.sendall(b"GET /nonce HTTP/1.1\r\nConnection: close\r\n\r\n")
+                return tls.session, tls.recv(1000)
+            except ConnectionError:  # it may have hung up before we asked
+                return tls.session, b""
 
     async def scene() -> None:
         loop = asyncio.get_running_loop()

@@ -106,7 +106,7 @@ async def listening(
     limits: Limits | None = None,
     *,
     host: str = "127.0.0.1",
-    handshake_s: float = 5.0,
+    handshake_s: float = 60.0,
     least: str = "1.3",
     loosen: Callable[[ssl.SSLContext], object] = lambda context: None,
 ) -> AsyncIterator[Running]:

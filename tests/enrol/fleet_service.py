@@ -123,7 +123,7 @@ def standing_service(
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield made
     finally:
         loop.call_soon_threadsafe(loop.stop)

@@ -16,6 +16,9 @@ from edgewarden_fleet.desk.door import Door, source_of
 from tests.enrol.fleet_service import FleetService, made_ago, standing_service
 from tests.waiting import wait_until
 
+PATIENCE_S = 60.0
+NOT_BY_TIME_S = 600.0
+"""For ask_s where it is not what is tried: on a slow machine it would cut those who are held."""
 HEAD = b"POST /v1/enroll HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n"
 ANYBODY = ssl.create_default_context()
 ANYBODY.check_hostname, ANYBODY.verify_mode = False, ssl.CERT_NONE
@@ -35,7 +38,7 @@ class Strangers:
 
     def plain(self, n: int) -> socket.socket | None:
         """A connection from 127.0.0.n that says nothing; None when it was closed at once."""
-        made = socket.create_connection(self._to, 5, (f"127.0.0.{n}", 0))
+        made = socket.create_connection(self._to, PATIENCE_S, (f"127.0.0.{n}", 0))
         self.held.append(made)
         return made
 
@@ -52,7 +55,8 @@ class Strangers:
         """A request whose body does not come."""
         made = self.silent(n)
         if made is not None:
-            made.sendall(HEAD)
+            with contextlib.suppress(OSError):  # cut meanwhile
+                made.sendall(HEAD)
         return made
 
     def close(self) -> None:
@@ -100,7 +104,8 @@ def test_slow_bodies_of_a_few_addresses_keep_nobody_out(
 def test_more_addresses_than_connections_keep_nobody_out(
     folder: FleetFolder, tmp_path: Path, kind: Callable[[Strangers, int], socket.socket | None]
 ) -> None:
-    door = Door(folder.enroll_context(), connections=40, per_source=4)
+    context = folder.enroll_context()
+    door = Door(context, connections=40, per_source=4, ask_s=NOT_BY_TIME_S)
     with standing_service(folder, door=door) as service, strangers(service) as those:
         for n in range(160):
             kind(those, 2 + n % 50)
@@ -111,13 +116,13 @@ def test_more_addresses_than_connections_keep_nobody_out(
 
 
 def test_one_address_has_its_share(folder: FleetFolder) -> None:
-    door = Door(folder.enroll_context(), per_source=4)
+    door = Door(folder.enroll_context(), per_source=4, ask_s=NOT_BY_TIME_S)
     with standing_service(folder, door=door) as service, strangers(service) as those:
         first = [those.silent(9) for _ in range(4)]
         assert all(first)
         fifth = those.plain(9)
         assert fifth is not None
-        assert ended(fifth, 5), "closed at once"
+        assert ended(fifth, PATIENCE_S), "closed at once"
         assert those.silent(10), "another is not concerned"
         one = first[0]
         assert one is not None
@@ -132,9 +137,9 @@ def test_who_does_not_come_to_the_point_is_cut(
     door = Door(folder.enroll_context(), ask_s=1.0)
     with standing_service(folder, door=door) as service, strangers(service) as those:
         one = kind(those, 9)
-        assert one is not None
-        assert ended(one, 5.0)
-        wait_until(lambda: not door.guests, 60)
+        # Where it came no further than into TLS, the machine stood still for that second.
+        assert one is None or ended(one, PATIENCE_S)
+        wait_until(lambda: not door.guests)
 
 
 def test_one_connection_carries_one_request(folder: FleetFolder) -> None:
@@ -142,17 +147,19 @@ def test_one_connection_carries_one_request(folder: FleetFolder) -> None:
         one = those.silent(9)
         assert one is not None
         one.sendall(b"GET /v1/ca HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert ended(one, 5.0)
+        assert ended(one, PATIENCE_S)
 
 
 def test_room_is_made_by_whoever_has_most(folder: FleetFolder) -> None:
-    door = Door(folder.enroll_context(), connections=6, per_source=4)
+    context = folder.enroll_context()
+    door = Door(context, connections=6, per_source=4, ask_s=NOT_BY_TIME_S)
     with standing_service(folder, door=door) as service, strangers(service) as those:
         alone = [those.silent(n) for n in (2, 3)]
         many = [those.silent(4) for _ in range(4)]
         for n in (5, 6, 7):
             assert those.silent(n)
-        gone = [ended(one, 0.3) for one in many if one]
+        wait_until(lambda: sum(ended(one, 0.1) for one in many if one) >= 3)
+        gone = [ended(one, 0.1) for one in many if one]
         assert sum(gone) == 3
         assert gone[0], "who came first goes first"
         assert not any(ended(one, 0.1) for one in alone if one)

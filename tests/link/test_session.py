@@ -17,7 +17,7 @@ from tests.waiting import until
 CONNACK = b"\x20\x03\x00\x00\x00"
 """MQTT 5.0 section 3.2: session not present, success, no properties."""
 PINGREQ = b"\xc0\x00"
-WAIT_S = 20.0
+WAIT_S = 60.0
 SEED = 6255
 
 Play = Callable[[Session, "Peer"], Awaitable[None]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import pytest
 import serial
 
 from edgewarden.errors import HardwareFault
+from edgewarden.probe import listening
 from edgewarden.probe.guess import look
 from edgewarden.probe.listening import ask, framing_errors, is_pty, listen
 from edgewarden.serial.modbus import seal
@@ -36,7 +38,18 @@ def board(path: Path, does: Callable[[PtyPort], None]) -> Iterator[PtyPort]:
             yield port
         finally:
             ended.set()
-            device.join(10)
+            device.join(60)
+
+
+def until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is a thread of a slow machine takes longer for its answer than a real one."""
+    gather = listening._gather
+
+    def patient(fd: int, first_s: float, more_s: float) -> bytes:
+        select.select([fd], [], [], 60)
+        return gather(fd, first_s, more_s)
+
+    monkeypatch.setattr(listening, "_gather", patient)
 
 
 def test_a_gps_is_heard_and_nothing_is_sent(tmp_path: Path) -> None:
@@ -82,8 +95,13 @@ def both(port: PtyPort) -> None:
     [(answers, True, False), (echoes, False, True), (both, True, True)],
 )
 def test_a_modbus_device_is_asked_and_an_echo_is_known(
-    tmp_path: Path, does: Callable[[PtyPort], None], answered: bool, echo: bool
+    tmp_path: Path,
+    does: Callable[[PtyPort], None],
+    answered: bool,
+    echo: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    until_it_answers(monkeypatch)
     with board(tmp_path / "p", does) as port:
         told = list(ask(str(port.link), (9600,), 7, 20))
     assert len(told) == 1  # a pseudo-terminal has no parity

@@ -36,7 +36,7 @@ def listening(serve: Serve) -> Iterator[int]:
                 with contextlib.suppress(OSError):
                     client, _ = listener.accept()
                     with client:
-                        client.settimeout(2)
+                        client.settimeout(60)
                         serve(client)
 
         thread = threading.Thread(target=loop)
@@ -45,7 +45,7 @@ def listening(serve: Serve) -> Iterator[int]:
             yield listener.getsockname()[1]
         finally:
             over.set()
-            thread.join(5)
+            thread.join(60)
 
 
 class World:
@@ -80,6 +80,18 @@ class World:
         return serve
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a limit but the tests that set one."""
+    for name in ("CONNECT_S", "HANDSHAKE_S", "ANSWER_S"):
+        monkeypatch.setattr(net, name, 60.0)
+
+
+def until_the_alert(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker on a slow machine takes longer for its refusal than the half second it has."""
+    monkeypatch.setattr(net, "ALERT_S", 60.0)
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
@@ -100,7 +112,7 @@ def test_a_name_that_is_none_is_told_and_not_thrown() -> None:
 def test_a_resolver_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(net, "NAME_S", 0.05)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: release.wait(5) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: release.wait(60) and [])
     assert net.resolve("slow", 1)[0].name == "timeout"
     release.set()
 
@@ -147,8 +159,11 @@ def test_a_sound_session(world: World) -> None:
 
 
 @pytest.mark.parametrize("probe", ["tls", "mqtt"])
-def test_our_certificate_refused_is_seen_although_tls13_connects(world: World, probe: str) -> None:
+def test_our_certificate_refused_is_seen_although_tls13_connects(
+    world: World, probe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trap: with TLS 1.3 the handshake succeeds and the alert comes with the next read."""
+    until_the_alert(monkeypatch)
     context = world.gateway()
     serve = world.broker(world.authority.server(), Authority("another fleet").pem)
     with listening(serve) as port:
@@ -159,7 +174,8 @@ def test_our_certificate_refused_is_seen_although_tls13_connects(world: World, p
     assert rung.code == "EW-NET-007", rung
 
 
-def test_our_expired_certificate_is_refused(world: World) -> None:
+def test_our_expired_certificate_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    until_the_alert(monkeypatch)
     context = world.gateway(world.authority.client(ended=True))
     serve = world.broker(world.authority.server(), world.authority.pem)
     with listening(serve) as port:

@@ -75,7 +75,7 @@ def shake(client: ssl.SSLContext, server: ssl.SSLContext, host: str = HOST) -> s
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        ours.settimeout(10)
+        ours.settimeout(60)
         with client.wrap_socket(ours, server_hostname=host) as wrapped:
             assert wrapped.recv(1) == b"!"
     finally:
