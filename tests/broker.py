@@ -230,6 +230,8 @@ class Broker:
             *self.mutual_tls,
             "allow_anonymous false",
             "persistence false",
+            # Who listens to all of it may stand still; beyond a thousand it is thrown away.
+            *([] if any("max_queued" in line for line in extra) else ["max_queued_messages 0"]),
             f"log_type {log_types}",
             "log_timestamp true",
             *(["user root"] if os.geteuid() == 0 else []),
@@ -339,6 +341,7 @@ class Subscriber:
         client.on_subscribe = lambda *_: self._ready.set()
         client.on_message = self._heard
         client.reconnect_delay_set(1, 1)
+        client.connect_timeout = START_S
         self.client = client
 
     def _connected(self, client: mqtt.Client, *_: object) -> None:

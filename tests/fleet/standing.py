@@ -34,7 +34,7 @@ from tests.fleet.makers import Board
 from tests.waiting import wait_until
 
 AGENT = Path(__file__).parents[2] / "agent"
-START_S = 20.0
+START_S = 60.0
 ENV = {"PYTHONPATH": str(AGENT), "PATH": os.environ.get("PATH", "")}
 
 
@@ -167,6 +167,7 @@ class Client:
         self.lost = threading.Event()
         self.mqtt = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, protocol=mqtt.MQTTv5)
         self.mqtt.tls_set_context(context)
+        self.mqtt.connect_timeout = START_S  # five seconds else: less than a machine stands still
         if will is not None:
             self.mqtt.will_set(*will, qos=1)
         self.mqtt.on_connect = lambda *a: self.connected.set() if not a[3].is_failure else None

@@ -14,11 +14,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.broker import Broker, Pki, Subscriber
 from tests.system.uplinks import DEVICE, FAST, Gateway
 from tests.waiting import wait_until
+
+PATIENT = replace(FAST, keepalive_s=30)
 
 
 class Fleet(Subscriber):
@@ -46,12 +49,12 @@ def main(folder: Path) -> None:
     with (
         Broker(folder / "broker", pki, address="::1", port=8883) as broker,
         Fleet(broker.port, fleet, ["ew/1/#"]) as heard,
-        Gateway(folder / "state", broker.port, lambda: context, FAST) as one,
+        Gateway(folder / "state", broker.port, lambda: context, PATIENT) as one,
     ):
         one.write(alarms=20, audits=5)
-        wait_until(one.drained, 30)
+        wait_until(one.drained)
         durable = sum(s.durable for s in one.storage.state().values())
-        wait_until(lambda: sum("/r/" in t for t, _, _ in heard.messages) >= durable, 30)
+        wait_until(lambda: sum("/r/" in t for t, _, _ in heard.messages) >= durable)
         delivered = len({p for t, p, _ in heard.messages if "/r/" in t})
     print(json.dumps({"delivered": delivered, "durable": durable}))
 

@@ -75,12 +75,12 @@ def alpn_switch(folder: Path, name: str, behind: int) -> Iterator[int]:
         f"""
 defaults
     mode tcp
-    timeout connect 5s
+    timeout connect 60s
     timeout client 600s
     timeout server 600s
 frontend shared
     bind 127.0.0.1:{port}
-    tcp-request inspect-delay 5s
+    tcp-request inspect-delay 60s
     tcp-request content accept if {{ req.ssl_hello_type 1 }} {{ req.ssl_alpn {name} }}
     tcp-request content reject
     default_backend broker
