@@ -30,9 +30,9 @@ from edgewarden.wire.local import Answer, GateStats, ProcBatch, Request
 from tests.system.came_in import ask_from_a_new_login
 from tests.waiting import wait_until
 
-LIFE_S = 120
+LIFE_S = 300
 QUIET_S = 0.4
-WAIT_S = 30.0
+WAIT_S = 60.0
 TURN_S = 0.12
 """Longer than gate keeps a routine fact (FLUSH_S of gate/facts.py)."""
 AGENT = Path(__file__).parents[2] / "agent"
