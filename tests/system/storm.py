@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,13 +74,16 @@ def slow_storm(seconds: float) -> int:
 
 
 def storm(seconds: float, workers: int = 2) -> subprocess.Popen[str]:
-    """Start one; its stdout says how many."""
+    """Start one, in a process group of its own; its stdout says how many. SIGTERM to the group ends
+    it before its time."""
     return subprocess.Popen(
-        [sys.executable, __file__, str(seconds), str(workers)], stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, __file__, str(seconds), str(workers)],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # which takes the folder away
     with tempfile.TemporaryDirectory(prefix="ew-storm-") as where:
         program = compiled(Path(where))
         if program is None:

@@ -34,7 +34,20 @@ from tests.waiting import until
 pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "proc-connector", "fanotify-permission")]
 
 STORM_S = 10
+PER_S = 100
+"""What counts as a storm here: far below what any machine forks while it runs at all."""
 SWEEP_S = 2.0
+FOR_EVER_S = 300
+"""A storm that ends when the kernel has dropped an event, however fast it comes."""
+
+
+STORM = "EW-PROC-010"
+
+
+def forks_ever() -> int:
+    """Of the whole machine, threads too (proc(5), stat)."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("processes ")))
 
 
 class Inventory:
@@ -42,10 +55,11 @@ class Inventory:
 
     def __init__(self, gate: World) -> None:
         self.facts: list[Event] = []
+        self.forks_at: list[int] = []
         self.clock = SystemClock()
         self.sockets = Sockets()
-        sink = self.facts.append
-        self.watcher = Watcher(Processes(storm_per_s=500), sink, self.clock, self.sockets)  # type: ignore[arg-type]
+        sink = self._take
+        self.watcher = Watcher(Processes(storm_per_s=PER_S), sink, self.clock, self.sockets)  # type: ignore[arg-type]
         self.sweep = ProcessSweep(ProcessSettings(), sink, self.clock, self._see)  # type: ignore[arg-type]
         self.resyncs = 0
         self.began: set[tuple[int, int]] = set()
@@ -58,6 +72,11 @@ class Inventory:
             self.watcher.batch,
             self.watcher.alert,
         )
+
+    def _take(self, fact: Event) -> None:
+        self.facts.append(fact)
+        if fact.code == STORM:
+            self.forks_at.append(forks_ever())
 
     def _see(self, delta: Delta) -> None:
         self.began = {process.key for process in delta.began}
@@ -147,7 +166,7 @@ def play(inventory: Inventory, work: Callable[[], Coroutine[None, None, None]]) 
 
 
 def sleepers(count: int) -> list[subprocess.Popen[bytes]]:
-    return [subprocess.Popen(["/bin/sleep", "60"]) for _ in range(count)]
+    return [subprocess.Popen(["/bin/sleep", "600"]) for _ in range(count)]
 
 
 def end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -157,7 +176,7 @@ def end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def test_p5_a_fork_storm_leaves_the_inventory_right(gate: World, inventory: Inventory) -> None:
-    made = 0
+    made, before = 0, forks_ever()
     stays: list[subprocess.Popen[bytes]] = []
 
     async def work() -> None:
@@ -181,13 +200,14 @@ def test_p5_a_fork_storm_leaves_the_inventory_right(gate: World, inventory: Inve
         end(stays)
     status = gate.status()
     totals = inventory.totals()
-    told = [f for f in inventory.facts if f.code == "EW-PROC-010"]
+    told = [f for f in inventory.facts if f.code == STORM]
     print(f"{made / STORM_S:.0f} forks/s, lost {status.proc_lost}, {len(inventory.facts)} facts")
     assert [f.activity_id for f in told] == [1, 3]
     by_kernel = told[1].detail["by_kernel"]
     assert isinstance(by_kernel, int)
-    assert by_kernel >= 0.9 * made  # what came before a second of it was over is not in it
-    assert made / STORM_S >= 1000
+    # What came before it was seen to be one is not in it.
+    assert by_kernel >= made - (inventory.forks_at[0] - before)
+    assert made >= PER_S * STORM_S
     if status.proc_lost == 0:
         assert totals["forks"] >= made  # others fork, too
     assert len(inventory.facts) < 500  # a storm is not a flood of facts
@@ -207,13 +227,14 @@ def test_r7_a_stall_loses_events_and_one_sweep_puts_it_right(
 
     async def work() -> None:
         inventory.look()
-        with storm(5) as running:
+        with storm(FOR_EVER_S) as running:
             await asyncio.sleep(0.5)
             os.kill(gate.gate_pid, signal.SIGSTOP)
             await asyncio.sleep(0.3)
             end(gone)
             stays.extend(sleepers(20))
-            await until(lambda: dropped() > before or running.poll() is not None)
+            await until(lambda: dropped() > before)
+            os.killpg(running.pid, signal.SIGTERM)
             os.kill(gate.gate_pid, signal.SIGCONT)
             await until(lambda: inventory.resyncs > 0)
             loop = asyncio.get_running_loop()
@@ -234,7 +255,7 @@ def test_p3_a_sweep_over_five_hundred_processes_looks_at_a_thirtieth_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Real processes. What that costs is the bench's row watch.sweep (limit: a millisecond)."""
-    more = sleepers(max(0, 500 - len(listed())))
+    more = sleepers(500)  # whoever else there is may end
     looked: list[str] = []
 
     def counted(folder: str, file: str, count: int) -> bytes:
@@ -251,7 +272,7 @@ def test_p3_a_sweep_over_five_hundred_processes_looks_at_a_thirtieth_of_them(
             looked.clear()
             sweep.look()
             shares.append(len(set(looked)))
-        assert sweep.snapshot().known >= 490
+        assert sweep.snapshot().known >= 500
         share = max(RECHECK_PER_SWEEP, round(sweep.snapshot().known * SWEEP_S / 60.0))
         assert 1 <= statistics.median(shares) <= share + 2  # a stranger may begin meanwhile
     finally:
