@@ -31,7 +31,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-START_S = 20.0
+START_S = 60.0
 POLL_S = 0.02
 _SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
@@ -90,10 +90,10 @@ class Child:
         if self._process.poll() is None:
             self._process.kill() if kill else self._process.terminate()
             try:
-                self._process.wait(5)
+                self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-        self._process.wait(5)
+        self._process.wait(START_S)
 
 
 class Bus:
@@ -173,7 +173,9 @@ class Maker:
             "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--overwrite",
             "--logfile", str(state / "setup.log"),
         ]  # fmt: skip
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            line, capture_output=True, text=True, timeout=5 * START_S, check=False
+        )
         if done.returncode != 0:
             raise RuntimeError(f"swtpm_setup: {done.stdout}{done.stderr}")
 

@@ -176,6 +176,6 @@ def test_a_resource_manager_that_died_costs_nothing(tmp_path: Path, tpm_bus: Bus
             newer = said["age_s"] < time.monotonic() - since_mono - 1
             return bool(newer and said["result"] == "affirming" and said["grade"] == "G2")
 
-        site.await_fleet(attested_since, 60)
+        site.await_fleet(attested_since, 180)
         assert site.pids()["link"] == link
         assert site.status()["uplink"]["connected"]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 10.0
+START_S = 60.0
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def client(asked: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]
         env={**os.environ, **environment, "PYTHONPATH": str(ROOT / "agent")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     if done.returncode != 0:
@@ -113,6 +113,7 @@ def _publish(context: ssl.SSLContext, port: int, name: str) -> bool:
 
     session = mqtt.Client(CallbackAPIVersion.VERSION2, name, protocol=mqtt.MQTTv5)
     session.tls_set_context(context)
+    session.connect_timeout = START_S
     session.connect("localhost", port)
     session.loop_start()
     try:
