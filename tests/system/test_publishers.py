@@ -73,6 +73,8 @@ class SiteBroker:
             self._start(
                 ["mosquitto_sub", "-p", str(self.port), "-t", "#", "-F", "%r %t %x"], out.fileno()
             )
+        # A birth is retained by nobody: who is not subscribed yet never hears of it.
+        wait_until(lambda: self.client("mosquitto_pub", "-t", "up", "-n") and self.heard())
         return self
 
     def _listens(self) -> bool:
@@ -101,9 +103,15 @@ class SiteBroker:
         return next((b for _, t, b in reversed(self.heard()) if t == topic), None)
 
     def retained(self, topic: str) -> bytes:
-        """What somebody who comes now is told; b"" for nothing."""
-        words = ("-t", topic, "-C", "1", "-W", "2", "-N", "--retained-only")
-        return self.client("mosquitto_sub", *words).stdout
+        """What somebody who comes now is told; b"" for nothing. A broker tells what it has in the
+        order it was asked for, so that nothing is seen by what comes behind it."""
+        last = "retained/last"
+        self.client("mosquitto_pub", "-r", "-t", last, "-m", "x")
+        words = ("-t", topic, "-t", last, "-C", "1", "-W", "50", "--retained-only", "-F", "%t %p")
+        said = self.client("mosquitto_sub", *words).stdout.removesuffix(b"\n")
+        heard, _, body = said.partition(b" ")
+        assert heard in (topic.encode(), last.encode()), said
+        return body if heard == topic.encode() else b""
 
     def sparkplug(self) -> list[dict[str, object]]:
         """Everything of Sparkplug B, as Google's library reads it."""

@@ -50,7 +50,7 @@ def renewing(settings: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     return process.returncode, out.decode()
 
 
@@ -98,11 +98,15 @@ def test_killed_at_any_moment_there_is_a_usable_certificate(tmp_path: Path, runs
         assert code == 0, said
         whole_s = time.monotonic() - began
         killed = tries = 0
-        while killed < runs and tries < 3 * runs:  # one that was faster was not killed
+        while killed < runs and tries < 10 * runs:  # one that was faster was not killed
             tries += 1
+            began = time.monotonic()
             process = renewing(settings)
-            time.sleep(draw.uniform(0.2, 1.0) * whole_s)
-            process.send_signal(signal.SIGKILL)
+            try:
+                process.wait(draw.uniform(0.2, 1.0) * whole_s)
+                whole_s = time.monotonic() - began  # the machine has become faster since
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
             code, _ = ended(process)
             killed += code == -signal.SIGKILL
             found = load(state)

@@ -30,7 +30,7 @@ MOST_TOGETHER_S = 3.2
 FOR_A_UEVENT = 5
 """What gate may do about one: the loop, the thread that looks at sysfs, and back. They come to
 every network namespace, whoever on the machine plugs or mounts something."""
-TRIES = 2
+TRIES = 4
 MOST_READS_S = {"gate": 20.0, "guard": 0.1, "link": 40.0}
 """link looks at some 16 processes each two seconds, two files each; five of the host's in ten."""
 

@@ -79,8 +79,8 @@ def test_a_revoked_gateway_is_heard_no_longer_than_two_seconds(standing: Standin
         last_s = last_accepted(client, "gw-stolen", since_mono, 1.5 * LATEST_S)
         print(f"last accepted {last_s:.2f} s after the revocation")
         assert last_s <= LATEST_S + slack_s()
-        assert client.lost.wait(10), "the session was ended"
-        assert client.connected.wait(30), "its certificate still opens a connection"
+        assert client.lost.wait(60), "the session was ended"
+        assert client.connected.wait(60), "its certificate still opens a connection"
         assert client.publish(TOPIC.format("gw-stolen"), b"x") == NOT_AUTHORISED
         assert not witness.lost.is_set(), "nobody else is disturbed"
         assert witness.publish(TOPIC.format("gw-honest"), b"x") < 0x80
@@ -92,7 +92,7 @@ def test_a_revoked_gateway_is_heard_no_longer_than_two_seconds(standing: Standin
 def test_it_stays_so_over_a_restart_of_the_broker(own: Standing) -> None:
     board, other = RealBoard(own.enrol("gw-lost")), RealBoard(own.enrol("gw-kept"))
     revoke(own, "gw-lost")
-    wait_until(lambda: not listed(own, "gw-lost"), 30)
+    wait_until(lambda: not listed(own, "gw-lost"))
     own.stop_broker()
     own.start_broker()
     for one, reason in ((board, NOT_AUTHORISED), (other, None)):
@@ -110,7 +110,7 @@ def test_a_broker_that_lost_its_list_is_given_it_again(own: Standing) -> None:
     state = own.folder / "broker/data" / broker.STATE_FILE
     state.write_text(broker.first_state("main"))
     own.start_broker()
-    wait_until(lambda: listed(own, "gw-again"), 40)
+    wait_until(lambda: listed(own, "gw-again"), 120)
     client = client_of(own, board)
     try:
         assert client.publish(TOPIC.format("gw-again"), b"x") < 0x80
@@ -145,7 +145,7 @@ def test_a_replaced_boards_certificate_is_nobody_beside_its_successor(
         since_mono = time.monotonic()
         last_s = last_accepted(before, "gw-demo", since_mono, LATEST_S)
         print(f"last accepted {last_s:.2f} s after the replacement")
-        assert not plugin or before.lost.wait(10), "the session was ended"
+        assert not plugin or before.lost.wait(60), "the session was ended"
         before.close()
 
         identity = by_token.enroll(
@@ -156,7 +156,7 @@ def test_a_replaced_boards_certificate_is_nobody_beside_its_successor(
         thief = client_of(made, old, "gw-demo.2")
         try:
             if not plugin:  # read again by a signal, which the enrolment does not wait for
-                wait_until(lambda: new.publish(TOPIC.format("gw-demo"), b"x") < 0x80, 30)
+                wait_until(lambda: new.publish(TOPIC.format("gw-demo"), b"x") < 0x80)
             assert new.publish(TOPIC.format("gw-demo"), b"x") < 0x80
             assert thief.publish(TOPIC.format("gw-demo"), b"x") == NOT_AUTHORISED
             assert thief.publish("ew/1/main/gw-demo.2/r/bulk", b"x") == NOT_AUTHORISED
@@ -164,6 +164,7 @@ def test_a_replaced_boards_certificate_is_nobody_beside_its_successor(
             thief.subscribe("ew/1/main/gw-demo/e/nonce")
             new.publish("ew/1/main/gw-demo/s/status", RealBoard(identity).status({}))
             assert new.got.get(timeout=60).topic.endswith("/e/nonce"), "a challenge came"
+            thief.publish(TOPIC.format("gw-demo"), b"x")  # whose answer comes behind a challenge
             assert thief.got.empty(), "and the old board did not hear it"
             assert not new.lost.is_set(), "nor was the new one's session taken over"
         finally:
@@ -175,7 +176,7 @@ def test_a_replaced_boards_certificate_is_nobody_beside_its_successor(
             client = client_of(made, RealBoard(identity))
             assert client.publish("ew/1/main/gw-demo/s/status", b"x") < 0x80
             client.close()
-            wait_until(lambda n=before_n + counted + 1: refused(made) >= n, 30)
+            wait_until(lambda n=before_n + counted + 1: refused(made) >= n)
             assert refused(made) == before_n + counted + 1, "a last will is held to the same"
     finally:
         made.close()
@@ -222,7 +223,7 @@ def test_without_the_plugin_the_access_list_is_read_again(tmp_path: Path, how: s
             since_mono = revoke(made, "gw-stolen")
             if how == "restart":
                 assert made.broker is not None
-                made.broker.wait(30)
+                made.broker.wait(60)
                 made.start_broker()
             last_s = last_accepted(client, "gw-stolen", since_mono, 2.5 * LATEST_S)
             print(f"{how}: last accepted {last_s:.2f} s after the revocation")
@@ -241,6 +242,6 @@ def test_what_came_through_before_the_session_ended_is_refused(standing: Standin
     try:
         fleet_command("revoke", "gw-late", "--dir", standing.folder)
         if client.publish(made.topic, made.data) < 0x80:
-            wait_until(lambda: "revoked" in str(standing.show("gw-late")["refused"]), 30)
+            wait_until(lambda: "revoked" in str(standing.show("gw-late")["refused"]))
     finally:
         client.close()

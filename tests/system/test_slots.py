@@ -71,7 +71,7 @@ def test_three_times_as_many_sessions_as_slots_one_after_another(world: NetWorld
             seen.append(publish(world, STRANGER, PLAIN, SLOTS))
             time.sleep(2)
         assert seen[-1]["ok"] == SLOTS, seen
-        assert elements(world, "slots") == 0
+        wait_until(lambda: elements(world, "slots") == 0)
 
 
 @pytest.mark.parametrize("how", ["fin", "reset", "garbage"])

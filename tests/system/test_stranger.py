@@ -126,7 +126,7 @@ def through_mosquitto(folder: Path, messages: list[Line]) -> list[Line]:
         tls = ["--cafile", str(pki.ca), "--cert", str(cert), "--key", str(key)]
         where = ["-h", HOST, "-p", str(broker.port), "-V", "mqttv5", "-q", "1", "-i", name]
         return subprocess.run([program, *where, *tls, *more], check=True, capture_output=True,
-                              text=True, timeout=60)  # fmt: skip
+                              text=True, timeout=120)  # fmt: skip
 
     with Broker(folder / "broker", pki) as broker:
         listen = ["-c", "-x", "600", "-t", "ew/1/#", "-F", "%t %x"]
@@ -135,7 +135,7 @@ def through_mosquitto(folder: Path, messages: list[Line]) -> list[Line]:
             file = folder / f"{number}.cose"
             file.write_bytes(data)
             client("mosquitto_pub", DEVICE, "-t", topic, "-f", str(file))
-        count = ["-C", str(len(messages)), "-W", "30"]
+        count = ["-C", str(len(messages)), "-W", "60"]
         printed = client("mosquitto_sub", "fleet", *listen, *count).stdout
     lines = [line.split(" ") for line in printed.splitlines()]
     return [(topic, bytes.fromhex(digits)) for topic, digits in lines]

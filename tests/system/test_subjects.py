@@ -151,7 +151,8 @@ def test_a_policy_that_takes_the_user_away_counts_for_what_is_remembered(disk: W
     disk.enforcing()
     time.sleep(CTIME_SETTLE_NS / 1e9)
     script = f"while :; do {good} /dev/null || exit 9; done"
-    with subprocess.Popen(["sh", "-c", script], stderr=subprocess.DEVNULL) as shell:
+    shell = subprocess.Popen(["sh", "-c", script], stderr=subprocess.DEVNULL)
+    try:
         wait_until(lambda: disk.status().allowed > 20)
         disk.only_for("good", uid=NOBODY)
         disk.policy("observe")
@@ -160,6 +161,9 @@ def test_a_policy_that_takes_the_user_away_counts_for_what_is_remembered(disk: W
             assert disk.outcome([good]) == "denied"
         assert disk.outcome([*AS_NOBODY, good]) == "ran"
         assert shell.wait(60) == 9
+    finally:
+        shell.kill()
+        shell.wait(60)
 
 
 def test_a9_a_parent_that_gate_never_saw_start(disk: World) -> None:
@@ -199,7 +203,7 @@ def test_a_process_that_ended_is_not_who_was_asked_for_before_it() -> None:
     """The answer's buffer is used again, so what it held may not count for who says nothing; and a
     number that leads to another process counts for nothing beside a pidfd."""
     ours = os.pidfd_open(os.getpid())
-    child = subprocess.Popen([*AS_NOBODY, "sleep", "30"])
+    child = subprocess.Popen([*AS_NOBODY, "sleep", "600"])
     theirs = os.pidfd_open(child.pid)
     try:
         wait_until(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n")
@@ -225,7 +229,7 @@ def test_a_process_that_ended_is_not_who_was_asked_for_before_it() -> None:
 
 @pytest.mark.needs("root", "pidfd-info")
 def test_what_the_kernel_says_of_a_pidfd_is_what_proc_says() -> None:
-    child = subprocess.Popen([*AS_NOBODY, "sleep", "30"])
+    child = subprocess.Popen([*AS_NOBODY, "sleep", "600"])
     pidfd = os.pidfd_open(child.pid)
     try:
         wait_until(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n")

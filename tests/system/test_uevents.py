@@ -25,7 +25,7 @@ with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT)
 subprocess.run(["ip", "link", "add", "ew-a", "type", "bridge"], check=True)
 heard = source.read()
 for event in heard.events:
-    if event.path.count("/") == 3:
+    if event.path.count("/") == 3 and "/net/" in event.path:  # disks are told, too
         print(event.action, event.subsystem, event.path)
 print("refused", source.refused, "lost", heard.lost)
 """

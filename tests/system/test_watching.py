@@ -28,7 +28,7 @@ from edgewarden.wire.local import ProcessAlert, Repeated
 from edgewarden.wire.look import load
 from tests.fakes.clock import FakeClock
 from tests.system.exec_world import NOBODY, PYTHON, World, private_tmpfs, world
-from tests.waiting import wait_until
+from tests.waiting import LONG_S, wait_until
 
 pytestmark = [pytest.mark.alone, pytest.mark.needs("root")]
 
@@ -124,7 +124,7 @@ def test_a_program_in_a_temporary_place(watch: Watch) -> None:
     program = Path("/tmp") / f"ew-test-{os.getpid()}"
     shutil.copy("/bin/sleep", program)
     try:
-        with child([str(program), "30"]) as started:
+        with child([str(program), "600"]) as started:
             watch.sweep.hint(started.pid)
             watch.look()
             assert watch.about(started.pid) == [("EW-HOST-008", Severity.MEDIUM)]
@@ -138,12 +138,12 @@ def test_a_program_below_a_folder_everybody_can_write(watch: Watch, plain: Path)
     loose.mkdir()
     loose.chmod(0o777)
     shutil.copy("/bin/sleep", loose / "tool")
-    with child([str(loose / "tool"), "30"]) as started:
+    with child([str(loose / "tool"), "600"]) as started:
         watch.look()
         [found] = watch.events(started.pid)
         assert (found.code, found.detail["folder"]) == ("EW-HOST-008", str(loose))
     loose.chmod(0o755)
-    with child([str(loose / "tool"), "30"]) as started:
+    with child([str(loose / "tool"), "600"]) as started:
         watch.look()
         assert watch.about(started.pid) == []
 
@@ -152,7 +152,7 @@ def test_a_program_that_exists_in_memory_only(watch: Watch) -> None:
     memory = os.memfd_create("hidden", 0)
     try:
         os.write(memory, Path("/bin/sleep").read_bytes())
-        program = [f"/proc/self/fd/{memory}", "30"]
+        program = [f"/proc/self/fd/{memory}", "600"]
         with child(program, name=str(memory), pass_fds=[memory]) as started:
             watch.look()
             assert watch.about(started.pid) == [("EW-HOST-009", Severity.HIGH)]
@@ -163,7 +163,7 @@ def test_a_program_that_exists_in_memory_only(watch: Watch) -> None:
 def test_a_program_whose_file_is_gone(watch: Watch, plain: Path) -> None:
     program = plain / "gone"
     shutil.copy("/bin/sleep", program)
-    with child([str(program), "30"]) as started:
+    with child([str(program), "600"]) as started:
         program.unlink()
         watch.look()
         assert watch.about(started.pid) == [("EW-HOST-009", Severity.LOW)]
@@ -177,7 +177,7 @@ def test_a7_a_foreign_file_under_an_interpreter_or_the_loader(
     if way == "loader":
         shutil.copy("/bin/sleep", script)
         loader = next(Path("/lib").glob("*-linux-gnu/ld-linux*.so*"))
-        command, severity = [str(loader), str(script), "30"], Severity.MEDIUM
+        command, severity = [str(loader), str(script), "600"], Severity.MEDIUM
     elif way == "sh":
         script.write_text("read line\n")
         command, severity = ["/bin/sh", str(script)], Severity.LOW
@@ -204,7 +204,7 @@ def risen(own: Path) -> Iterator[int]:
     shutil.copy("/bin/sleep", program)
     program.chmod(0o4755)
     # nobody's shell starts it, so that its parent is nobody's, too
-    script = f"{program} 30 & echo $!; wait"
+    script = f"{program} 600 & echo $!; wait"
     started = subprocess.Popen(
         [*AS_NOBODY, "/bin/sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True
     )
@@ -233,7 +233,7 @@ def test_a_program_whose_file_gives_it_capabilities(watch: Watch, own: Path) -> 
     # capabilities(7), struct vfs_cap_data of <linux/capability.h>: revision 2, effective
     cap_net_raw = struct.pack("<IIIII", 0x02000001, 0x2000, 0, 0, 0)
     os.setxattr(program, "security.capability", cap_net_raw)
-    script = f"{program} 30 & echo $!; wait"
+    script = f"{program} 600 & echo $!; wait"
     with subprocess.Popen(
         [*AS_NOBODY, "/bin/sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True
     ) as started:
@@ -249,7 +249,7 @@ def test_a_program_whose_file_gives_it_capabilities(watch: Watch, own: Path) -> 
 
 
 def test_a_traced_process_by_the_sweep(watch: Watch) -> None:
-    with child(["/bin/sleep", "30"]) as held:
+    with child(["/bin/sleep", "600"]) as held:
         watch.look()
         assert watch.about(held.pid) == []
         tracer = subprocess.Popen(
@@ -268,16 +268,20 @@ def test_a_traced_process_by_the_sweep(watch: Watch) -> None:
             tracer.communicate()
 
 
+def port_of(event: Event) -> object:
+    endpoint = event.detail["endpoint"]
+    assert isinstance(endpoint, dict)
+    return endpoint["port"]
+
+
 def test_a_new_listener(watch: Watch) -> None:
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
         made.listen()
         watch.look()
         watch.watcher.look_at_listeners()
-        [found] = watch.coded("EW-PROC-007")
-        endpoint = found.detail["endpoint"]
-        assert isinstance(endpoint, dict)
-        assert endpoint["port"] == made.getsockname()[1]
+        port = made.getsockname()[1]  # somebody else on this machine may begin just now
+        [found] = [e for e in watch.coded("EW-PROC-007") if port_of(e) == port]
         process = found.detail["process"]
         assert isinstance(process, dict)
         assert process["pid"] == os.getpid()
@@ -303,14 +307,14 @@ def test_a_required_process_goes_missing_and_comes_back(own: Path) -> None:
     one = RequiredProcess(name="needed", exe=str(program), grace_s=10)
     watch = Watch(Processes(required=(one,)))
     try:
-        with child([str(program), "30"]):
+        with child([str(program), "600"]):
             watch.look()
             watch.look(60)
             assert watch.coded("EW-PROC-008") == []
         watch.look()
         watch.look(10)
         assert [e.activity_id for e in watch.coded("EW-PROC-008")] == [1]
-        with child([str(program), "30"]):
+        with child([str(program), "600"]):
             watch.look()
             assert [e.activity_id for e in watch.coded("EW-PROC-008")] == [1, 3]
     finally:
@@ -334,7 +338,7 @@ LOOK = Path(__file__).parents[2] / "agent/edgewarden/inventory/look.py"
 def look(run: Path) -> float:
     """Run the one-shot as its unit does; returns how long it took."""
     began = time.monotonic()
-    subprocess.run([*PYTHON, str(LOOK), str(run)], check=True, timeout=60)
+    subprocess.run([*PYTHON, str(LOOK), str(run)], check=True, timeout=300)
     return time.monotonic() - began
 
 
@@ -347,7 +351,7 @@ def test_a_preload_is_told_by_the_look(own: Path) -> None:
     watch = Watch(looks=looks)
     environment = {"LD_PRELOAD": str(evil), "SECRET": "hunter2"}
     try:
-        with child([*AS_NOBODY, "/bin/sleep", "30"], name="sleep", env=environment) as started:
+        with child([*AS_NOBODY, "/bin/sleep", "600"], name="sleep", env=environment) as started:
             watch.look()
             assert watch.about(started.pid) == []
             look(own)
@@ -373,9 +377,9 @@ def test_memory_that_nobody_fills_in_holds_neither_link_nor_the_look(own: Path) 
         began = time.monotonic()
         watch.sweep.hint(held.pid)
         watch.look()
-        assert time.monotonic() - began < 10, "it would wait for ever"
+        assert time.monotonic() - began < LONG_S, "it would wait for ever"
         assert watch.sweep._known[held.pid].command == ""
-        assert look(own) < 10
+        assert look(own) < LONG_S
         seen = [p.pid for p in load((own / "look").read_bytes()).processes]
         assert held.pid in seen
     finally:
@@ -424,7 +428,7 @@ def test_who_became_root_and_then_an_expected_program_is_not_told_as_that(gate: 
     expected = gate.program("expected", allow=False, image="/bin/sleep")
     rise.chmod(0o4755)
     link = gate.connect("gate-facts.sock")
-    command = [*AS_NOBODY, str(rise), "-p", "-c", f"exec {expected} 30"]
+    command = [*AS_NOBODY, str(rise), "-p", "-c", f"exec {expected} 600"]
     told: list[ProcessAlert] = []
     with child(command, name="expected") as held:
         wait_until(lambda: bool(told.extend(alerts(gate, link, held.pid)) or told))
@@ -437,7 +441,7 @@ def test_who_became_root_and_then_an_expected_program_is_not_told_as_that(gate: 
 @pytest.mark.needs("root", "proc-connector", "fanotify-permission")
 def test_a_tracer_by_the_kernels_event(gate: World) -> None:
     link = gate.connect("gate-facts.sock")
-    with child(["/bin/sleep", "30"]) as held:
+    with child(["/bin/sleep", "600"]) as held:
         tracer = subprocess.Popen(
             [sys.executable, "-c", TRACER, str(held.pid)],
             stdin=subprocess.PIPE,
