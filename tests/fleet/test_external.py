@@ -86,7 +86,7 @@ class Ca:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
 
 @contextlib.contextmanager
@@ -194,7 +194,7 @@ def test_one_that_drips_is_left_within_its_time(
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
         else:
             connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-        for _ in range(200):
+        for _ in range(1200):  # until it is left
             connection.sendall(b"a")
             time.sleep(0.05)
 
@@ -202,7 +202,7 @@ def test_one_that_drips_is_left_within_its_time(
         began = time.monotonic()
         with pytest.raises(PeerUnavailable):
             by_cfssl(place, ca)
-        assert time.monotonic() - began < 6, "all of it takes ten seconds"
+        assert time.monotonic() - began < 30, "all of it takes a minute"
 
 
 def test_nobody_is_sent_elsewhere(place: Path) -> None:
@@ -314,16 +314,16 @@ def entries(where: list[tuple[str, int]]) -> list[object]:
 def test_a_name_with_many_addresses_takes_no_longer(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(external, "WITHIN_S", 1.5)
+    monkeypatch.setattr(external, "WITHIN_S", 3.0)
     with silent(6) as where, a_ca(honest(certificates.pem(made_leaf()))) as ca:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: entries(where))
         began = time.monotonic()
         with pytest.raises(PeerUnavailable) as refused:
             by_cfssl(place, ca)
-        assert time.monotonic() - began < 6, "each of the six has it for itself"
+        assert time.monotonic() - began < 15, "each of the six has it for itself"
         assert refused.value.code == "EW-ID-040"
-        # The last one answers: the others have left it its part of the time, here 1.5 s.
-        monkeypatch.setattr(external, "WITHIN_S", 4.5)
+        # The last one answers: the others have left it its part of the time, here 3 s.
+        monkeypatch.setattr(external, "WITHIN_S", 9.0)
         where[2:] = [("127.0.0.1", ca.port)]
         assert by_cfssl(place, ca).leaf.public_key() == WANTED.key
 
@@ -339,13 +339,13 @@ def test_a_resolver_that_does_not_answer_is_left(
 ) -> None:
     monkeypatch.setattr(external, "WITHIN_S", 0.5)
     let_go = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: let_go.wait(20) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: let_go.wait(60) and [])
     try:
         with a_ca(honest("")) as ca:
             began = time.monotonic()
             with pytest.raises(PeerUnavailable, match=r"no address for 127\.0\.0\.1 within 0\.5 s"):
                 by_cfssl(place, ca)
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 30
     finally:
         let_go.set()
 

@@ -16,7 +16,7 @@ from edgewarden.wire.local import MAX_MESSAGE_BYTES, Answer, Request, encode, pa
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as made:
-        made.settimeout(30)
+        made.settimeout(120)
         yield made
 
 
@@ -39,7 +39,7 @@ def test_a_gate_that_starts_is_waited_for(
             steps.pop(0)()
 
     def gate() -> None:
-        if not listens.wait(30):
+        if not listens.wait(120):
             return
         client, _ = listener.accept()
         with client:
@@ -47,12 +47,13 @@ def test_a_gate_that_starts_is_waited_for(
             client.send(encode(Answer(True, "", "this boot is healthy")))
 
     monkeypatch.setattr(healthy, "poll", Poll)
+    monkeypatch.setattr(healthy, "PATIENCE_S", 120.0)  # gate is a thread that may stand still
     thread = threading.Thread(target=gate)
     thread.start()
     try:
         assert healthy.main(str(tmp_path)) == 0
     finally:
-        thread.join(40)
+        thread.join(150)
     assert heard == [Request("healthy", "learn")]
 
 
@@ -84,5 +85,5 @@ def test_a_gate_that_goes_without_a_word_has_not_taken_it(
     try:
         assert healthy.main(str(tmp_path)) == 2
     finally:
-        thread.join(40)
+        thread.join(150)
     assert "EW-AGT-006" in capsys.readouterr().err
