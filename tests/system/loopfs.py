@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from tests.waiting import wait_until
+
 QUIET_TRIES = 40
 
 # <linux/loop.h>: struct loop_info64, of which lo_sizelimit is the fifth field.
@@ -53,8 +55,14 @@ class LoopFs:
         Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
 
     def unmount(self) -> None:
-        """Take it away; fails while a file on it is open."""
-        _run("umount", str(self.root))
+        """Take it away; fails while a file on it is kept open. A running link looks at its disk now
+        and then, for a moment that may be this one."""
+        wait_until(self._let_go)
+
+    def _let_go(self) -> bool:
+        done = subprocess.run(["umount", str(self.root)], capture_output=True, text=True)
+        assert done.returncode == 0 or "busy" in done.stderr, done.stderr
+        return done.returncode == 0
 
     def mount(self) -> None:
         """Bring it back, checked as a boot would."""
@@ -177,7 +185,7 @@ class ErringFs(LoopFs):
             fcntl.ioctl(fd, LOOP_GET_STATUS64, info)
             fields = list(LOOP_INFO64.unpack(info))
             fields[LO_SIZELIMIT] = size_bytes
-            fcntl.ioctl(fd, LOOP_SET_STATUS64, LOOP_INFO64.pack(*fields))
+            wait_until(lambda: _accepted(fd, LOOP_INFO64.pack(*fields)))
         finally:
             os.close(fd)
 
@@ -205,6 +213,16 @@ def erring(
         fs = ErringFs(image, root, devices, made_mb or size_mb)
         cleanup.callback(fs._cut, 0)
         yield fs
+
+
+def _accepted(fd: int, info: bytes) -> bool:
+    """Set a loop device's status; the kernel asks to try again (EAGAIN) where somebody wrote in
+    the same moment."""
+    try:
+        fcntl.ioctl(fd, LOOP_SET_STATUS64, info)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _put(file: BinaryIO | io.FileIO, data: bytes) -> None:

@@ -7,6 +7,7 @@ a real socket; link's half (facts, triage, storage thread, spool) is this proces
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -31,7 +32,7 @@ from edgewarden.wire.cose import ContentType
 from edgewarden.wire.facts import Event, Reading, event_from_map
 from edgewarden.wire.record import Kind, RecordClass, decode_record
 from tests.system.denier import PROGRAMS, RATE
-from tests.waiting import wait_until
+from tests.waiting import until, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -57,9 +58,11 @@ def recorded(state: Path) -> list[Event]:
 async def take(path: Path, denier: subprocess.Popen[str], triage: Triage, storage: Any) -> int:
     """link's half; returns how much its memory grew after the first quarter, in kB."""
     clock = SystemClock()
+    came: Counter[str] = Counter()
 
     def sink(fact: Event | Reading) -> None:
         assert isinstance(fact, Event)
+        came[fact.code] += times(fact)
         for event, record_class in triage.admit(fact):
             storage.submit_event(event, record_class)
 
@@ -78,8 +81,11 @@ async def take(path: Path, denier: subprocess.Popen[str], triage: Triage, storag
     said = json.loads(await line)
     assert not said["waiting"]
     denier.said = said  # type: ignore[attr-defined]
-    for _ in range(20):  # what is still in the socket
-        await asyncio.sleep(0.02)
+    offered = sum(said["offered"].values())
+    with contextlib.suppress(TimeoutError):  # what is still in the socket; what never comes is seen
+        await until(
+            lambda: came["EW-EXEC-002"] + came["EW-AGT-010"] >= offered and came["EW-EXEC-004"] >= 1
+        )
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     return grown_kb

@@ -14,7 +14,9 @@ from tests.system.cards import DEVICE, Card, Stage, standing
 from tests.waiting import wait_until
 
 IMAGE_MB = 24
-WAIT_S = 90.0
+WAIT_S = 180.0
+LOG_CHARS = 4000
+"""Of link's log, where a wait was in vain."""
 
 
 class World:
@@ -54,7 +56,18 @@ class World:
         return int(seen["records"]), bool(seen["open"])
 
     def await_mode(self, mode: str) -> None:
-        wait_until(lambda: self.mode() == mode, WAIT_S)
+        """Wait for it; who waits in vain is told why link is not there."""
+        try:
+            wait_until(lambda: self.mode() == mode, WAIT_S)
+        except TimeoutError as late:
+            link, status = self.card.link, self.card.status()
+            ended = None if link is None else link.poll()
+            mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+            late.add_note(f"link ended: {ended}; storage: {status.get('storage')}")
+            late.add_note(f"reasons: {status.get('reasons')}")
+            late.add_note(f"mounted: {[m for m in mounts if str(self.disk.root) in m]}")
+            late.add_note(self.card.log.read_text(errors="replace")[-LOG_CHARS:])
+            raise
 
     def settled(self) -> bool:
         """The fleet has everything that link calls durable. Of a link that has not opened its spool
