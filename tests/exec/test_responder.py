@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgewarden.errors import HardwareFault
-from edgewarden.exec.digest import CTIME_SETTLE_NS, MAX_HASH_BYTES
+from edgewarden.exec.digest import CTIME_SETTLE_NS, MAX_HASH_BYTES, Known
 from edgewarden.exec.hold import HOLD_S, LOOK_S
 from edgewarden.exec.judged import Judged
 from edgewarden.exec.reports import REPORT_AFTER_S
@@ -645,3 +645,14 @@ def test_an_excuse_that_fails_lets_through_with_an_alarm(bench: Bench, tmp_path:
     bench.serve()
     assert bench.script.answers == [(fd, True)]
     assert [fact.code for fact in bench.facts if isinstance(fact, Alarm)] == ["EW-EXEC-007"]
+
+
+def test_the_counters_know_what_was_answered_in_passing(bench: Bench, tmp_path: Path) -> None:
+    path, digest = program(tmp_path / "one")
+    known = Known(digest)
+    fd = os.open(path, os.O_RDONLY)
+    rule = Rule("r", True, (), (), ())
+    bench.gate.quick._done.append((fd, 7, UNTOLD, known, rule, 0, os.fstat(fd), 0.0))
+    assert (bench.gate.counters.cached, bench.gate.counters.allowed) == (1, 1)
+    os.close(fd)
+    bench.gate.quick._done.clear()

@@ -15,13 +15,12 @@ beginning). Yes, if all of this holds:
 
 Why it is written as it is: while a program is opened gate sleeps, and whoever was waiting is woken
 on gate's processor, behind gate's priority. Every instruction between waking up and going back to
-sleep, also after the answer, is time of somebody's exec, and met with cold caches. Measured (2
-cores, 6.18; p10 above an unwatched exec, 28 us for a responder that judges nothing): 92 us when
-each exec took a lease and objects of its own, 60 us made of the usual small parts. fcntl is not
-called: under the audit hook of gate (gate/doors.py) each call of it is one of the hook, too. Nor is
-anything that only passes on to the next: gate sleeps here (``serve_until``), soon in the read
-itself. What starts again and again need not even be answered (exec/spares.py).
-Events that were answered here are only numbers until ``take`` makes reports of them.
+sleep, also after the answer, is time of somebody's exec, and met with cold caches: 4 us of work
+take 17 to the answer, and 7 were lost after it (2 cores, 6.18). So fcntl is not called (under the
+audit hook of gate, gate/doors.py, each call of it is one of the hook, too), gate sleeps here
+(``serve_until``), soon in the read itself, and what was answered is only numbers until ``settle``
+counts them and ``take`` makes reports of them. What starts again and again need not even be
+answered (exec/spares.py).
 
     ready = quick.serve_until(waiting, group, due_mono)       # what is not answered here
     for one in quick.take(): ...   # later
@@ -85,7 +84,7 @@ if TYPE_CHECKING:
 
     Judge = Callable[[bytes, Subject], Rule | None]
     Done = tuple[int, int, int, Known, Rule, int, stat_result, float]
-    """fd, pid and pidfd of the event, content, rule, uid, file, when (mono)."""
+    """fd, pid and pidfd of the event, content, rule, uid, file, and last when (mono)."""
 
 ANYBODY = Anybody()
 LIVELY_S = 0.05
@@ -111,28 +110,13 @@ class Quick:
     Attributes:
         judge: as above.
         left: events of the last ``serve`` that have no answer yet.
-        since_mono: when the oldest that ``take`` would give was answered; None: there is none.
         broken: the kernel could not be read, or took no answer.
     """
 
     __slots__ = (
-        "_answer",
-        "_asks",
-        "_boot_ns",
-        "_catch_up",
-        "_counters",
-        "_done",
-        "_epoch",
-        "_head",
-        "_known",
-        "_lively_mono",
-        "_mono_s",
-        "_subjects",
-        "broken",
-        "judge",
-        "left",
+        "_answer", "_asks", "_boot_ns", "_catch_up", "_counters", "_done", "_epoch", "_head",
+        "_known", "_lively_mono", "_mono_s", "_settled", "_subjects", "broken", "judge", "left",
         "mask",
-        "since_mono",
     )  # fmt: skip
 
     def __init__(
@@ -147,7 +131,6 @@ class Quick:
     ) -> None:
         self.judge = judge
         self.left: list[ExecEvent] = []
-        self.since_mono: float | None = None
         self.broken: HardwareFault | None = None
         self._known = digests.known_by_key
         self._catch_up = digests.catch_up
@@ -157,12 +140,18 @@ class Quick:
         self._boot_ns = boot_ns
         self._epoch, self._asks = object(), object()
         self._done: list[Done] = []
+        self._settled = 0
         self._lively_mono = 0.0
         self.be_strict(False)
 
     def __len__(self) -> int:
         """How many ``take`` would give."""
         return len(self._done)
+
+    @property
+    def since_mono(self) -> float | None:
+        """When the oldest that ``take`` would give was answered; None: there is none."""
+        return self._done[0][-1] if self._done else None
 
     def is_due(self, now_mono: float) -> bool:
         """Whether what ``take`` would give is to be reported: it waited, or it is much."""
@@ -214,7 +203,7 @@ class Quick:
 
     def _serve_asleep(self, bell: Bell, group: Group) -> bool:
         """``serve``, which sleeps now, until the bell has rung or something is due; its word."""
-        group_fd, mono_s, done = group.fd, self._mono_s, self._done
+        group_fd, done = group.fd, self._done
         answer, unpack, head = self._answer, USUAL.unpack, self._head
         while True:
             try:
@@ -227,20 +216,20 @@ class Quick:
                 and data.startswith(USUAL_RECORD, USUAL_RECORD_AT)
             ):
                 fd, pid, pidfd = unpack(data)
-                if not answer(group_fd, fd, pid, pidfd):
+                now_mono = answer(group_fd, fd, pid, pidfd)
+                if now_mono is None:
                     self.left.append(ExecEvent(self.mask, fd, pid, pidfd))
             else:
-                self._take_in(data, group_fd)
+                now_mono = self._take_in(data, group_fd)
             if self.left or self.broken is not None:
                 return False
+            if now_mono is not None:
+                self._lively_mono = now_mono + LIVELY_S
+                if now_mono >= bell.due_mono or len(done) >= REPORTS_AT_MOST:
+                    return True
+                if done and done[0][-1] + REPORT_AFTER_S < bell.due_mono:
+                    bell.due_mono = done[0][-1] + REPORT_AFTER_S
             if bell.rung:
-                return True
-            now_mono = mono_s()
-            self._lively_mono = now_mono + LIVELY_S
-            since_mono = self.since_mono
-            if since_mono is not None and since_mono + REPORT_AFTER_S < bell.due_mono:
-                bell.due_mono = since_mono + REPORT_AFTER_S
-            if now_mono >= bell.due_mono or len(done) >= REPORTS_AT_MOST:
                 return True
 
     def serve(self, group: Group) -> bool:
@@ -260,14 +249,21 @@ class Quick:
             self.broken = broken  # the event is gone with it: asking again would say nothing
             return b""
 
-    def _take_in(self, data: bytes, group_fd: int) -> None:
+    def _take_in(self, data: bytes, group_fd: int) -> float | None:
+        """Answer what can be; when the last of them was (mono), None: none."""
+        last_mono = None
         for event in parse_events(data):
             if event.mask == FAN_MODIFY:
                 event.close()  # the bell
-            elif event.mask != self.mask or not self._answer(
-                group_fd, event.fd, event.pid, event.pidfd
-            ):
+                continue
+            now_mono = None
+            if event.mask == self.mask:
+                now_mono = self._answer(group_fd, event.fd, event.pid, event.pidfd)
+            if now_mono is None:
                 self.left.append(event)
+            else:
+                last_mono = now_mono
+        return last_mono
 
     def be_strict(self, strict: bool) -> None:
         """Answer openings in passing, not execs: those have an opening of their own to come
@@ -276,18 +272,18 @@ class Quick:
         self._head = usual_head(self.mask)
         self._answer = self._opening if strict else self._one
 
-    def _opening(self, group_fd: int, fd: int, _pid: int, pidfd: int) -> bool:
-        """As exec/opened.py, rule 3, for a content whose rule is the same for all."""
+    def _opening(self, group_fd: int, fd: int, _pid: int, pidfd: int) -> float | None:
+        """As exec/opened.py, rule 3, where the rule is the same for all; else as ``_one``."""
         try:
             self._catch_up()
             status = fstat(fd)
             known = self._known(key_of(status))
         except Exception:
-            return False  # the long way finds out what is wrong, and says it
+            return None  # the long way finds out what is wrong, and says it
         if known is None or known.epoch is not self._epoch or not only_root(status):
-            return False
+            return None
         if known.rule is None or not known.rule.allow:
-            return False
+            return None
         try:
             write(group_fd, pack_answer(fd, FAN_ALLOW))
         except OSError as fault:
@@ -296,9 +292,10 @@ class Quick:
         close(fd)
         if pidfd >= 0:
             close(pidfd)
-        return True
+        return self._mono_s()
 
-    def _one(self, group_fd: int, fd: int, pid: int, pidfd: int) -> bool:
+    def _one(self, group_fd: int, fd: int, pid: int, pidfd: int) -> float | None:
+        """Answer, if all of the module's rules hold; when it was judged (mono), None: not here."""
         try:
             status = fstat(fd)
             known = self._known(
@@ -308,10 +305,10 @@ class Quick:
                 )
             )  # fmt: skip
             if known is None or known.lease_fd < 0:
-                return False
+                return None
             now_mono = self._mono_s()
             if now_mono - known.checked_mono > TRUSTED_S:
-                return False
+                return None
             rule, who, ids = known.rule, None, None
             if known.epoch is not self._epoch:
                 if known.epoch is self._asks:
@@ -321,9 +318,9 @@ class Quick:
                     who = self._subjects.of(ExecEvent(FAN_OPEN_EXEC_PERM, fd, pid, pidfd))
                     rule = self._ask(known, who)
             if rule is None or not rule.allow:
-                return False
+                return None
         except Exception:
-            return False  # the long way finds out what is wrong, and says it
+            return None  # the long way finds out what is wrong, and says it
         try:
             write(group_fd, pack_answer(fd, FAN_ALLOW))
         except OSError as fault:
@@ -331,11 +328,6 @@ class Quick:
                 self._counters.unanswered += 1
             else:
                 self.broken = answer_refused(fault)
-        known.used_mono = now_mono
-        known.starting += 1
-        counters = self._counters
-        counters.cached += 1
-        counters.allowed += 1
         if ids is None and who is None:
             ids = ids_of(pidfd)
         if ids is not None:
@@ -345,9 +337,7 @@ class Quick:
         else:  # it was killed meanwhile, or the kernel is older
             uid = self._subjects.uid_of(ExecEvent(FAN_OPEN_EXEC_PERM, fd, pid, pidfd))
         self._done.append((fd, pid, pidfd, known, rule, uid, status, now_mono))
-        if self.since_mono is None:
-            self.since_mono = now_mono
-        return True
+        return now_mono
 
     def ask(self, known: Known, event: ExecEvent) -> Rule | None:
         """The rule for a content and who asks; remembered where it is the same for all."""
@@ -380,8 +370,20 @@ class Quick:
             return self.ask(known, event)
         return self.judge(digest, self._subjects.of(event))
 
+    def settle(self) -> None:
+        """Count what was answered: for whoever is about to look at the counters, or at what still
+        relies on a lease. Twice is harmless."""
+        counters, fresh = self._counters, self._done[self._settled :]
+        for _, _, _, known, _, _, _, then_mono in fresh:
+            known.used_mono = then_mono
+            known.starting += 1
+        counters.cached += len(fresh)
+        counters.allowed += len(fresh)
+        self._settled = len(self._done)
+
     def take(self, mode: str) -> list[Judged]:
         """What was answered since, to be reported and held."""
+        self.settle()
         taken = []
         boot_ns, mono_s = self._boot_ns(), self._mono_s()
         for fd, pid, pidfd, known, rule, uid, status, then_mono in self._done:
@@ -394,5 +396,5 @@ class Quick:
             known.again = True
             taken.append(one)
         self._done.clear()
-        self.since_mono = None
+        self._settled = 0
         return taken

@@ -24,10 +24,8 @@ The mode then makes it a decision: learn ``learned``; observe ``allow`` or ``wou
 so, ``killed`` after the start (after_start.py).
 
 What was started a moment ago is answered by exec/quick.py, which leaves the rest to these rules;
-what starts again and again is not asked for, but told (exec/spares.py).
-
-Answers come first, reports later (exec/reports.py). Per event nothing is opened on a filesystem
-that can be marked.
+what starts again and again is not asked for, but told (exec/spares.py). Answers come first, reports
+later (exec/reports.py). Per event nothing is opened on a filesystem that can be marked.
 
 A read lease is held from before the first byte is read until the verdict, and looked at in the end:
 the kernel takes it away after 45 s from who does not give it back, and a hash may be interrupted
@@ -104,24 +102,20 @@ class ExecGate:
         tier: str,
         excuse: Callable[[Judged], str] = lambda one: "",
     ) -> None:
-        self._excuse = excuse
-        self._subjects = subjects
+        self._excuse, self._subjects, self._program_of = excuse, subjects, program_of
+        self._boot_ns, self._mono_s = boot_ns, mono_s
         self.mode = "learn"
         self.digests = Digests(wall_ns)
-        self.kills, self.patience = False, Patience()
-        self.counters = Counters()
+        self.kills, self.patience, self._counters = False, Patience(), Counters()
         self.opened: Opened | None = None
         self._strict = False
-        self._program_of = program_of
-        self._mono_s = mono_s
         self.quick = Quick(
-            judge=judge, digests=self.digests, subjects=subjects, counters=self.counters,
+            judge=judge, digests=self.digests, subjects=subjects, counters=self._counters,
             mono_s=mono_s, boot_ns=boot_ns,
         )  # fmt: skip
-        self.spares = Spares(self.quick.word, subjects, self.counters, boot_ns, mono_s)
+        self.spares = Spares(self.quick.word, subjects, self._counters, boot_ns, mono_s)
         self.hold = Hold(program_of, self.spares)
-        self.reports = Reports(report, proc_link, self.hold, self.counters, tier)
-        self._boot_ns = boot_ns
+        self.reports = Reports(report, proc_link, self.hold, self._counters, tier)
         self._queue: Queue[Judged] = Queue()
 
     def serve(self, group: Group) -> int:
@@ -176,6 +170,12 @@ class ExecGate:
         """Judge and report what already runs (proc connector); ``fd`` stays the caller's."""
         event = ExecEvent(0, os.dup(fd), pid, UNTOLD)
         self._arrive(Judged(event, self.mode, self._boot_ns()), None)
+
+    @property
+    def counters(self) -> Counters:
+        """What was done until now, also in passing."""
+        self.quick.settle()
+        return self._counters
 
     @property
     def busy(self) -> bool:
@@ -267,11 +267,11 @@ class ExecGate:
     def _give_up(self, one: Judged, why: str) -> None:
         one.reason, one.digest, one.rule, one.inode = "undecidable", b"", None, None
         one.fault = why
-        self.counters.undecidable += 1
+        self._counters.undecidable += 1
 
     def _conclude(self, one: Judged, group: Group | None, *, allowed: bool) -> None:
         """Decide by the mode, and answer. Whoever waits in a group that is closed needs none."""
-        counters = self.counters
+        counters = self._counters
         if not allowed and one.mode != "learn":
             allowed = self._is_excused(one)
         if one.mode == "learn":
@@ -334,7 +334,7 @@ class ExecGate:
                 return False
             known = self.digests.known(status, fd)
             if known is not None:
-                self.counters.cached += 1
+                self._counters.cached += 1
                 one.known = known
                 return self._look_up(one, known.digest, self.quick.ask(known, one.event), status)
             if status.st_size > MAX_HASH_BYTES:
@@ -362,7 +362,7 @@ class ExecGate:
         one.event.close()
 
     def _judge_hashed(self, one: Judged, done: Hashing) -> bool:
-        self.counters.hashed += 1
+        self._counters.hashed += 1
         quiet, one.known = self.digests.finish(done, one.event.fd, one.lease)
         if not one.event.wants_answer:
             one.lease.release()
