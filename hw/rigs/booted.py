@@ -43,6 +43,8 @@ BOOT_S = 120.0
 HALT_S = 90.0
 """Each unit may take its TimeoutStopSec (20 s at most), nspawn its own moment."""
 COMMAND_S = 120.0
+GONE_S = 60.0
+"""For what is on its way out once the guest has ended: a moment, and a machine may stand still."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASKED = (
     "apt-daily.timer",
@@ -182,6 +184,8 @@ class Booted:
         cache survives, as the host's kernel goes on: a torn disk is tests/system/test_powercut.py's
         subject."""
         last = self.pid
+        if not last:  # 0 would be this process and all its group
+            raise RigError("there is no guest to end")
         os.kill(last, signal.SIGKILL)
         self.await_boot(last)
 
@@ -208,7 +212,7 @@ class Booted:
             power.wait(HALT_S)
         except subprocess.TimeoutExpired:
             power.kill()
-            power.wait(5)
+            power.wait(GONE_S)
         for group in self._groups:
             _remove_cgroup(group)
         self._power = None
@@ -345,7 +349,8 @@ def _assert_own_filesystem(where: Path) -> None:
 
 
 def _unmount(where: Path) -> None:
-    for _ in range(20):
+    end = time.monotonic() + GONE_S
+    while time.monotonic() < end:
         done = subprocess.run(["umount", str(where)], capture_output=True, check=False)
         if done.returncode == 0:
             return
@@ -373,7 +378,8 @@ def _own_cgroups(name: str) -> list[Path]:
 
 def _remove_cgroup(group: Path) -> None:
     """Remove a cgroup and those below it; their last processes may still be going."""
-    for _ in range(20):
+    end = time.monotonic() + GONE_S
+    while time.monotonic() < end:
         for folder, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)

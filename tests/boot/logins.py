@@ -89,7 +89,7 @@ class Logins:
     ) -> subprocess.CompletedProcess[str]:
         """Run a script over a connection of its own; 255 when nobody let us in."""
         quiet = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR",
-                 "BatchMode=yes", "ConnectTimeout=10")  # fmt: skip
+                 "BatchMode=yes", "ConnectTimeout=60")  # fmt: skip
         words = [word for option in quiet for word in ("-o", option)]
         line = ["ssh", "-F", "/dev/null", "-i", str(self.key), "-p", str(port or self.openssh)]
         return subprocess.run(

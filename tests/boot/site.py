@@ -37,7 +37,7 @@ APPS = "/srv/apps"
 NEXT = re.sub(r"\d+$", lambda last: str(int(last[0]) + 1), __version__)
 VERSIONS = (__version__, NEXT)
 ATTESTATION_S = 5
-LIMIT_S = 90.0
+LIMIT_S = 180.0
 
 SETTINGS = f"""\
 [uplink]

@@ -50,7 +50,7 @@ port = 8883
 name = "gps"
 id = "1546:01a7"
 """
-PLANT = "[Service]\nExecStart=/usr/bin/sleep infinity\n"
+PLANT = "[Service]\nType=exec\nExecStart=/usr/bin/sleep infinity\n"
 INSTEAD_OF_SYS = f"""\
 [Service]
 BindPaths={USB}/sys:/sys
@@ -170,7 +170,7 @@ def enforcing(world: World, before: dict[str, object], built: Built) -> World:
     world.edgewarden("policy", "learn", "--roots", APPS)
     guest.run("systemctl", "start", "edgewarden-guard.socket", "edgewarden-guard")
     guest.run("systemctl", "start", "edgewarden-gate")
-    wait_until(lambda: guest.attempt("edgewarden", "policy", "show").returncode == 0, 60)
+    wait_until(lambda: guest.attempt("edgewarden", "policy", "show").returncode == 0, 120)
     for area in ((), ("peripherals",), ("network",)):
         world.edgewarden("policy", "enforce", *area)
     world.edgewarden("confine", "apply", "--restart")
@@ -180,10 +180,10 @@ def enforcing(world: World, before: dict[str, object], built: Built) -> World:
 
 def assert_enforced(world: World, before: dict[str, object]) -> None:
     """Each of the things that must not be left is really there."""
-    wait_until(lambda: not world.starts(UNKNOWN), 60)
+    wait_until(lambda: not world.starts(UNKNOWN), 120)
     assert world.starts(KNOWN)
-    wait_until(lambda: world.usb.authorized()[KEYBOARD] == "0", 60)
-    wait_until(lambda: "edgewarden" in world.nft(), 60)
+    wait_until(lambda: world.usb.authorized()[KEYBOARD] == "0", 120)
+    wait_until(lambda: "edgewarden" in world.nft(), 120)
     assert world.fanotify() != []
     assert world.units() != ""
     assert world.left_in_usb() != before["usb"]

@@ -145,7 +145,7 @@ def test_guard_frees_what_a_stopped_gate_holds(installed: Site) -> None:
     began = time.monotonic()
     assert installed.can_start(f"{APPS}/known")
     assert time.monotonic() - began - usual_s <= FREED_S + slack_s()
-    wait_until(lambda: installed.main_pid("gate") not in (0, stalled), 60)
+    wait_until(lambda: installed.main_pid("gate") not in (0, stalled), 120)
     assert_enforcing(installed)
 
 
@@ -164,7 +164,7 @@ def test_systemd_starts_a_stopped_link_again(installed: Site) -> None:
         assert "watchdog" not in installed.journal().lower()
         gateway.run("kill", "-STOP", str(stalled))
         wait_until(lambda: installed.main_pid("link") not in (0, stalled), WATCHDOG_S)
-        assert "watchdog" in installed.journal().lower()
+        wait_until(lambda: "watchdog" in installed.journal().lower())
         installed.await_status(lambda s: s["uplink"]["connected"])
         assert_chain_went_on(installed, was)
     finally:

@@ -31,7 +31,7 @@ SETTINGS = '[exec]\nfilesystems = ["/"]\nobserve_h = 0\n'
 EVERY_PACKAGE = '[[program]]\nname = "packages"\npackage = "*"\n'
 NOTHING = '[[program]]\nname = "nothing"\naction = "deny"\npath = "/**"\n'
 STRANGER = "/opt/stranger"
-FREED_S, REARMED_S = 4.0, 60.0
+FREED_S, REARMED_S = 4.0, 120.0
 """guard's 2.5 s, the second of grace where it was late itself, and the kill."""
 UNHEALTHY = 2
 TRIPS_LIMIT = 3
@@ -110,12 +110,12 @@ def test_enforce_is_refused_before_a_boot_was_observed(site: Site) -> None:
 def test_l2_a_trial_goes_back_and_its_own_login_cannot_confirm_it(
     site: Site, logins: Logins
 ) -> None:
-    both = "edgewarden policy enforce --confirm 15s && edgewarden policy confirm"
+    both = "edgewarden policy enforce --confirm 30s && edgewarden policy confirm"
     done = logins.ssh(both)
     assert done.returncode != 0
     assert "same_login" in said(done)
     assert denies(site)
-    wait_until(lambda: not denies(site), 60)
+    wait_until(lambda: not denies(site), 120)
     site.await_gate(lambda g: g["mode"] == "observe")
 
 
@@ -124,8 +124,8 @@ def test_after_an_observed_boot_it_is_kept_and_confirmed_from_another_login(
 ) -> None:
     site.gateway.reboot()
     healthy = ("systemctl", "is-active", "edgewarden-healthy")
-    wait_until(lambda: site.gateway.attempt(*healthy).stdout.strip() == "active", 30)
-    trial = logins.ssh("edgewarden policy enforce --confirm 60s")
+    wait_until(lambda: site.gateway.attempt(*healthy).stdout.strip() == "active", 120)
+    trial = logins.ssh("edgewarden policy enforce --confirm 5m")
     assert trial.returncode == 0, said(trial)
     confirmed = logins.ssh("edgewarden policy confirm")
     assert confirmed.returncode == 0, said(confirmed)
@@ -144,7 +144,7 @@ def test_after_an_observed_boot_it_is_kept_and_confirmed_from_another_login(
 )
 def test_m1_what_is_no_new_login_does_not_confirm(line: str, site: Site, logins: Logins) -> None:
     confirm = line.format("'edgewarden policy confirm'")
-    done = logins.ssh(f"edgewarden policy enforce --confirm 60s && {confirm}")
+    done = logins.ssh(f"edgewarden policy enforce --confirm 5m && {confirm}")
     assert done.returncode != 0
     assert any(name in said(done) for name in ("no_login", "same_login")), said(done)
     from_outside = site.gateway.attempt("edgewarden", "policy", "confirm")
@@ -155,7 +155,7 @@ def test_m1_what_is_no_new_login_does_not_confirm(line: str, site: Site, logins:
 def test_h1_whoever_comes_in_by_any_door_confirms_a_trial(
     door: str, site: Site, logins: Logins
 ) -> None:
-    trial, confirm = "edgewarden policy enforce --confirm 60s", "edgewarden policy confirm"
+    trial, confirm = "edgewarden policy enforce --confirm 5m", "edgewarden policy confirm"
     if door == "sudo":
         asked = logins.ssh(f"sudo {trial}", user=TECHNICIAN)
         confirmed = logins.ssh(f"sudo {confirm}", user=TECHNICIAN)
@@ -306,13 +306,15 @@ def test_r2_a_gate_that_is_stopped_again_and_again_ends_in_observe(
 
 
 def test_r4_a_stopped_journal_holds_no_exec(site: Site) -> None:
-    journal = bare(site, "systemctl show -p MainPID --value systemd-journald").stdout.strip()
-    bare(site, f"kill -STOP {journal}")
-    try:
-        began = time.monotonic()
+    def programs() -> None:
         assert bare(site, "for i in 1 2 3 4 5 6 7 8; do /usr/bin/true; done").returncode == 0
         assert denies(site)
-        assert time.monotonic() - began <= FREED_S + slack_s()
+
+    journal = bare(site, "systemctl show -p MainPID --value systemd-journald").stdout.strip()
+    usual_s = took_s(programs)
+    bare(site, f"kill -STOP {journal}")
+    try:
+        assert took_s(programs) - usual_s <= FREED_S + slack_s()
     finally:
         bare(site, f"kill -CONT {journal}")
 
@@ -365,7 +367,7 @@ def test_l3_two_boots_that_nobody_calls_healthy_put_it_into_observe(
     gateway = site.gateway
     gateway.reboot()  # observed whole with this policy
     healthy = ("systemctl", "is-active", "edgewarden-healthy")
-    wait_until(lambda: gateway.attempt(*healthy).stdout.strip() == "active", 30)
+    wait_until(lambda: gateway.attempt(*healthy).stdout.strip() == "active", 120)
     kept = logins.ssh("edgewarden policy enforce")
     assert kept.returncode == 0, said(kept)
     gateway.run("systemctl", "mask", "edgewarden-healthy")

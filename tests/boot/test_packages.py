@@ -73,7 +73,7 @@ def test_the_fleets_package_serves_and_goes(built: Built) -> None:
         operator.run("edgewarden-fleet", "init", "/root/fleet", *flags)
         serve = ("edgewarden-fleet", "serve", "/root/fleet")
         operator.run("systemd-run", "--unit=fleet", *serve)
-        wait_until(lambda: page(console) != "", 60)
+        wait_until(lambda: page(console) != "", 120)
         assert "edgewarden" in page(console)
         operator.run("systemctl", "stop", "fleet")
         apt(operator, "purge", *NAMES)
