@@ -202,10 +202,12 @@ def test_k3_each_label_is_backed_by_a_live_denial(
         "print(canary.probe(sys.argv[2], 'boot', stop=True))"
     )
     command = [sys.executable, MASKER, "no-permission", *PYTHON, "-c", code, AGENT, tmp_path]
-    done = subprocess.run(
-        ["timeout", "-s", "KILL", "120", *command], capture_output=True, text=True, timeout=150
-    )
-    assert "tier='T0'" in done.stdout, done.stdout + done.stderr
+    line = ["timeout", "-s", "KILL", "120", *command]
+    for _ in range(TRIES):  # of a machine that stood still it says that instead, at T0 as well
+        done = subprocess.run(line, capture_output=True, text=True, timeout=150)
+        assert "tier='T0'" in done.stdout, done.stdout + done.stderr
+        if seen in done.stdout:
+            break
     assert seen in done.stdout
 
 
