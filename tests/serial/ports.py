@@ -1,16 +1,49 @@
-"""A sensor under test: its task, its facts, and a clock that is the loop's own."""
+"""A sensor under test: its task, its facts, a clock that is the loop's own, and a loop that is not
+moved by a machine that stands still."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
 from edgewarden.ports import Clock, Instant
 from edgewarden.serial.portlife import SerialSettings
 from edgewarden.serial.serialport import SerialSensor, build_serial_sensor
 from edgewarden.wire.facts import Event, FramesSeen, Reading
 from tests.fakes.clock import BOOT_ID, FakeRandomness
+
+T = TypeVar("T")
+
+STEP_S = 0.005
+"""The most that passes between two looks at the loop's clock: a sixth of the shortest wait for an
+answer here."""
+
+
+class UnhurriedLoop(asyncio.SelectorEventLoop):
+    """Time as it is, but for what the machine stood still for.
+
+    Both ends of a line are tasks of one loop: while the machine keeps it from running, neither
+    speaks, and the limits between them must not run out. A wait takes as many looks as it has
+    steps, and what has come by then is read between them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._real_s = self._now_s = super().time()
+
+    def time(self) -> float:
+        real_s = super().time()
+        self._now_s += min(real_s - self._real_s, STEP_S)
+        self._real_s = real_s
+        return self._now_s
+
+
+def play(scenario: Coroutine[Any, Any, T]) -> T:
+    """As asyncio.run, on a loop that is unhurried."""
+    with asyncio.Runner(loop_factory=UnhurriedLoop) as runner:
+        return runner.run(scenario)
 
 
 class LoopClock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import select
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,8 @@ from edgewarden.wire.facts import OCSF
 from hw.rigs.board import METER_BAUD, meter
 from hw.rigs.ptys import PtyPort
 from tests.fakes.clock import FakeClock
-from tests.serial.ports import Running, running
-from tests.waiting import until
+from tests.serial.ports import Running, play, running
+from tests.waiting import LONG_S, until
 
 FAST_S = 0.02
 
@@ -95,7 +96,7 @@ def test_three_kinds_of_registers_from_a_real_slave(tmp_path: Path) -> None:
         assert energy == sorted(energy)
         assert len(set(energy)) > 1
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_real_slave_behind_a_noisy_wire(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_real_slave_behind_a_noisy_wire(tmp_path: Path) -> None:
         assert all(100_000 <= value < 101_000 for value in values(gateway, "energy"))
         assert snapshot.counters["dropped_bytes"]
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_an_exception_reply_is_named_and_told_once(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_an_exception_reply_is_named_and_told_once(tmp_path: Path) -> None:
         assert gateway.event("EW-SER-005").detail["reason"] == "illegal_data_address"
         assert gateway.state == "closed"
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_neighbours_are_one_question_on_the_line(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_neighbours_are_one_question_on_the_line(tmp_path: Path) -> None:
             for first, count in ((0, 5), (20, 4), (100, 1))
         }
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_refused_range_is_asked_in_parts(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_refused_range_is_asked_in_parts(tmp_path: Path) -> None:
         assert gateway.told.count("EW-SER-005") == 1
         assert gateway.event("EW-SER-005").detail["register"] == "r1"
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_the_gap_before_a_question_is_the_settings(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_the_gap_before_a_question_is_the_settings(tmp_path: Path) -> None:
             await until(lambda: len(asked) >= 10)
             assert loop.time() - began_s >= 9 * 0.05
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_what_does_not_answer_is_a_miss_and_the_slave_is_left_alone(
         assert gateway.readings == []
         assert gateway.event("EW-SER-004").class_uid == OCSF.DETECTION_FINDING
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_late_reply_is_never_taken_for_the_next_answer(tmp_path: Path) -> None:
@@ -269,7 +270,7 @@ def test_a_late_reply_is_never_taken_for_the_next_answer(tmp_path: Path) -> None
         assert set(values(gateway, "first")) <= {111}
         assert set(values(gateway, "second")) <= {222}
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_dead_slave_does_not_cost_the_others_their_polls(tmp_path: Path) -> None:
@@ -291,7 +292,7 @@ def test_a_dead_slave_does_not_cost_the_others_their_polls(tmp_path: Path) -> No
         assert min(counts) >= 0.9 * max(counts)
         assert gateway.told.count("EW-SER-004") == 1
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_dead_slave_with_many_questions_costs_one_timeout_a_period(tmp_path: Path) -> None:
@@ -314,7 +315,7 @@ def test_a_dead_slave_with_many_questions_costs_one_timeout_a_period(tmp_path: P
         assert len(due_s) == len(registers)
         assert min(due_s) > 2000.0
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_poll_that_is_late_is_asked_once_and_due_a_period_later(tmp_path: Path) -> None:
@@ -327,7 +328,7 @@ def test_a_poll_that_is_late_is_asked_once_and_due_a_period_later(tmp_path: Path
             await until(lambda: len(values(gateway, "temperature")) >= 5)
         assert [request[0] for request in asked].count(2) == 1
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_slave_that_comes_back_is_told(tmp_path: Path) -> None:
@@ -344,7 +345,7 @@ def test_a_slave_that_comes_back_is_told(tmp_path: Path) -> None:
         assert gateway.told.count("EW-SER-004") == 2
         assert gateway.event("EW-SER-004").activity_id == 3
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_each_answer_is_seen_with_who_gave_it_and_a_damaged_one_without_a_time(
@@ -365,7 +366,7 @@ def test_each_answer_is_seen_with_who_gave_it_and_a_damaged_one_without_a_time(
             assert (seen.frames, seen.bad) == ((1, 0) if seen.voice == 1 else (0, 1))
             assert (seen.took_ns is None) == (seen.voice == 2)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_continuous_noise_does_not_extend_the_deadline(tmp_path: Path) -> None:
@@ -382,7 +383,7 @@ def test_continuous_noise_does_not_extend_the_deadline(tmp_path: Path) -> None:
                     # what the machine adds. One that noise extends does not end at all.
                     assert loop.time() - started_s < 5.0
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_unplugging_between_request_and_reply(tmp_path: Path) -> None:
@@ -395,7 +396,7 @@ def test_unplugging_between_request_and_reply(tmp_path: Path) -> None:
         assert gateway.told == ["open", "reopen", "closed"]
         assert gateway.event("reopen").code == "EW-SER-003"
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -413,7 +414,7 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
             }
         assert gateway.readings == []
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_an_answer_that_waits_in_the_kernel_answers_no_later_question(tmp_path: Path) -> None:
@@ -427,6 +428,7 @@ def test_an_answer_that_waits_in_the_kernel_answers_no_later_question(tmp_path: 
             try:
                 question = read(1, 3, 0, 1)
                 port.send(truth(question.adu(), 666))
+                assert select.select([fd], [], [], LONG_S)[0], "it waits in the kernel"
                 answer = asyncio.create_task(asking.ask(fd, question))
                 await until(port.receive)
                 loop.add_reader(fd, lambda: asking.feed(opened.read(4096), 0))
@@ -436,7 +438,7 @@ def test_an_answer_that_waits_in_the_kernel_answers_no_later_question(tmp_path: 
                 close_port(opened)
             assert asking.counters.dropped_bytes == len(truth(question.adu()))
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_port_that_is_asked_rarely_is_not_silent_between_two_polls() -> None:

@@ -31,7 +31,7 @@ from edgewarden.serial.serialport import READ_BYTES, SerialSensor, build_serial_
 from edgewarden.wire.facts import Event, Reading
 from hw.rigs.ptys import PtyPort
 from tests.fakes.clock import FakeRandomness
-from tests.serial.ports import LoopClock
+from tests.serial.ports import LoopClock, play
 from tests.waiting import until
 
 
@@ -159,7 +159,7 @@ def test_busy_ports_are_read_in_one_round_and_quiet_ones_at_once_again() -> None
         for line in lines:
             line.close()
 
-    asyncio.run(work())
+    play(work())
 
 
 def test_a_read_that_raises_keeps_neither_the_others_nor_the_next_round() -> None:
@@ -181,7 +181,7 @@ def test_a_read_that_raises_keeps_neither_the_others_nor_the_next_round() -> Non
         first.close()
         second.close()
 
-    asyncio.run(work())
+    play(work())
 
 
 def test_a_port_that_is_gone_is_read_no_more_in_either_way() -> None:
@@ -207,7 +207,7 @@ def test_a_port_that_is_gone_is_read_no_more_in_either_way() -> None:
         paced.close()
         woken.close()
 
-    asyncio.run(work())
+    play(work())
 
 
 def sensor_on(
@@ -252,7 +252,7 @@ def test_every_line_of_a_busy_port_arrives_in_order_in_either_way(
         assert values == list(range(count))
         assert port.dropped_bytes == 0
 
-    asyncio.run(work())
+    play(work())
 
 
 def test_a_port_that_is_pulled_while_it_is_busy_is_told_once_and_opened_again(
@@ -284,7 +284,7 @@ def test_a_port_that_is_pulled_while_it_is_busy_is_told_once_and_opened_again(
             await asyncio.wait([task])
             assert not pace._ports, "a port that is closed is in no round"
 
-    asyncio.run(work())
+    play(work())
 
 
 def test_a_port_that_answers_questions_is_never_read_at_a_pace(tmp_path: Path) -> None:
@@ -295,4 +295,4 @@ def test_a_port_that_answers_questions_is_never_read_at_a_pace(tmp_path: Path) -
             assert sensor_on(port, [], pace)._pace is pace
             assert sensor_on(port, [], pace, Format.MODBUS_RTU)._pace is None
 
-        asyncio.run(work())
+        play(work())

@@ -22,7 +22,7 @@ from edgewarden.serial.serialport import SETTLE_S
 from edgewarden.wire.facts import OCSF, Severity
 from hw.rigs.board import recorded
 from hw.rigs.ptys import PtyPort
-from tests.serial.ports import running
+from tests.serial.ports import play, running
 from tests.serial.test_nmea import GGA, sealed
 from tests.steps import wakes
 from tests.waiting import until
@@ -63,7 +63,7 @@ def test_the_noisy_log_over_a_real_port_yields_every_good_sentence(tmp_path: Pat
         assert snapshot.reason == ""
         assert gateway.told == ["open", "live", "closed"]
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_json_lines_carry_their_units(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_json_lines_carry_their_units(tmp_path: Path) -> None:
         ]
         assert snapshot.bad_frames == 1
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_missing_port_is_told_once_and_opened_when_it_appears(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_missing_port_is_told_once_and_opened_when_it_appears(tmp_path: Path) 
         assert gateway.told == ["reopen", "open", "live", "closed"]
         assert gateway.event("reopen").code == "EW-SER-001"
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_unplugging_and_plugging_in_again(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_unplugging_and_plugging_in_again(tmp_path: Path) -> None:
         assert (lost.class_uid, lost.code) == (OCSF.PERIPHERAL_ACTIVITY, "EW-SER-003")
         assert lost.activity_id == 2
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_another_adapter_behind_the_same_name_is_a_finding(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_another_adapter_behind_the_same_name_is_a_finding(tmp_path: Path) -> No
         assert isinstance(device, dict)
         assert device["adapter"] == other
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 SPINS = 60
@@ -175,7 +175,7 @@ def test_an_unplugged_port_does_not_spin(tmp_path: Path) -> None:
                 await asyncio.sleep(0.4)
                 assert woken() < SPINS
 
-    asyncio.run(scenario())
+    asyncio.run(scenario())  # each look of the other loop at its clock would count
 
 
 def test_bytes_that_are_gone_when_they_are_read_end_no_port(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_bytes_that_are_gone_when_they_are_read_end_no_port(tmp_path: Path) -> N
                 await until(lambda: gateway.state == "live")
         assert gateway.told == ["open", "live", "closed"]
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_silence_is_told_once_however_often_the_port_is_reopened(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_silence_is_told_once_however_often_the_port_is_reopened(tmp_path: Path)
         assert (created.activity_id, closed.activity_id) == (1, 3)
         assert (created.code, created.severity_id) == ("EW-SER-002", Severity.MEDIUM)
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_silent_port_is_shown_silent_while_it_is_opened_again(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_silent_port_is_shown_silent_while_it_is_opened_again(tmp_path: Path) 
                 await until(lambda: gateway.state == "reopen")
                 assert "No such file" in gateway.sensor.snapshot().reason or gateway.sensor._lost
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_the_cure_of_a_silent_port_costs_no_backoff(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_the_cure_of_a_silent_port_costs_no_backoff(tmp_path: Path) -> None:
                 # What the first refusal will cost (FakeRandomness takes the least).
                 assert gateway.sensor._backoff.delay_s() == BACKOFF_FIRST_S / 2
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_noise_alone_does_not_make_a_port_live(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_noise_alone_does_not_make_a_port_live(tmp_path: Path) -> None:
                 assert gateway.sensor.snapshot().bad_frames > 0
         assert gateway.readings == []
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 @pytest.mark.parametrize("form", [Format.NMEA, Format.JSONLINES])
@@ -313,7 +313,7 @@ def test_a_flood_without_end_leaves_memory_flat(tmp_path: Path, form: Format) ->
         assert grown_bytes < 64 * 1024
         assert peak_bytes < 512 * 1024
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_plug_that_flutters_is_opened_four_times_a_second_at_most(tmp_path: Pa
             await until(lambda: openings >= 4)
             return asyncio.get_running_loop().time() - began_s
 
-    assert asyncio.run(scenario()) >= 3 * SETTLE_S
+    assert play(scenario()) >= 3 * SETTLE_S
 
 
 def test_a_port_that_we_may_not_open_has_its_own_next_step(
@@ -415,7 +415,7 @@ def test_each_read_that_completes_frames_is_seen_with_its_time(tmp_path: Path) -
         assert (bad.frames, bad.bad) == (0, 1)
         assert good.seen_mono_ns == gateway.readings[0].seen_mono_ns
 
-    asyncio.run(scenario())
+    play(scenario())
 
 
 def test_two_ports_share_one_loop(tmp_path: Path) -> None:
@@ -432,4 +432,4 @@ def test_two_ports_share_one_loop(tmp_path: Path) -> None:
                 await until(lambda: len(calm.readings) == 50 * 5)
                 assert flooded.readings == []
 
-    asyncio.run(scenario())
+    play(scenario())
