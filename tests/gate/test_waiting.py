@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -16,8 +17,8 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.needs("root", "fanotify-permission")
 
 SOON_S = 0.02
-NEVER_S = 30.0
-LATE_S = 5.0
+NEVER_S = 180.0
+LATE_S = 60.0
 """Within this whoever is woken is awake; a bell that does not ring is far behind it."""
 
 
@@ -136,12 +137,21 @@ def test_where_the_bell_is_not_heard_nobody_sleeps(
 def test_a_thread_that_ends_rings_once_more_and_nobody_sleeps_again(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asleep = threading.Event()
+
     def fall(self: Bell) -> None:
+        asleep.wait(NEVER_S)
         raise SystemExit  # ends a thread without a word
 
     monkeypatch.setattr(module.Bell, "_look", fall)
     waiting = Waiting(time.monotonic)
     assert waiting.bell.start()
-    assert sleep(waiting, group, NEVER_S) < LATE_S
+    began = time.monotonic()
+    assert waiting.bell.may_sleep(group, began + NEVER_S)
+    asleep.set()  # not before: who asks a thread that has ended is told so, and does not sleep
+    while not waiting.bell.rung:
+        group.read()
+    waiting.bell.wake(group)
+    assert time.monotonic() - began < LATE_S
     assert not waiting.bell.may_sleep(group, time.monotonic() + NEVER_S)
     waiting.close()

@@ -19,6 +19,7 @@ from edgewarden.settings.processes import Processes
 from edgewarden.wire.facts import Event
 from edgewarden.wire.look import Look, Looked, dump, load
 from tests.fakes.clock import FakeClock
+from tests.waiting import LONG_S
 
 
 def process(
@@ -35,12 +36,12 @@ def process(
     return folder
 
 
-def looked(root: Path, patience_s: float = 0.25) -> Look:
+def looked(root: Path, patience_s: float = 10.0) -> Look:
     patient = Patient(
         lambda name: look.preload_of(read(f"{root}/{name}", "environ", look.ENVIRON)), patience_s
     )
     try:
-        return look.look(str(root), patient)
+        return look.look(str(root), patient, most_s=LONG_S)
     finally:
         patient.close()
 
@@ -64,7 +65,7 @@ def test_who_does_not_answer_is_named_and_holds_nobody(tmp_path: Path) -> None:
     process(tmp_path, 8, environ=b"LD_AUDIT=a.so\0")
     (silent / "environ").unlink()
     os.mkfifo(silent / "environ")
-    found = looked(tmp_path, patience_s=0.05)
+    found = looked(tmp_path, patience_s=1.0)  # who does answer may be kept waiting for a moment
     os.close(os.open(silent / "environ", os.O_WRONLY))
     assert found.silent == (7,)
     assert (found.left_out, found.unread) == (0, 1)
@@ -80,7 +81,7 @@ def test_many_long_environments_are_not_kept(tmp_path: Path) -> None:
         os.truncate(process(tmp_path, pid, uid=1000) / "environ", look.ENVIRON)
     tracemalloc.start()
     try:
-        found = looked(tmp_path, patience_s=2)
+        found = looked(tmp_path)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -95,10 +96,10 @@ def test_a_folder_that_does_not_answer_holds_nobody(tmp_path: Path) -> None:
 
     def work(path: str) -> str:
         if path == "/mnt/hangs":
-            comes_back.wait(30)
+            comes_back.wait(LONG_S)
         return path
 
-    places = Patient(work, 0.05)
+    places = Patient(work, 1.0)
     try:
         found = look.look(str(tmp_path), places=places)
     finally:
@@ -134,7 +135,7 @@ def test_a_user_with_many_processes_does_not_push_others_out(tmp_path: Path) -> 
         process(tmp_path, pid, uid=1000)
     process(tmp_path, 2000, uid=1001)
     process(tmp_path, 2001, uid=0)
-    order = [one.pid for one in look.look(str(tmp_path)).processes]
+    order = [one.pid for one in look.look(str(tmp_path), most_s=LONG_S).processes]
     assert len(order) == 202
     assert max(order.index(2000), order.index(2001)) < 60, "the file is cut from behind"
 

@@ -54,9 +54,9 @@ def test_many_that_answer_are_not_silent_because_they_are_many(world: World) -> 
 
 def test_the_caller_waits_for_so_long_and_no_longer(world: World) -> None:
     began = time.monotonic()
-    answers = world.patient.ask([f"slow{n}" for n in range(100)])
-    assert time.monotonic() - began < 5, "all of them take fifteen seconds"
-    assert 2 < len(answers) < 20
+    answers = world.patient.ask([f"slow{n}" for n in range(1000)])
+    assert time.monotonic() - began < 60, "all of them take two minutes and a half"
+    assert 2 < len(answers) < 200
     assert len(world.patient.stuck) <= 1, "the one that is being asked"
 
 
