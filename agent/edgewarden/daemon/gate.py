@@ -104,6 +104,7 @@ class Gate:
             tier=self.policy.tier.tier,
             excuse=self.lockout.excuses.excuse,
         )
+        self.responder.patience.beat = self._beat
         stopping = Stopping(
             self.doors, self.mounts, self.policy, self.facts.put, self.responder.counters,
             boot_ns=boot_ns, mono_ns=time.monotonic_ns,

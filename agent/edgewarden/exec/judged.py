@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 OVERDUE_S = 1.8
 """Longer than an idle gate's heartbeat (1.2 s), and less than guard's patience (2.5 s)."""
+FRESH_S = 0.2
+"""Who is judged behind an older heartbeat has a new one first, so that the time is his."""
+LATE_S, GRACE_S = 0.1, 0.5
+"""Where the signal itself comes so late, gate was kept from running, and judges on for so long:
+guard, which was late then, too, gives it a second."""
 
 
 class Counters:
@@ -87,23 +92,36 @@ class Patience:
 
     Wound up with each heartbeat; the handler of the signal that comes when no other followed raises
     in this thread. It reaches what loops, or waits where a signal can; what waits in the kernel
-    where none can ends with gate, by guard.
+    where none can ends with gate, by guard. Time in which gate did not run is no judgement's fault:
+    otherwise whoever keeps the processors busy at the right moment starts what he likes.
+
+    Attributes:
+        beat: sends a heartbeat; raises nothing.
     """
 
-    __slots__ = ("_begun", "_judging")
+    __slots__ = ("_begun", "_due_mono", "_excused", "_judging", "_mono_s", "_stale_mono", "beat")
 
-    def __init__(self) -> None:
-        self._begun = self._judging = False
+    def __init__(self, mono_s: Callable[[], float]) -> None:
+        self._begun = self._judging = self._excused = False
+        self._mono_s = mono_s
+        self._due_mono = self._stale_mono = float("inf")
+        self.beat: Callable[[], None] = lambda: None
 
     def wind(self) -> None:
         """All is well; from now on OVERDUE_S. In the process whose only responder this is."""
         if not self._begun:
             self._begun = True
             signal(SIGALRM, lambda _signal, _frame: self.end())
+        self._excused = False
+        now_mono = self._mono_s()
+        self._stale_mono, self._due_mono = now_mono + FRESH_S, now_mono + OVERDUE_S
         setitimer(ITIMER_REAL, OVERDUE_S)
 
     def within(self, act: Callable[[], T]) -> T:
         """``act``, which may be ended. Raises what it raises, or Overdue."""
+        if self._mono_s() >= self._stale_mono:
+            self.wind()
+            self.beat()
         self._judging = True
         try:
             return act()
@@ -111,7 +129,14 @@ class Patience:
             self._judging = False
 
     def end(self) -> None:
-        """Raise Overdue if something is being judged, once."""
-        if self._judging:
-            self._judging = False
-            raise Overdue
+        """Raise Overdue if something is being judged, once. Late for the first time: a little more
+        time."""
+        if not self._judging:
+            return
+        if self._mono_s() - self._due_mono >= LATE_S and not self._excused:
+            self._excused = True
+            self._due_mono = self._mono_s() + GRACE_S
+            setitimer(ITIMER_REAL, GRACE_S)
+            return
+        self._judging = False
+        raise Overdue

@@ -106,7 +106,7 @@ class ExecGate:
         self._boot_ns, self._mono_s = boot_ns, mono_s
         self.mode = "learn"
         self.digests = Digests(wall_ns)
-        self.kills, self.patience, self._counters = False, Patience(), Counters()
+        self.kills, self.patience, self._counters = False, Patience(mono_s), Counters()
         self.opened: Opened | None = None
         self._strict = False
         self.quick = Quick(
