@@ -12,14 +12,18 @@ LONG_S = 60.0
 
 
 def wait_until(predicate: Callable[[], object], timeout_s: float = LONG_S) -> None:
-    """Return as soon as predicate() is true.
+    """Return as soon as predicate() is true. The last look begins when the time is over: who stood
+    still meanwhile has not failed.
 
     Raises:
         TimeoutError: it did not become true within timeout_s.
     """
     deadline_mono = time.monotonic() + timeout_s
-    while not predicate():
-        if time.monotonic() >= deadline_mono:
+    while True:
+        last = time.monotonic() >= deadline_mono
+        if predicate():
+            return
+        if last:
             raise TimeoutError(f"not true within {timeout_s} s: {predicate}")
         time.sleep(POLL_S)
 
@@ -28,7 +32,10 @@ async def until(predicate: Callable[[], object], timeout_s: float = LONG_S) -> N
     """``wait_until`` for tests inside an event loop: lets it run between two looks."""
     loop = asyncio.get_running_loop()
     deadline_mono = loop.time() + timeout_s
-    while not predicate():
-        if loop.time() >= deadline_mono:
+    while True:
+        last = loop.time() >= deadline_mono
+        if predicate():
+            return
+        if last:
             raise TimeoutError(f"not true within {timeout_s} s: {predicate}")
         await asyncio.sleep(POLL_S)

@@ -62,7 +62,7 @@ class Card:
         """`edgewarden status --json` of the running link."""
         line = [sys.executable, "-m", "edgewarden", "status", "--json", "--settings"]
         done = subprocess.run(
-            [*line, str(self.settings)], env=ENV, capture_output=True, timeout=60, check=False
+            [*line, str(self.settings)], env=ENV, capture_output=True, timeout=300, check=False
         )
         with contextlib.suppress(ValueError):
             body = json.loads(done.stdout)

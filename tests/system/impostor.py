@@ -50,8 +50,8 @@ class Impostor(Broker):
         client.connect(HOST, self.port)
         client.loop_start()
         try:
-            client.publish("ew/1/main/careless/r/alarm", b"secret", qos=1).wait_for_publish(20)
-            wait_until(lambda: len(self.got()) == 2)
+            client.publish("ew/1/main/careless/r/alarm", b"secret", qos=1).wait_for_publish(60)
+            wait_until(lambda: len(self.got()) >= 2)
         finally:
             client.disconnect()
             client.loop_stop()

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.broker import HOST, Pki, free_port
 from tests.waiting import wait_until
 
-START_S = 15.0
+START_S = 60.0
 SAYS = ("r.alarm", "r.audit", "r.bulk", "e.evidence", "s.status")
 HEARS = ("e.nonce", "e.result", "e.ack")
 
@@ -58,7 +58,7 @@ mqtt {{
     listen: "127.0.0.1:{self.port}"
     tls {{
         cert_file: "{cert}", key_file: "{key}", ca_file: "{pki.ca}"
-        verify_and_map: true, timeout: 5
+        verify_and_map: true, timeout: 60
     }}
 }}
 """

@@ -98,7 +98,7 @@ def gateway(folder: Path, phase: str, alarms: int, fixed: bool) -> None:
             one.storage.submit_event(told, RecordClass.ALARM)
             rss.append(rss_bytes())
             flying.append(one.snapshot().in_flight_bytes)
-        one.storage.flush().result(30)
+        one.storage.flush().result(60)
         wait_until(lambda: _alarms_gone(one), WAIT_S)
         spent_s = time.monotonic() - began
         state_now = one.storage.state()[RecordClass.AUDIT]

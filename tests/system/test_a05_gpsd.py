@@ -36,7 +36,7 @@ def told_by_gpsd(folder: Path) -> tuple[list[bytes], set[Place]]:
         port = str(free.getsockname()[1])
     # -1: once through; -p: what a watching client is told, on stdout.
     command = ["gpsfake", "-1", "-q", "-p", "-P", port, str(log)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
     lines = done.stdout.splitlines()
     reports = [json.loads(line) for line in lines if line.startswith(b"{")]
     fixes = [r for r in reports if r["class"] == "TPV" and r["mode"] >= 2]

@@ -33,8 +33,9 @@ from tests.waiting import until
 
 TIMEOUT_S, LYING_S = 0.2, 0.05
 PERIOD_S = 0.1
+TICK_S = 0.01
 DEAD = 4
-TRIES = 4
+TRIES = 12
 """Rounds, until one in which neither of the far ends stood still."""
 
 both_peers = pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a06_functions_1_to_4_read_what_the_slave_holds(
     async def scenario() -> None:
         async with (
             bus(tmp_path / "bus", slaves) as hub,
-            running(settings(hub, *one_of_each(3), timeout_s=5.0)) as gateway,
+            running(settings(hub, *one_of_each(3), timeout_s=60.0)) as gateway,
         ):
             await until(lambda: len(gateway.readings) >= 30)
             snapshot = gateway.sensor.snapshot()
@@ -114,7 +115,7 @@ def test_a06_functions_1_to_4_read_what_the_slave_holds(
 async def master(hub: Hub) -> AsyncIterator[tuple[Master, int]]:
     """A master of one's own on the bus, its port open."""
     port = open_port(str(hub.near.link), Line(BAUD))
-    under_test = Master(Line(BAUD), 5.0, None, LoopClock(), FrameCounters())
+    under_test = Master(Line(BAUD), 60.0, None, LoopClock(), FrameCounters())
     loop, fd = asyncio.get_running_loop(), port.fileno()
     loop.add_reader(fd, lambda: under_test.feed(port.read(4096), 0))
     try:
@@ -154,6 +155,7 @@ def test_a06_a_line_that_lies_never_yields_a_wrong_value(
     tmp_path: Path, slaves: Path | None
 ) -> None:
     """Noise around answers, cut, flipped, late and missing ones, and of units nobody asked."""
+    expected = {f"u{u}-{name}": {value} for u in (1, 2, 3) for name, value in truth(u).items()}
     chance = random.Random(6)
     told = dict.fromkeys(("noise", "truncated", "flipped", "late", "foreign", "nothing"), 0)
 
@@ -196,16 +198,18 @@ def test_a06_a_line_that_lies_never_yields_a_wrong_value(
                 for r in registers
             ]
             async with running(settings(hub, *named, timeout_s=LYING_S)) as gateway:
-                # A machine at work is late by LYING_S without being told to lie.
+                # A machine at work is late by LYING_S without being told to lie, and a slave that
+                # is not heard is asked seldom.
                 await until(
-                    lambda: min(told.values()) >= 2 and len(gateway.readings) > 80, timeout_s=300
+                    lambda: (
+                        min(told.values()) >= 2
+                        and len(gateway.readings) > 80
+                        and len(seen(gateway)) >= len(expected) // 2
+                        and gateway.sensor.snapshot().counters["dropped_bytes"] > 0
+                    ),
+                    timeout_s=300,
                 )
-                counters = gateway.sensor.snapshot().counters
-        expected = {f"u{u}-{name}": {value} for u in (1, 2, 3) for name, value in truth(u).items()}
-        found = seen(gateway)
-        assert found.items() <= expected.items()
-        assert len(found) >= len(expected) // 2
-        assert counters["dropped_bytes"]
+        assert seen(gateway).items() <= expected.items()
 
     asyncio.run(scenario())
 
@@ -214,43 +218,48 @@ def test_a06_a_line_that_lies_never_yields_a_wrong_value(
 def test_a06_no_deadline_is_exceeded_under_continuous_noise(
     tmp_path: Path, slaves: Path | None
 ) -> None:
-    """At most 10 % beyond what a bare timer of the same loop took for the same time."""
+    """At most 10 % beyond it, but for what the loop itself was kept from running meanwhile."""
     excess: list[float] = []
+    stood: list[tuple[float, float]] = []
+
+    async def tick() -> None:
+        """When the loop was to run and did not, and for how long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + TICK_S
+            await asyncio.sleep(TICK_S)
+            if loop.time() - due_s > TICK_S:
+                stood.append((due_s, loop.time() - due_s))
 
     async def timed(under_test: Master, fd: int, question: Request) -> Reply | None:
         loop = asyncio.get_running_loop()
         gap_s, deadline_s = under_test._gap_s, under_test.deadline_s(question)
-
-        async def bare() -> float:
-            began_s = loop.time()
-            await asyncio.sleep(gap_s)
-            await asyncio.sleep(deadline_s)
-            return loop.time() - began_s
-
-        control = asyncio.create_task(bare())
         began_s = loop.time()
         reply = await ask(fd, question)
-        took_s = loop.time() - began_s
+        ended_s = loop.time()
         assert reply is None
-        late_s = max(0.0, await control - gap_s - deadline_s)
-        excess.append((took_s - gap_s - late_s) / deadline_s)
+        await asyncio.sleep(2 * TICK_S)  # the tick that was late with this, is there now
+        late_s = sum(late for due_s, late in stood if began_s <= due_s + late and due_s <= ended_s)
+        excess.append((ended_s - began_s - gap_s - late_s) / deadline_s)
         return reply
 
     async def scenario() -> None:
         nonlocal ask
         async with bus(tmp_path / "bus", slaves) as hub:
             hub.disturb = lambda hub, answer: None
-            async with running(settings(hub, *one_of_each(1))) as gateway:
+            async with running(settings(hub, *one_of_each(1), timeout_s=1.0)) as gateway:
                 decoder = gateway.sensor._decoder
                 assert isinstance(decoder, ModbusBus)
                 ask = decoder.master.ask
                 decoder.master.ask = lambda fd, q: timed(decoder.master, fd, q)  # type: ignore[method-assign]
                 loop, ended = asyncio.get_running_loop(), False
+                ticking = asyncio.create_task(tick())
                 began_s = loop.time()
                 while not ended:
                     hub.near.send(b"\x01\x03\x06 noise that never ends " * 4)
                     await asyncio.sleep(0.002)
                     ended = len(excess) >= 3 or loop.time() - began_s > 60
+                ticking.cancel()
         assert len(excess) >= 3
         assert max(excess) <= 1.1, excess
 
@@ -287,7 +296,8 @@ def test_a06_one_dead_slave_of_eight_leaves_the_others_their_rate(
                 notes_well = control.sensor.snapshot().slaves
                 shares = {unit: asked[unit] / asked_well[unit] for unit in live}
                 seen.append((shares, asked[DEAD], notes, notes_well))
-                if min(shares.values()) >= 0.95 and set(notes_well.values()) == {"ok"}:
+                rest = {notes[unit] for unit in live} | set(notes_well.values())
+                if min(shares.values()) >= 0.95 and rest == {"ok"} and asked[DEAD] <= 6:
                     break
         assert min(shares.values()) >= 0.95, seen
         assert set(notes_well.values()) == {"ok"}, seen

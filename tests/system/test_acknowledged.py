@@ -52,10 +52,10 @@ class Fleet:
         speaks: while False it hears and says nothing.
     """
 
-    def __init__(self, port: int, pki: Pki, signer: FileSigner) -> None:
+    def __init__(self, port: int, pki: Pki, signer: FileSigner, *, speaks: bool = True) -> None:
         self.records: dict[RecordClass, dict[int, bytes]] = {c: {} for c in RecordClass}
         self.copies = 0
-        self.speaks = True
+        self.speaks = speaks
         self._signer, self._port = signer, port
         self._ready = threading.Event()
         self.client = mqtt.Client(CallbackAPIVersion.VERSION2, "fleet", protocol=mqtt.MQTTv311)
@@ -105,6 +105,10 @@ class Fleet:
             sorted(kept) == list(range(1, state[int(c)].durable + 1))
             for c, kept in self.records.items()
         )
+
+    def has_all_of(self, one: Gateway) -> bool:
+        """And it is acknowledged. What the uplink tells of itself may come in between the two."""
+        return one.drained() and self.whole(one)
 
 
 @contextlib.contextmanager
@@ -194,10 +198,9 @@ def test_a_lost_word_costs_duplicates_and_nothing_else(
 ) -> None:
     with (
         Broker(tmp_path / "broker", pki, acl=ACL) as broker,
-        Fleet(broker.port, pki, signer) as fleet,
+        Fleet(broker.port, pki, signer, speaks=False) as fleet,
         running(tmp_path, broker.port, pki, signer) as one,
     ):
-        fleet.speaks = False
         one.write(alarms=10)
         wait_until(lambda: fleet.whole(one), WAIT_S)
         assert one.storage.state()[int(ALARM)].acked == 0
@@ -211,10 +214,9 @@ def test_words_that_release_nothing(tmp_path: Path, pki: Pki, signer: FileSigner
     """A stranger's, another gateway's, one for what was not sent, one for another record."""
     with (
         Broker(tmp_path / "broker", pki, acl=ACL) as broker,
-        Fleet(broker.port, pki, signer) as fleet,
-        running(tmp_path, broker.port, pki, signer, 30) as one,
+        Fleet(broker.port, pki, signer, speaks=False) as fleet,
+        running(tmp_path, broker.port, pki, signer, 600) as one,
     ):
-        fleet.speaks = False
         one.write(alarms=10)
         wait_until(lambda: len(fleet.records[ALARM]) >= 11, WAIT_S)  # with the introduction
         good = fleet.word()

@@ -27,7 +27,7 @@ def measured(folder: Path, *words: str) -> dict[str, dict[str, float]]:
         cwd=ROOT,
         env={"PYTHONPATH": f"{ROOT / 'agent'}:{ROOT}", "PATH": os.environ["PATH"]},
         capture_output=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()[-2000:]

@@ -41,9 +41,10 @@ def steps() -> list[str]:
 
 
 def drained(card: Card) -> bool:
-    spool = card.status().get("spool")
-    assert isinstance(spool, dict)
-    return all(c["acked"] == c["durable"] for c in spool.values())
+    spool = card.status().get("spool")  # none of a link that does not answer yet
+    if not isinstance(spool, dict):
+        return False
+    return bool(spool) and all(c["acked"] == c["durable"] for c in spool.values())
 
 
 def enrol(stage: Stage, card: Card, token: str) -> None:

@@ -59,7 +59,7 @@ def answer(
     name = b"gw-raw"
     body = b"\0\4MQTT\4\2\0\x1e" + len(name).to_bytes(2, "big") + name
     with (
-        socket.create_connection(("127.0.0.1", standing.broker_port), 10) as plain,
+        socket.create_connection(("127.0.0.1", standing.broker_port), 60) as plain,
         context.wrap_socket(plain) as secure,
     ):
         secure.settimeout(60)

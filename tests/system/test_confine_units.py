@@ -76,13 +76,13 @@ def verify(root: Path, unit: str) -> str:
         "--recursive-errors=no",
         unit,
     ]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
     return done.stdout + done.stderr
 
 
 def exposure(root: Path, unit: str) -> float:
     line = ["systemd-analyze", "security", "--offline=true", f"--root={root}", unit]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
     (row,) = [row for row in done.stdout.splitlines() if "Overall exposure level" in row]
     return float(row.split()[-3])
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.downstream.places import OVERLAP_S
 from tests.downstream.world import Devices
 from tests.system.tpm_tls import ROOT
 from tests.waiting import wait_until
@@ -59,7 +58,7 @@ def wire() -> Iterator[tuple[str, str]]:
 
 
 class Gateway:
-    """The listener, and the last thing it said."""
+    """The listener, and what it said."""
 
     def __init__(self, namespace: str, folder: Path) -> None:
         line = (
@@ -79,15 +78,25 @@ class Gateway:
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": f"{ROOT / 'agent'}:{ROOT}"},
         )
-        self.told: dict[str, object] = {}
+        self.all_told: list[dict[str, object]] = []
         self.reader = threading.Thread(target=self._read)
         self.reader.start()
-        wait_until(lambda: self.told)
+        wait_until(lambda: self.all_told)
+
+    @property
+    def told(self) -> dict[str, object]:
+        """The last of it."""
+        return self.all_told[-1]
+
+    def places_at(self, reading: int) -> object:
+        """Where it was when this came, even if that is a while ago by now."""
+        of = (t["places"] for t in self.all_told if t["readings"] == {"device:press-1/a": reading})
+        return next(of)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.told = json.loads(line)
+            self.all_told.append(json.loads(line))
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -157,8 +166,8 @@ def test_a_device_that_moves_with_our_answer_on_its_way_is_one(tmp_path: Path) -
         new = stack.enter_context(device(theirs, devices, own, NEW, port))
         say(new, "3")
         wait_until(lambda: gateway.told["readings"] == {"device:press-1/a": 3})
-        assert gateway.told["places"] == [OLD, NEW]
-        wait_until(lambda: gateway.told["places"] == [NEW], OVERLAP_S)
-        assert gateway.told["codes"] == []
+        assert gateway.places_at(3) == [OLD, NEW]
+        wait_until(lambda: gateway.told["places"] != [OLD, NEW])
+        assert (gateway.told["places"], gateway.told["codes"]) == ([NEW], [])
         say(new, "4")
         wait_until(lambda: gateway.told["readings"] == {"device:press-1/a": 4})

@@ -38,10 +38,10 @@ def devices(tmp_path: Path) -> Devices:
 
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scene(), 120))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(scene(), 300))  # type: ignore[arg-type]
 
 
-async def run(*command: str, given: bytes = b"", wait_s: float = 20.0) -> tuple[int, bytes]:
+async def run(*command: str, given: bytes = b"", wait_s: float = 90.0) -> tuple[int, bytes]:
     """Run a client to its end: its exit code and what it said."""
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -64,7 +64,7 @@ def curl(running: Running, devices: Devices, own: tuple[str, str], path: str, *m
     cert, key = own
     url = f"https://localhost:{running.port}{path}"
     tls = ("--cacert", str(devices.ca_path), "--cert", cert, "--key", key)
-    return ("curl", "-sS", "-4", "--max-time", "15", *tls, *more, url)
+    return ("curl", "-sS", "-4", "--max-time", "60", *tls, *more, url)
 
 
 def pub(running: Running, devices: Devices, own: tuple[str, str], *more: str, host: str = "localhost") -> tuple[str, ...]:  # fmt: skip  # noqa: E501
@@ -121,7 +121,7 @@ def test_what_is_not_taken_ends_the_session_and_is_counted(
 
     async def scene() -> None:
         async with listening(devices) as running:
-            task = asyncio.create_task(run(*pub(running, devices, own, *more), wait_s=10))
+            task = asyncio.create_task(run(*pub(running, devices, own, *more)))
             await until(lambda: name in running.desk.refused)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -367,7 +367,8 @@ def test_a_storm_of_strangers_leaves_a_known_device_its_session(devices: Devices
 
     async def scene() -> None:
         limits = Limits(per_source=2, per_minute=60, burst=10)
-        async with listening(devices, limits=limits, host="::") as running:
+        async with listening(devices, limits=limits, host="::", handshake_s=60) as running:
+            began_s = asyncio.get_running_loop().time()
             assert (await run(*curl(running, devices, own, "/nonce")))[0] == 0
 
             async def storm() -> None:
@@ -389,7 +390,9 @@ def test_a_storm_of_strangers_leaves_a_known_device_its_session(devices: Devices
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-            assert sum(running.listener.failed.values()) <= 60
+            # What was there at once, and one a second: however long this machine took for it.
+            lasted_s = asyncio.get_running_loop().time() - began_s
+            assert sum(running.listener.failed.values()) <= limits.burst + lasted_s + 1
             assert set(running.overruns) <= {"source_busy", "source_rate"}
 
     play(scene)

@@ -41,12 +41,16 @@ class Place:
         cert, key = own
         url = f"https://localhost:{self.port}{path}"
         tls = ("--cacert", str(self.devices.ca_path), "--cert", cert, "--key", key)
-        line = ("curl", "-sS", "-4", "--max-time", "15", *tls, *more, url)
-        return subprocess.run(line, capture_output=True, check=False, timeout=30)
+        line = ("curl", "-sS", "-4", "--max-time", "60", *tls, *more, url)
+        return subprocess.run(line, capture_output=True, check=False, timeout=120)
 
     def listed(self) -> dict[str, dict[str, object]]:
         done = self.site.command("devices", "--json")
         return dict(json.loads(done.stdout)["devices"]) if done.stdout else {}
+
+    def found(self) -> set[str]:
+        done = self.site.command("findings", "--json")
+        return {f["code"] for f in json.loads(done.stdout)["findings"]} if done.stdout else set()
 
     def listening(self) -> None:
         self.site.await_status(lambda s: s["devices"]["listener"]["state"] == "listening")
@@ -93,13 +97,13 @@ def test_a_device_is_seen_from_the_desk_of_the_fleet(place: Place) -> None:
     place.listening()
     assert place.curl(own, "/readings", "-d", '{"temperature": 21.5}').returncode == 0
     place.site.await_fleet(lambda f: "device:press-1" in f["sensors"])
-    wait_until(lambda: place.fleet("press-1").get("tier") == "none", 30)
+    wait_until(lambda: place.fleet("press-1").get("tier") == "none")
     nonce = bytes.fromhex(json.loads(place.curl(own, "/nonce").stdout)["nonce"])
     token = place.devices.folder / "token.cbor"
     token.write_bytes(eat({10: nonce, 2399: [{2: GOOD}]}, key=place.key))
     done = place.curl(own, "/evidence", "--data-binary", f"@{token}")
     assert json.loads(done.stdout)["tier"] == "affirming", done
-    wait_until(lambda: place.fleet("press-1").get("tier") == "affirming", 30)
+    wait_until(lambda: place.fleet("press-1").get("tier") == "affirming")
     place.site.await_fleet(lambda f: f["attestation"]["facets"].get("devices") == "affirming")
     for words in ("devices", "status"):
         done = place.site.command(words, "--json")
@@ -116,14 +120,13 @@ def test_a_pin_outlives_a_killed_link_and_ends_by_a_persons_word(place: Place) -
     place.listening()
     new = place.devices.device("press-2")
     assert place.curl(new, "/nonce").returncode != 0
-    found = json.loads(place.site.command("findings", "--json").stdout)["findings"]
-    assert "EW-DEV-001" in {f["code"] for f in found}
+    wait_until(lambda: "EW-DEV-001" in place.found())
     done = place.site.command("devices", "reset", "press-2", "--why", "board replaced")
     assert done.returncode == 0, done
-    wait_until(lambda: place.listed()["press-2"]["state"] == "reset", 60)
+    wait_until(lambda: place.listed()["press-2"]["state"] == "reset")
     assert place.curl(new, "/nonce").returncode == 0
     assert place.listed()["press-2"]["lineage"] == 2
-    wait_until(lambda: place.fleet("press-2").get("lineage") == 2, 30)
+    wait_until(lambda: place.fleet("press-2").get("lineage") == 2)
     kinds = {f["kind"] for f in place.site.shown()["findings"]}
     assert "device_lineage" not in kinds
 

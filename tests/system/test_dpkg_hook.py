@@ -94,7 +94,7 @@ class Debian:
     def run(self, *words: str) -> None:
         env = {**os.environ, "PYTHONPATH": str(ROOT / "agent")}
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=60, check=False, env=env
+            words, capture_output=True, text=True, timeout=300, check=False, env=env
         )
         assert done.returncode == 0, done.stderr
 

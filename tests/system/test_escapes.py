@@ -53,7 +53,7 @@ class Attempt:
         self.marker.unlink(missing_ok=True)
         environment = {"PATH": os.environ["PATH"], "MARK": str(self.marker)}
         subprocess.run(
-            [*self.command, str(self.marker)], env=environment, capture_output=True, timeout=60,
+            [*self.command, str(self.marker)], env=environment, capture_output=True, timeout=300,
             stdin=subprocess.DEVNULL,
         ) if shutil.which(self.command[0]) else None  # fmt: skip
         return self.marker.exists()
@@ -99,7 +99,7 @@ def test_a8_an_interpreter_that_a_user_may_not_start(disk: World) -> None:
     disk.enforcing()
     inline = [python, "-I", "-S", "-c", PYTHON_CODE]
     environment = {"PYTHONHOME": "/usr"}
-    assert subprocess.run([*inline, "/dev/null"], env=environment, timeout=60).returncode == 0
+    assert subprocess.run([*inline, "/dev/null"], env=environment, timeout=300).returncode == 0
     marker = disk.markers / "a8"
     done = subprocess.run([*AS[NOBODY], *inline, marker], env=environment, capture_output=True)
     assert done.returncode != 0
@@ -118,7 +118,7 @@ def strict(disk: World) -> World:
 
 
 def shell(*command: str) -> int:
-    return subprocess.run(["sh", "-c", *command], capture_output=True, timeout=60).returncode
+    return subprocess.run(["sh", "-c", *command], capture_output=True, timeout=300).returncode
 
 
 def test_gate_reads_and_writes_its_own_files_where_openings_wait_for_it(strict: World) -> None:
@@ -155,7 +155,7 @@ def test_listed_code_of_root_is_handed_on(strict: World) -> None:
     strict.listed("good.sh", path)
     strict.enforcing()
     for _ in range(3):
-        assert subprocess.run(["sh", path], timeout=60).returncode == 7
+        assert subprocess.run(["sh", path], timeout=300).returncode == 7
 
 
 def test_listed_code_that_somebody_can_change_is_not(strict: World) -> None:
@@ -165,7 +165,7 @@ def test_listed_code_that_somebody_can_change_is_not(strict: World) -> None:
     os.chown(path, NOBODY, NOBODY)
     strict.enforcing()
     link = strict.connect("gate-facts.sock")
-    assert subprocess.run(["sh", path], capture_output=True, timeout=60).returncode != 7
+    assert subprocess.run(["sh", path], capture_output=True, timeout=300).returncode != 7
     denials = [f for f in strict.facts(link) if isinstance(f, ExecVerdict)]
     assert [(d.decision, d.reason, d.path_text()) for d in denials if d.decision == "deny"] == [
         ("deny", "changeable", str(path))
@@ -181,9 +181,9 @@ def test_data_is_data_below_a_data_path_unless_it_looks_like_code(strict: World)
     assert shell(f"read line < {text} && echo more >> {var}/log") == 0
     assert shell(f"read line < {elsewhere}") != 0
     marker = strict.markers / "data"
-    subprocess.run([*PYTHON, code, marker], capture_output=True, timeout=60)
+    subprocess.run([*PYTHON, code, marker], capture_output=True, timeout=300)
     assert not marker.exists()
-    assert subprocess.run(["cat", elsewhere], capture_output=True, timeout=60).returncode == 0
+    assert subprocess.run(["cat", elsewhere], capture_output=True, timeout=300).returncode == 0
 
 
 def test_a_data_path_is_the_hosts_not_that_of_somebodys_mounts(strict: World) -> None:
@@ -193,7 +193,7 @@ def test_a_data_path_is_the_hosts_not_that_of_somebodys_mounts(strict: World) ->
     strict.enforcing()
     var = strict.filesystem / "var"
     command = f"mount --bind {evil} {var} && sh {var}/x"
-    done = subprocess.run(["unshare", "-m", "sh", "-c", command], capture_output=True, timeout=60)
+    done = subprocess.run(["unshare", "-m", "sh", "-c", command], capture_output=True, timeout=300)
     assert done.returncode not in (0, 7), done.stderr
 
 

@@ -122,7 +122,7 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self.uplink.stop)
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the uplink does not stop"
         self.storage.stop()
 
@@ -144,8 +144,8 @@ class Gateway:
             self.storage.submit_event(event(n=n, text=noise(size, n)), RecordClass.AUDIT)
         for n in range(bulk):
             self.storage.submit_reading(Reading("s", "n", "", float(n), 1))
-            self.storage.flush().result(30)
-        self.storage.flush().result(30)
+            self.storage.flush().result(60)
+        self.storage.flush().result(60)
 
     def drained(self) -> bool:
         """Whether everything durable is acknowledged."""
