@@ -5,7 +5,8 @@ Active with ``--tier NAME`` (tests/run.sh passes it). Then:
 * every skip must read ``missing: FEATURE`` and stand in tests/allowed-skips.txt, one
   ``TEST-ID-PATTERN FEATURE`` a line;
 * the tier must run at least as many tests as tests/test-count.txt records for it;
-* ``--tally FILE`` receives ``passed failed skipped`` for tests/run.sh to add up;
+* ``--tally FILE`` receives ``passed failed skipped`` for tests/run.sh to add up, and FILE with
+  ``.red`` behind it a line about each failure, at once: a run that is ended has no summary;
 * ``--part alone`` runs what is marked ``alone``, ``--part beside`` everything else: between them
   each test of the tier once. Its count is then held by tests/run.sh, over the sum of both.
 
@@ -23,6 +24,7 @@ import pytest
 HERE = Path(__file__).parent
 MISSING = "missing: "
 PARTS = ("alone", "beside")
+WHY_CHARACTERS = 200
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if tier is not None:
         count = recorded_count(HERE / "test-count.txt", tier)
         at_least = count if config.getoption("--part") is None else 1
-        config.pluginmanager.register(Ledger(tier, at_least, allowed_skips()), "ledger")
+        tally = config.getoption("--tally")
+        red = tally.with_name(f"{tally.name}.red") if tally is not None else None
+        config.pluginmanager.register(Ledger(tier, at_least, allowed_skips(), red), "ledger")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -76,20 +80,32 @@ def recorded_count(path: Path, tier: str) -> int:
     raise pytest.UsageError(f"{path.name} has no line for the tier {tier}")
 
 
+def why(report: pytest.CollectReport | pytest.TestReport) -> str:
+    """One line of the reason, as pytest's own short summary has it."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(crash.message if crash is not None else report.longrepr).strip()
+    line = text.splitlines()[0 if crash is not None else -1] if text else "no reason"
+    return line[:WHY_CHARACTERS]
+
+
 class Ledger:
     """Outcome of each test, and what is wrong with the run as a whole."""
 
-    def __init__(self, tier: str, at_least: int, allowed: list[tuple[str, str]]) -> None:
+    def __init__(
+        self, tier: str, at_least: int, allowed: list[tuple[str, str]], red: Path | None = None
+    ) -> None:
         self.tier = tier
         self.at_least = at_least
         self.allowed = allowed
         self.outcomes: Counter[str] = Counter()
         self.skips: list[tuple[str, str]] = []
         self.collection_failed = 0
+        self._red = red
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self.collection_failed += 1
+            self._tell("ERROR", report)
         elif report.skipped:
             self._skip(report)
 
@@ -98,8 +114,21 @@ class Ledger:
             self._skip(report)
         elif report.failed:
             self.outcomes["failed"] += 1
+            self._tell("FAILED" if report.when == "call" else "ERROR", report)
         elif report.when == "call":
             self.outcomes["passed"] += 1
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self._red is not None:
+            self._red.with_suffix(".now").write_text(f"{nodeid}\n")
+
+    def _tell(self, verb: str, report: pytest.CollectReport | pytest.TestReport) -> None:
+        self._note(f"{verb} {report.nodeid} - {why(report)}")
+
+    def _note(self, line: str) -> None:
+        if self._red is not None:
+            with self._red.open("a") as red:
+                red.write(f"{line}\n")
 
     def _skip(self, report: pytest.CollectReport | pytest.TestReport) -> None:
         self.outcomes["skipped"] += 1
@@ -130,6 +159,8 @@ class Ledger:
         if tally is not None:
             failed = self.outcomes["failed"] + self.collection_failed + len(faults)
             tally.write_text(f"{self.outcomes['passed']} {failed} {self.outcomes['skipped']}\n")
+        for fault in faults:
+            self._note(f"LEDGER {fault}")
         if faults and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

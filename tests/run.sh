@@ -20,6 +20,7 @@ cd "$(dirname "$0")/.."
 exec </dev/null
 umask 022
 unset PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTEST_ADDOPTS VIRTUAL_ENV
+export PIP_RETRIES=10 PIP_DEFAULT_TIMEOUT=60 # a mirror may be slow for a moment
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 usage() { sed -n '2,/^set -/{s/^# \{0,1\}//p}' "$0" >&2; exit 64; }
@@ -54,14 +55,29 @@ close() {
     for leader in "${running[@]}"; do
         kill -INT -- "-$leader" 2>/dev/null && wait "$leader" || true
     done
-    rm -rf "$work"
     if [ $finished = no ]; then
         failed=$((failed + 1))
         echo "run.sh: stopped before the end (exit $code)"
     fi
     [ "$failed" -eq 0 ] || code=1
+    again
+    rm -rf "$work"
     echo "total: $passed passed, $failed failed, $skipped skipped"
     exit "$code"
+}
+# again: what failed, of every tier, once more: of a long output CI shows the end. A run that did not come to an end has the
+# test it was at.
+again() {
+    local red name
+    [ "$failed" -gt 0 ] || return 0
+    printf '\n=== what failed\n'
+    for red in "$work"/*.tally.now "$work"/*.tally.red; do
+        name=${red##*/} name=${name%.tally.*}
+        case $red in
+            *.red) [ ! -f "$red" ] || sed "s/^/$name: /" "$red" ;;
+            *) [ ! -f "$red" ] || [ -s "${red%.now}" ] || sed "s/^/$name: ended in /" "$red" ;;
+        esac
+    done
 }
 trap close EXIT
 trap 'exit 130' INT
@@ -134,7 +150,8 @@ together() {
         sum_p=$((sum_p + p)) sum_f=$((sum_f + f)) sum_s=$((sum_s + s))
     done
     if [ $((sum_p + sum_f + sum_s)) -lt "$recorded" ]; then
-        echo "LEDGER tier $ledger: $((sum_p + sum_f + sum_s)) tests, tests/test-count.txt records $recorded"
+        echo "LEDGER tier $ledger: $((sum_p + sum_f + sum_s)) tests, tests/test-count.txt records $recorded" |
+            tee -a "$work/$ledger.tally.red"
         sum_f=$((sum_f + 1))
     fi
     echo "$sum_p $sum_f $sum_s" >"$work/$ledger.tally"

@@ -121,8 +121,36 @@ def test_who_asks_for_more_repetitions_is_given_the_time(
     head, rest = text.split("[ ${#tiers[@]} -gt 0 ]", 1)
     done = subprocess.run(
         ["bash", "-c", head + 'echo "$times"', "tests/run.sh", *words],
-        cwd=ROOT, capture_output=True, text=True, timeout=20, check=True,
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert done.stdout == f"{times}\n"
     assert rest.count("faulthandler_timeout=$((900 * times))") == 1
     assert rest.count("faulthandler_timeout=$((120 * times))") == 1
+
+
+RED = """
+def test_red(): assert 1 == 2, "the reason"
+def test_ends(): __import__("os")._exit(9)
+"""
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["to its end", "ended"])
+def test_what_failed_is_told_again_in_the_end(tmp_path: Path, ends: bool) -> None:
+    """CI shows the last part of the output alone; a run that is ended tells nothing by itself."""
+    (tmp_path / "test_red.py").write_text(RED if ends else RED.split("def test_ends")[0])
+    line = ["-q", "--rootdir", str(tmp_path), "-p", "no:cacheprovider", "-p", "tests.ledger"]
+    told = ["--tier", "soak", "--tally", str(tmp_path / "floor.tally"), str(tmp_path)]
+    tool(ROOT, "pytest", *line, "-c", "/dev/null", *told)
+    text = (ROOT / "tests/run.sh").read_text()
+    again = re.search(r"^again\(\) \{.*?^\}", text, re.MULTILINE | re.DOTALL)
+    assert again is not None
+    script = f"set -euo pipefail\nwork=$1 failed=1\n{again[0]}\nagain"
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", str(tmp_path)],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    red = "floor: FAILED test_red.py::test_red - AssertionError: the reason"
+    at = ["floor: ended in test_red.py::test_ends"] if ends else []
+    assert done.stdout.splitlines() == ["", "=== what failed", *at, red]
+    close = text[text.index("close() {") : text.index("trap close EXIT")]
+    assert close.index("\n    again\n") < close.index('rm -rf "$work"') < close.index("total: ")
