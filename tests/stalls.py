@@ -32,10 +32,12 @@ class Stalls:
             [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"looking\n"
-        os.set_blocking(self._process.stdout.fileno(), False)
         self._rest = b""
         self._late: list[tuple[int, float, float]] = []
+        while (line := self._process.stdout.readline()) != b"looking\n":
+            assert line, "it ended"
+            self._keep(line)  # its first thread came late before it said so
+        os.set_blocking(self._process.stdout.fileno(), False)
         self.pid = self._process.pid
 
     def __enter__(self) -> Stalls:
@@ -45,14 +47,17 @@ class Stalls:
         self._process.kill()
         self._process.communicate()
 
+    def _keep(self, line: bytes) -> None:
+        cpu, at, late = line.split()
+        self._late.append((int(cpu), float(at), float(late)))
+
     def lately_s(self, within_s: float) -> float:
         """Seconds that a processor was late altogether, of the one that lost most."""
         assert self._process.stdout is not None
         while data := self._process.stdout.read(MOST_BYTES):
             *lines, self._rest = (self._rest + data).split(b"\n")
             for line in lines:
-                cpu, at, late = line.split()
-                self._late.append((int(cpu), float(at), float(late)))
+                self._keep(line)
         since = time.monotonic() - within_s
         self._late = [one for one in self._late if one[1] >= since]
         lost: defaultdict[int, float] = defaultdict(float)

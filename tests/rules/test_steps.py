@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,15 @@ def test_a_stall_is_seen_and_granted_for_a_while(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(Watching, "stalls", stalls)
         assert slack_s() >= 0.4
         assert stalls.lately_s(0) == 0, "what is long over excuses nothing"
+
+
+def test_a_thread_that_is_late_before_all_are_looking_is_heard(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a machine that stood still just then the first line is no greeting."""
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\necho 0 $(cut -d' ' -f1 /proc/uptime) 0.5\necho looking\nread end\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("tests.stalls.sys.executable", str(fake))
+    with Stalls() as stalls:
+        assert stalls.lately_s(1 << 30) == 0.5
