@@ -30,6 +30,16 @@ apt_tpm=(swtpm:swtpm swtpm_setup:swtpm-tools tpm2_quote:tpm2-tools tpm2-abrmd:tp
     /usr/share/doc/libtss2-tcti-tabrmd0/copyright:libtss2-tcti-tabrmd0
     /usr/share/doc/python3-tpm2-pytss/copyright:python3-tpm2-pytss)
 
+# A fresh machine updates itself when it starts, and holds apt's locks meanwhile; a mirror may be away for a moment.
+apt_patient() {
+    local try
+    for try in 1 2 3 4; do
+        [ $try -eq 1 ] || sleep $((10 * (try - 1)))
+        apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" && return 0
+    done
+    return 1
+}
+
 apt_need() {
     local pair packages=() log status=0
     for pair in "$@"; do
@@ -49,7 +59,7 @@ apt_need() {
     log=$(mktemp)
     apt_guard_up
     export DEBIAN_FRONTEND=noninteractive
-    if ! { apt-get update && apt-get install -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
+    if ! { apt_patient update && apt_patient install -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         echo "apt could not install ${packages[*]}" >&2
         status=69

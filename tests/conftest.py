@@ -22,9 +22,12 @@ from tests.steps import Watching
 
 pytest_plugins = ["tests.ledger"]
 
-# No deadline: a loaded machine is no fault of the code. No database: nothing is left in the
-# checkout; what failed is printed as a line to paste back.
-hypothesis.settings.register_profile("house", deadline=None, database=None, print_blob=True)
+# No deadline, and no limit to the time of drawing: a loaded machine is no fault of the code. No
+# database: nothing is left in the checkout; what failed is printed as a line to paste back.
+hypothesis.settings.register_profile(
+    "house", deadline=None, database=None, print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)  # fmt: skip
 hypothesis.settings.load_profile("house")
 
 DEFAULT_RUNS = 20

@@ -41,7 +41,9 @@ ENV = {"PYTHONPATH": str(AGENT), "PATH": os.environ.get("PATH", "")}
 def fleet_command(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """One run of `edgewarden-fleet`."""
     command = [sys.executable, "-m", "edgewarden_fleet.cli.main", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=check, env=ENV, timeout=60)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=check, env=ENV, timeout=300
+    )
 
 
 class Standing:

@@ -172,7 +172,9 @@ def test_a_set_that_was_changed_on_the_way_does_not_count(desk: Desk, judged: Bo
     assert verdict.second.facets["executables"] is Tier.NONE
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(data=st.data())
 def test_any_change_of_a_bundle_is_refused(data: st.DataObject, tmp_path: Path) -> None:
     sealed = bytearray(SEALED)

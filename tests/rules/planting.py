@@ -33,7 +33,7 @@ def plant(tree: Path, name: str, line: str) -> None:
         file.write(f"\n{line}\n")
 
 
-def tool(tree: Path, *command: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def tool(tree: Path, *command: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
     """Run one of this environment's tools inside the tree, which comes first on its path."""
     program = Path(sys.executable).parent / command[0]
     environment = {**os.environ, "PYTHONPATH": f"{tree / 'agent'}:{tree}", "NO_COLOR": "1"}

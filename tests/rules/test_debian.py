@@ -29,7 +29,7 @@ def page(*words: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
         env={"PYTHONPATH": str(ROOT / "agent"), "SOURCE_DATE_EPOCH": "86400"},
     )
     assert done.returncode == 0, done.stderr

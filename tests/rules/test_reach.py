@@ -31,7 +31,7 @@ def loaded(tree: Path, module: str) -> set[str]:
         env={"PYTHONPATH": str(tree / "agent"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     return set(json.loads(done.stdout))
@@ -73,7 +73,7 @@ def loaded_by_link(tree: Path) -> set[str]:
         env={"PYTHONPATH": str(tree / "agent"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     return set(done.stdout.split())
