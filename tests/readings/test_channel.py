@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgewarden.readings.channel import TOGETHER_S, Channel
@@ -98,21 +98,27 @@ def test_many_values_of_one_read_are_one_arrival() -> None:
         max_size=80,
     )
 )
+@example([(0.0, 0), (-2.0, SECOND), (2.0, 0), (1.0, 0)])  # an alarm in the middle of an arrival
 def test_between_alarms_no_pattern_of_arrivals_moves_further_than_the_rate_allows(
     steps: list[tuple[float, int]],
 ) -> None:
-    """From any value: the limit by the time since, and by how long nothing had come before it."""
-    channel, now_ns, pause_ns, value = Channel(Limits(max_rate_per_s=1.0)), 0, 0, 0.0
+    """From any value: the limit by the time since, and by how long nothing had come before it, or
+    before the first of those that arrived with it."""
+    channel, now_ns, value = Channel(Limits(max_rate_per_s=1.0)), 0, 0.0
+    together_ns = int(TOGETHER_S * 1e9)
+    first_ns, late_ns, pause_ns = -together_ns, 0, 0
     seen: list[tuple[float, int, int]] = []
     for step, after_ns in steps:
         now_ns, value = now_ns + after_ns, value + step
-        pause_ns = max(pause_ns, after_ns, int(TOGETHER_S * 1e9))
+        if now_ns - first_ns >= together_ns:
+            first_ns, late_ns = now_ns, max(after_ns, together_ns)
+        pause_ns = max(pause_ns, late_ns)
         if channel.judge(value, now_ns):
             seen.clear()
-            pause_ns = after_ns
-        for was, was_ns, late_ns in seen:
-            assert abs(value - was) <= (now_ns - was_ns + late_ns) / 1e9 * 1.001 + 0.001
-        seen.append((value, now_ns, max(pause_ns, int(TOGETHER_S * 1e9))))
+            pause_ns = late_ns
+        for was, was_ns, was_late_ns in seen:
+            assert abs(value - was) <= (now_ns - was_ns + was_late_ns) / 1e9 * 1.001 + 0.001
+        seen.append((value, now_ns, pause_ns))
 
 
 @pytest.mark.parametrize("every_ms", [0, 1, 10, 40, 49, 51])
