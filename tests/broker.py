@@ -299,7 +299,7 @@ class Broker:
             process.send_signal(signal.SIGCONT)
             process.terminate()
             try:
-                process.wait(5)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(30)

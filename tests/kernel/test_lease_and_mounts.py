@@ -79,7 +79,7 @@ def test_who_asks_to_write_waits_and_is_noticed(file: tuple[Path, int]) -> None:
     assert not opened.wait(0.1)
     lease.release()
     assert opened.wait(30)
-    writer.join(5)
+    writer.join(60)
 
 
 @pytest.mark.needs("root", "loop-mount")

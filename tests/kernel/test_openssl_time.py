@@ -60,7 +60,7 @@ class Server:
             return fault.verify_message
         finally:
             ours.close()
-            thread.join(5)
+            thread.join(60)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tests.waiting import wait_until
 
 KEY = FileSigner.generate()
 ALARM, AUDIT, BULK = RecordClass
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 @contextmanager

@@ -79,7 +79,7 @@ mqtt {{
         assert self._process is not None
         self._process.terminate()
         try:
-            self._process.wait(5)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(30)

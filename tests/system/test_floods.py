@@ -98,7 +98,7 @@ def broker(world: NetWorld, folder: Path) -> Iterator[None]:
     finally:
         process.terminate()
         try:
-            process.wait(5)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(60)
