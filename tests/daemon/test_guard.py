@@ -24,7 +24,7 @@ class Watched:
     """A guard that watches a child, and the child's end of the line."""
 
     def __init__(self, listener: socket.socket, child: subprocess.Popen[bytes]) -> None:
-        self.guard = Guard(listener)
+        self.guard = Guard(listener, listener.fileno())
         self.gate, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.setblocking(False)
         self.guard.connection, self.guard.pidfd = theirs, os.pidfd_open(child.pid)

@@ -17,6 +17,7 @@ import pytest
 from edgewarden.daemon.guard import ALIVE_S, GRACE_S, LATE_S
 from edgewarden.wire import local
 from edgewarden.wire.local import Alarm, Heartbeat, TripInfo
+from tests.fakes.gate import stand_in
 from tests.steps import slack_s
 from tests.system.exec_world import AGENT, NOBODY, World, private_tmpfs, world
 from tests.waiting import wait_until
@@ -148,13 +149,6 @@ def test_the_unit_is_patient_for_three_words() -> None:
 # --- who is heard ---------------------------------------------------------------------------------
 
 
-def connect(path: Path) -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    made.settimeout(30)
-    made.connect(str(path))
-    return made
-
-
 def test_who_is_not_root_is_sent_away_and_not_killed(small: World) -> None:
     small.start_guard()
     os.chmod(small.run / "guard.sock", 0o666)
@@ -183,18 +177,9 @@ def test_one_gate_at_a_time(small: World) -> None:
     small.start_guard()
     small.start_gate()
     wait_until(lambda: small.status().guard)
-    with connect(small.run / "guard.sock") as second:
-        assert second.recv(4096) == b""
+    with stand_in(small.run / "guard.sock") as second:
+        assert second.heard == b""
     assert small.status().guard
-
-
-STAND_IN = """
-import socket, sys
-s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-s.connect(sys.argv[1]); s.recv(4096); s.send(bytes.fromhex(sys.argv[2])); print("said", flush=True)
-if sys.argv[3] == "close": s.close()
-sys.stdin.read()
-"""
 
 
 @pytest.mark.parametrize("ending", ["keep", "close"])
@@ -203,16 +188,29 @@ def test_silence_garbage_and_a_closed_line_all_end_the_same(
     small: World, words: bytes, ending: str
 ) -> None:
     small.start_guard()
-    command = [sys.executable, "-c", STAND_IN, str(small.run / "guard.sock"), words.hex(), ending]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as stand_in:
-        assert stand_in.stdout is not None
-        assert stand_in.stdout.readline() == b"said\n"
-        assert stand_in.wait(30) == -signal.SIGKILL
-    with connect(small.run / "guard.sock") as next_one:
-        told = local.parse(next_one.recv(4096), TripInfo)
+    with stand_in(small.run / "guard.sock", words, ending=ending) as silent:
+        assert silent.process.wait(30) == -signal.SIGKILL
+    with stand_in(small.run / "guard.sock") as next_one:
+        told = local.parse(next_one.heard, TripInfo)
         assert (told.trips, told.pid) == (1, small.guard_pid)
-        os.kill(small.guard_pid, signal.SIGKILL)  # or it would end this process for its silence
+
+
+def test_told_to_end_it_ends_at_once_and_nobody_with_it(small: World) -> None:
+    """Not when its next look is due, and with a last judgement: systemd waits two seconds, a look
+    may be 2.5 away, and a gate that ends too has closed its line."""
+    small.start_guard()
+    guard = Path("/proc", str(small.guard_pid))
+
+    def open_sockets() -> int:
+        fds = [os.readlink(fd) for fd in (guard / "fd").iterdir()]
+        return sum(fd.startswith("socket:") for fd in fds)
+
+    inherited = open_sockets()
+    with stand_in(small.run / "guard.sock", ending="close") as gate:
+        wait_until(lambda: open_sockets() == inherited)  # the line's end was heard
+        os.kill(small.guard_pid, signal.SIGTERM)
+        wait_until(lambda: not guard.exists())
+        assert gate.process.poll() is None
 
 
 @pytest.mark.parametrize("end", ["KILL", "STOP"])

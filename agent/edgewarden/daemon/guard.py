@@ -15,7 +15,8 @@ included; a dead one makes none wait. So, in order:
    before the look that did not find it.
 6. A look that comes LATE_S late is guard's own fault: on a machine that was suspended, or so loaded
    that guard itself did not run, gate gets GRACE_S to say something, once in a silence.
-7. Told to follow its parent, it ends with it, but not before the gate it watches.
+7. Told to end, it ends at once and nobody with it: gate finds its successor at the socket, or is
+   ending too. Told to follow its parent, it ends with it, but not before the gate it watches.
 
 Who watches guard is systemd: ALIVE_S after ALIVE_S it hears WATCHDOG=1, and a guard that is silent
 for WatchdogSec gets SIGKILL and a successor, which finds gate's next connection at the socket.
@@ -41,7 +42,7 @@ if __name__ == "__main__":  # started by path: this file's package is not on the
 from edgewarden.daemon.notify import Notifier
 from edgewarden.errors import HardwareFault, WireRefusal
 from edgewarden.kernel.process import accept_connection, lock_memory, open_pidfd, signal_pidfd
-from edgewarden.kernel.signals import SIGINT, SIGKILL, SIGTERM, signal
+from edgewarden.kernel.signals import SIGINT, SIGKILL, SIGTERM, set_wakeup_fd, signal
 from edgewarden.wire.local import MAX_MESSAGE_BYTES, Heartbeat, TripInfo, encode, parse
 
 SILENCE_S = 2.5
@@ -62,10 +63,12 @@ class Guard:
 
     Args:
         listener: of run/guard.sock, non-blocking.
+        told: readable once guard is to end: a signal's handler alone ends no wait (PEP 475).
     """
 
-    def __init__(self, listener: socket) -> None:
+    def __init__(self, listener: socket, told: int) -> None:
         self.listener = listener
+        self.told = told
         self.connection: socket | None = None
         self.pidfd = -1
         self.silence_s = 0.0
@@ -77,12 +80,15 @@ class Guard:
         wait_s = ALONE_S if self.pidfd < 0 else max(0.0, SILENCE_S - self.silence_s)
         started = time.monotonic()
         waiting = poll()
+        waiting.register(self.told, POLLIN)
         waiting.register(self.listener.fileno(), POLLIN)
         if self.connection is not None:
             waiting.register(self.connection.fileno(), 0)  # its end alone: POLLHUP
         if self.pidfd >= 0:
             waiting.register(self.pidfd, POLLIN)
         ready = {fd for fd, _ in waiting.poll(int(wait_s * 1000) + 1)}
+        if self.told in ready:
+            return
         now = time.monotonic()
         self.silence_s += now - started
         self.hear(now)
@@ -182,6 +188,8 @@ def main(listen_fd: int, *, with_parent: bool = False) -> int:
     def stop(number: int, _frame: object) -> None:
         stopping.append(number)
 
+    told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    set_wakeup_fd(tell, warn_on_full_buffer=False)
     signal(SIGTERM, stop)
     signal(SIGINT, stop)
     parent = os.getppid()
@@ -192,7 +200,7 @@ def main(listen_fd: int, *, with_parent: bool = False) -> int:
     except HardwareFault as fault:
         sys.stderr.write(f"edgewarden guard: {fault.text} ({fault.code}); goes on unlocked\n")
     gc.freeze()
-    guard = Guard(listener)
+    guard = Guard(listener, told)
     systemd.tell("READY=1")
     told_mono = time.monotonic()
     while not stopping:

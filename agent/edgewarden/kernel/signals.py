@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SIGTERM,
         alarm,
         pidfd_send_signal,
+        set_wakeup_fd,
         setitimer,
         signal,
     )  # fmt: skip
@@ -40,11 +41,12 @@ else:
         SIGTERM,
         alarm,
         pidfd_send_signal,
+        set_wakeup_fd,
         setitimer,
         signal,
     )  # fmt: skip
 
 __all__ = [
     "ITIMER_REAL", "SIGALRM", "SIGCONT", "SIGHUP", "SIGINT", "SIGIO", "SIGKILL", "SIGSTOP",
-    "SIGTERM", "SIG_IGN", "alarm", "pidfd_send_signal", "setitimer", "signal",
+    "SIGTERM", "SIG_IGN", "alarm", "pidfd_send_signal", "set_wakeup_fd", "setitimer", "signal",
 ]  # fmt: skip
