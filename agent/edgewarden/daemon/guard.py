@@ -8,14 +8,16 @@ included; a dead one makes none wait. So, in order:
    number can redirect the signal. One gate at a time.
 3. It is told how often a gate was killed within TRIP_WINDOW_S; what to do about it is gate's to
    know.
-4. SILENCE_S without a heartbeat: SIGKILL by pidfd, and one more trip. A connection that ended while
-   its process lives counts as silence; a process that ended is no trip.
+4. SILENCE_S and LAST_WORD_S without a heartbeat: SIGKILL by pidfd, and one more trip. A connection
+   that ended while its process lives counts as silence; a process that ended is no trip.
 5. A heartbeat wakes nobody: it says when it was sent, and guard looks when the last one it knows of
    is SILENCE_S old. Of what it says no more is believed than can be: not sent later than now, nor
    before the look that did not find it.
 6. A look that comes LATE_S late is guard's own fault: on a machine that was suspended, or so loaded
    that guard itself did not run, gate gets GRACE_S to say something, once in a silence.
-7. Told to end, it ends at once and nobody with it: gate finds its successor at the socket, or is
+7. Two looks LAST_WORD_S apart must find nothing: where the machine stood still as a whole guard may
+   be the first to run, and gate's heartbeat the next thing that happens.
+8. Told to end, it ends at once and nobody with it: gate finds its successor at the socket, or is
    ending too. Told to follow its parent, it ends with it, but not before the gate it watches.
 
 Who watches guard is systemd: ALIVE_S after ALIVE_S it hears WATCHDOG=1, and a guard that is silent
@@ -46,9 +48,13 @@ from edgewarden.kernel.signals import SIGINT, SIGKILL, SIGTERM, set_wakeup_fd, s
 from edgewarden.wire.local import MAX_MESSAGE_BYTES, Heartbeat, TripInfo, encode, parse
 
 SILENCE_S = 2.5
-"""Two of an idle gate's heartbeats, four of a busy one's. Half a second is left of the three within
-which an exec that waits for a hung gate is to go on, for the signal and for a machine at work."""
+"""Two of an idle gate's heartbeats, four of a busy one's. With LAST_WORD_S, four tenths of a second
+are left of the three within which an exec that waits for a hung gate is to go on, for the signal
+and for a machine at work."""
 LATE_S, GRACE_S = 0.5, 1.0
+LAST_WORD_S = 0.1
+"""After SILENCE_S, not within it: looks would then fall before the second of an idle gate's beats,
+and guard wake twice as often."""
 ALONE_S = 1.0
 """Between two looks while there is no gate to watch."""
 ALIVE_S = 3.0
@@ -73,11 +79,13 @@ class Guard:
         self.pidfd = -1
         self.silence_s = 0.0
         self.excused = False
+        self.end_s = 0.0
+        """The silence that ends gate, once a look has found too much of it."""
         self.trips_mono: list[float] = []
 
     def look(self) -> None:
         """Wait until something must be done, hear what was said, and judge the silence."""
-        wait_s = ALONE_S if self.pidfd < 0 else max(0.0, SILENCE_S - self.silence_s)
+        wait_s = self.wait_s()
         started = time.monotonic()
         waiting = poll()
         waiting.register(self.told, POLLIN)
@@ -98,6 +106,12 @@ class Guard:
         if self.listener.fileno() in ready:
             self._accept()
 
+    def wait_s(self) -> float:
+        """Until the next look."""
+        if self.pidfd < 0:
+            return ALONE_S
+        return max(0.0, (self.end_s or SILENCE_S) - self.silence_s)
+
     def hear(self, now: float) -> None:
         """Take what gate said: the silence is as long as its last heartbeat is old."""
         while self.connection is not None:
@@ -113,16 +127,18 @@ class Guard:
             if not 0.0 <= age_s <= self.silence_s:
                 age_s = min(self.silence_s, SILENCE_S - LATE_S)
             self.silence_s = age_s
-            self.excused = False
+            self.excused, self.end_s = False, 0.0
 
     def judge(self, late_s: float) -> None:
-        """End a gate that was silent for too long, unless this look came too late to say so."""
+        """End a gate that was silent for too long, unless it was guard that did not look."""
         if self.pidfd < 0 or self.silence_s < SILENCE_S:
             return
-        if late_s < LATE_S or self.excused:
+        if late_s >= LATE_S and not self.excused:
+            self.silence_s, self.excused, self.end_s = SILENCE_S - GRACE_S, True, 0.0
+        elif not self.end_s:
+            self.end_s = self.silence_s + LAST_WORD_S
+        elif self.silence_s >= self.end_s:
             self._kill()
-        else:
-            self.silence_s, self.excused = SILENCE_S - GRACE_S, True
 
     def _accept(self) -> None:
         found = accept_connection(self.listener)
@@ -148,7 +164,7 @@ class Guard:
             os.close(pidfd)
             return
         self.connection, self.pidfd = client, pidfd
-        self.silence_s, self.excused = 0.0, False
+        self.silence_s, self.excused, self.end_s = 0.0, False, 0.0
 
     def _kill(self) -> None:
         if signal_pidfd(self.pidfd, SIGKILL):
