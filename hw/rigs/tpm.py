@@ -31,6 +31,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from hw.rigs.ports import free_port
+
 START_S = 60.0
 POLL_S = 0.02
 _SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -217,7 +219,7 @@ class SoftTpm:
 
     def start(self) -> None:
         """Power on: TPM2_Startup(CLEAR), resource manager ready."""
-        port = _two_ports()
+        port = free_port(neighbours=2)  # its control channel is behind it
         self._swtpm = Child(
             self.folder / "swtpm.log",
             "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.state}",
@@ -254,17 +256,6 @@ class SoftTpm:
         assert self._manager is not None
         self._manager.end(kill=True)
         self._start_manager(self._port)
-
-
-def _two_ports() -> int:
-    """The first of two neighbouring free ports: the TPM's, and its control channel's behind it."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            with contextlib.suppress(OSError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
 
 
 def _accepts(port: int) -> bool:

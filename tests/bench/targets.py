@@ -24,7 +24,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -32,6 +31,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from hw.rigs.ports import free_port
 from tests.bench import private, proc
 from tests.bench.place import ROOT, CannotMeasure, Place, await_, stop
 from tests.bench.rows import Figure, Spec, middle
@@ -261,8 +261,7 @@ def start_node_exporter(place: Place) -> subprocess.Popen[bytes]:
     program = shutil.which("prometheus-node-exporter")
     if program is None:
         raise CannotMeasure("no prometheus-node-exporter")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = place.start(program, f"--web.listen-address=127.0.0.1:{port}", name="node-exporter")
     process.port = port  # type: ignore[attr-defined]
     await_("prometheus-node-exporter", partial(_scraped, port), 20)

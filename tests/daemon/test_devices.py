@@ -24,6 +24,7 @@ from edgewarden.judge.doctor import judge_devices
 from edgewarden.settings.downstream import Downstream, DownstreamDevice
 from edgewarden.wire.control import SHAPES, Command, check_shape
 from edgewarden.wire.facts import Event, Reading
+from hw.rigs.ports import free_port
 from tests.downstream.world import Devices, LoopClock
 from tests.fakes.clock import FakeRandomness
 from tests.waiting import until
@@ -43,8 +44,7 @@ class Bench:
         self.folder = folder
         self.devices = Devices(folder)
         cert, key = self.devices.server
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         wanted: dict[str, object] = {
             "listen": "127.0.0.1", "port": port, "ca": str(self.devices.ca_path),
             "certificate": cert, "key": key, **changes,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,6 +29,7 @@ from edgewarden_fleet.store import continuity, registry
 from edgewarden_fleet.store.attestation import add_nonce
 from edgewarden_fleet.store.schema import transaction
 from edgewarden_fleet.verify.pipeline import Incoming, Verifier
+from hw.rigs.ports import free_port
 from tests.enrol.fleet_service import DAY_S, FleetService, made_ago, standing_service
 from tests.enrol.service import Fleet, Service, running
 from tests.fleet.standing import RealBoard
@@ -236,9 +236,9 @@ def test_a_ca_that_is_down_costs_a_renewal_nothing(
     granted by the key that is there."""
     old = service.enrol(tmp_path, device, days_ago=days_ago)
     (folder.path / "ca/secret").write_text("0123456789ABCDEF0123456789ABCDEF")
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        at = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    gone = Cfssl(CaSettings("cfssl", at, profile="gateway"), folder.path)
+    gone = Cfssl(
+        CaSettings("cfssl", f"http://127.0.0.1:{free_port()}", profile="gateway"), folder.path
+    )
     there, service.desk._office = service.desk._office, replace(service.office, issuer=gone)
     assert refusal(tmp_path, old, answering(old)) == "ca_unavailable"
     assert sorted(p.name for p in (tmp_path / "identity").iterdir()) == [

@@ -18,7 +18,8 @@ from edgewarden.link import dial as dial_module
 from edgewarden.link.dial import DIRECT, Route, alert_name, dial, probe
 from edgewarden.link.tunnel import Proxy
 from edgewarden.ports import Instant
-from tests.broker import HOST, Pki, free_port
+from hw.rigs.ports import free_port
+from tests.broker import HOST, Pki
 from tests.fakes.clock import FakeClock
 
 

@@ -14,7 +14,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.broker import HOST, Pki, free_port
+from hw.rigs.ports import free_port
+from tests.broker import HOST, Pki
 from tests.waiting import wait_until
 
 START_S = 60.0

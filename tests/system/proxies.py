@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.broker import free_port
+from hw.rigs.ports import free_port
 from tests.waiting import wait_until
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 
 from edgewarden.serial.portlife import Format, SerialSettings
 from hw.rigs.board import LOG, recorded
+from hw.rigs.ports import free_port
 from hw.rigs.ptys import PtyPort
 from tests.serial.ports import Running, running
 from tests.serial.test_nmea import sealed
@@ -31,9 +31,7 @@ def told_by_gpsd(folder: Path) -> tuple[list[bytes], set[Place]]:
     """The good sentences that gpsd passed on, and the places of its fixes."""
     log = folder / "noisy.log"
     shutil.copy(LOG, log)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     # -1: once through; -p: what a watching client is told, on stdout.
     command = ["gpsfake", "-1", "-q", "-p", "-P", port, str(log)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)

@@ -31,6 +31,7 @@ from edgewarden_fleet.ca.issuers import Wanted, checked
 from edgewarden_fleet.ca.rollover import Rollover
 from edgewarden_fleet.ca.settings import CaSettings
 from edgewarden_fleet.verify.chain import check_chain
+from hw.rigs.ports import free_port
 from tests.enrol.fleet_service import made_ago, standing_service
 from tests.fleet.makers import authority
 from tests.waiting import wait_until
@@ -51,12 +52,6 @@ def fleet(tmp_path: Path, foreign: tuple[Authority, Authority]) -> FleetFolder:
     Rollover(folder, time.time()).trust([foreign[0].certificate])
     (folder.path / "ca/secret").write_text(SECRET)
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @contextlib.contextmanager

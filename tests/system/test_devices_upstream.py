@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgewarden.wire.devices import WORDS_NAME
+from hw.rigs.ports import free_port
 from tests.cli.json_page import printed
 from tests.downstream.test_device_evidence import GOOD, eat
 from tests.downstream.world import Devices
@@ -57,11 +57,6 @@ class Place:
 
     def fleet(self, name: str) -> dict[str, object]:
         return dict(self.site.shown()["attestation"]["devices"].get(name, {}))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from edgewarden_fleet.ca.settings import Endpoint
 from edgewarden_fleet.ingest.session import RECEIVE_MAXIMUM, BrokerSession
 from edgewarden_fleet.ingest.worker import Delivery
 from edgewarden_fleet.verify.attest import Outgoing
-from tests.broker import HOST, Broker, Pki, Subscriber, free_port
+from hw.rigs.ports import free_port
+from tests.broker import HOST, Broker, Pki, Subscriber
 from tests.fleet.makers import TENANT, unconnected
 from tests.waiting import wait_until
 

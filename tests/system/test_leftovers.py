@@ -28,7 +28,8 @@ from edgewarden.link.session import Session
 from edgewarden.ports import Clock
 from edgewarden.settings.source import SourceFile
 from edgewarden.settings.validate import load_settings
-from tests.broker import Broker, Pki, free_port
+from hw.rigs.ports import free_port
+from tests.broker import Broker, Pki
 from tests.fakes.mirrored import Mirrored
 from tests.system.cards import standing
 from tests.system.uplinks import DEVICE, FAST, Gateway

@@ -21,7 +21,8 @@ from edgewarden.daemon.publish import build
 from edgewarden.settings.source import SourceFile
 from edgewarden.settings.validate import load_settings
 from edgewarden.wire.facts import Quality
-from tests.broker import Pki, free_port
+from hw.rigs.ports import free_port
+from tests.broker import Pki
 from tests.fakes.mirrored import Mirrored
 from tests.system.standing import ROOT, Demo, standing
 from tests.waiting import until, wait_until

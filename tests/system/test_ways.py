@@ -20,7 +20,8 @@ import pytest
 
 from edgewarden.link.dial import Route
 from edgewarden.link.tunnel import Proxy
-from tests.broker import Broker, Pki, Subscriber, free_port
+from hw.rigs.ports import free_port
+from tests.broker import Broker, Pki, Subscriber
 from tests.system.proxies import alpn_switch, microsocks, tinyproxy
 from tests.system.uplinks import DEVICE, FAST, Gateway
 from tests.waiting import wait_until
