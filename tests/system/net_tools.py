@@ -31,7 +31,11 @@ import sys
 import time
 
 CONNECT_S = 3.0
-HEAR_S = 15.0
+"""The kernel answers a connect, or nobody does."""
+ECHO_S = 30.0
+"""A program answers a datagram, and may stand still."""
+HEAR_S = 120.0
+"""What is to be heard is said when a gate was started meanwhile."""
 EVERY = 100_000
 PUBLISH_S = 2.0
 """A device that waits longer for its broker has lost the reading."""
@@ -84,6 +88,7 @@ def _try(kind: str, address: str, port: int) -> tuple[str, float]:
         try:
             s.connect((address, port))
             if not stream:
+                s.settimeout(ECHO_S)
                 s.send(b"hello")
                 s.recv(16)
             said = ""
@@ -105,7 +110,7 @@ def says(arguments: list[str]) -> None:
 
 def hears(arguments: list[str]) -> None:
     address, port = arguments
-    with socket.create_connection((address, int(port)), CONNECT_S) as s:
+    with socket.create_connection((address, int(port)), ECHO_S) as s:
         s.settimeout(HEAR_S)
         print("ready", flush=True)
         try:

@@ -26,7 +26,7 @@ from tests.fleet.makers import TENANT, unconnected
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("mosquitto")
-WAIT_S = 20.0
+WAIT_S = 60.0
 ACL = f"user {FLEET_CN}\ntopic readwrite #\nuser fleet\ntopic readwrite #\n"
 MESSAGES = 50
 

@@ -36,7 +36,7 @@ from tests.system.uplinks import DEVICE, FAST, Gateway
 from tests.waiting import until, wait_until
 
 pytestmark = pytest.mark.needs("mosquitto")
-WAIT_S = 30.0
+WAIT_S = 90.0
 TIMES = 8
 WATCHED = (
     Session, Drainer, mqtt.Client, ssl.SSLSocket, ssl.SSLContext, PeerUnavailable, ConnectionError,

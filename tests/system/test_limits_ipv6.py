@@ -17,6 +17,7 @@ from tests.system.net_world import (
     NetWorld,
     net_world,
 )
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "nft", "net-namespaces")]
 
@@ -44,7 +45,7 @@ def test_a_hold_of_a_network_leaves_its_neighbours_to_be_found(world: NetWorld) 
     assert world.mode("enforce").ok
     knock = world.tool(world.peer, "knock", GATEWAY6, SERVICE, KNOCKS, OTHER6)
     subprocess.run(knock, check=True, capture_output=True)
-    assert "fd77::" in world.nft("list", "set", "inet", "edgewarden", "held6")
+    wait_until(lambda: "fd77::" in world.nft("list", "set", "inet", "edgewarden", "held6"))
     forget_neighbours(world)
     assert world.connect_says("tcp", GATEWAY6, SSH, uid=0, where=world.peer) == ""
     forget_neighbours(world)

@@ -20,7 +20,6 @@ from edgewarden.settings.schema import Network
 from edgewarden.wire.lean import seal
 from edgewarden.wire.local import Answer, NameAnswer, NetworkVerdict, Request, encode
 from edgewarden.wire.network_table import MAGIC, NetworkTable
-from tests.steps import slack_s
 from tests.system.exec_world import AGENT, PYTHON, private_tmpfs
 from tests.system.net_world import (
     ALLOWED,
@@ -47,6 +46,11 @@ protocol = ["tcp", "udp"]
 port = {ALLOWED}
 """
 DENY_MS = 5.0
+RETRY_MS = 500.0
+"""Well below TCP's first try again, a second later, of a SYN that nothing answers; and more than a
+busy machine keeps one try in fifty waiting for."""
+TRIAL_S = 30
+"""A trial in which a test looks at something: machines stand still for seconds."""
 
 
 @pytest.fixture
@@ -87,7 +91,9 @@ def test_n1_a_storm_of_denied_connects_never_waits(world: NetWorld) -> None:
     enforced(world)
     tries = world.connect_tries("tcp", PEER, DENIED, tries=3000)
     assert {said for said, _ in tries} == {"EHOSTUNREACH", "ECONNREFUSED"}
-    assert statistics.quantiles([ms for _, ms in tries], n=100)[97] < DENY_MS
+    took_ms = [ms for _, ms in tries]
+    assert statistics.median(took_ms) < DENY_MS
+    assert statistics.quantiles(took_ms, n=100)[97] < RETRY_MS
 
 
 @pytest.fixture(params=["app.service", r"system-open\x2dvpn.slice"])
@@ -127,6 +133,8 @@ def test_n1_a_unit_is_managed_whoever_it_runs_as_and_again_after_a_restart(
     for _ in range(5):  # systemd makes the group anew at every start of the unit
         folder.rmdir()
         folder.mkdir()
+        for _ in range(2):  # once round its loop gate has been told; how soon is the machine's
+            world.network_stats()
         assert connect_in(world, folder, DENIED) == "EHOSTUNREACH"
     assert world.connect_says("tcp", PEER, DENIED, uid=UID) == ""
 
@@ -180,7 +188,7 @@ def verdicts(world: NetWorld, link: socket.socket, count: int) -> list[NetworkVe
     from edgewarden.wire.local import FACTS, parse
 
     found: list[NetworkVerdict] = []
-    link.settimeout(30)
+    link.settimeout(60)
     while len(found) < count:
         message = parse(link.recv(4096), *FACTS)
         if isinstance(message, NetworkVerdict):
@@ -385,20 +393,20 @@ def test_n2_rules_remain_when_gate_is_killed(world: NetWorld) -> None:
 def test_n2_an_unconfirmed_commit_is_lifted_also_when_gate_is_dead(world: NetWorld) -> None:
     world.write(ONE_PEER)
     world.start_gate()
-    assert world.mode("enforce", confirm_s=6).ok
+    assert world.mode("enforce", confirm_s=TRIAL_S).ok
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
     world.kill_gate()
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
-    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 30)
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 3 * TRIAL_S)
 
 
 def test_n2_an_unconfirmed_commit_goes_back_by_itself(world: NetWorld) -> None:
     world.write(ONE_PEER)
     world.start_gate()
-    assert world.mode("enforce", confirm_s=5).ok
+    assert world.mode("enforce", confirm_s=TRIAL_S).ok
     assert world.network_stats().trial_s > 0
     assert world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH"
-    wait_until(lambda: world.network_stats().mode == "learn")
+    wait_until(lambda: world.network_stats().mode == "learn", 3 * TRIAL_S)
     assert world.connect_says("tcp", PEER, DENIED) == ""
     stats = world.network_stats()
     assert (stats.denied, stats.would_deny) == (1, 0)
@@ -408,21 +416,27 @@ def test_n2_a_trial_made_again_after_a_flush_still_ends_in_the_kernel(world: Net
     """Review B, H1: the table that gate made again had no dead man."""
     world.write(ONE_PEER)
     world.start_gate()
-    assert world.mode("enforce", confirm_s=12).ok
     began_mono = time.monotonic()
-    world.nft("flush", "ruleset")
+    assert world.mode("enforce", confirm_s=TRIAL_S).ok
+    applied_mono = time.monotonic()
+    with world.paused():
+        world.nft("flush", "ruleset")
+        time.sleep(2.5)  # so much less is left when the table is made again
     wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH")
     world.kill_gate()
-    assert "trial" in world.nft("list", "sets")
-    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 40)
-    took_s = time.monotonic() - began_mono
-    assert took_s < 14 + slack_s()
+    looked_mono = time.monotonic()
+    left = re.search(r"expires (\d+)s", world.nft("list", "set", "inet", "edgewarden", "trial"))
+    assert left is not None, "the dead man is in the kernel"
+    # gate rounds up, the kernel's listing down.
+    assert int(left[1]) <= TRIAL_S + 1 - (looked_mono - applied_mono), "no more than was left"
+    wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "", 3 * TRIAL_S)
+    assert time.monotonic() - began_mono > TRIAL_S - 1, "nor was it lifted for another reason"
 
 
 def test_n2_a_confirmed_commit_stays(world: NetWorld) -> None:
     world.write(ONE_PEER)
     world.start_gate()
-    assert world.mode("enforce", confirm_s=3).ok
+    assert world.mode("enforce", confirm_s=300).ok
     assert world.confirm_network().ok
     assert "trial" not in world.nft("list", "sets")
     assert world.network_stats().trial_s == 0
@@ -478,7 +492,7 @@ def test_n3_five_thousand_elements_are_replaced_without_a_window(world: NetWorld
     subprocess.run(
         world.inside(world.gateway, "nft", "-f", "-"), input=WITNESS, text=True, check=True
     )
-    command = world.tool(world.gateway, "spray", OTHER, PEER, 9, 100.0, uid=UID)
+    command = world.tool(world.gateway, "spray", OTHER, PEER, 9, 300.0, uid=UID)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sprayer:
         wait_until(lambda: counted(world, "tried") > 100)
         for replaced in range(REPLACED):
@@ -487,7 +501,7 @@ def test_n3_five_thousand_elements_are_replaced_without_a_window(world: NetWorld
         wait_until(lambda: counted(world, "tried") > 1000)
         assert sprayer.poll() is None, "it was over before the last table came"
         sprayer.terminate()
-        said, _ = sprayer.communicate(timeout=30)
+        said, _ = sprayer.communicate(timeout=60)
     counts = json.loads(said)
     assert counted(world, "tried") > 1000
     assert counted(world, "escaped") == 0, "no moment without rules"
@@ -553,8 +567,9 @@ def test_n4_foreign_tables_are_untouched(world: NetWorld) -> None:
 def test_our_table_removed_by_somebody_is_made_again_and_told(world: NetWorld) -> None:
     enforced(world)
     link = world.connect("gate-facts.sock")
-    world.nft("flush", "ruleset")
-    assert world.connect_says("tcp", PEER, DENIED) == ""
+    with world.paused():  # gate looks again and again, and might be sooner than we are
+        world.nft("flush", "ruleset")
+        assert world.connect_says("tcp", PEER, DENIED) == ""
     wait_until(lambda: world.connect_says("tcp", PEER, DENIED) == "EHOSTUNREACH", 60)
     world.wait_for_alarm(link, "EW-NET-036")
 
@@ -567,11 +582,12 @@ def test_our_table_changed_by_somebody_is_made_again_and_told(world: NetWorld, h
     world.write(ONE_PEER.replace(f"port = {ALLOWED}", f"port = {DENIED}"))
     assert world.reload().ok
     link = world.connect("gate-facts.sock")
-    if how == "rules":
-        world.nft("flush", "table", "inet", "edgewarden")
-    else:
-        world.nft(f"flush ruleset\n{older}")
-    assert world.connect_says("tcp", PEER, ALLOWED) == ""
+    with world.paused():
+        if how == "rules":
+            world.nft("flush", "table", "inet", "edgewarden")
+        else:
+            world.nft(f"flush ruleset\n{older}")
+        assert world.connect_says("tcp", PEER, ALLOWED) == ""
     wait_until(lambda: world.connect_says("tcp", PEER, ALLOWED) == "EHOSTUNREACH", 60)
     assert world.connect_says("tcp", PEER, DENIED) == ""
     world.wait_for_alarm(link, "EW-NET-036")
@@ -590,6 +606,7 @@ for _ in sys.stdin:
 
 def test_what_others_do_with_their_own_tables_is_no_change_of_ours(world: NetWorld) -> None:
     enforced(world, BY_NAME)
+    world.kill_gate()  # it would make its table again between a change and our look
     command = world.inside(world.gateway, *PYTHON, "-c", LOOKS, str(AGENT))
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -74,7 +74,7 @@ class Writer:
         """SIGSTOP at a random moment at which the log holds MIN_SINCE records; all lines are
         read.
         """
-        wait_until(lambda: self.last.get("evicted"), 60)
+        wait_until(lambda: self.last.get("evicted") or self.process.poll() is not None, SLOW_S)
         self.wait_for(self.lines + chance.randint(20, 200))
         for _ in range(200):
             wait_until(lambda: self.since() >= MIN_SINCE, SLOW_S)
