@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -470,3 +471,31 @@ def test_an_end_takes_what_was_accepted_with_it() -> None:
         settled(storage)
         storage.ack(ALARM, 2)
     assert spool.state()[ALARM].acked == 2
+
+
+@pytest.mark.parametrize("what", ["call", "flush"])
+def test_who_gives_up_waiting_does_not_end_the_storage(what: str) -> None:
+    """An end of link cancels its tasks, and one of them may have asked a disk that takes its time:
+    what waits is stored all the same."""
+    spool, slow, goes_on = MemorySpool(), threading.Event(), threading.Event()
+
+    def takes_its_time() -> None:
+        slow.set()
+        assert goes_on.wait(WAIT_S)
+
+    with running(spool) as storage:
+        first = storage._call(takes_its_time)
+        assert slow.wait(WAIT_S)
+        asks = storage.attest(b"evidence", {}) if what == "call" else storage.flush()
+        later = storage._call(lambda: "answered")
+        assert asks.cancel(), "as asyncio does where the task is cancelled"
+        assert not first.cancel(), "it is under way, and has an answer"
+        storage.submit_event(event(n=7), ALARM)
+        storage.submit_reading(reading(7))
+        goes_on.set()
+        assert later.result(WAIT_S) == "answered"
+        assert first.result(WAIT_S) is None
+        assert storage.alive()
+    assert opened(spool, ALARM)[-1].body["detail"] == {"n": 7}
+    assert [entry[2] for entry in entries(spool)] == [7.0]
+    assert len(opened(spool, AUDIT)) == 1, "what nobody waits for is not begun"

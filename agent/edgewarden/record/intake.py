@@ -257,17 +257,17 @@ class Intake:
                 self._gather(fact, READING_BYTES)
 
     def take_calls(self) -> list[Call]:
-        """All queued calls, in order."""
+        """All queued calls that somebody still waits for, in order; they cannot be given up now."""
         with self._changed:
             calls = list(self._calls)
             self._calls.clear()
-            return calls
+        return [call for call in calls if call[1].set_running_or_notify_cancel()]
 
     def take_flushes(self) -> list[Future[None]]:
-        """All callers of flush() so far."""
+        """All callers of flush() so far who still wait; they cannot give up now."""
         with self._changed:
             flushes, self._flushes = self._flushes, []
-            return flushes
+        return [done for done in flushes if done.set_running_or_notify_cancel()]
 
     # --- with the lock held -------------------------------------------------------------------
 
