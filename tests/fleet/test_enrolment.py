@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -271,7 +272,19 @@ def garbled(maker: Maker, tpm: PaperTpm) -> None:
     tpm.certificate = maker.certify(tpm).certificate[:-9]
 
 
-@pytest.mark.parametrize("forge", [other_keys_certificate, another_makers, self_made, garbled])
+def of_nobody(certificate: bytes) -> bytes:
+    """Its names with a text of a kind (0) that there is none of, in the place of UTF-8 (12): it is
+    read as a whole all the same, and its names only when they are asked for."""
+    return re.sub(rb"(?<=\x55\x04[\x03\x0a])\x0c", b"\0", certificate)
+
+
+def issued_by_nobody(maker: Maker, tpm: PaperTpm) -> None:
+    tpm.certificate = of_nobody(maker.certify(tpm).certificate)
+
+
+@pytest.mark.parametrize(
+    "forge", [other_keys_certificate, another_makers, self_made, garbled, issued_by_nobody]
+)
 def test_an_ek_nobody_vouches_for_is_refused(
     service: Service, maker: Maker, forge: Callable[[Maker, PaperTpm], None]
 ) -> None:
@@ -290,6 +303,14 @@ def test_a_pinned_certificate_that_is_no_authority_vouches_for_nobody(
     below.issuing = Authority(leaf, middle.ek)
     service.trusted = Makers([*maker.pinned, leaf])
     assert service.enrol(below.certify(PaperTpm())) == "ek_untrusted"
+
+
+def test_a_pinned_certificate_with_a_garbled_name_keeps_nobody_out(
+    service: Service, maker: Maker
+) -> None:
+    odd = x509.load_der_x509_certificate(of_nobody(certificates.der(maker.root)))
+    service.trusted = Makers([odd, *maker.pinned])
+    assert service.enrol(maker.certify(PaperTpm())) == "ok"
 
 
 def test_authorities_that_vouch_for_each_other_are_no_root(service: Service, maker: Maker) -> None:
