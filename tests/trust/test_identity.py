@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgewarden.enrol.folder import PENDING, _own_as, go_back, keep_pending, pending, store
+from edgewarden.enrol.folder import PENDING, _own_as, go_back, keep_pending, pending, prove, store
 from edgewarden.errors import HardwareFault, TrustFault
 from edgewarden.trust import identity
 from edgewarden.trust.identity import load, pem_to_der
@@ -394,3 +394,46 @@ def test_going_back_after_a_power_cut_on_the_way_keeps_what_is_current(tmp_path:
     (parent / "current").symlink_to(before)  # the power went before ``previous`` was removed
     assert go_back(tmp_path)
     assert load(tmp_path).serial == "1"
+
+
+def test_renewed_twice_before_any_round_trip_all_of_them_can_be_gone_back_to(
+    tmp_path: Path,
+) -> None:
+    """The broker is down for weeks, the enrolment service is not: the last one that has carried
+    anything is two behind, and it is the only one that the broker takes."""
+    for serial in ("1", "2", "3", "4"):
+        put(tmp_path, serial)
+    for serial in ("3", "2", "1"):
+        assert go_back(tmp_path)
+        assert load(tmp_path).serial == serial
+    assert not go_back(tmp_path)
+    assert [p.name for p in (tmp_path / "identity").glob("identity-*")] == ["identity-1"]
+
+
+def test_going_back_over_a_power_cut_before_the_last_swap_misses_none(tmp_path: Path) -> None:
+    put(tmp_path, "1")
+    put(tmp_path, "2")
+    before = os.readlink(tmp_path / "identity" / "current")
+    put(tmp_path, "3")
+    (tmp_path / "identity" / "current").unlink()
+    (tmp_path / "identity" / "current").symlink_to(before)
+    put(tmp_path, "4")
+    for serial in ("2", "1"):
+        assert go_back(tmp_path)
+        assert load(tmp_path).serial == serial
+    assert not go_back(tmp_path)
+
+
+def test_what_is_proven_has_nothing_behind_it_any_more(tmp_path: Path) -> None:
+    for serial in ("1", "2", "3"):
+        put(tmp_path, serial)
+    assert go_back(tmp_path)
+    put(tmp_path, "3")
+    put(tmp_path, "4")
+    assert go_back(tmp_path)
+    assert prove(tmp_path, load(tmp_path).folder.name)
+    put(tmp_path, "5")
+    assert go_back(tmp_path)
+    assert load(tmp_path).serial == "3"
+    assert not go_back(tmp_path)
+    assert load(tmp_path).serial == "3"

@@ -4,6 +4,7 @@ What is in it, and how it is read, stands in trust/identity.py; what is put ther
 
     state/identity/current -> identity-3/    what everybody reads
     state/identity/previous -> identity-2/   until the new certificate has carried a round trip
+    state/identity/identity-2/previous       the one before, where that one had carried none, either
     state/identity/wanted                    why the next look should renew before it is due
     state/identity/pending.pem               the key of an enrolment that got no answer
     state/identity/grade                     of the last enrolment's key (ladder.py)
@@ -112,7 +113,7 @@ def store(state_dir: Path, signer: OwnKey, identity_json: dict[str, object],
         building.rename(fresh)
         _sync_folder(parent)
         if (parent / CURRENT).is_symlink():
-            _point(parent, PREVIOUS, os.readlink(parent / CURRENT))
+            _keep_before(parent, os.readlink(parent / CURRENT))
         _point(parent, CURRENT, fresh.name)
         (parent / WANTED).unlink(missing_ok=True)
         # Only now: without the new identity on the disk this key is all that the certificate has.
@@ -122,6 +123,15 @@ def store(state_dir: Path, signer: OwnKey, identity_json: dict[str, object],
     except OSError as fault:
         raise _not_stored(fault) from fault
     return load(state_dir, keys)
+
+
+def _keep_before(parent: Path, current: str) -> None:
+    """What is current is what came before. Where that has carried nothing yet, it keeps the name of
+    the one before itself: the broker may take no other."""
+    before = parent / PREVIOUS
+    if before.is_symlink() and os.readlink(before) != current:
+        _point(parent / current, PREVIOUS, os.readlink(before))
+    _point(parent, PREVIOUS, current)
 
 
 def _record_grade(parent: Path, grade: str) -> None:
@@ -230,13 +240,23 @@ def _go_back(parent: Path) -> bool:
         return False
     try:
         _point(parent, CURRENT, before)
-        (parent / PREVIOUS).unlink()
-        _sync_folder(parent)
+        _go_on_before(parent, before)
         if refused != before:  # else a power cut came between the two steps above
             shutil.rmtree(parent / refused, ignore_errors=True)
     except OSError as fault:
         raise _not_stored(fault) from fault
     return True
+
+
+def _go_on_before(parent: Path, current: str) -> None:
+    """Behind the one gone back to stands whatever stood behind it."""
+    further = parent / current / PREVIOUS
+    behind = os.readlink(further) if further.is_symlink() else ""
+    if behind and (parent / behind).is_dir():  # it goes when something behind it is proven
+        _point(parent, PREVIOUS, behind)
+        return
+    (parent / PREVIOUS).unlink()
+    _sync_folder(parent)
 
 
 def want(state_dir: Path, why: str) -> None:
