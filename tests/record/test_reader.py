@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgewarden.errors import OperatorFault, TrustFault
+from edgewarden.ports import Stored
+from edgewarden.record import beside, reader
 from edgewarden.record.journal import Introduction, Journal
-from edgewarden.record.reader import VerifyReport, iterate, stat, verify
+from edgewarden.record.reader import VerifyReport, iterate, salvage, stat, verify
 from edgewarden.record.rows import row_sum
 from edgewarden.record.spool import FOLDER, DiskSpool
 from edgewarden.trust.keys import FileSigner, verifier_for
@@ -230,3 +234,134 @@ def test_no_spool_is_said(tmp_path: Path) -> None:
     with pytest.raises(OperatorFault) as caught:
         stat(tmp_path)
     assert caught.value.code == "EW-SPL-005"
+
+
+class Living:
+    """An agent that goes on when a file of its spool is about to be opened by the reader."""
+
+    def __init__(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.spool, self.journal = started(state, 2 << 20)
+        self.does: Callable[[], None] = lambda: None
+        self.at = ""
+        self._n = 0
+        whole = beside.opened
+
+        def meanwhile(path: Path) -> AbstractContextManager[sqlite3.Connection]:
+            if path.parent.name == self.at and path == min(path.parent.glob("*.seg")):
+                self.at = ""
+                self.does()
+            return whole(path)
+
+        monkeypatch.setattr(reader, "opened", meanwhile)
+
+    def write(self, count: int) -> None:
+        for _ in range(count):
+            self._n += 1
+            if not self.spool.room_for(BULK, 12_000):
+                loss = self.spool.victim("spool full")
+                assert loss is not None
+                self.journal._put_gap(loss)
+            self.journal.batch([Reading("s", "n", "", noise(9000, self._n), 1)], [], {})
+
+    def leaves(self, upto: int, record_class: RecordClass = BULK) -> None:
+        """The broker accepts, and the next commit deletes."""
+        self.spool.ack(record_class, upto)
+        self.write(1)
+
+
+@pytest.fixture
+def living(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Living]:
+    agent = Living(tmp_path, monkeypatch)
+    yield agent
+    agent.spool.close()
+
+
+@pytest.mark.parametrize("at", ["audit", "alarm", "bulk"])
+def test_a_backlog_that_leaves_meanwhile_is_no_fault(
+    living: Living, tmp_path: Path, at: str
+) -> None:
+    living.write(80)
+    before = len(list((tmp_path / FOLDER / "bulk").glob("*.seg")))
+    living.at, living.does = at, lambda: living.leaves(75)
+    report = check(tmp_path)
+    assert before > 3 > len(list((tmp_path / FOLDER / "bulk").glob("*.seg")))
+    assert report.classes[BULK].faults == []
+    assert report.ok
+    living.write(60)
+    living.at, living.does = "bulk", lambda: living.leaves(130)
+    exported = list(salvage(tmp_path, BULK))
+    assert [one for one in exported if not isinstance(one, Stored)] == []
+    assert exported
+
+
+def test_records_that_left_between_two_files_are_no_fault(
+    living: Living, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is read, then what it and the next ones hold is accepted."""
+    living.write(80)
+    whole, calls = reader.read_each, [0]
+
+    def then_leaves(*of: Any) -> Iterator[Stored | int]:
+        yield from whole(*of)
+        calls[0] += of[1] == BULK
+        if calls[0] == 1:
+            calls[0] += 1
+            living.leaves(75)
+
+    monkeypatch.setattr(reader, "read_each", then_leaves)
+    report = check(tmp_path)
+    assert calls[0] > 2
+    assert report.classes[BULK].first == 1
+    assert report.classes[BULK].faults == []
+    assert report.ok
+
+
+def test_what_is_evicted_meanwhile_is_explained(living: Living, tmp_path: Path) -> None:
+    living.write(100)
+    living.at, living.does = "bulk", lambda: living.write(100)
+    report = check(tmp_path)
+    assert living.spool.state()[BULK].evicted
+    assert report.classes[BULK].faults == []
+    assert report.ok
+
+
+def test_what_goes_away_and_was_not_accepted_is_found(living: Living, tmp_path: Path) -> None:
+    living.write(80)
+    files = sorted((tmp_path / FOLDER / "bulk").glob("*.seg"))
+
+    def somebody_deletes() -> None:
+        living.spool.ack(BULK, 3)
+        living.write(1)
+        files[0].unlink()
+        files[2].unlink()
+
+    living.at, living.does = "bulk", somebody_deletes
+    faults = check(tmp_path).classes[BULK].faults
+    assert [text.partition(" ")[2].partition(" are ")[2] for _, text in faults] == [
+        "missing without a gap record"
+    ] * 2
+    assert faults[0][0] == 4
+
+
+def test_the_counters_of_a_living_agent_can_be_asked_for(
+    living: Living, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is listed may be gone when it is measured, and the newest when it is read."""
+    living.write(30)
+    listed, left = Path.glob, [1] * 4
+
+    def then_all_leave(folder: Path, pattern: str) -> Iterator[Path]:
+        found = list(listed(folder, pattern))
+        if folder.name == "bulk" and left:
+            left.pop()
+            living.write(40)
+            living.leaves(living.spool.heads()[BULK][0])
+        return iter(found)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "glob", then_all_leave)
+        for _ in range(3):
+            known = stat(tmp_path)[BULK].durable
+    assert left == []
+    assert known == living.spool.heads()[BULK][0]
+    assert stat(tmp_path)[BULK].durable == living.spool.heads()[BULK][0]

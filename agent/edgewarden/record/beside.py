@@ -40,7 +40,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """
     log = side_files(path)[0]
     with contextlib.ExitStack() as cleanup, renamed_errors(path):
-        if not log.exists() or log.stat().st_size == 0:
+        if not _head_of(log):
             db = _connect(path, "mode=ro&immutable=1")
         else:
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ew-spool-")))
@@ -68,6 +68,15 @@ def _copy(path: Path, log: Path, folder: Path) -> None:
         next_step="try again in a quieter moment",
         path=str(path),
     )
+
+
+def is_gone(path: Path) -> bool:
+    """Whether a file went away, which is another thing than a disk that does not give it."""
+    try:
+        path.stat()
+    except OSError as fault:
+        return isinstance(fault, FileNotFoundError)
+    return False
 
 
 def _head_of(log: Path) -> bytes:

@@ -1,7 +1,9 @@
 """The read side of the spool, for people: also when the agent is dead, also while it lives.
 
 Decides what is on the disk and whether it fits together; changes nothing, not even a file's name.
-Leaves to beside.py how a file is opened, believing to whoever hands in the keys.
+Leaves to beside.py how a file is opened, believing to whoever hands in the keys. A living agent
+deletes meanwhile what is accepted or evicted: a file that went away is no fault, and what may be
+missing is asked last.
 
     verify(Path("/var/lib/edgewarden"), verifier_for).ok
     for stored in iterate(state_dir, RecordClass.ALARM): ...
@@ -15,10 +17,10 @@ from pathlib import Path
 from edgewarden.errors import EdgewardenError, OperatorFault
 from edgewarden.plain import dataclass, field
 from edgewarden.ports import ClassState, Stored
-from edgewarden.record.beside import opened
+from edgewarden.record.beside import is_gone, opened
 from edgewarden.record.rows import Mark, RowDamaged, read_each, read_marks, read_rows
 from edgewarden.record.salvage import newest_of
-from edgewarden.record.segment import BAD_SUFFIX, SUFFIX, parse_name, renamed_errors
+from edgewarden.record.segment import BAD_SUFFIX, SUFFIX, file_bytes, parse_name, renamed_errors
 from edgewarden.record.spool import FOLDER
 from edgewarden.wire import cose
 from edgewarden.wire.cose import ContentType, Envelope, Verify
@@ -84,6 +86,13 @@ class VerifyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class _Left:
+    """From here on records went away while they were read."""
+
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Gap:
     first: int
     last: int
@@ -102,11 +111,9 @@ def stat(state_dir: Path) -> dict[RecordClass, ClassState]:
     for c in RecordClass:
         folder = _folder(state_dir, c)
         with renamed_errors(folder):
-            sizes[c] = sum(f.stat().st_size for f in folder.glob("*") if f.is_file())
-        for path in _segments(folder)[-1:]:
-            with newest_of(c.label), opened(path) as db:
-                for number, mark in read_marks(db, c).items():
-                    marks[number] = _later(marks.get(number, Mark()), mark)
+            sizes[c] = sum(file_bytes(f) for f in folder.glob("*"))
+        for number, mark in _newest_marks(folder, c).items():
+            marks[number] = _later(marks.get(number, Mark()), mark)
     return {
         c: ClassState(
             next=marks.get(c, Mark()).head + 1,
@@ -117,6 +124,17 @@ def stat(state_dir: Path) -> dict[RecordClass, ClassState]:
         )
         for c in RecordClass
     }
+
+
+def _newest_marks(folder: Path, c: RecordClass) -> dict[int, Mark]:
+    while newest := _segments(folder)[-1:]:
+        try:
+            with newest_of(c.label), opened(newest[0]) as db:
+                return read_marks(db, c)
+        except EdgewardenError:
+            if _segments(folder)[-1:] == newest:
+                raise
+    return {}
 
 
 def iterate(
@@ -136,19 +154,32 @@ def iterate(
 
 
 def salvage(state_dir: Path, record_class: RecordClass) -> Iterator[Stored | EdgewardenError]:
-    """iterate(), with its fault in the place of a record, or of all that follows in a segment.
+    """iterate(), with its fault in the place of a record, or of all that follows in a segment; a
+    segment that is deleted meanwhile is left out.
 
     Raises:
         OperatorFault: EW-SPL-005, there is no spool.
     """
+    for found in _salvage(state_dir, record_class):
+        if not isinstance(found, _Left):
+            yield found
+
+
+def _salvage(
+    state_dir: Path, record_class: RecordClass, after: int = 0
+) -> Iterator[Stored | EdgewardenError | _Left]:
+    """salvage() of what is behind ``after``, and where records went away meanwhile."""
     paths = _segments(_folder(state_dir, record_class))
     for path, behind in zip(paths, [*map(_first, paths[1:]), _END], strict=True):
+        first = max(_first(path), after + 1)
+        if first >= behind:
+            continue
         try:
             with opened(path) as db:
-                for row in read_each(db, record_class, _first(path) - 1, behind):
+                for row in read_each(db, record_class, first - 1, behind):
                     yield row if isinstance(row, Stored) else RowDamaged(row)
         except EdgewardenError as fault:
-            yield fault
+            yield _Left(first) if is_gone(path) else fault
 
 
 def verify(
@@ -165,20 +196,17 @@ def verify(
     """
     reports = {c: ClassReport() for c in RecordClass}
     introduced, gaps = dict[bytes, Verify](), {int(c): list[_Gap]() for c in RecordClass}
-    acked = {c: s.acked for c, s in stat_or_nothing(state_dir).items()}
-    # Audit first: it holds the gap records that explain the others.
+    walks = dict[RecordClass, _Walk]()
+    # Audit first: it holds the introductions of the keys that signed the others.
     for c in (RecordClass.AUDIT, RecordClass.ALARM, RecordClass.BULK):
         report, folder = reports[c], _folder(state_dir, c)
         report.bad_segments = sorted(f.name for f in folder.glob(f"*{BAD_SUFFIX}"))
-        walk = _Walk(c, report, introduced, gaps, keys, chains)
-        for found in salvage(state_dir, c):
-            if isinstance(found, Stored):
-                walk.take(found)
-            elif isinstance(found, RowDamaged):
-                walk.damaged.add(found.seq)
-            else:
-                report.fault(0, found.text)
-        walk.finish(acked.get(c, 0))
+        walks[c] = _Walk(c, report, introduced, gaps, keys, chains)
+        walks[c].all_of(_salvage(state_dir, c))
+    walks[RecordClass.AUDIT].goes_on(state_dir)  # for what was evicted since
+    states = stat_or_nothing(state_dir)
+    for c, walk in walks.items():
+        walk.finish(states[c].acked if c in states else 0)
     return VerifyReport(reports)
 
 
@@ -204,6 +232,26 @@ class _Walk:
         # (first missing, last missing, hash before, hash that the next record names)
         self._holes: list[_Gap] = []
         self.damaged: set[int] = set()
+        self.fronts = {1}  # what is missing from here on may have been accepted, and deleted
+
+    def all_of(self, found: Iterator[Stored | EdgewardenError | _Left]) -> None:
+        for one in found:
+            if isinstance(one, Stored):
+                self.take(one)
+            elif isinstance(one, _Left):
+                self.fronts.add(one.first)
+            elif isinstance(one, RowDamaged):
+                self.damaged.add(one.seq)
+            else:
+                self._report.fault(0, one.text)
+
+    def goes_on(self, state_dir: Path) -> None:
+        """What was written since."""
+        last = self._report.last
+        self.fronts.add(last + 1)
+        for one in _salvage(state_dir, self._class, last):
+            if isinstance(one, Stored):
+                self.take(one)
 
     def take(self, stored: Stored) -> None:
         report = self._report
@@ -272,7 +320,7 @@ class _Walk:
         known = sorted(self._gaps[int(self._class)], key=lambda g: (g.first, g.last))
         for hole in self._holes:
             # What was accepted may be gone, but only from the front.
-            at_front = hole.first == 1
+            at_front = hole.first in self.fronts
             start = max(hole.first, acked + 1) if at_front else hole.first
             if start > hole.last:
                 continue

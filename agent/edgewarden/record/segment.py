@@ -116,7 +116,7 @@ class SegmentFile:
         """Look at the size on disk, log included; a disk that does not say leaves the last answer:
         what was committed stays committed."""
         with contextlib.suppress(OSError):
-            self.size_bytes = sum(_size_bytes(f"{self.path}{end}") for end in ("", *_SIDES))
+            self.size_bytes = sum(file_bytes(f"{self.path}{end}") for end in ("", *_SIDES))
 
 
 class Segment:
@@ -175,7 +175,7 @@ class Segment:
         file.
         """
         with renamed_errors(path):
-            left_over = _size_bytes(side_files(path)[0]) > 0
+            left_over = file_bytes(side_files(path)[0]) > 0
         return cls._open(path, "mode=rw" if left_over else "mode=ro&immutable=1")
 
     @classmethod
@@ -301,7 +301,8 @@ def scan_folder(folder: Path) -> tuple[list[SegmentFile], list[SegmentFile]]:
     return good, bad
 
 
-def _size_bytes(path: str | Path) -> int:
+def file_bytes(path: str | Path) -> int:
+    """Of a file; nothing, where it is not there."""
     try:
         return os.stat(path).st_size
     except FileNotFoundError:
