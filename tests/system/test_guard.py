@@ -35,9 +35,10 @@ def small() -> Iterator[World]:
 
 
 def guards_slack_s() -> float:
-    """What the machine adds; a guard that was late itself gives gate a moment more."""
+    """What the machine adds to guard's look, to its second one and to who waited for the end; a
+    guard that was late itself gives gate a moment more."""
     slack = slack_s()
-    return slack + (GRACE_S if slack >= LATE_S else 0.0)
+    return 3 * slack + (GRACE_S if slack >= LATE_S else 0.0)
 
 
 def test_a_stopped_gate_is_killed_and_execs_go_on(small: World) -> None:
