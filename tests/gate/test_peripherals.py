@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from edgewarden.daemon.guard import SILENCE_S
 from edgewarden.errors import EdgewardenError, HardwareFault, OperatorFault
 from edgewarden.gate.ledger import Ledger
 from edgewarden.gate.modes import Modes
@@ -427,12 +429,12 @@ def test_u4_stopping_puts_everything_back(loop: Loop) -> None:
     loop.area.apply("enforce", 0)
     loop.quiet()
     assert loop.world.tree.defaults() == {"usb1": "2", "usb2": "2"}
-    loop.area.stop()
+    loop.area.stop(lambda: None)
     assert loop.world.tree.defaults() == {"usb1": "1", "usb2": "1"}
     assert loop.world.tree.authorized()["1-1.4"] == "1"
 
 
-def test_u4_a_stop_waits_no_longer_than_its_bound(loop: Loop) -> None:
+def test_u4_a_stop_waits_no_longer_than_its_bound_and_beats_meanwhile(loop: Loop) -> None:
     loop.quiet()
     loop.area.apply("enforce", 0)
     loop.quiet()
@@ -441,12 +443,16 @@ def test_u4_a_stop_waits_no_longer_than_its_bound(loop: Loop) -> None:
 
     class Clock:
         def __call__(self) -> float:
-            loop.now_s += 1.0
+            loop.now_s += 0.5
             return loop.now_s
 
     loop.area._mono_s = Clock()
-    loop.area.stop()
+    beats_s = [loop.now_s]
+    loop.area.stop(lambda: beats_s.append(loop.now_s))
     assert loop.now_s - started <= STOP_S + 2
+    beats_s.append(loop.now_s)
+    gaps_s = [later - earlier for earlier, later in pairwise(beats_s)]
+    assert max(gaps_s) < SILENCE_S, "guard would end gate before everything is back"
 
 
 def test_refused_again_and_again_is_one_alarm_and_an_exact_count(loop: Loop) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,17 @@ from edgewarden.judge.exec_table import compile_list
 from edgewarden.judge.peripherals_table import TABLE_NAME, compile_table
 from edgewarden.wire import local
 from edgewarden.wire.gate_files import compile_gate_config
-from edgewarden.wire.local import Alarm, Answer, AreaStats, GateStats, Request
+from edgewarden.wire.local import Alarm, Answer, AreaStats, GateStats, Request, TripInfo
 from edgewarden.wire.peripherals import PeripheralVerdict
-from hw.rigs.usbtree import UsbTree
+from hw.rigs.usbtree import SD_CARD, UsbTree
+from tests.fakes.gate import stand_in
 from tests.plugs.plugged import table
 from tests.system.exec_world import DAEMONS, PYTHON
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.needs("root", "unshare-net")
 
-LIFE_S = 60
+LIFE_S = 300
 BIND = 'mount --bind "$1" /sys && shift && exec "$@"'
 OPEN, CLOSED = {"usb1": "1", "usb2": "1"}, {"usb1": "2", "usb2": "2"}
 
@@ -39,6 +41,7 @@ class Site:
         folder.chmod(0o755)
         (folder / "tree").mkdir()
         self.tree = UsbTree(folder / "tree")
+        know_what_is_mounted(self.tree)
         self.state, self.run = folder / "state", folder / "run"
         self.run.mkdir(mode=0o755)
         config = compile_gate_config([], "learn", link_uid=0)
@@ -74,6 +77,15 @@ class Site:
             os.kill(self.pid, number)
             self.wrapper.wait(60)
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """No look of gate's, which may be due at any moment."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
     def request(self, request: Request) -> Answer | AreaStats | GateStats:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as person:
             person.settimeout(60)
@@ -91,6 +103,10 @@ class Site:
         assert isinstance(answer, Answer)
         return answer
 
+    def has_guard(self) -> bool:
+        status = self.request(Request("status", "learn"))
+        return isinstance(status, GateStats) and status.guard
+
     def kernel_speaks(self) -> None:
         """A message of the kernel's that gate hears: a network device of its own namespace."""
         self.links += 1
@@ -103,6 +119,22 @@ class Site:
             return self.tree.authorized() == authorized
 
         wait_until(done)
+
+
+def know_what_is_mounted(tree: UsbTree) -> None:
+    """Have the disks below this machine's mounts lie on the tree's card. Where it cannot be told
+    what carries ``/``, enforce is refused as soon as gate has seen whom it would keep out."""
+    disks = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        number, source = before.split()[2], after.split()[1]
+        if not number.startswith("0:"):
+            disks[number] = f"disk-{number}"
+        elif source.startswith("/dev/"):  # btrfs: gate goes by the name
+            disks[number] = source.removeprefix("/dev/")
+    for number, name in disks.items():
+        if not (tree.sys / "class/block" / name).is_symlink():
+            tree.disk(name, number, SD_CARD, {})
 
 
 @pytest.fixture
@@ -126,9 +158,10 @@ def test_u1_u2_u4_the_real_gate_keeps_out_and_puts_back(site: Site) -> None:
     assert answer.ok, answer.text
     site.looks_until({"1-1": "1", "1-1.4": "0"})
     assert site.tree.defaults() == CLOSED
-    site.tree.plug("badusb", "1-1.2")
-    site.tree.plug("ublox", "1-1.3")
-    assert (site.tree.authorized()["1-1.2"], site.tree.authorized()["1-1.3"]) == ("0", "0")
+    with site.standing_still():
+        site.tree.plug("badusb", "1-1.2")
+        site.tree.plug("ublox", "1-1.3")
+        assert (site.tree.authorized()["1-1.2"], site.tree.authorized()["1-1.3"]) == ("0", "0")
     site.kernel_speaks()
     site.looks_until({"1-1": "1", "1-1.4": "0", "1-1.2": "0", "1-1.3": "1"})
     denied = set()
@@ -161,6 +194,41 @@ def test_u4_a_killed_gate_leaves_what_the_next_one_puts_back(site: Site) -> None
     assert site.mode("observe").ok
     site.looks_until({"1-1": "1", "1-1.4": "1"})
     assert site.tree.defaults() == OPEN
+
+
+def test_u4_guard_leaves_a_gate_alone_that_waits_for_a_device_at_its_end(site: Site) -> None:
+    """A driver may hold a device for longer than guard's patience: gate waits STOP_S for it."""
+    site.tree.plug("keyboard", "1-1.4")
+    site.kernel_speaks()
+    wait_until(lambda: site.ask("area").allowed >= 1)
+    with guard_at(site.run / "guard.sock"):
+        wait_until(site.has_guard)
+        assert site.mode("enforce").ok
+        site.looks_until({"1-1": "1", "1-1.4": "0"})
+        held = site.tree.sys / "bus/usb/devices/1-1.4/authorized"
+        held.unlink()
+        os.mkfifo(held)  # who opens it waits
+        site.end(signal.SIGTERM)
+        assert site.wrapper is not None
+        assert site.wrapper.returncode == 0
+        with stand_in(site.run / "guard.sock") as successor:
+            assert local.parse(successor.heard, TripInfo).trips == 0
+
+
+@contextmanager
+def guard_at(path: Path) -> Iterator[None]:
+    """A guard that listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen(4)
+        fd = listener.fileno()
+        guard = [*PYTHON, str(DAEMONS / "guard.py"), str(fd)]
+        line = ["timeout", "-s", "KILL", str(LIFE_S), *guard]
+        with subprocess.Popen(line, pass_fds=(fd,)) as wrapper:
+            try:
+                yield
+            finally:
+                wrapper.terminate()  # timeout passes it on
 
 
 def test_what_is_learned_on_a_machine_is_a_policy_for_it(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ class Gate:
                     self.stopping = True
         finally:
             self.arming.stop()  # first: whoever waits for a verdict goes on
-            self.peripherals.stop()
+            self.peripherals.stop(self._beat)
             self.network.stop()
         self.lockout.coverage.save()
         self.facts.flush(time.monotonic(), all_now=True)

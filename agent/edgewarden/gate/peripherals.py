@@ -17,7 +17,8 @@ Rules, in order:
 3. A worker that has not answered for SLOW_S is said in ``why_not``: a driver holds a device.
 4. enforce that does not hold is an alarm, once per reason. Without any table of rules it is
    observe: a lost file must not take every sensor away.
-5. When gate ends, everything is put back, in at most STOP_S.
+5. When gate ends, everything is put back, in at most STOP_S, which is more than guard's patience:
+   gate beats meanwhile.
 
 What it leaves to others: a look (plugs/look.py), modes and trials (modes.py).
 """
@@ -238,9 +239,13 @@ class Peripherals:
         self._submitted = "observe" if without_rules else mode
         self.runner.submit(Order(self._submitted, self._table))
 
-    def stop(self) -> None:
+    def stop(self, beat: Callable[[], None]) -> None:
         """Put everything back; waits at most STOP_S. After marks are gone: who waits for a verdict
-        has gone on."""
+        has gone on.
+
+        Args:
+            beat: one heartbeat, called again and again while this waits.
+        """
         if self._mode != "enforce":
             return
         self._submit("observe", self._mono_s())
@@ -248,6 +253,7 @@ class Peripherals:
         waiting = poll()
         waiting.register(self.runner.fileno(), POLLIN)
         while self._mono_s() < until_mono:
+            beat()
             waiting.poll(SLICE_MS)
             if any(not getattr(sight, "armed", True) for sight in self.runner.take()):
                 return
