@@ -196,6 +196,7 @@ class World:
         (self.run / "gate.sock").unlink(missing_ok=True)
         self.gate_pid = self._start(command)
         self.control = self.connect("gate.sock")
+        self.status()  # gate.sock is the first of its sockets: who answers has made them all
 
     def _start(self, command: Sequence[str], pass_fds: tuple[int, ...] = ()) -> int:
         wrapper = subprocess.Popen(
@@ -231,6 +232,7 @@ class World:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
+            wait_until(lambda: all(_stands_still(pid) for pid in pids))
             yield
         finally:
             for pid in reversed(pids):
@@ -345,6 +347,15 @@ class World:
             self.control.send(local.encode(Request("status", "learn")))
             assert self.control.recv(4096), "gate hung up"
             time.sleep(TURN_S)
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped."""
+    states = [
+        stat.read_text().rpartition(")")[2].split()[0]
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
 
 
 @contextlib.contextmanager

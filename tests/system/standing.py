@@ -59,7 +59,7 @@ class Site:
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 
@@ -83,7 +83,18 @@ class Site:
             self.supervisor = None
 
     def status(self) -> Json:
-        """`edgewarden status --json`; {} while link does not answer."""
+        """`edgewarden status --json`, of a link that may be slow to answer."""
+        found: list[Json] = []
+
+        def answered() -> bool:
+            found.append(self._status())
+            return bool(found[-1])
+
+        wait_until(answered)
+        return found[-1]
+
+    def _status(self) -> Json:
+        """The same; {} where link does not answer."""
         done = self.command("status", "--json")
         with contextlib.suppress(ValueError):
             body = json.loads(done.stdout)
@@ -96,11 +107,11 @@ class Site:
         line = (FLEET, "show", demo_gateway.DEVICE, "--dir", self.demo.fleet, "--json")
         return read_json(self.stage.run(*line))
 
-    def await_status(self, holds: Callable[[Json], object], limit_s: float = 90) -> None:
+    def await_status(self, holds: Callable[[Json], object], limit_s: float = 180) -> None:
         """Wait until the status is there and holds(status)."""
-        wait_until(lambda: bool((s := self.status()) and holds(s)), limit_s)
+        wait_until(lambda: bool((s := self._status()) and holds(s)), limit_s)
 
-    def await_fleet(self, holds: Callable[[Json], object], limit_s: float = 90) -> None:
+    def await_fleet(self, holds: Callable[[Json], object], limit_s: float = 180) -> None:
         """Wait until holds(what the fleet shows)."""
         wait_until(lambda: bool(holds(self.shown())), limit_s)
 

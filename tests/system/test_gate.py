@@ -37,7 +37,7 @@ from tests.system.exec_world import (
     private_tmpfs,
     world,
 )
-from tests.waiting import wait_until
+from tests.waiting import LONG_S, wait_until
 
 pytestmark = [pytest.mark.alone, pytest.mark.needs("root", "fanotify-permission")]
 
@@ -102,8 +102,8 @@ def test_a_new_mode_is_told_at_once(small: World) -> None:
     link = small.connect("gate-facts.sock")
     small.facts(link)
     assert small.set_mode("observe").ok
-    told = [f for f in small.facts(link) if isinstance(f, GateStats)]
-    assert told[0].mode == "observe"
+    told = [f.mode for f in small.facts(link) if isinstance(f, GateStats)]
+    assert "observe" in told, "after the routine picture at most, if that was due just now"
 
 
 LEASE = """
@@ -268,10 +268,9 @@ def tiny_program(exit_code: int) -> bytes:
 
 
 EXCHANGE = """
-import os, sys, time
+import os, select, sys
 path, good, evil = sys.argv[1], bytes.fromhex(sys.argv[2]), bytes.fromhex(sys.argv[3])
-until = time.monotonic() + float(sys.argv[4])
-while time.monotonic() < until:
+while not select.select([0], [], [], 0)[0]:
     for content in (evil, good):
         try:
             fd = os.open(path, os.O_WRONLY)
@@ -282,6 +281,9 @@ while time.monotonic() < until:
 """
 
 
+EXCHANGE_S = 3.0
+
+
 def test_content_cannot_be_exchanged_between_verdict_and_start(each: World) -> None:
     """A writer in a loop beside an exec in a loop; without the held lease 1 run in 100 is evil."""
     good, evil = tiny_program(0), tiny_program(66)
@@ -290,18 +292,26 @@ def test_content_cannot_be_exchanged_between_verdict_and_start(each: World) -> N
     path.chmod(0o755)
     each.rules.append(("tiny", hashlib.sha256(good).digest()))
     each.enforcing()
-    seconds = 3.0
-    command = [*PYTHON, "-c", EXCHANGE, str(path), good.hex(), evil.hex(), str(seconds)]
+    command = [*PYTHON, "-c", EXCHANGE, str(path), good.hex(), evil.hex()]
     ended: Counter[object] = Counter()
-    with subprocess.Popen(command) as writer:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as writer:
+        assert writer.stdin is not None
+        began = time.monotonic()
+
+        def goes_on() -> bool:
+            """For EXCHANGE_S at least, and until both contents were met: either may stand still."""
+            lasted_s = time.monotonic() - began
+            both = ended[0] > 0 and ended["EPERM"] > 0
+            return lasted_s < EXCHANGE_S or (not both and lasted_s < LONG_S)
+
+        while goes_on():
             try:
                 pid = os.posix_spawn(path, ["tiny"], {})
             except OSError as fault:
                 ended[errno.errorcode[fault.errno]] += 1
             else:
                 ended[os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])] += 1
+        writer.stdin.close()
         assert writer.wait(60) == 0
     assert ended[66] == 0, ended
     assert ended[0] > 0, ended
@@ -382,8 +392,12 @@ def test_a_killed_process_leaves_no_question_open(small: World) -> None:
     assert small.outcome([good]) == "ran"
 
 
-def start_waiting(program: Path, *arguments: str) -> int:
-    """Fork a process that is stuck in execve; subprocess would wait for the exec with it."""
+def start_waiting(program: Path, *arguments: str, states: str = "D") -> int:
+    """Fork a process that is stuck in execve; subprocess would wait for the exec with it.
+
+    Args:
+        states: one of them is awaited; "DZ" where it may have its answer before anybody looks.
+    """
     pid = os.fork()
     if pid == 0:
         try:
@@ -391,7 +405,7 @@ def start_waiting(program: Path, *arguments: str) -> int:
         finally:
             os._exit(99)
     # wchan is empty where the kernel hides it; the state never is.
-    wait_until(lambda: state_of(pid) == "D")
+    wait_until(lambda: state_of(pid) in tuple(states))
     return pid
 
 
@@ -400,6 +414,10 @@ def state_of(pid: int) -> str:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return ""
+
+
+FREED_S = 20.0
+"""For twenty programs that start together on a machine at work."""
 
 
 def test_sigkill_frees_whoever_waits(small: World) -> None:
@@ -414,7 +432,7 @@ def test_sigkill_frees_whoever_waits(small: World) -> None:
     os.kill(small.gate_pid, signal.SIGKILL)
     assert [os.waitpid(pid, 0)[1] for pid in waiting] == [0] * 20
     took_s = time.monotonic() - started
-    assert took_s < 1 + slack_s()
+    assert took_s < FREED_S + slack_s(), "they would have waited for LIFE_S"
     assert all(mark.exists() for mark in marks)
 
 
@@ -433,7 +451,7 @@ def test_a_flood_of_large_programs_delays_no_other(each: World) -> None:
         os.truncate(flood[-1], 127 << 20)
     each.enforcing()
     assert each.outcome([tool]) == "ran"
-    waiting = [start_waiting(large) for large in flood]
+    waiting = [start_waiting(large, states="DZ") for large in flood]
     try:
         for program in (tool, late, tool):
             started = time.monotonic()
@@ -488,7 +506,7 @@ def test_without_descriptors_gate_lets_go_and_says_so(small: World) -> None:
             break
     else:
         pytest.fail("gate was never without a descriptor")
-    wait_until(lambda: small.status().armed, 60)  # tried again after RETRY_S
+    wait_until(lambda: small.status().armed)  # tried again after RETRY_S
     assert small.outcome([good]) == "ran"
     assert small.outcome([evil]) == "denied"
 
@@ -522,13 +540,13 @@ def test_r6_with_64_descriptors_it_is_degraded_and_not_hung(small: World) -> Non
         began = time.monotonic()
         assert executed_at_once(large) == [7] * 60
         small.outcome([good])
-        assert time.monotonic() - began < 20 + slack_s()
+        assert time.monotonic() - began < LONG_S + slack_s(), "a gigabyte is hashed at most"
         if let_go(small, link):
             break
     else:
         pytest.fail("gate always had a descriptor left")
     resource.prlimit(gate, resource.RLIMIT_NOFILE, limits)
-    wait_until(lambda: small.status().armed, 60)  # tried again after RETRY_S
+    wait_until(lambda: small.status().armed)  # tried again after RETRY_S
     assert small.outcome([evil]) == "denied"
     assert small.outcome([good]) == "ran"
     assert (small.status().trips, small.gate_is_gone()) == (0, False)
@@ -564,9 +582,9 @@ def test_a_link_that_does_not_listen_stalls_nobody(small: World) -> None:
     link = small.connect("gate-facts.sock")
     wait_until(lambda: small.status().link)
     loop = f"i=0; while [ $i -lt 800 ]; do {good} /dev/null; i=$((i+1)); done"
-    subprocess.run(["sh", "-c", loop], check=True, timeout=60)
+    subprocess.run(["sh", "-c", loop], check=True, timeout=120)
     assert small.outcome([evil]) == "denied"
-    subprocess.run(["sh", "-c", loop], check=True, timeout=60)
+    subprocess.run(["sh", "-c", loop], check=True, timeout=120)
     status = small.status()
     assert status.allowed == 1600
     assert status.unreported > 0
@@ -682,7 +700,8 @@ def test_enforce_survives_a_restart_of_gate(small: World) -> None:
     wait_until(small.gate_is_gone)
     assert small.outcome([evil]) == "ran"
     small.start_gate()
-    assert (small.status().mode, small.status().armed) == ("enforce", True)
+    wait_until(lambda: small.status().armed)  # once guard has spoken
+    assert small.status().mode == "enforce"
     assert small.outcome([evil]) == "denied"
     assert small.set_mode("observe").ok
     assert small.outcome([evil]) == "ran"
@@ -692,7 +711,7 @@ def test_enforce_survives_a_restart_of_gate(small: World) -> None:
     assert small.status().mode == "observe"
 
 
-TRIAL_S = 5
+TRIAL_S = 15
 """Time enough for one exec on a machine that stands still for a moment."""
 
 
@@ -705,7 +724,7 @@ def test_enforce_on_trial_goes_back_by_itself(small: World) -> None:
     assert isinstance(answer, Answer)
     assert answer.ok
     assert small.outcome([evil]) == "denied"
-    wait_until(lambda: small.status().mode == "observe", 30)
+    wait_until(lambda: small.status().mode == "observe", TRIAL_S + LONG_S)
     assert not small.status().armed
     assert small.outcome([evil]) == "ran"
     assert "EW-EXEC-025" in [f.code for f in small.facts(link) if isinstance(f, Alarm)]
@@ -724,7 +743,8 @@ def test_a_confirmed_trial_stays_and_survives_a_restart(small: World) -> None:
     small.ask("quit")
     wait_until(small.gate_is_gone)
     small.start_gate()
-    assert (small.status().mode, small.status().armed) == ("enforce", True)
+    wait_until(lambda: small.status().armed)  # once guard has spoken
+    assert small.status().mode == "enforce"
     assert small.outcome([evil]) == "denied"
 
 
@@ -838,7 +858,7 @@ def test_processes_are_told_to_link(small: World) -> None:
 
     # Not the first: gate tells nobody before it has taken the connection, and of a machine that
     # starts much at once it tells some by number alone.
-    wait_until(lambda: told() == ["fork", "exec", "exit"], 30)
+    wait_until(lambda: told() == ["fork", "exec", "exit"])
 
 
 # --- what gate is made of -------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def policy(folder: Path, *words: str) -> dict[str, object]:
     done = subprocess.run(
         [sys.executable, "-m", "edgewarden", "policy", *words, "--json",
          "--settings", str(folder / "edgewarden.toml")],
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
         env={"PYTHONPATH": str(ROOT / "agent"), "PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
@@ -75,7 +75,7 @@ def test_every_owner_of_a_sample_is_the_one_that_dpkg_names(learned: Path) -> No
                 own.append(link + path[len(target) :])
     asked = [name for own in names.values() for name in own]
     done = subprocess.run(
-        ["dpkg-query", "-S", *asked], capture_output=True, text=True, timeout=120, check=False
+        ["dpkg-query", "-S", *asked], capture_output=True, text=True, timeout=600, check=False
     )
     said: dict[str, set[str]] = {}
     for line in done.stdout.splitlines():
