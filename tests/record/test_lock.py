@@ -54,7 +54,7 @@ def test_a_killed_writer_holds_nothing(tmp_path: Path) -> None:
         with pytest.raises(OperatorFault):
             DiskSpool(tmp_path, CAP)
         holder.kill()
-        holder.wait(10)
+        holder.wait(60)
     DiskSpool(tmp_path, CAP).close()
     assert (tmp_path / "lock").exists()
 

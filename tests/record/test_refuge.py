@@ -353,7 +353,7 @@ def test_nothing_is_attested_while_nothing_is_durable(tmp_path: Path) -> None:
             storage.heads()
         assert caught.value.code == "EW-SPL-010"
         with pytest.raises(EdgewardenError):
-            storage.attest(b"evidence", {}).result(10)
+            storage.attest(b"evidence", {}).result(60)
     finally:
         storage.stop()
 
