@@ -18,7 +18,8 @@ from edgewarden_fleet.verify.bundle import Bundle, decode_facts, encode_facts, s
 
 KEY = FileSigner.generate()
 KEYS = TpmKeys(b"ak", b"tls", b"certify", b"signature")
-ENROLLED = Enrolled(b"ak", KEYS, {0: bytes(32)}, Mark(7, 1000, bytes(16)))
+PCRS = {number: bytes(32) for number in range(11)}
+ENROLLED = Enrolled(b"ak", KEYS, PCRS, Mark(7, 1000, bytes(16)))
 FACTS = Facts(
     grade="G2", revoked=False, key_boot=bytes(16), asked_utc_s=1.0, expires_utc_s=3.0,
     received_utc_s=2.0, heads={RecordClass.AUDIT: 4}, hashes={RecordClass.AUDIT: bytes(32)},
@@ -55,6 +56,10 @@ MARK = [7, 1000, bytes(16)]
     [
         (0, 2), (1, "G9"), (2, 1), (2, None), (3, "boot"), (4, None), (5, []), (6, "x"), (7, []),
         (7, {9: 1}), (8, {2: "x"}), (9, {3: [1]}), (9, {3: 1}), (11, 0), (12, "old"),
+        # numbers that no clock and no chain says: what is reckoned with them would end in an error
+        (4, float("nan")), (5, float("inf")), (6, float("nan")), (6, -1.0), (6, 1e18), (6, True),
+        (7, {3: float("inf")}), (7, {3: 1.5}), (7, {3: -1}), (7, {3: 2**63}),
+        (9, {3: [1, float("inf")]}), (9, {3: [True, 2]}), (12, float("nan")), (13, 7),
         # the device's TPM
         (10, 7), (10, []), (10, [b"ak", None, None]),
         (10, ["ak", None, None, None]),
@@ -62,13 +67,18 @@ MARK = [7, 1000, bytes(16)]
         (10, [b"ak", [*KEYS_LIST, b"more"], None, None]),
         (10, [b"ak", ["ak", *KEYS_LIST[1:]], None, None]),
         (10, [b"ak", None, [], None]), (10, [b"ak", None, {0: "x"}, None]),
+        # values whose digest is that of eleven, under other numbers
+        (10, [b"ak", None, {0: bytes(352)}, None]), (10, [b"ak", None, {"0": bytes(32)}, None]),
+        (10, [b"ak", None, {**PCRS, 10: bytes(31)}, None]),
+        (10, [b"ak", None, {**PCRS, 10: "x" * 32}, None]),
+        (10, [b"ak", None, {**PCRS, 11: bytes(32)}, None]),
         (10, [b"ak", None, None, {}]), (10, [b"ak", None, None, MARK[:2]]),
         (10, [b"ak", None, None, ["7", 1000, bytes(16)]]),
         (10, [b"ak", None, None, [True, 1000, bytes(16)]]),
         (10, [b"ak", None, None, [7, 1000, "boot"]]),
         (14, 0),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:60],
 )  # fmt: skip
 def test_facts_that_are_none(key: int, value: object) -> None:
     body = {**fields(encode_facts(FACTS)), key: value}

@@ -22,7 +22,7 @@ TPM_FAULTS: dict[str, tuple[object, ...]] = {
     "ek_certificate": ("", "0", "xx", "AB", 1, [], "00" * 4097),
 }  # fmt: skip
 REQUEST_FAULTS: dict[str, tuple[object, ...]] = {
-    "token": (1, None), "device": ("GW", 1), "csr": (1, None),
+    "token": (1, None), "device": ("GW", 1), "csr": (1, None, "half of a pair: \ud800"),
     "grade": ("G3", "G9", "", None, 2, []), "recorded": ("G9", "", 0, False, []),
     "accept_lower": ("yes", 1, None),
     "tpm": (None, [], 5, {}, {"ek_public": "00"}, sorted(TPM_FAULTS)),

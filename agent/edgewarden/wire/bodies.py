@@ -57,8 +57,13 @@ def schema_of(data: bytes) -> str:
 
 
 def text_of(body: dict[str, object], key: str) -> str:
-    """A field that is text; raises WireRefusal("bad_request")."""
+    """A field that is text; raises WireRefusal("bad_request"). JSON can spell half of a pair of
+    UTF-16, which is a str in Python and no text: it has no bytes."""
     value = body[key]
     if not isinstance(value, str):
         raise WireRefusal("bad_request", f"{key} is not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise WireRefusal("bad_request", f"{key} is not text") from None
     return value

@@ -25,13 +25,17 @@ from edgewarden.wire import cbor, cose
 from edgewarden.wire.cose import ContentType
 from edgewarden.wire.fields import GRADES
 from edgewarden.wire.quoted import TpmKeys
-from edgewarden.wire.record import RecordClass, is_identifier
+from edgewarden.wire.record import MAX_SEQ, RecordClass, is_identifier
+from edgewarden.wire.tpm_quote import QUOTE_PCRS
 from edgewarden_fleet.verify.appraising import Facts
 
 FORMAT = 1
 MAX_BUNDLE_BYTES = 512 * 1024
 """Evidence and result are 5 kB, a reference set 0.5 kB; a fleet of many releases has dozens. 64
 devices with evidence of their own are 280 kB."""
+_LATEST_S = 253_402_300_799.0
+"""The end of the year 9999, the last that has a date (datetime.MAXYEAR)."""
+_PCR_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +120,18 @@ def decode_facts(data: bytes) -> Facts:
             grade=GRADES[GRADES.index(body[1])],
             revoked=_truth(body[2]),
             key_boot=None if body[3] is None else _bytes(body[3]),
-            asked_utc_s=float(body[4]),
-            expires_utc_s=float(body[5]),
-            received_utc_s=float(body[6]),
-            heads={RecordClass(c): int(n) for c, n in body[7].items()},
+            asked_utc_s=_moment(body[4]),
+            expires_utc_s=_moment(body[5]),
+            received_utc_s=_moment(body[6]),
+            heads={RecordClass(c): _sequence(n) for c, n in body[7].items()},
             hashes={RecordClass(c): None if h is None else _bytes(h) for c, h in body[8].items()},
-            withheld={RecordClass(c): (int(a), int(b)) for c, (a, b) in body[9].items()},
+            withheld={
+                RecordClass(c): (_sequence(a), _sequence(b)) for c, (a, b) in body[9].items()
+            },
             enrolled=_read_enrolled(body[10]),
             late=_truth(body[11]),
-            age_s=None if body[12] is None else float(body[12]),
-            quarantine=str(body[13]),
+            age_s=None if body[12] is None else _moment(body[12]),
+            quarantine=_text(body[13]),
         )
     except (TypeError, ValueError, AttributeError, KeyError, IndexError) as fault:
         raise WireRefusal("bad_bundle", f"facts cannot be read: {fault}") from None
@@ -157,7 +163,9 @@ def _read_enrolled(value: Sequence[object] | None) -> Enrolled | None:
     if pcrs is not None:
         if not isinstance(pcrs, dict):
             raise TypeError("PCR values are not a map")
-        values = {int(n): _bytes(v) for n, v in pcrs.items()}
+        if set(pcrs) != QUOTE_PCRS:
+            raise ValueError("PCR values are not those of PCR 0 to 10")
+        values = {n: _digest(v) for n, v in pcrs.items()}
     seen = None
     if mark is not None:
         resets, clock_ms, boot_id = _list(mark, 3)
@@ -175,6 +183,33 @@ def _bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise TypeError("not a byte string")
     return value
+
+
+def _digest(value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) != _PCR_BYTES:
+        raise TypeError("a PCR value is not 32 bytes")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not text")
+    return value
+
+
+def _moment(value: float) -> float:
+    """Seconds, since 1970 or of an age; not NaN, which is in every window and in none. What is no
+    number has no order, either."""
+    if isinstance(value, bool) or not 0 <= value <= _LATEST_S:
+        raise ValueError("not a moment that a clock says")
+    return float(value)
+
+
+def _sequence(value: object) -> int:
+    number = _int(value)
+    if not 0 <= number <= MAX_SEQ:
+        raise ValueError("not a sequence")
+    return number
 
 
 def _int(value: object) -> int:
