@@ -91,6 +91,14 @@ def test_a_time_that_cannot_be_is_not_believed(watched: Watched, age_s: float) -
     assert watched.guard.silence_s == pytest.approx(min(1.9, SILENCE_S - LATE_S))
 
 
+def test_a_heartbeat_that_was_on_its_way_at_the_look_is_as_old_as_it_says(watched: Watched) -> None:
+    """gate's first: it was sent before guard took the connection, and no other came."""
+    watched.guard.silence_s = SILENCE_S
+    watched.beat(NOW - SILENCE_S - 0.01)
+    watched.guard.hear(NOW)
+    assert watched.guard.silence_s == SILENCE_S
+
+
 def test_a_late_look_excuses_once(watched: Watched) -> None:
     watched.guard.silence_s = 30.0
     watched.guard.judge(28.0)

@@ -12,7 +12,7 @@ included; a dead one makes none wait. So, in order:
    that ended while its process lives counts as silence; a process that ended is no trip.
 5. A heartbeat wakes nobody: it says when it was sent, and guard looks when the last one it knows of
    is SILENCE_S old. Of what it says no more is believed than can be: not sent later than now, nor
-   before the look that did not find it.
+   (but for its way here) before the look that did not find it.
 6. A look that comes LATE_S late is guard's own fault: on a machine that was suspended, or so loaded
    that guard itself did not run, gate gets GRACE_S to say something, once in a silence.
 7. Two looks LAST_WORD_S apart must find nothing: where the machine stood still as a whole guard may
@@ -124,9 +124,9 @@ class Guard:
                 self.connection = None
                 return
             age_s = now - said.mono_ns / 1e9
-            if not 0.0 <= age_s <= self.silence_s:
-                age_s = min(self.silence_s, SILENCE_S - LATE_S)
-            self.silence_s = age_s
+            if not 0.0 <= age_s <= self.silence_s + LATE_S:
+                age_s = SILENCE_S - LATE_S
+            self.silence_s = min(age_s, self.silence_s)
             self.excused, self.end_s = False, 0.0
 
     def judge(self, late_s: float) -> None:
