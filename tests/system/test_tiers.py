@@ -211,6 +211,29 @@ def test_k3_each_label_is_backed_by_a_live_denial(
     assert seen in done.stdout
 
 
+@pytest.mark.needs("root", "fanotify-permission", "bpf-tracepoint")
+def test_a_canary_that_is_ended_leaves_no_program_standing(tmp_path: Path) -> None:
+    """As by its alarm, on a machine so slow that it needs more than its life."""
+    run, said = tmp_path / "run", tmp_path / "said"
+    run.mkdir()
+    code = (
+        "import os, sys; sys.path.append(sys.argv[1])\n"
+        "from edgewarden.exec import canary, canary_stop as prove\n"
+        "end = lambda fd, pid: (os.write(1, pid.encode()), os.kill(os.getpid(), 9))\n"
+        "prove.stands_at_start = end\n"
+        "canary.probe(sys.argv[2], 'boot', stop=True)"
+    )
+    command = [sys.executable, MASKER, "no-permission", *PYTHON, "-c", code, AGENT, run]
+    with said.open("wb") as out:
+        subprocess.run(["timeout", "-s", "KILL", "120", *command], stdout=out, timeout=150)
+    pid = int(said.read_text())
+    try:
+        wait_until(lambda: state_of(pid) in ("", "Z"))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.needs("root", "fanotify-permission")
 def test_a6_what_a_memfd_does_is_tried_and_said(tmp_path: Path) -> None:
     """vm.memfd_noexec=2 refuses it; this machine's setting is not changed, only asked."""

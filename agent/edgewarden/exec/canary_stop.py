@@ -25,6 +25,7 @@ from edgewarden.errors import HardwareFault
 from edgewarden.kernel.bpf_objects import LSM_PROBE
 from edgewarden.kernel.libbpf import Libbpf
 from edgewarden.kernel.mounts import Mounts, mount_securityfs
+from edgewarden.kernel.process import die_with_parent
 from edgewarden.kernel.signals import SIGCONT, SIGKILL, SIGSTOP
 from edgewarden.stop.aim import PASS, STOP, Aim
 from edgewarden.stop.places import Places
@@ -50,6 +51,7 @@ class StopCanary:
     """
 
     def __init__(self, mono_ns: Callable[[], int]) -> None:
+        self._mono_ns = mono_ns
         self._stopper = Stopper(Libbpf(), mono_ns=mono_ns)
         self._stopper.aim(Aim(PASS, (), (0, 0)))
         self._proc_fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -80,12 +82,14 @@ class StopCanary:
     def outcome(self, path: str, judge: Callable[[], None]) -> tuple[str, bool]:
         """Start a program that is stopped, judge it, and say how it ended and whether it stood."""
         go, went = os.pipe()
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            os.close(went)
-            os.read(go, 1)
             try:
-                os.execv(path, ["true"])  # noqa: S606  # a program of our own, without arguments
+                die_with_parent(SIGKILL)  # which may end while this stands still
+                os.close(went)
+                if os.getppid() == parent and os.read(go, 1):
+                    os.execv(path, ["true"])  # noqa: S606  # ours, without arguments
             finally:
                 os._exit(1)
         os.close(go)
@@ -108,14 +112,16 @@ class StopCanary:
                 os.kill(pid, SIGCONT)
                 os.kill(pid, SIGKILL)
 
-    @staticmethod
-    def _wait(pid: int, options: int, meanwhile: Callable[[], None]) -> int:
+    def _wait(self, pid: int, options: int, meanwhile: Callable[[], None]) -> int:
         """As waitpid, for at most STANDS_S.
 
         Raises:
             HardwareFault: nothing happened.
         """
-        for _ in range(int(STANDS_S / LOOK_S)):
+        until_ns = self._mono_ns() + int(STANDS_S * 1e9)
+        last = False
+        while not last:
+            last = self._mono_ns() >= until_ns  # a look after it, for who stood still
             meanwhile()
             done, status = os.waitpid(pid, options | os.WNOHANG)
             if done:
