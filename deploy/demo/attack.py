@@ -7,7 +7,8 @@ refuses them is the verifier, and what it must say is ``bad_signature`` and ``re
     forged    a genuine record with one byte of its payload changed
     replayed  a genuine record of long ago, byte for byte
 
-Taking the client id over ends the gateway's own session; it comes back by itself.
+Taking the client id over ends the gateway's own session; it comes back by itself, and may end this
+one before the broker has said what it took. Then the rest is sent again.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def attack(
                 break
         sent = [client.publish(topic, payload, qos=1).mid for topic, payload in messages]
         for _ in range(ROUNDS):
-            client.loop(0.05)
+            if client.loop(0.05) != mqtt.MQTT_ERR_SUCCESS:
+                client.reconnect()  # and what was not taken goes out again by itself
             if taken >= set(sent):
                 break
     finally:

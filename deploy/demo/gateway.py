@@ -18,7 +18,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from stage import BIN, Json, Stage
+from stage import BIN, RUN_LIMIT_S, Json, Stage
 
 AGENT = BIN / "edgewarden"
 DEVICE = "gw-demo"
@@ -149,7 +149,7 @@ def status(gateway: Gateway) -> Json:
         [str(AGENT), "status", "--json", "--settings", str(gateway.settings)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=30,
+        timeout=RUN_LIMIT_S,
     )
     with contextlib.suppress(ValueError):
         body = json.loads(done.stdout)
@@ -161,7 +161,7 @@ def status(gateway: Gateway) -> Json:
 def run_program(gateway: Gateway, name: str) -> str:
     """Run a program of the private filesystem: "ran" or "denied"."""
     try:
-        subprocess.run([gateway.apps / name], check=True, timeout=20)
+        subprocess.run([gateway.apps / name], check=True, timeout=RUN_LIMIT_S)
     except PermissionError:
         return "denied"
     return "ran"

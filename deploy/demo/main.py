@@ -28,7 +28,6 @@ from edgewarden.wire import cose
 from edgewarden.wire.record import Kind, RecordClass, decode_record
 
 FLEET = BIN / "edgewarden-fleet"
-LIMIT_S = 60.0
 WANTED_REPORTS = 3
 WATCH_S = 2.0
 
@@ -62,9 +61,9 @@ class Demo:
         text = re.sub(r"(?m)^period_s = \d+", f"period_s = {attestation_s}", settings.read_text())
         settings.write_text(text)
         self.stage.start("mosquitto", "mosquitto", "-c", self.fleet / "broker" / "mosquitto.conf")
-        self.stage.await_("broker", lambda: listening(self.broker_port), 10)
+        self.stage.await_("broker", lambda: listening(self.broker_port))
         self.stage.start("fleet", FLEET, "serve", self.fleet)
-        self.stage.await_("enrolment", lambda: listening(self.enroll_port), 15)
+        self.stage.await_("enrolment", lambda: listening(self.enroll_port))
         say(f"fleet is up; console on http://127.0.0.1:{self.console_port}/")
 
     def provision(self) -> None:
@@ -78,7 +77,7 @@ class Demo:
         board.mkdir()
         self.stage.start("board", PYTHON, ROOT / "hw" / "rigs" / "board.py", "--dir", board)
         names = ("gps", "env", "meter")
-        self.stage.await_("board", lambda: all((board / n).exists() for n in names), 15)
+        self.stage.await_("board", lambda: all((board / n).exists() for n in names))
         self.gateway = gw.prepare(self.stage, board)
         self.stage.run(
             FLEET, "reference", "add", self.wheel, "--dir", self.fleet,
@@ -97,7 +96,7 @@ class Demo:
         """Everything a gateway needs, and the agent."""
         self.provision()
         self.stage.start("gateway", gw.AGENT, "run", "--settings", self.gateway.settings)
-        self.stage.await_("uplink", self._connected, 20)
+        self.stage.await_("uplink", self._connected)
         say("uplink is up over mutual TLS")
 
     def _connected(self) -> bool:
@@ -113,14 +112,14 @@ class Demo:
         if not self.gateway.private:
             say("exec control: not root, nothing is enforced; detect and report only")
             return
-        self.stage.await_("gate", self._gate_heard, 20)  # link comes first and waits for nobody
+        self.stage.await_("gate", self._gate_heard)  # link comes first and waits for nobody
         self.stage.run(gw.AGENT, "policy", "enforce", "--settings", self.gateway.settings)
         for name in ("known-tool", "unknown-tool"):
             say(f"{name}: {gw.run_program(self.gateway, name)}")
 
     def attack(self) -> None:
         """Send a forged and a replayed report with the gateway's own credentials."""
-        self.stage.await_("two bulk reports", lambda: self._head("bulk") >= 4, 30)
+        self.stage.await_("two bulk reports", lambda: self._head("bulk") >= 4)
         record = genuine_record(self.gateway.state)
         topic = f"ew/1/main/{gw.DEVICE}/r/bulk"
         self.outcome = attack(
@@ -235,7 +234,7 @@ def main() -> int:
         for step in (demo.operator_side, demo.gateway_side, demo.enforce, demo.attack):
             step()
         try:
-            stage.await_("everything to be verified", demo.complete, LIMIT_S)
+            stage.await_("everything to be verified", demo.complete)
         finally:
             result = demo.report()
             say(f"the fleet shows {json.dumps(result)}")

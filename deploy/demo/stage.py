@@ -27,7 +27,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-STOP_LIMIT_S = 8.0
+STOP_LIMIT_S = 30.0
+RUN_LIMIT_S = 300.0
+WAIT_LIMIT_S = 120.0
+"""Of something that takes seconds: only what hangs comes near them, on a slow machine, too."""
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +67,9 @@ class Stage:
     def run(self, *command: str | Path) -> str:
         """Run a command to its end; return its standard output."""
         line = [str(c) for c in command]
-        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        done = subprocess.run(
+            line, stdin=subprocess.DEVNULL, capture_output=True, timeout=RUN_LIMIT_S
+        )
         if done.returncode != 0:
             raise DemoError(
                 f"{' '.join(line)} ended with {done.returncode}: {done.stderr.decode()[-2000:]}"
@@ -82,17 +87,21 @@ class Stage:
             raise DemoError("the private filesystem is not private")
         return True
 
-    def await_(self, what: str, ready: Callable[[], bool], limit_s: float) -> None:
-        """Poll until ready() or raise DemoError naming what was awaited."""
+    def await_(self, what: str, ready: Callable[[], bool], limit_s: float = WAIT_LIMIT_S) -> None:
+        """Poll until ready() or raise DemoError naming what was awaited. The last look begins when
+        the time is over."""
         end = time.monotonic() + limit_s
-        while not ready():
+        while True:
+            last = time.monotonic() >= end
+            if ready():
+                return
             for name, process in self._running:
                 if process.poll() is not None:
                     raise DemoError(
                         f"{name} ended ({process.returncode}) while waiting for {what}:\n"
                         + self.tail(name)
                     )
-            if time.monotonic() > end:
+            if last:
                 raise DemoError(f"no {what} within {limit_s:.0f} s\n{self.tails()}")
             time.sleep(0.1)
 

@@ -26,6 +26,7 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "demo"))
 
+import attack as demo_attack  # noqa: E402, F401
 import gateway as demo_gateway  # noqa: E402
 from main import FLEET, Demo  # noqa: E402
 from stage import Json, Stage, read_json  # noqa: E402
