@@ -56,28 +56,25 @@ def recorded(state: Path) -> list[Event]:
 
 
 async def take(path: Path, denier: subprocess.Popen[str], triage: Triage, storage: Any) -> int:
-    """link's half; returns how much its memory grew after the first quarter, in kB."""
+    """link's half; returns how much its memory grew after the first quarter of all, in kB."""
     clock = SystemClock()
     came: Counter[str] = Counter()
+    early_kb = 0
 
     def sink(fact: Event | Reading) -> None:
+        nonlocal early_kb
         assert isinstance(fact, Event)
         came[fact.code] += times(fact)
+        if not early_kb and came.total() >= RATE * FLOOD_S / 4:
+            early_kb = rss_kb()
         for event, record_class in triage.admit(fact):
             storage.submit_event(event, record_class)
 
     facts = GateFacts(str(path), sink, clock, lambda _: None, lambda: None)
     task = asyncio.create_task(facts.run())
-    early_kb = 0
     loop = asyncio.get_running_loop()
-    began = loop.time()
     assert denier.stdout is not None
     line = loop.run_in_executor(None, denier.stdout.readline)
-    while not line.done():
-        await asyncio.sleep(0.05)
-        if not early_kb and loop.time() > began + FLOOD_S / 4:
-            early_kb = rss_kb()
-    grown_kb = rss_kb() - early_kb
     said = json.loads(await line)
     assert not said["waiting"]
     denier.said = said  # type: ignore[attr-defined]
@@ -86,6 +83,8 @@ async def take(path: Path, denier: subprocess.Popen[str], triage: Triage, storag
         await until(
             lambda: came["EW-EXEC-002"] + came["EW-AGT-010"] >= offered and came["EW-EXEC-004"] >= 1
         )
+    assert early_kb, came
+    grown_kb = rss_kb() - early_kb
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     return grown_kb
