@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewarden.inventory.births import Births
+from edgewarden.inventory.births import LIST_WITHIN_S, Births
 
 LIST_EACH = 5
 """Looks in ten seconds."""
@@ -107,9 +107,12 @@ def test_the_real_one_shows_a_child_and_its_end() -> None:
         finally:
             child.kill()
             child.wait()
-    found = births.present()
-    assert found is not None
-    assert child.pid not in found
+    # One thread less on the machine; where one more began in another namespace at that moment,
+    # nothing moved, and the list comes in its turn.
+    found = [births.present() for _ in range(int(LIST_WITHIN_S / 2.0))]
+    listed = [pids for pids in found if pids is not None]
+    assert listed
+    assert child.pid not in listed[-1]
     births.close()
 
 
