@@ -33,6 +33,8 @@ from tests.waiting import LONG_S, wait_until
 pytestmark = [pytest.mark.alone, pytest.mark.needs("root")]
 
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+PATIENCE_S = 2.0
+"""How long the thread that asks may be kept from running while the test's own runs on."""
 PTRACE_ATTACH = 16  # <sys/ptrace.h>
 TRACER = f"""
 import ctypes, sys, time
@@ -52,7 +54,8 @@ class Watch:
         sink = self.facts.append
         self.watcher = Watcher(settings or Processes(), sink, self.clock, self.sockets, looks)  # type: ignore[arg-type]
         fresh = tuple if looks is None else looks.fresh
-        self.sweep = ProcessSweep(ProcessSettings(), sink, self.clock, self.watcher.see, fresh)  # type: ignore[arg-type]
+        settled = ProcessSettings(patience_s=PATIENCE_S)
+        self.sweep = ProcessSweep(settled, sink, self.clock, self.watcher.see, fresh)  # type: ignore[arg-type]
         self.look()
         self.watcher.look_at_listeners()
 
@@ -433,7 +436,9 @@ def test_who_became_root_and_then_an_expected_program_is_not_told_as_that(gate: 
     with child(command, name="expected") as held:
         wait_until(lambda: bool(told.extend(alerts(gate, link, held.pid)) or told))
     [alert] = told
-    assert (alert.kind, alert.uid, alert.program) == ("root", NOBODY, b"")
+    assert (alert.kind, alert.uid) == ("root", NOBODY)
+    # Where it stood still before it went on as the other, gate may have seen what it was.
+    assert alert.program in (b"", os.fsencode(rise))
     event = alert_event(alert, may_elevate=frozenset({str(expected)}))
     assert event.severity_id == Severity.HIGH
 
