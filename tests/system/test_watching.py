@@ -411,11 +411,19 @@ def alerts(gate: World, link: socket.socket, pid: int) -> list[ProcessAlert]:
     return found
 
 
+def the_alert(gate: World, link: socket.socket, pid: int) -> ProcessAlert:
+    """The one about a process, however long gate gathers."""
+    told: list[ProcessAlert] = []
+    wait_until(lambda: bool(told.extend(alerts(gate, link, pid)) or told))
+    [alert] = told
+    return alert
+
+
 @pytest.mark.needs("root", "proc-connector", "fanotify-permission")
 def test_a_set_uid_program_by_the_kernels_event(gate: World) -> None:
     link = gate.connect("gate-facts.sock")
     with risen(gate.filesystem) as pid:
-        [alert] = alerts(gate, link, pid)
+        alert = the_alert(gate, link, pid)
     assert (alert.kind, alert.uid) == ("root", NOBODY)
     assert alert.program == os.fsencode(gate.filesystem / "rise")
     event = alert_event(alert)
@@ -432,10 +440,8 @@ def test_who_became_root_and_then_an_expected_program_is_not_told_as_that(gate: 
     rise.chmod(0o4755)
     link = gate.connect("gate-facts.sock")
     command = [*AS_NOBODY, str(rise), "-p", "-c", f"exec {expected} 600"]
-    told: list[ProcessAlert] = []
     with child(command, name="expected") as held:
-        wait_until(lambda: bool(told.extend(alerts(gate, link, held.pid)) or told))
-    [alert] = told
+        alert = the_alert(gate, link, held.pid)
     assert (alert.kind, alert.uid) == ("root", NOBODY)
     # Where it stood still before it went on as the other, gate may have seen what it was.
     assert alert.program in (b"", os.fsencode(rise))
@@ -455,7 +461,7 @@ def test_a_tracer_by_the_kernels_event(gate: World) -> None:
         try:
             assert tracer.stdout is not None
             assert tracer.stdout.readline() == b"holding\n"
-            [alert] = alerts(gate, link, held.pid)
+            alert = the_alert(gate, link, held.pid)
         finally:
             tracer.communicate()
     assert (alert.kind, alert.by_pid, alert.program) == ("traced", tracer.pid, b"/usr/bin/sleep")
