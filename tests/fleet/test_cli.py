@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -78,6 +79,25 @@ def test_a_fault_has_a_code_and_a_next_step(
     assert "next:" in err
     assert "Traceback" not in err
     assert not (fleet.parent / "x").exists()
+
+
+def test_a_port_that_is_picked_is_none_that_the_kernel_gives_to_clients(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that is away for a moment finds its own taken by whoever knocks there meanwhile."""
+    kernels = tmp_path / "kernels"
+    kernels.write_text("12000\t63000\n")
+    monkeypatch.setattr("edgewarden_fleet.cli.init._KERNELS", kernels)
+    found: list[int] = []
+    for name in ("one", "other"):
+        ports = ("--broker-port", "0", "--enroll-port", "0", "--console-port", "0")
+        code, out, _ = run(capsys, "init", tmp_path / name, *ports, "--json")
+        assert code == 0
+        said = json.loads(out)
+        urls = [urlsplit(said[key]).port for key in ("enroll", "console")]
+        found += [said["broker"]["port"], *(port or 0 for port in urls)]
+    assert len(set(found)) == 6
+    assert not set(found) & set(range(12_000, 63_001))
 
 
 def test_a_token_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str], fleet: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import secrets
 import socket
 import time
-from contextlib import closing
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from edgewarden.errors import OperatorFault
@@ -23,6 +24,8 @@ from edgewarden_fleet.cli import output
 from edgewarden_fleet.cli.output import Exit
 from edgewarden_fleet.store.schema import open_store
 
+_KERNELS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST, _TRIES = 10_000, 1000
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 
 
@@ -98,21 +101,26 @@ def _report(
 
 def _free_ports(wanted: list[int]) -> list[int]:
     """Replace each 0 by a port that is free now; all are held open until all are chosen."""
-    held: list[socket.socket] = []
-    ports = []
-    try:
-        for port in wanted:
-            if port == 0:
-                probe = socket.socket()
-                held.append(probe)
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
-            ports.append(port)
-    finally:
-        for probe in held:
-            with closing(probe):
-                pass
-    return ports
+    with ExitStack() as held:
+        return [port or _free_port(held, wanted) for port in wanted]
+
+
+def _free_port(held: ExitStack, others: list[int]) -> int:
+    """Where there are others, none that the kernel gives to whoever asks for any: they are written
+    down for good, and a broker that is away for a moment found its own taken by a client."""
+    kernels = range(32768, 61000)
+    with suppress(OSError, ValueError):
+        first, last = _KERNELS.read_text().split()
+        kernels = range(int(first), int(last) + 1)
+    free = [port for port in range(_LOWEST, 1 << 16) if port not in kernels]
+    for _ in range(_TRIES):
+        port = secrets.choice(free or range(_LOWEST, 1 << 16))
+        if port in others:
+            continue
+        with suppress(OSError):
+            held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return port
+    raise _wrong("0 for a port: none was found free", "name the ports")
 
 
 def _port(text: str) -> int:
