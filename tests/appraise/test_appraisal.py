@@ -106,6 +106,16 @@ CASES = {
         {"evidence": replace(EVIDENCE, issued_utc_s=NOW + 3600, uncertainty_ms=4_000_000)},
         "clock", A,
     ),
+    "1970, and says that it may be off by anything": (
+        {"evidence": replace(EVIDENCE, issued_utc_s=9, uncertainty_ms=2**64 - 1)}, "clock", C,
+    ),
+    "three hours off and says so": (
+        {"evidence": replace(EVIDENCE, issued_utc_s=NOW - 10_800, uncertainty_ms=10_801_000)},
+        "clock", C,
+    ),
+    "right, and says that it may be off by anything": (
+        {"evidence": replace(EVIDENCE, uncertainty_ms=2**64 - 1)}, "clock", A,
+    ),
     "1970, unsynchronised": (
         {"evidence": replace(EVIDENCE, issued_utc_s=9, clock_state="unsynced")}, "clock", W,
     ),

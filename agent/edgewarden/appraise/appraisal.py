@@ -25,7 +25,8 @@ freshness     heads, against what was stored when the nonce was issued. The gate
 hardware      from G2 on: a quote by the enrolled TPM about these claims (quotes.py beside). Below:
               none. It counts whether it is required or not once a TPM was enrolled.
 clock         the gateway's time lies between the challenge and now, within what it says of its own
-              uncertainty. Nothing vouches for it: warning. Vouched for and wrong: contraindicated.
+              uncertainty, MAX_UNCERTAINTY_S at most. Nothing vouches for it: warning. Vouched for
+              and wrong: contraindicated.
 executables   code digest among the references for the version it claims, byte code compiled from
               it; the version not below the least allowed one (a rollback)
 programs, settings, policy      digest among the references
@@ -64,6 +65,8 @@ it was made, with room."""
 CLOCK_SLACK_S = 2.0
 """Whole seconds on the wire, and the time from reading a clock to signing it on a slow board."""
 HARDWARE_GRADES = ("G2", "G3")
+MAX_UNCERTAINTY_S = 7200.0
+"""What a crystal drifts in a year at 200 ppm, with room. Who says more cannot be contradicted."""
 _RANKS, _CLASSES = {g: rank for rank, g in enumerate(GRADES)}, tuple(RecordClass)
 BYTECODE_MATCH = "match"
 """What trust/measure.py reports when every compiled file is what its source compiles to."""
@@ -318,14 +321,14 @@ def _hardware(known: Known) -> tuple[Tier, str]:
 def _clock(evidence: Evidence, known: Known) -> tuple[Tier, str]:
     if evidence.uncertainty_ms is None or evidence.clock_state == "unsynced":
         return Tier.WARNING, "nothing vouches for its clock"
-    slack_s = evidence.uncertainty_ms / 1000 + CLOCK_SLACK_S
+    slack_s = min(evidence.uncertainty_ms / 1000, MAX_UNCERTAINTY_S) + CLOCK_SLACK_S
     early_s = known.asked_utc_s - slack_s - evidence.issued_utc_s
     late_s = evidence.issued_utc_s - slack_s - known.now_utc_s
     if early_s > 0 or late_s > 0:
         return (
             Tier.CONTRAINDICATED,
             f"its clock ({evidence.clock_state}) is {max(early_s, late_s):.0f} s outside what it"
-            " says of itself",
+            " says of itself (two hours at most)",
         )
     return Tier.AFFIRMING, ""
 

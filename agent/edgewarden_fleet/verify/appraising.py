@@ -30,7 +30,7 @@ from edgewarden.wire.ratchet import Issued
 from edgewarden.wire.record import MAX_SEQ, RecordClass
 from edgewarden_fleet.verify import tpm
 
-POLICY_ID = "edgewarden-appraisal-5"
+POLICY_ID = "edgewarden-appraisal-6"
 """Names the rules of appraise/; a change of what they say is another one."""
 POLICIES_KEPT = 256
 """Hashes of policies: one for all gateways, and one for each that has sets of its own."""
