@@ -193,9 +193,13 @@ class NetWorld(World):
         request = encode(Request("confirm", "learn", 0, "network"))
         return parse(ask_from_a_new_login(self.run / "gate.sock", request), Answer)
 
-    def wait_for_alarm(self, link: socket.socket, code: str) -> Alarm:
-        """The first alarm of a code that comes."""
-        link.settimeout(60)
+    def wait_for_alarm(self, link: socket.socket, code: str, within_s: float = 60) -> Alarm:
+        """The first alarm of a code that comes.
+
+        Raises:
+            TimeoutError: gate was silent for so long.
+        """
+        link.settimeout(within_s)
         while True:
             message = parse(link.recv(4096), *FACTS)
             if isinstance(message, Alarm) and message.code == code:

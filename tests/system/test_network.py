@@ -593,6 +593,41 @@ def test_our_table_changed_by_somebody_is_made_again_and_told(world: NetWorld, h
     world.wait_for_alarm(link, "EW-NET-036")
 
 
+@pytest.mark.parametrize("word", ["mode", "reload"])
+def test_what_became_of_our_table_is_told_by_whoever_makes_it_again(
+    world: NetWorld, word: str
+) -> None:
+    """A word of a person's in the five seconds before gate looks by itself."""
+    enforced(world)
+    link = world.connect("gate-facts.sock")
+    with world.paused():
+        world.nft("flush", "ruleset")
+    if word == "mode":
+        assert world.mode("enforce").ok
+    else:
+        world.write(ONE_PEER.replace(f"port = {ALLOWED}", f"port = {DENIED}"))
+        assert world.reload().ok
+    world.wait_for_alarm(link, "EW-NET-036")
+
+
+def test_what_gate_does_to_its_own_table_is_nobodys_change(world: NetWorld) -> None:
+    enforced(world)
+    link = world.connect("gate-facts.sock")
+    for mode, confirm_s in (("observe", 0), ("enforce", 0), ("learn", 0), ("enforce", 2)):
+        assert world.mode(mode, confirm_s).ok
+        world.write(ONE_PEER.replace(f"port = {ALLOWED}", f"port = {DENIED + confirm_s}"))
+        assert world.reload().ok
+    wait_until(lambda: "expires" not in world.nft("list", "table", "inet", "edgewarden"))
+    assert world.mode("enforce").ok
+    with world.paused():
+        world.nft("flush", "ruleset")
+    assert world.mode("observe").ok
+    told = world.wait_for_alarm(link, "EW-NET-036")
+    assert "removed" in told.text
+    with pytest.raises(TimeoutError):
+        world.wait_for_alarm(link, "EW-NET-036", within_s=3)
+
+
 LOOKS = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -106,12 +106,12 @@ class Network:
         self._told_ports: frozenset[int] = frozenset()
         self._table = EMPTY
         self._by_name: dict[str, Counter] = {}
-        self._mode = "learn"
-        self._why_not = ""
+        self._mode, self._why_not = "learn", ""
         self._totals: dict[tuple[str, str], int] = {}
         """(kind, label) -> packets refused, as last counted."""
         self._counts: dict[str, int] = {}
         """What each counter of the table in force has."""
+        self._became = WHOLE
         self._denied = self._would_deny = 0
         self._since = "learned"
         """What became of packets after they were last counted."""
@@ -285,6 +285,9 @@ class Network:
 
     def _is_new(self) -> None:
         """The kernel has a table that we have just made."""
+        if self._became:
+            self._alarm("EW-NET-036", 5, f"somebody {self._became} our network table: made again")
+        self._became = WHOLE
         self._counts = {}
         self._since = self._decision()
         if self._tools.counters is not None:
@@ -360,27 +363,27 @@ class Network:
             self._look_around()
         if now_mono >= self._next_count_mono:
             self._next_count_mono = now_mono + COUNT_S
-            if state := self._count():
+            self._count()
+            if self._became:
                 try:
                     self._put_again()
+                    self._why_not = ""
                 except EdgewardenError as fault:
                     self._not_in_force(fault)
-                    return
-                self._why_not = ""
-                self._alarm("EW-NET-036", 5, f"somebody {state} our network table: made again")
 
-    def _count(self) -> str:
-        """Read the counters; what became of our table (WHOLE, CHANGED, GONE)."""
-        counters = self._tools.counters
+    def _count(self) -> None:
+        """Read the counters, and what became of our table; who makes it again tells."""
+        counters, fresh, self._became = self._tools.counters, None, WHOLE
         if counters is None or not self._force.mode:
-            return WHOLE
+            return
         try:
-            state = counters.state()
-            fresh = None if state == GONE else counters.read()
+            self._became = counters.state()
+            fresh = None if self._became == GONE else counters.read()
         except HardwareFault:
-            return GONE
+            self._became = GONE
         if fresh is None:
-            return GONE if self._by_name else state
+            self._became = GONE if self._by_name else self._became
+            return
         before, self._counts = self._counts, fresh
         ours = [n for n in fresh if n in self._by_name]
         moved = [(self._by_name[n], fresh[n] - before.get(n, 0)) for n in ours]
@@ -395,4 +398,3 @@ class Network:
             self._would_deny += refused
         self._since = self._decision()
         self._limits = tuple(counter.label for counter, _ in moved if counter.direction == "limit")
-        return state
