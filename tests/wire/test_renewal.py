@@ -42,8 +42,9 @@ def test_a_proof_that_is_none(body: object) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"device": "../x"}, {"device": 1}, {"csr": None}, {"proof": "!"}, {"proof": "AQ"},
-        {"proof": "AR=="}, {"evidence": 1}, {"more": 1}, {"schema": "edgewarden.renew/2"},
+        {"device": "../x"}, {"device": 1}, {"csr": None}, {"csr": "half of a pair: \ud800"},
+        {"proof": "!"}, {"proof": "AQ"}, {"proof": "AR=="}, {"evidence": 1},
+        {"more": 1}, {"schema": "edgewarden.renew/2"},
     ],
     ids=repr,
 )  # fmt: skip
