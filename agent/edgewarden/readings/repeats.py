@@ -14,7 +14,8 @@ Rules, in order:
    a smooth wave repeat themselves honestly; ``judged`` says how many stretches were worth a look.
 3. A stretch seen before is a hint. Hints at one and the same distance, with nothing new between
    them and SPAN values or more apart, are a replay: chance does not keep its distance, and what
-   starts the same way each time does so for a moment. SURE values of a recording are enough.
+   starts the same way each time does so for a moment. SURE values of a recording that is played
+   from its start are enough; across the seam of a shifted one it took up to 184.
 4. A recording of which one value in sixteen was altered leaves stretches of GRAM whole: HINT for
    each hint at the one distance, one back for each stretch that is new or at another: at LIKELY
    it is a replay, too, whatever was new between.
