@@ -100,10 +100,13 @@ def test_a_heartbeat_that_was_on_its_way_at_the_look_is_as_old_as_it_says(watche
 
 
 def test_a_late_look_excuses_once(watched: Watched) -> None:
+    watched.guard.silence_s = SILENCE_S
+    watched.guard.judge(0.0)
     watched.guard.silence_s = 30.0
     watched.guard.judge(28.0)
     assert not watched.killed
     assert watched.guard.silence_s == SILENCE_S - GRACE_S
+    assert watched.guard.wait_s() == GRACE_S
     watched.guard.silence_s += 7.0
     watched.guard.judge(6.0)
     assert not watched.killed

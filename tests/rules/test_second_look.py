@@ -71,6 +71,7 @@ def test_all_of_the_times_must_pass(capsys: pytest.CaptureFixture[str]) -> None:
         ("def test_it(): assert 0", False),
         ("import pytest\ndef test_it(): pytest.skip('not now')", False),
         ("import os\ndef test_it(): os._exit(0)", False),
+        ("import atexit, os\natexit.register(os._exit, 3)\ndef test_it(): pass", False),
         ("def test_other(): pass", False),
         (
             "from hypothesis import given, strategies as s\n@given(s.none())\ndef test_it(x): pass",
@@ -81,7 +82,16 @@ def test_all_of_the_times_must_pass(capsys: pytest.CaptureFixture[str]) -> None:
             False,
         ),
     ],
-    ids=["passes", "fails", "skips", "ends", "is gone", "property", "fails in its teardown"],
+    ids=[
+        "passes",
+        "fails",
+        "skips",
+        "ends",
+        "ends badly",
+        "is gone",
+        "property",
+        "fails in its teardown",
+    ],
 )
 def test_what_counts_as_passed(tmp_path: Path, code: str, passes: bool) -> None:
     (tmp_path / "test_it.py").write_text(f"{code}\n")
